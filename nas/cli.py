@@ -1,0 +1,329 @@
+"""The command line. A command parses, calls one function and prints; heavy imports wait for their command.
+
+Results go to stdout, progress and warnings to stderr. Exit code 0 is success, 1 a known failure, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from nas import __version__
+from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from nas.study import Study
+
+_STORAGE = click.option("--storage", metavar="URL", help="sqlite:///PATH. Default: studies/<study>.db here.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Group(click.Group):
+    """Turns known failures into one message and exit code 1; a traceback only with --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (NasError, KeyboardInterrupt) as error:
+            if ctx.params.get("debug"):
+                raise
+            if isinstance(error, KeyboardInterrupt):
+                click.echo("stopped; what was finished is stored", err=True)
+            else:
+                click.echo(f"error: {error}", err=True)
+            ctx.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="nas")
+@click.option("--debug", is_flag=True, help="Show tracebacks of failures.")
+def cli(debug: bool) -> None:
+    """Measured search over YOLO module swaps: which are worth it on your data, and the files to train the winner.
+
+    Start with `nas search`: it needs no data and takes a few minutes.
+    """
+    if debug:
+        os.environ["NAS_DEBUG"] = "1"
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    cli.main(prog_name="nas")
+    sys.exit(0)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _prepare() -> Path:
+    """Take the host offline before anything imports it, and return the cache directory."""
+    from nas.demo import cache_dir
+    from nas.offline import go_offline
+
+    cache = cache_dir()
+    go_offline(cache)
+    return cache
+
+
+def _open(name: str, storage: str | None) -> Study:
+    _prepare()
+    from nas.storage import place
+    from nas.study import Study
+
+    return Study.load(place(name, storage))
+
+
+@cli.command()
+@click.argument("space", required=False)
+@click.option("--study", help="Name of the study; an existing one is resumed. Default: the space's name.")
+@click.option("--data", type=click.Path(), help="The dataset's data.yaml. Default: built-in demo data.")
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    help="Variants to train, the baseline included; for a study that has trials: further ones.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Epochs of a proxy. Default: 8, for the demo data 3.")
+@click.option("--imgsz", type=click.IntRange(32), help="Image side in pixels. Default: 160, for the demo data 128.")
+@click.option("--batch", type=click.IntRange(1), help="Images a step. Default: 16.")
+@click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the space's.")
+@click.option("--init", help="baseline (default), scratch, or a .pt file that variants inherit tensors from.")
+@click.option(
+    "--base-epochs",
+    type=click.IntRange(1),
+    help="Epochs of the baseline that variants inherit from. Default: 3 proxies, at least 20.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Of training and sampling; repeats a search on a CPU bit for bit. Default: 0.",
+)
+@click.option(
+    "--floor",
+    type=click.FloatRange(0, 1),
+    help="mAP50-95 that a variant may lose before it ranks below all others. Default: 0.02.",
+)
+@click.option("--enable", multiple=True, metavar="SLOT", help="Switch on a slot that the space has off; globs work.")
+@click.option("--max-gflops", type=click.FloatRange(0, min_open=True), help="Train no variant above this (at 640 px).")
+@click.option("--max-params", type=click.FloatRange(0, min_open=True), help="Train no variant with more parameters.")
+@click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
+@_STORAGE
+@_JSON
+def search(as_json: bool, **options: Any) -> None:
+    """Search SPACE: train short proxies of its variants and rank them by mAP per GFLOP.
+
+    SPACE is a file, or one that ships with the tool (`nas space list`).
+
+    \b
+    nas search                                              a first look, on demo data, in minutes
+    nas search seeds --data data.yaml --trials 40 --study blood
+    nas search --study blood --trials 20                    20 more
+    """
+    cache = _prepare()
+    from nas.console import Progress, make_console
+    from nas.session import Session
+
+    session = Session.open(cache, **options)
+    with session.study.locked(), Progress(make_console(stderr=True), session.study.settings.floor) as progress:
+        session.run(progress)
+    _print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
+
+
+@cli.command()
+@click.argument("study")
+@_STORAGE
+@_JSON
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def rank(study: str, storage: str | None, as_json: bool, as_csv: bool) -> None:
+    """Print the ranking of STUDY.
+
+    \b
+    nas rank blood --csv > blood.csv
+    """
+    _print_ranking(_open(study, storage), as_json=as_json, as_csv=as_csv, conclude=False)
+
+
+def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool) -> None:
+    from nas import console
+    from nas.rank import export_rows, to_csv
+    from nas.rank import rank as rank_trials
+
+    rows = rank_trials(study.trials(), study.settings.floor)
+    if as_json:
+        body = {"study": study.place.name, "settings": json.loads(study.settings.to_json()), "rows": export_rows(rows)}
+        return click.echo(json.dumps(body, indent=2))
+    if as_csv:
+        return click.echo(to_csv(rows), nl=False)
+    out = console.make_console()
+    if rows:
+        out.print(console.ranking_table(rows))
+    for line in [
+        "",
+        *console.ranking_notes(study),
+        *(["", *console.conclusion(study)] if conclude or not rows else []),
+    ]:
+        out.print(line, markup=False)
+    return None
+
+
+@cli.command("emit-yaml")
+@click.option("--study", help="Take the variant from this study.")
+@click.option("--best", is_flag=True, help="The first of the study's ranking (the default).")
+@click.option("--trial", type=int, help="The study's trial of this number.")
+@click.option(
+    "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
+)
+@click.option("--base", help="Without a study: the base. Default: yolov8.")
+@click.option("--scale", help="Scale letter. Default: the study's, or n.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@_STORAGE
+@_JSON
+def emit_yaml(as_json: bool, **options: Any) -> None:
+    """Write a variant's model YAML, how to register its modules, and a script that trains it.
+
+    \b
+    nas emit-yaml --study blood --best -o out/
+    nas emit-yaml --swap neck.up_p4=CARAFE --swap 'neck.c2f_*=C2f_DCNv4' --scale s -o out/
+    """
+    if bool(options["study"]) == bool(options["swaps"]):
+        raise click.UsageError("give either --study NAME or --swap SLOT=CHOICE")
+    if options["swaps"] and (options["trial"] is not None or options["best"]):
+        raise click.UsageError("--best and --trial choose from a study: give --study NAME")
+    if options["study"] and options["base"]:
+        raise click.UsageError("--base goes with --swap; a study knows its base")
+    _prepare()
+    from nas import emit
+
+    files = _files(emit, options)
+    paths = emit.write(files, options["output"], force=options["force"], dry_run=options["dry_run"])
+    if as_json:
+        return click.echo(
+            json.dumps({"name": files.name, "written": not options["dry_run"], "files": [str(p) for p in paths]})
+        )
+    verb = "would write" if options["dry_run"] else "wrote"
+    for path in paths:
+        click.echo(f"{verb} {path}")
+    if not options["dry_run"]:
+        click.echo(f"Next:  python {paths[2]} --data path/to/data.yaml --epochs 100")
+    return None
+
+
+def _files(emit: Any, options: dict[str, Any]) -> Any:
+    """Return the files that the options of emit-yaml ask for."""
+    from nas.variant import parse_swaps
+
+    if options["swaps"]:
+        return emit.files_of_variant(
+            parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
+        )[0]
+    trial = emit.chosen_trial(_open(options["study"], options["storage"]), options["trial"])
+    if options["scale"] and options["scale"] != trial.variant.scale:
+        return emit.files_of_variant(trial.variant.with_scale(options["scale"]))[0]
+    return emit.files_of_trial(trial)
+
+
+@cli.command()
+@click.argument("module", required=False)
+@_JSON
+def ops(module: str | None, as_json: bool) -> None:
+    """List the modules that can be swapped in, or show MODULE in full.
+
+    \b
+    nas ops CARAFE
+    """
+    _prepare()
+    from nas import listing
+
+    listing.print_modules(module, as_json=as_json)
+
+
+@cli.group()
+def space() -> None:
+    """Look at search spaces, and prove them before a search."""
+
+
+@space.command("list")
+def space_list() -> None:
+    """List the spaces that ship with the tool."""
+    _prepare()
+    from nas import listing
+
+    listing.print_spaces()
+
+
+@space.command("show")
+@click.argument("name")
+@_JSON
+def space_show(name: str, as_json: bool) -> None:
+    """Show the slots and choices of a space.
+
+    \b
+    nas space show seeds
+    """
+    _prepare()
+    from nas import listing
+
+    listing.print_space(name, as_json=as_json)
+
+
+@space.command("check")
+@click.argument("name")
+@click.option("--scale", "scales", multiple=True, help="Scale letter; repeat. Default: the space's own.")
+@click.option("--all-scales", is_flag=True, help="Check at every scale of the base.")
+def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
+    """Prove a space: every choice in every slot builds, runs at two sizes, and keeps the layer's output shape.
+
+    \b
+    nas space check my_space.yaml --all-scales
+    """
+    _prepare()
+    from nas.listing import print_check
+
+    print_check(name, scales, all_scales=all_scales)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_JSON
+def cost(model: Path, as_json: bool) -> None:
+    """Print what a model YAML costs, what the stock counter would have said, and what nobody counts.
+
+    \b
+    nas cost out/yolov8n-1a2b3c4d.yaml
+    """
+    _prepare()
+    from nas import listing
+
+    listing.print_cost(model, as_json=as_json)
+
+
+@cli.command()
+@_STORAGE
+@_JSON
+def studies(storage: str | None, as_json: bool) -> None:
+    """List the studies below the current directory, or of one storage."""
+    _prepare()
+    from nas import listing
+
+    listing.print_studies(storage, as_json=as_json)
+
+
+@cli.command()
+@_JSON
+def doctor(as_json: bool) -> None:
+    """Print what a bug report needs: versions, devices, whether kernels compile, where files go, the host's anchors."""
+    _prepare()
+    from nas.doctor import print_report
+
+    print_report(as_json=as_json)

@@ -1,0 +1,92 @@
+"""Writes a variant's files where the user asks for them: whole or not at all, and over nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nas.cost import Cost, costed
+from nas.errors import OutputError, StudyError
+from nas.rank import rank
+from nas.render import ModelFiles, render
+from nas.study import Study
+from nas.trial import Trial
+from nas.variant import Variant
+
+
+def chosen_trial(study: Study, number: int | None) -> Trial:
+    """Return a trial of a study: the first of the ranking, or the one of a number.
+
+    Raises:
+        StudyError: The study has no finished trial, or none of that number.
+    """
+    trials = study.trials()
+    if number is not None:
+        found = next((t for t in trials if t.number == number and t.yaml), None)
+        if found is None:
+            numbers = ", ".join(str(t.number) for t in trials if t.yaml) or "none"
+            raise StudyError(
+                f"the study {study.place.name!r} has no trial {number} that was built; its trials: {numbers}"
+            )
+        return found
+    rows = rank(trials, study.settings.floor)
+    if not rows:
+        raise StudyError(
+            f"the study {study.place.name!r} has no finished trial yet; `nas search --study {study.place.name}`"
+        )
+    return rows[0].trial
+
+
+def files_of_trial(trial: Trial) -> ModelFiles:
+    """Return the files of a trial; the model YAML is the one that it was built from, byte for byte."""
+    files = render(trial.variant)
+    return ModelFiles(files.name, trial.yaml, files.snippet, files.train)
+
+
+def files_of_variant(variant: Variant) -> tuple[ModelFiles, Cost]:
+    """Return the files of a variant that no study holds, proved by building and costing it.
+
+    Raises:
+        BuildError: It cannot be built.
+    """
+    return costed(variant)
+
+
+def write(files: ModelFiles, folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:
+    """Write a variant's files and return their paths.
+
+    Args:
+        files: What to write.
+        folder: Where; made if it is not there.
+        force: Whether existing files may be replaced.
+        dry_run: Whether to only say what would be written.
+
+    Raises:
+        OutputError: A file exists and differs, or cannot be written. Nothing has been written then.
+    """
+    texts = {
+        folder / f"{files.name}.yaml": files.yaml,
+        folder / f"{files.name}.snippet.txt": files.snippet,
+        folder / f"{files.name}.train.py": files.train,
+    }
+    try:
+        exists = [p for p, text in texts.items() if p.exists() and p.read_text(encoding="utf-8") != text]
+        if exists and not force:
+            raise OutputError(f"{', '.join(map(str, exists))} exists and differs; --force replaces it")
+        if dry_run:
+            return list(texts)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in texts}
+        try:
+            for path, text in texts.items():
+                beside[path].write_text(text, encoding="utf-8", newline="\n")
+            for path in texts:
+                beside[path].replace(path)
+        finally:
+            for path in beside.values():
+                path.unlink(missing_ok=True)
+    except OutputError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"cannot write to {folder}: {error}") from None
+    return list(texts)

@@ -1,0 +1,39 @@
+"""The project's errors. A message says what was wrong, what was given, and what would do.
+
+Every failure that a user can cause is a `NasError`; the command line prints it without a traceback and exits with 1.
+Anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class NasError(Exception):
+    """Base of every error that a user of the tool can cause."""
+
+
+class SpaceError(NasError, ValueError):
+    """A search space, a swap or a choice is wrong. Lists every problem that was found, one a line."""
+
+
+class DataError(NasError, ValueError):
+    """A dataset is missing, malformed, or holds labels or images that cannot be trained on."""
+
+
+class HostError(NasError, RuntimeError):
+    """The installed Ultralytics is not one that modules can be registered with."""
+
+
+class BuildError(NasError, RuntimeError):
+    """A variant could not be built, run forward or costed."""
+
+
+class ProxyError(NasError, RuntimeError):
+    """A proxy training failed: out of memory, not a number, or its process died."""
+
+
+class StudyError(NasError, RuntimeError):
+    """A study's storage cannot be used, or it holds a study of another space, dataset or recipe."""
+
+
+class OutputError(NasError, FileExistsError):
+    """A file would be overwritten, or cannot be written."""

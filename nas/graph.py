@@ -1,0 +1,189 @@
+"""Named layers: the architecture as a graph that survives swaps and insertions.
+
+Ultralytics' model YAMLs address layers by row number, and an inserted row shifts every number after it. Here a layer
+has a name and takes its inputs by name; numbers exist only in what `LayerGraph.rows` returns for printing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from typing import TypeAlias
+
+import yaml
+
+from nas.errors import SpaceError
+from nas.ops.registry import SlotKind, Value, did_you_mean
+
+IMAGE = "image"
+"""What the first layer takes."""
+
+RowArg: TypeAlias = Value | None
+
+_BLOCKS = frozenset(
+    {"C1", "C2", "C2f", "C3", "C3k2", "C3x", "C3Ghost", "C3TR", "C2fCIB", "A2C2f", "RepC3", "BottleneckCSP"}
+)
+_POOLS = frozenset({"SPP", "SPPF", "SPPELAN"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One named layer.
+
+    Attributes:
+        name: Section and name, such as ``neck.up_p4``; an inserted layer is called ``neck.c2f_p3+EMA``.
+        sources: The layers whose outputs it takes, by name.
+        module: The class, as model YAMLs write it.
+        args: Row arguments, as model YAMLs write them: before width and depth scaling.
+        repeats: Repeats before depth scaling.
+        note: What a reader should know, printed as a comment.
+        swap: The label of the choice that put this layer here; empty for the base's own layers.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    module: str
+    args: tuple[RowArg, ...]
+    repeats: int = 1
+    note: str = ""
+    swap: str = ""
+
+    @property
+    def section(self) -> str:
+        """The part of the name before the dot: ``backbone``, ``neck`` or ``head``."""
+        return self.name.partition(".")[0]
+
+    @property
+    def kind(self) -> SlotKind | None:
+        """The kind of slot that this layer is; None for what cannot be swapped (concatenations, heads)."""
+        if self.module == "nn.Upsample":
+            return "up"
+        if self.module == "Conv":
+            return "down" if self.slot_values["stride"] == 2 else "conv"
+        if self.module in _BLOCKS:
+            return "block"
+        return "pool" if self.module in _POOLS else None
+
+    @property
+    def slot_values(self) -> dict[str, Value]:
+        """What a module in this layer's place takes over from it; see `nas.ops.registry.FromSlot`."""
+        if self.module == "nn.Upsample":
+            return {"scale": _number(self.args[1])}
+        if self.module == "Conv":
+            kernel, stride = (*self.args[1:3], *(1, 1)[max(0, len(self.args) - 1) :])
+            return {"kernel": _number(kernel), "stride": _number(stride)}
+        if self.module in _BLOCKS:
+            return {"shortcut": bool(self.args[1]) if len(self.args) > 1 else False}
+        return {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer as a row of a model YAML: with numbers in place of names."""
+
+    index: int
+    source: int | tuple[int, ...]
+    layer: Layer
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """An architecture: layers in order, and the constants that scale them.
+
+    Attributes:
+        base: Name of the base that it comes from.
+        title: The base's name for people.
+        nc: Classes that the YAML says; a training replaces it by the dataset's.
+        scales: Scale letter to depth, width and largest channel count.
+        layers: In order of execution.
+    """
+
+    base: str
+    title: str
+    nc: int
+    scales: Mapping[str, tuple[float, float, int]]
+    layers: tuple[Layer, ...]
+    _index: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index", {layer.name: i for i, layer in enumerate(self.layers)})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Layer names in order."""
+        return tuple(self._index)
+
+    def __getitem__(self, name: str) -> Layer:
+        """Return a layer.
+
+        Raises:
+            SpaceError: There is none of that name.
+        """
+        if name not in self._index:
+            raise SpaceError(f"{self.base} has no layer {name!r}{did_you_mean(name, self._index)}")
+        return self.layers[self._index[name]]
+
+    def swap(self, name: str, module: str, args: tuple[RowArg, ...], label: str) -> LayerGraph:
+        """Return the graph with another module in a layer's place; name, inputs and repeats stay."""
+        new = replace(self[name], module=module, args=args, swap=label)
+        return replace(self, layers=tuple(new if layer.name == name else layer for layer in self.layers))
+
+    def insert(self, name: str, module: str, args: tuple[RowArg, ...], label: str) -> LayerGraph:
+        """Return the graph with a new layer behind `name`; whoever took `name`'s output takes the new layer's."""
+        self[name]
+        new = Layer(f"{name}+{module}", (name,), module, args, swap=label)
+        layers: list[Layer] = []
+        for layer in self.layers:
+            if layer.name == name:
+                layers += [layer, new]
+            else:
+                layers.append(replace(layer, sources=tuple(new.name if s == name else s for s in layer.sources)))
+        return replace(self, layers=tuple(layers))
+
+    def rows(self) -> tuple[Row, ...]:
+        """Return the layers as numbered rows: -1 for a first input from the row before, else the row's number."""
+        rows = []
+        for i, layer in enumerate(self.layers):
+            numbers = tuple(
+                -1 if s == IMAGE or (place == 0 and self._index[s] == i - 1) else self._index[s]
+                for place, s in enumerate(layer.sources)
+            )
+            rows.append(Row(i, numbers[0] if len(numbers) == 1 else numbers, layer))
+        return tuple(rows)
+
+
+def bases() -> tuple[str, ...]:
+    """Return the names of the bases that ship with the tool."""
+    folder = resources.files("nas.templates.bases")
+    return tuple(sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+@cache
+def load_base(name: str) -> LayerGraph:
+    """Return the graph of a base, without swaps.
+
+    Raises:
+        SpaceError: There is no such base.
+    """
+    if name not in bases():
+        raise SpaceError(f"unknown base {name!r}{did_you_mean(name, dict.fromkeys(bases()))}")
+    data = yaml.safe_load((resources.files("nas.templates.bases") / f"{name}.yaml").read_text(encoding="utf-8"))
+    layers: list[Layer] = []
+    for layer_name, spec in data["layers"].items():
+        before = layers[-1].name if layers else IMAGE
+        sources = tuple(spec.get("from", [before]))
+        layers.append(
+            Layer(
+                layer_name, sources, spec["module"], tuple(spec["args"]), spec.get("repeats", 1), spec.get("note", "")
+            )
+        )
+    scales = {k: (float(d), float(w), int(c)) for k, (d, w, c) in data["scales"].items()}
+    return LayerGraph(data["name"], data["title"], data["nc"], scales, tuple(layers))
+
+
+def _number(value: RowArg) -> Value:
+    """Return a row argument that the base's grammar says is a number."""
+    assert isinstance(value, int | float), value
+    return value

@@ -1,0 +1,219 @@
+"""Everything known about Ultralytics: how modules get into its models, and how its tensors map to named layers.
+
+Nothing is written to site-packages. `register` takes the source of the installed ``parse_model``, sets the rendered
+branch in before its anchor, and rebinds the function in memory, as someone would who edited the file by hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import linecache
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas.errors import BuildError, HostError
+from nas.graph import LayerGraph
+from nas.ops import registry
+from nas.render import ANCHOR, render_branch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_MARK = "swapnas"
+_pristine: tuple[Any, str] | None = None
+"""The host's own parse_model and its source, kept at the first registration."""
+_rebound: tuple[frozenset[str], Any] | None = None
+"""The modules registered so far, and the parse_model that knows them."""
+
+
+def version() -> str:
+    """Return the installed Ultralytics' version."""
+    return str(importlib.import_module("ultralytics").__version__)
+
+
+def register() -> None:
+    """Let Ultralytics build, train and load models with the registered modules, in this process.
+
+    Safe to call again: modules that were registered since are added. Their costs go to the host's own counter.
+
+    Raises:
+        HostError: The installed Ultralytics has no place for the branch, or uses a module's name for something else.
+    """
+    global _pristine, _rebound
+    tasks = importlib.import_module("ultralytics.nn.tasks")
+    if _pristine is None:
+        _pristine = (tasks.parse_model, parse_model_source(tasks))
+    entries = {e.name: e for e in registry.entries().values() if not e.cls.__module__.startswith("ultralytics.")}
+    modules = frozenset(entries)
+    if _rebound and _rebound[0] == modules and tasks.parse_model is _rebound[1]:
+        return
+    for name, entry in entries.items():
+        taken = getattr(tasks, name, entry.cls)
+        if taken is not entry.cls:
+            raise HostError(f"Ultralytics {version()} has a {name} of its own ({taken}): rename the registered module")
+        _check_strings(entry, _pristine[0])
+    text = patched_source(_pristine[1], render_branch(modules))
+    filename = f"<ultralytics {version()} parse_model with {_MARK} branch>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    scope: dict[str, Any] = {}
+    for name, entry in entries.items():
+        setattr(tasks, name, entry.cls)
+    exec(compile(text, filename, "exec"), tasks.__dict__, scope)
+    tasks.parse_model = scope["parse_model"]
+    _rebound = (modules, tasks.parse_model)
+    register_costs()
+
+
+def parse_model_source(tasks: Any) -> str:
+    """Return the source of the installed parse_model.
+
+    Raises:
+        HostError: It cannot be read.
+    """
+    try:
+        return inspect.getsource(tasks.parse_model)
+    except (OSError, TypeError, AttributeError) as error:
+        raise HostError(f"cannot read the source of parse_model of Ultralytics {version()}: {error}") from None
+
+
+def patched_source(source: str, branch: str) -> str:
+    """Return the source of parse_model with a rendered branch before the anchor.
+
+    Raises:
+        HostError: The anchor is not there exactly once; the message names it.
+    """
+    found = source.count(ANCHOR)
+    if found != 1:
+        raise HostError(
+            f"Ultralytics {version()}: the anchor {ANCHOR.strip()!r} stands {found} times in parse_model, not once; "
+            "releases from 8.4.190 on are supported"
+        )
+    return source.replace(ANCHOR, branch + ANCHOR)
+
+
+def _check_strings(entry: registry.Entry, parse_model: Any) -> None:
+    """Refuse argument values that parse_model would take for one of its own variables."""
+    local = set(parse_model.__code__.co_varnames) | set(parse_model.__code__.co_cellvars)
+    for arg in entry.args.values():
+        for option in arg.options:
+            if option in local:
+                raise HostError(
+                    f"{entry.name}: the value {option!r} of {arg.name} is a variable of Ultralytics' parse_model, "
+                    "which would put its own value there: rename it"
+                )
+
+
+def register_costs() -> None:
+    """Give the host's FLOP counter the MACs of every registered module, so that its own summary is right."""
+    hooks = importlib.import_module("thop.profile").__dict__ if "thop.profile" in sys.modules else None
+    if hooks is None:
+        importlib.import_module("thop")
+        hooks = sys.modules["thop.profile"].__dict__
+    for cls, rule in registry.macs_rules().items():
+        hooks["register_hooks"][cls] = _hook(rule)
+
+
+def unregister_costs() -> dict[Any, Any]:
+    """Take the costs away again and return what was there; `nas.cost` asks what the stock counter would have said."""
+    importlib.import_module("thop")
+    hooks: dict[Any, Any] = sys.modules["thop.profile"].__dict__["register_hooks"]
+    return {cls: hooks.pop(cls) for cls in registry.macs_rules() if cls in hooks}
+
+
+def _hook(rule: registry.MacsRule) -> Any:
+    """Return a rule in the form that the host's counter calls."""
+
+    def count(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        module.total_ops += rule(module, inputs, output)
+
+    return count
+
+
+def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
+    """Build a model from the text of a model YAML, in evaluation mode, on the CPU.
+
+    Args:
+        yaml_text: What `nas.render` wrote.
+        scale: Scale letter.
+        nc: Number of classes; the YAML's if None.
+
+    Raises:
+        BuildError: It cannot be built; the message says what the host said.
+    """
+    register()
+    tasks = importlib.import_module("ultralytics.nn.tasks")
+    config = yaml.safe_load(yaml_text)
+    config["scale"] = scale
+    try:
+        model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
+    except Exception as error:  # whatever a module's constructor or forward raises is the variant's failure
+        raise BuildError(f"cannot be built: {one_line(error)}") from error
+    return model.eval()
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: its type and the first line of what it says."""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def named_state(state: Mapping[str, torch.Tensor], graph: LayerGraph) -> dict[str, torch.Tensor]:
+    """Return a model's tensors by layer name: ``model.3.conv.weight`` becomes ``backbone.down_p3:conv.weight``."""
+    return {_named(key, graph.names): tensor for key, tensor in state.items()}
+
+
+def numbered_state(state: Mapping[str, torch.Tensor], graph: LayerGraph) -> dict[str, torch.Tensor]:
+    """Return named tensors by the row numbers of `graph`; layers that it does not have are left out."""
+    numbers = {name: i for i, name in enumerate(graph.names)}
+    split = ((key.partition(":"), tensor) for key, tensor in state.items())
+    return {f"model.{numbers[name]}.{rest}": tensor for (name, _, rest), tensor in split if name in numbers}
+
+
+def inherit(model: nn.Module, graph: LayerGraph, state: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Copy every named tensor that the model has in the same layer, of the same name and shape.
+
+    Returns:
+        How many of the model's tensors were set, and how many it has.
+    """
+    own = model.state_dict()
+    given = numbered_state(state, graph)
+    shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(shared, strict=False)
+    return len(shared), len(own)
+
+
+def _named(key: str, names: tuple[str, ...]) -> str:
+    """Return a tensor's key with its layer's name in place of the number."""
+    match = re.fullmatch(r"model\.(\d+)\.(.+)", key)
+    assert match, key
+    return f"{names[int(match[1])]}:{match[2]}"
+
+
+def scale_of(path: Path, text: str) -> str:
+    """Return the scale letter that the host reads from a model YAML's file name.
+
+    Raises:
+        BuildError: The text is no model YAML, or the name gives no scale that it has.
+    """
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BuildError(f"{path} is not YAML: {one_line(error)}") from None
+    if not isinstance(config, dict) or not {"backbone", "head"} <= set(config):
+        raise BuildError(f"{path} is no model YAML: it has no backbone and head")
+    tasks = importlib.import_module("ultralytics.nn.tasks")
+    letter = str(tasks.guess_model_scale(path))
+    scales = config.get("scales") or {letter: None}
+    if letter not in scales:
+        given = f"the scale {letter!r}" if letter else "no scale letter"
+        raise BuildError(
+            f"the file name {path.name} gives {given}, expected one of {', '.join(scales)}, as in yolov8n-name.yaml"
+        )
+    return letter

@@ -1,0 +1,54 @@
+"""Keeps the host offline: no network access, no writing outside the tool's own cache.
+
+This has to happen before Ultralytics is imported, so nothing here imports it, or anything that does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from nas.errors import HostError
+
+
+def offline_environment(cache: Path) -> dict[str, str]:
+    """Return environment variables under which Ultralytics makes no network access, writes only below `cache`.
+
+    They must be set before Ultralytics is imported.
+    """
+    return {
+        "YOLO_OFFLINE": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+        "YOLO_CONFIG_DIR": os.environ.get("YOLO_CONFIG_DIR") or str(cache / "host"),
+        "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "1",
+        "WANDB_MODE": "disabled",
+    }
+
+
+def go_offline(cache: Path) -> None:
+    """Set `offline_environment` for this process, and put a font where the host would download one to.
+
+    Raises:
+        HostError: The folder cannot be written.
+    """
+    os.environ.update(offline_environment(cache))
+    config = Path(os.environ["YOLO_CONFIG_DIR"])
+    font = config / "Ultralytics" / "Arial.ttf"
+    if font.exists():
+        return
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return
+    own = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    try:
+        font.parent.mkdir(parents=True, exist_ok=True)
+        beside = font.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(own, beside)
+        beside.replace(font)
+    except OSError as error:
+        raise HostError(
+            f"cannot write {font}: {error}; set NAS_CACHE or YOLO_CONFIG_DIR to a folder that can be"
+        ) from None

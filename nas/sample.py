@@ -1,0 +1,159 @@
+"""One image of a dataset and its label file: what Ultralytics would take amiss in them.
+
+The rules are those of Ultralytics' scan, which leaves out an image that breaks one. Two more things are wrong here that
+pass there: a box without area, which trains nothing, and an outline with a point outside the image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = frozenset(("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"))
+WHOLE_LIMIT = 2000
+"""Up to so many images are decoded whole; of more, only headers and checksums are read."""
+TOLERANCE = 0.01
+"""How far outside 0 to 1 Ultralytics lets a coordinate lie: exporters round."""
+LEAST_SIDE = 10
+"""Pixels: Ultralytics leaves out an image with a shorter side."""
+_NO_LABEL = hashlib.sha256().digest()
+
+
+class Sample(NamedTuple):
+    """What was found out about one image and its label file.
+
+    Attributes:
+        size: Bytes of the image file.
+        label: SHA-256 of the label file. One that is missing is as one that is empty: an image of background.
+        found: Whether there is a label file.
+        rows: How many rows it has, right or wrong.
+        boxes: How many of them are right.
+        problems: Kind and text of each problem.
+    """
+
+    size: int
+    label: bytes
+    found: bool
+    rows: int
+    boxes: int
+    problems: list[tuple[str, str]]
+
+
+def label_path(image: str, sep: str = os.sep) -> str:
+    """Return where Ultralytics looks for a label: the last folder named images becomes labels, the suffix .txt."""
+    return f"{sep}labels{sep}".join(image.rsplit(f"{sep}images{sep}", 1)).rpartition(".")[0] + ".txt"
+
+
+def inspect(images: Sequence[tuple[str, str]], classes: int, source: str) -> list[Sample]:
+    """Look at images and their labels.
+
+    Args:
+        images: Each image's name as messages show it, with slashes, and its path.
+        classes: How many classes there are; 0 if unknown.
+        source: The file that says so.
+
+    Returns:
+        A sample for each image.
+    """
+    if any(path.lower().endswith((".heic", ".heif")) for _, path in images):
+        with suppress(ImportError):
+            importlib.import_module("pi_heif").register_heif_opener()
+    one = partial(_sample, classes=classes, source=source, whole=len(images) <= WHOLE_LIMIT)
+    with ThreadPool(min(16, (os.cpu_count() or 1) + 4)) as pool:
+        return pool.map(one, images, chunksize=32)
+
+
+def _sample(image: tuple[str, str], classes: int, source: str, whole: bool) -> Sample:
+    name, path = image
+    try:
+        size, wrong = os.stat(path).st_size, _wrong_image(path, whole)
+    except FileNotFoundError:
+        size, wrong = 0, "no such file, though a list names it"
+    except OSError as error:
+        size, wrong = 0, f"cannot be read: {error.strerror or error}"
+    problems = [("image", f"{name}: {wrong}")] if wrong else []
+    shown = label_path(f"/{name}", "/")[1:]
+    try:
+        with open(label_path(path), "rb") as file:
+            content = file.read()
+        lines = content.decode("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return Sample(size, _NO_LABEL, False, 0, 0, problems)
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not text in UTF-8"
+        return Sample(size, _NO_LABEL, True, 1, 0, [*problems, ("label", f"{shown}: {why}")])
+    rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+    outline = next((number for number, words in rows if len(words) > 6), 0)
+    wrong_rows = [(number, *_wrong_row(words, outline, classes, source)) for number, words in rows]
+    problems += [(kind, f"{shown}, line {number}: {text}") for number, kind, text in wrong_rows if text]
+    boxes = sum(not text for _, _, text in wrong_rows)
+    return Sample(size, hashlib.sha256(content).digest(), True, len(rows), boxes, problems)
+
+
+def _wrong_image(path: str, whole: bool) -> str:
+    """Say what is wrong with an image; nothing if it can be trained on."""
+    try:
+        with Image.open(path) as picture:
+            form, sides = str(picture.format).lower(), picture.size
+            picture.verify()
+        if whole:
+            with Image.open(path) as picture:
+                picture.load()
+    except (UnidentifiedImageError, ImportError):  # the latter where Ultralytics is loaded and wants its HEIC plugin
+        return "is not an image that Pillow can read (.heic and .heif need the package pi-heif)"
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, ...
+        return f"is damaged: {error}"
+    if form not in SUFFIXES | {"jpeg2000"}:
+        return f"is a {form.upper()} file whatever its name says, and Ultralytics leaves it out: save it as PNG or JPEG"
+    if min(sides) < LEAST_SIDE:
+        return f"is {sides[0]}x{sides[1]} pixels, and Ultralytics leaves out what has a side under {LEAST_SIDE}"
+    if form == "jpeg":
+        with open(path, "rb") as file:
+            file.seek(-2, os.SEEK_END)
+            if file.read() != b"\xff\xd9":
+                return "does not end as a JPEG file does, and Ultralytics would rewrite it in place: save it anew"
+    return ""
+
+
+def _wrong_row(words: list[str], outline: int, classes: int, source: str) -> tuple[str, str]:
+    """Say what is wrong with a label row: the kind of problem and its text; two empty texts if it can be trained on.
+
+    Args:
+        words: The row's values.
+        outline: The number of the first line in the file that is an outline; 0 if none is.
+        classes: How many classes there are; 0 if unknown.
+        source: The file that says so.
+    """
+    count = len(words)
+    if count != 5 and (count < 7 or count % 2 == 0):
+        return "row", f"{count} values, where `class x y width height` or a class and 3 or more points are needed"
+    if count == 5 and outline:
+        return "row", f"a box, but line {outline} is an outline, and Ultralytics leaves out images that have both"
+    try:
+        index, *values = map(float, words)
+    except ValueError:
+        return "row", f"{' '.join(words)[:60]!r} holds something that is not a number"
+    if not math.isfinite(index) or index != int(index):
+        return "class", f"class {words[0]} is not a whole number"
+    if classes and not 0 <= index < classes:
+        some = "1 class (0)" if classes == 1 else f"{classes} classes (0 to {classes - 1})"
+        return "class", f"class {index:.0f}, but {source} names {some}"
+    for word, value in zip(words[1:], values, strict=True):
+        if not -TOLERANCE <= value <= 1 + TOLERANCE:
+            return "range", f"{word} is not within 0 to 1: positions and sizes are fractions of the image's"
+    if count == 5 and min(values[2:]) <= 0:
+        return "size", f"width {words[3]} and height {words[4]} must both be more than 0"
+    if count > 5 and (max(values[::2]) <= min(values[::2]) or max(values[1::2]) <= min(values[1::2])):
+        return "size", "the outline has no width or no height"
+    return "", ""

@@ -1,0 +1,318 @@
+"""Studies: what a search keeps, in SQLite through Optuna, so that it survives anything.
+
+A study holds its settings (space, recipe, dataset, versions) and its trials. It can be resumed only with the same
+settings: scores of another recipe or dataset cannot stand in one ranking. One search at a time works on a study; a lock
+that dies with its process says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.errors import StudyError
+from nas.proxy import EpochScore, Recipe
+from nas.space import SearchSpace
+from nas.storage import StudyPlace, check_file, explained, open_storage, place, try_lock
+from nas.trial import Trial
+
+_SCHEMA = 1
+_SETTINGS, _TARGET, _REQUEST, _BASELINE, _RECORD = "nas_settings", "nas_target", "nas_request", "nas_baseline", "record"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes the trials of a study comparable.
+
+    Attributes:
+        space: What is searched.
+        recipe: How proxies are trained.
+        data: Path of the data.yaml, or empty for the demo data; it may move, its fingerprint may not change.
+        fingerprint: Of the dataset.
+        classes: Class names.
+        images: Training and validation images.
+        seed: Of the proxies and of the sampler.
+        floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
+        versions: Of the tool and the packages that decide results.
+    """
+
+    space: SearchSpace
+    recipe: Recipe
+    data: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    images: tuple[int, int]
+    seed: int
+    floor: float
+    versions: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> str:
+        """Return the settings as text."""
+        return json.dumps({**asdict(self), "space": self.space.to_json(), "schema": _SCHEMA}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings that `to_json` wrote."""
+        body = json.loads(text)
+        if body.pop("schema") != _SCHEMA:
+            raise StudyError("the study was made by another version of the tool, which stores studies differently")
+        body["space"] = SearchSpace.from_json(body["space"])
+        body["recipe"] = Recipe(**body["recipe"])
+        for key in ("classes", "images"):
+            body[key] = tuple(body[key])
+        body["versions"] = tuple((k, v) for k, v in body["versions"])
+        return cls(**body)
+
+    def differences(self, other: Settings) -> list[str]:
+        """Say what of `other` could not stand in this study, a line each."""
+        found = []
+        if self.space.fingerprint != other.space.fingerprint:
+            found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
+        if self.fingerprint != other.fingerprint:
+            found.append(
+                f"data: it was made on {self.data or 'the demo data'} (fingerprint {self.fingerprint}), "
+                f"{other.data or 'the demo data'} has {other.fingerprint}"
+            )
+        found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
+        for key in ("seed", "floor"):
+            if getattr(self, key) != getattr(other, key):
+                found.append(f"{key}: {getattr(self, key)}, not {getattr(other, key)}")
+        theirs = dict(other.versions)
+        found += [f"version of {k}: {v}, not {theirs.get(k)}" for k, v in self.versions if theirs.get(k) != v]
+        return found
+
+
+def _space_words(space: SearchSpace) -> str:
+    choices = sum(len(s.choices) - 1 for s in space.active)
+    return f"{space.name} ({space.base}{space.scale}, {len(space.active)} slots, {choices} swaps, {space.fingerprint})"
+
+
+def current_versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions that decide results."""
+    packages = ("swapnas", "torch", "torchvision", "ultralytics", "numpy", "opencv-python")
+    found = [("python", platform.python_version())]
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append((package, metadata.version(package)))
+    return tuple(found)
+
+
+class Study:
+    """An open study."""
+
+    def __init__(self, where: StudyPlace, settings: Settings, inner: optuna.Study) -> None:
+        self.place = where
+        self.settings = settings
+        self._inner = inner
+
+    @classmethod
+    def create(cls, where: StudyPlace, settings: Settings) -> Study:
+        """Make a study.
+
+        Raises:
+            StudyError: The storage cannot be written, or holds a study of that name.
+        """
+        with explained(where):
+            where.file.parent.mkdir(parents=True, exist_ok=True)
+            check_file(where.file, write=True)
+            inner = optuna.create_study(study_name=where.name, storage=open_storage(where), direction="maximize")
+            inner.set_user_attr(_SETTINGS, settings.to_json())
+            inner.set_metric_names(["mAP50-95 per GFLOP"])
+        return cls(where, settings, inner)
+
+    @classmethod
+    def load(cls, where: StudyPlace, *, write: bool = False) -> Study:
+        """Open a study.
+
+        Args:
+            where: Where it lives.
+            write: Whether to check that it can be written.
+
+        Raises:
+            StudyError: There is none, or its storage cannot be used.
+        """
+        if not where.file.exists():
+            raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
+        with explained(where):
+            check_file(where.file, write=write)
+            try:
+                inner = optuna.load_study(study_name=where.name, storage=open_storage(where))
+            except KeyError:
+                raise StudyError(
+                    f"{where.file} holds no study {where.name!r}; `nas studies` lists what is here"
+                ) from None
+            text = inner.user_attrs.get(_SETTINGS)
+            if text is None:
+                raise StudyError(
+                    f"{where.file} holds {where.name!r}, but it is no study of this tool: it has no settings"
+                )
+            return cls(where, Settings.from_json(text), inner)
+
+    @staticmethod
+    def exists(where: StudyPlace) -> bool:
+        """Whether there is a study.
+
+        Raises:
+            StudyError: There is a file, but no storage.
+        """
+        if not where.file.exists():
+            return False
+        with explained(where):
+            if not check_file(where.file, write=False):
+                return False
+            return where.name in optuna.get_all_study_names(open_storage(where))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study for one search. The lock goes with the process, however that ends.
+
+        Raises:
+            StudyError: Another search holds it.
+        """
+        path = self.place.file.with_name(f"{self.place.file.name}.{self.place.name}.lock")
+        with explained(self.place):
+            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below, with the lock
+        with file:
+            if not try_lock(file):
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise StudyError(
+                    f"another search works on the study {self.place.name!r} (process {holder}); let it end first"
+                )
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            file.truncate(0)
+
+    @property
+    def target(self) -> int:
+        """How many trials have been asked for in all."""
+        return int(self._inner.user_attrs.get(_TARGET, 0))
+
+    @property
+    def request(self) -> int:
+        """How many trials the last request asked for."""
+        return int(self._inner.user_attrs.get(_REQUEST, 0))
+
+    def ask_for(self, target: int, request: int) -> None:
+        """Write down how many trials are asked for, before the first of them starts."""
+        with explained(self.place):
+            self._inner.set_user_attr(_TARGET, target)
+            self._inner.set_user_attr(_REQUEST, request)
+
+    @property
+    def baseline_training(self) -> tuple[EpochScore, ...]:
+        """The curve of the baseline that others inherit from; empty before it has been trained."""
+        return tuple(EpochScore(**score) for score in self._inner.user_attrs.get(_BASELINE, []))
+
+    def keep_baseline_training(self, curve: tuple[EpochScore, ...]) -> None:
+        """Store the curve of the baseline that others inherit from."""
+        with explained(self.place):
+            self._inner.set_user_attr(_BASELINE, [asdict(score) for score in curve])
+
+    def trials(self) -> list[Trial]:
+        """Return every trial that has started, in order."""
+        with explained(self.place):
+            frozen = self._inner.get_trials(deepcopy=False)
+        return [_thaw(t) for t in frozen if _RECORD in t.user_attrs]
+
+    def start(self, trial: Trial) -> OpenTrial:
+        """Store a new trial as running and return a handle to it; its number is the storage's."""
+        with explained(self.place):
+            space = self.settings.space
+            kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
+            self._inner.enqueue_trial(dict(trial.assignment))
+            asked = self._inner.ask(fixed_distributions=dict(kinds))
+            handle = OpenTrial(self, asked, replace(trial, number=asked.number))
+            handle.store()
+            return handle
+
+    def give_up_stale(self) -> int:
+        """Mark trials that a search left running as interrupted; call it with the lock held. Return how many."""
+        stale = 0
+        with explained(self.place):
+            for frozen in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                if frozen.state == TrialState.WAITING:
+                    asked = self._inner.ask()
+                    self._inner.tell(asked, state=TrialState.FAIL)
+                    continue
+                if _RECORD in frozen.user_attrs:
+                    record = replace(_thaw(frozen), status="interrupted", failure="its search was stopped")
+                    OpenTrial(self, optuna.Trial(self._inner, frozen._trial_id), record).store()
+                self._inner.tell(frozen.number, state=TrialState.FAIL)
+                stale += 1
+        return stale
+
+    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
+        if trial.status == "done":
+            self._inner.tell(asked, trial.map_per_gflop)
+        else:
+            state = TrialState.PRUNED if trial.status == "rejected" else TrialState.FAIL
+            self._inner.tell(asked, state=state)
+
+
+class OpenTrial:
+    """A trial that is being tried: what happens to it is stored as it happens."""
+
+    def __init__(self, study: Study, asked: optuna.Trial, trial: Trial) -> None:
+        self._study = study
+        self._asked = asked
+        self.trial = trial
+
+    def store(self) -> None:
+        """Write the record; a few plain values stand beside it for whoever looks at the storage with other tools."""
+        trial = self.trial
+        body = {
+            "swaps": trial.variant.describe(),
+            "id": trial.variant.id,
+            "gflops": trial.gflops,
+            "params": trial.params,
+        }
+        for key, value in {**body, _RECORD: trial.to_json()}.items():
+            self._asked.set_user_attr(key, value)
+
+    def report(self, score: EpochScore) -> None:
+        """Store an epoch's mAP50-95."""
+        with explained(self._study.place):
+            self._asked.report(score.map, score.epoch)
+
+    def end(self, **changes: Any) -> Trial:
+        """Store how it ended and return it."""
+        with explained(self._study.place):
+            self.trial = replace(self.trial, **changes)
+            self.store()
+            self._study._tell(self._asked, self.trial)
+        return self.trial
+
+
+def _thaw(frozen: FrozenTrial) -> Trial:
+    """Return a stored trial; one that is RUNNING in the storage is running whatever its record says."""
+    trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[_RECORD])
+    return replace(trial, status="running") if frozen.state == TrialState.RUNNING else trial
+
+
+def list_studies(storage: str | None = None) -> list[Study]:
+    """Return the studies of one storage, or of every ``studies/*.db`` below the current directory."""
+    files = sorted(Path("studies").glob("*.db")) if storage is None else [place("any", storage).file]
+    found = []
+    for file in files:
+        where = StudyPlace(file.stem, file)
+        with explained(where):
+            if storage is not None and not file.exists():
+                raise StudyError(f"{file} does not exist")
+            if not check_file(file, write=False):
+                continue
+            names = optuna.get_all_study_names(open_storage(where))
+        found += [Study.load(StudyPlace(name, file)) for name in names]
+    return found

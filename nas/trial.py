@@ -1,0 +1,90 @@
+"""A trial: what a study keeps of one variant that it tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nas.proxy import EpochScore
+from nas.variant import Variant
+
+Status = Literal["running", "done", "failed", "rejected", "interrupted"]
+"""``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it is tried again."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant, tried once.
+
+    Attributes:
+        number: In order of the study.
+        variant: What was tried.
+        assignment: Slot key to label, as the space has them.
+        status: How it ended.
+        seed: Of its training.
+        yaml: The model YAML that it was built from, byte for byte.
+        params: Parameters.
+        gflops: As `nas.cost.Cost.gflops`.
+        stock_gflops: As `nas.cost.Cost.stock_gflops`.
+        uncounted: As `nas.cost.Cost.uncounted`.
+        curve: A score an epoch.
+        inherited: Tensors that started from given values, and all tensors.
+        seconds: Wall time.
+        versions: Of the tool and the packages that decide results.
+        failure: What went wrong; empty unless `status` is failed or rejected.
+    """
+
+    number: int
+    variant: Variant
+    assignment: Mapping[str, str]
+    status: Status
+    seed: int = 0
+    yaml: str = ""
+    params: int = 0
+    gflops: float = 0.0
+    stock_gflops: float = 0.0
+    uncounted: tuple[tuple[str, int], ...] = ()
+    curve: tuple[EpochScore, ...] = ()
+    inherited: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    versions: tuple[tuple[str, str], ...] = ()
+    failure: str = ""
+
+    @property
+    def map(self) -> float:
+        """Final mAP50-95 on the validation images; 0 before the first epoch."""
+        return self.curve[-1].map if self.curve else 0.0
+
+    @property
+    def map50(self) -> float:
+        """Final mAP50."""
+        return self.curve[-1].map50 if self.curve else 0.0
+
+    @property
+    def map_per_gflop(self) -> float:
+        """mAP50-95 over GFLOPs."""
+        return self.map / self.gflops if self.gflops else 0.0
+
+    @property
+    def spent(self) -> bool:
+        """Whether it counts towards the trials asked for."""
+        return self.status in ("done", "failed")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for storing; the number and the assignment are the storage's own."""
+        body = asdict(self)
+        del body["number"], body["assignment"]
+        return body
+
+    @classmethod
+    def from_json(cls, number: int, assignment: Mapping[str, str], body: dict[str, Any]) -> Trial:
+        """Return what `to_json` stored."""
+        pairs = {"uncounted", "versions"}
+        given: dict[str, Any] = {k: tuple((a, b) for a, b in v) if k in pairs else v for k, v in body.items()}
+        given["variant"] = Variant(
+            body["variant"]["base"], body["variant"]["scale"], tuple((s, c) for s, c in body["variant"]["swaps"])
+        )
+        given["curve"] = tuple(EpochScore(**score) for score in body["curve"])
+        given["inherited"] = (body["inherited"][0], body["inherited"][1])
+        return cls(number=number, assignment=dict(assignment), **given)

@@ -1,0 +1,268 @@
+"""DCNv4: deformable convolution without softmax, one sampling point per tap and group of channels.
+
+Paper: Xiong et al., "Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications",
+CVPR 2024, https://arxiv.org/abs/2401.06197.
+Origin: written from the formulas; state keys and layouts are those of OpenGVLab/DCNv4 (MIT).
+
+Deliberate differences:
+    - Plain PyTorch: any device, dtype, kernel, stride, dilation and group width, where the authors' kernel takes 3x3,
+      widths that are multiples of 16 and certain batches. Coordinates are float32 at least.
+    - NCHW in and out, c1 to c2 channels, batch norm and activation follow, so that it stands in for Ultralytics'
+      ``Conv``; ``bn=False, act=False`` with c1 = c2 and stride 1 is the authors' module. The output bias exists only
+      without batch norm, which would cancel it.
+    - With a stride, offsets are predicted at the centres of the kernels; the authors' module cannot stride.
+    - The bias of the tap weights starts at 1 / K, so that the sum starts as the mean of the kernel's window. From zero,
+      as the authors start it, the output is zero, and neither offsets nor projections learn at the first step.
+    - ``group_width`` channels share their points, or the largest divisor of c1 below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from nas.ops.activation import activation
+from nas.ops.export import exporting
+from nas.ops.registry import Arg, FromSlot, Value, counts_macs, register
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def dcnv4(
+    x: torch.Tensor,
+    offset_mask: torch.Tensor,
+    *,
+    kernel: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    pad: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+) -> torch.Tensor:
+    """Sum, over the taps of a kernel, weighted bilinear samples at learned points.
+
+    For output pixel (oy, ox), group g with D = C / G channels, and K taps (equation 1 of the paper; zero padding)::
+
+        y[n, oy, ox, g, :] = sum_k m_k * bilinear(x[n, :, :, g, :]; h_k, w_k)
+        h_k = oy * stride - pad + centre + (j * dilation - centre + off_y_k) * offset_scale
+        w_k = ox * stride - pad + centre + (i * dilation - centre + off_x_k) * offset_scale
+        centre = dilation * (kernel - 1) // 2           (each of these per axis)
+
+    Taps run over i (along the width) in the outer and j (along the height) in the inner loop. A tap counts only where
+    ``-1 < h_k < H`` and ``-1 < w_k < W``, so that one at NaN or infinity adds nothing and gets no gradient; corners
+    outside of the image are zero. Gradients are those of this formula, piece by piece: at whole coordinates, those of
+    the piece above.
+
+    Args:
+        x: (N, H, W, C), floating point, any device and strides.
+        offset_mask: (N, Ho, Wo, P) with ``Ho = (H + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1``, Wo alike.
+            Group g holds 3K entries from ``g * 3K``: off_x and off_y of each tap in turn (in units of `offset_scale`
+            pixels), then the K weights m. What follows the last group is ignored.
+        kernel: Kernel size, or (height, width).
+        stride: Stride, or (height, width).
+        pad: Padding, or (height, width).
+        dilation: Distance of the taps, or (height, width).
+        groups: Groups G of channels that share their points.
+        offset_scale: Scales both the offsets and the kernel's grid about its centre.
+        remove_center: Whether the tap at (kernel_width // 2, kernel_height // 2) is left out; the others close up.
+
+    Returns:
+        (N, Ho, Wo, C), dtype of `x`.
+
+    Raises:
+        ValueError: C is no multiple of `groups`, no tap is left, or `offset_mask` does not fit.
+    """
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = _pair(kernel), _pair(stride), _pair(pad), _pair(dilation)
+    n, h, w, c = x.shape
+    taps = kh * kw - remove_center
+    ho, wo = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (w + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+    export = exporting()
+    if not export:
+        if c % groups or taps < 1:
+            raise ValueError(f"dcnv4: {c} channels in {groups} groups, {taps} taps: expected a multiple, and a tap")
+        if offset_mask.shape[:3] != (n, ho, wo) or offset_mask.shape[3] < groups * 3 * taps:
+            raise ValueError(
+                f"dcnv4: offset_mask {tuple(offset_mask.shape)} for x {tuple(x.shape)}: "
+                f"expected {(n, ho, wo)} and at least {groups * 3 * taps} entries"
+            )
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    points = offset_mask[..., : groups * 3 * taps].to(dtype).view(n, ho, wo, groups, 3 * taps)
+    offsets = torch.unflatten(points[..., : 2 * taps], -1, (taps, 2))
+    mask = points[..., 2 * taps :].permute(0, 3, 4, 1, 2).flatten(0, 1).unsqueeze(1)  # (N * G, 1, K, Ho, Wo)
+
+    tap = torch.arange(taps, device=x.device)
+    if remove_center:
+        tap = tap + (tap >= kw // 2 * kh + kh // 2)
+    i, j = tap.div(kh, rounding_mode="floor"), tap % kh
+    ch, cw = dh * (kh - 1) // 2, dw * (kw - 1) // 2
+    rows = torch.arange(ho, device=x.device).view(-1, 1, 1, 1) * sh + (ch - ph)
+    columns = torch.arange(wo, device=x.device).view(-1, 1, 1) * sw + (cw - pw)
+    py = rows + (j * dh - ch + offsets[..., 1]) * offset_scale  # (N, Ho, Wo, G, K), pixels
+    px = columns + (i * dw - cw + offsets[..., 0]) * offset_scale
+    # One call samples all taps. Points that do not count move to where all four corners are outside.
+    outside = ~((py > -1) & (py < h) & (px > -1) & (px < w))
+    py, px = py.masked_fill(outside, -2), px.masked_fill(outside, -2)
+
+    image = torch.unflatten(x.to(dtype), 3, (groups, c // groups)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+    if not export:
+        # grid_sample takes coordinates relative to the size. Relative to a power of two they are exact, so that a point
+        # on a whole pixel stays there; rounded to either side of it, the gradient would be that of either piece.
+        right, below = (1 << (w - 1).bit_length()) - w, (1 << (h - 1).bit_length()) - h
+        image, w, h = nn.functional.pad(image, (0, right, 0, below)), w + right, h + below
+    grid = torch.stack(((2 * px + 1) / w - 1, (2 * py + 1) / h - 1), dim=-1)
+    grid = grid.permute(0, 3, 4, 1, 2, 5).reshape(n * groups, taps * ho, wo, 2)
+    samples = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="zeros", align_corners=False)
+    samples = samples.view(n * groups, c // groups, taps, ho, wo)
+    y = samples[:, :, 0] * mask[:, :, 0]
+    for sample, weight in zip(samples.unbind(2)[1:], mask.unbind(2)[1:], strict=True):
+        y = torch.addcmul(y, sample, weight)
+    return y.view(n, groups, c // groups, ho, wo).permute(0, 3, 4, 1, 2).reshape(n, ho, wo, c).to(x.dtype)
+
+
+def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
+    """Count the sampling (per tap: 4 for a channel, 10 for a point and its corner weights) and the centre scale.
+
+    Four per channel is what a kernel spends that folds the tap's weight into its corner weights first.
+    """
+    assert isinstance(module, DCNv4)
+    n, _, h, w = output.shape
+    c = inputs[0].shape[1]
+    per_pixel = module.taps * (4 * c + 10 * module.groups)
+    if module.center_feature_scale:
+        per_pixel += c * module.groups + c
+    return n * h * w * per_pixel
+
+
+def _fits(slot: Mapping[str, Value]) -> bool:
+    """Odd kernels of 3 and more."""
+    return int(slot["kernel"]) >= 3 and int(slot["kernel"]) % 2 == 1
+
+
+@register(
+    rule="conv",
+    kinds={"conv", "down"},
+    params=(
+        FromSlot("k", "kernel"),
+        FromSlot("s", "stride"),
+        Arg("group_width", 16, "channels that share their sampling points", low=1, high=256),
+        Arg("offset_scale", 1.0, "scale of the sampling grid and its offsets", low=0.1, high=8.0),
+        Arg("dw_kernel_size", 0, "depthwise kernel before the offsets, odd; 0 for none", low=0, high=7),
+        Arg("center_feature_scale", False, "blend in the projected centre by a learned gate"),
+        Arg("remove_center", False, "leave out the centre tap"),
+    ),
+    paper="DCNv4, CVPR 2024, arXiv:2401.06197",
+    summary="deformable convolution: taps sample the input at learned points with learned weights",
+    requires="an odd kernel of 3 or more",
+    fits=_fits,
+)
+@counts_macs(_macs)
+class DCNv4(nn.Module):
+    """Deformable convolution v4, batch norm, activation.
+
+    Input (N, c1, H, W), output (N, c2, ceil(H / s), ceil(W / s)). See `dcnv4` for the equation; it samples
+    ``value_proj(x)``, at points and with weights from ``offset_mask(x)``, and ``output_proj`` follows.
+
+    Args:
+        c1: Input channels.
+        c2: Output channels.
+        k: Kernel size, odd.
+        s: Stride.
+        group_width: Channels that share their points: the largest divisor of c1 that is not above it.
+        offset_scale: Scale of the grid and its offsets.
+        dw_kernel_size: Depthwise kernel that the input goes through before points are predicted, odd; 0 for none.
+        center_feature_scale: Whether ``y * (1 - a) + value * a`` follows the sum, with a gate ``a`` per group that is
+            predicted from y.
+        remove_center: Whether the centre tap is left out.
+        output_bias: Whether ``output_proj`` has a bias. With batch norm it has none.
+        bn: Whether batch norm follows.
+        act: Activation, as `nas.ops.activation.activation` takes it.
+
+    Raises:
+        ValueError: An argument that it is not defined for.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: int = 3,
+        s: int = 1,
+        group_width: int = 16,
+        offset_scale: float = 1.0,
+        dw_kernel_size: int = 0,
+        center_feature_scale: bool = False,
+        remove_center: bool = False,
+        output_bias: bool = True,
+        bn: bool = True,
+        act: bool | nn.Module = True,
+    ) -> None:
+        super().__init__()
+        if k < 1 or k % 2 == 0 or s < 1 or group_width < 1:
+            raise ValueError(
+                f"DCNv4: k={k}, s={s}, group_width={group_width}: expected an odd kernel, and at least 1 for the others"
+            )
+        if k == 1 and remove_center:
+            raise ValueError("DCNv4: k=1 with remove_center: no tap is left; expected a kernel of 3 or more")
+        if dw_kernel_size < 0 or (dw_kernel_size > 0 and dw_kernel_size % 2 == 0):
+            raise ValueError(f"DCNv4: dw_kernel_size={dw_kernel_size}: expected 0 for none, or an odd number")
+        width = max(d for d in range(1, min(group_width, c1) + 1) if c1 % d == 0)
+        self.k = k
+        self.s = s
+        self.groups = c1 // width
+        self.taps = k * k - remove_center
+        self.offset_scale = float(offset_scale)
+        self.center_feature_scale = center_feature_scale
+        self.remove_center = remove_center
+
+        self.value_proj = nn.Linear(c1, c1)
+        self.output_proj = nn.Linear(c1, c2, bias=output_bias and not bn)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
+        self.offset_mask_dw = (
+            nn.Conv2d(c1, c1, dw_kernel_size, s, dw_kernel_size // 2, groups=c1) if dw_kernel_size else None
+        )
+        used = self.groups * 3 * self.taps
+        self.offset_mask = nn.Linear(c1, -(-used // 8) * 8)  # the authors pad the rows to a multiple of 8
+        nn.init.zeros_(self.offset_mask.weight)
+        nn.init.zeros_(self.offset_mask.bias)
+        with torch.no_grad():
+            self.offset_mask.bias[:used].view(self.groups, 3 * self.taps)[:, 2 * self.taps :] = 1 / self.taps
+        if center_feature_scale:
+            self.center_feature_scale_proj_weight = nn.Parameter(torch.zeros(self.groups, c1))
+            self.center_feature_scale_proj_bias = nn.Parameter(torch.zeros(self.groups))
+        self.bn = nn.BatchNorm2d(c2) if bn else nn.Identity()
+        self.act = activation(act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve `x`, (N, c1, H, W)."""
+        value = self.value_proj(x.permute(0, 2, 3, 1))
+        # With an odd kernel and padding k // 2, the kernels' centres are every s-th pixel.
+        source = x[..., :: self.s, :: self.s] if self.offset_mask_dw is None else self.offset_mask_dw(x)
+        y = dcnv4(
+            value,
+            self.offset_mask(source.permute(0, 2, 3, 1)),
+            kernel=self.k,
+            stride=self.s,
+            pad=self.k // 2,
+            groups=self.groups,
+            offset_scale=self.offset_scale,
+            remove_center=self.remove_center,
+        )
+        if self.center_feature_scale:
+            gate = nn.functional.linear(
+                y, self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias
+            ).sigmoid()
+            gate = gate.repeat_interleave(y.shape[3] // self.groups, dim=3)
+            y = torch.lerp(y, value[:, :: self.s, :: self.s], gate)
+        y = self.output_proj(y).permute(0, 3, 1, 2)
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            y = y.contiguous()
+        out: torch.Tensor = self.act(self.bn(y))
+        return out

@@ -1,0 +1,241 @@
+"""The registry of modules that a search may swap in.
+
+A module is registered once, by the decorator beside its class. Its entry says what the rest of the tool needs to know and
+nothing else does: which slots it fits, how its constructor gets its channels, which arguments it takes within which
+bounds, and where it was published. Registering a module gives it the contract tests, a row in ``nas ops`` and a place in
+spaces.
+
+MACs that PyTorch modules spend outside child modules (a sampling, a product with computed weights) are stated by
+`counts_macs`, beside the class that spends them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from torch import nn
+
+Value: TypeAlias = int | float | bool | str
+"""A value that a module's argument may take in a space file or a model YAML."""
+
+SlotKind = Literal["up", "down", "conv", "block", "attention", "pool"]
+ChannelRule = Literal["same", "conv", "block"]
+"""How ``parse_model`` calls a constructor: ``same`` (c, ...), ``conv`` (c1, c2, ...), ``block`` (c1, c2, n, ...)."""
+
+MacsRule = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], int]
+"""(module, its forward's positional inputs, its output) -> multiply-accumulates spent outside its child modules."""
+
+ModuleT = TypeVar("ModuleT", bound=type[nn.Module])
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One argument that a search may set.
+
+    Attributes:
+        name: Constructor parameter.
+        default: Value where a choice does not say; its type is the argument's type.
+        help: What it does, in a few words.
+        low: Smallest value allowed, for numbers.
+        high: Largest value allowed, for numbers.
+        odd: Whether only odd integers are allowed.
+        options: The values allowed, for strings.
+    """
+
+    name: str
+    default: Value
+    help: str
+    low: float | None = None
+    high: float | None = None
+    odd: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def accepts(self) -> str:
+        """Say in words which values the argument takes."""
+        if self.options:
+            return "one of " + ", ".join(self.options)
+        if isinstance(self.default, bool):
+            return "true or false"
+        kind = "an odd whole number" if self.odd else "a whole number" if isinstance(self.default, int) else "a number"
+        if self.low is not None and self.high is not None:
+            return f"{kind} from {self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"{kind}, at least {self.low:g}"
+        return kind
+
+    def check(self, value: object) -> Value:
+        """Return `value` in the argument's own type.
+
+        Raises:
+            ValueError: The value is of another type or out of bounds; the message says what would do.
+        """
+        wrong = ValueError(f"{self.name}={value!r}: expected {self.accepts}")
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise wrong
+            return value
+        if isinstance(self.default, str):
+            if not isinstance(value, str) or value not in self.options:
+                raise wrong
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise wrong
+        if isinstance(self.default, int):
+            if int(value) != value or (self.odd and int(value) % 2 == 0):
+                raise wrong
+            value = int(value)
+        else:
+            value = float(value)
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+            raise wrong
+        return value
+
+
+@dataclass(frozen=True)
+class FromSlot:
+    """A constructor parameter whose value the replaced layer gives.
+
+    Attributes:
+        name: Constructor parameter.
+        key: What of the layer: ``scale`` of an upsampler, ``kernel`` or ``stride`` of a convolution, ``shortcut`` of a
+            block.
+    """
+
+    name: str
+    key: Literal["scale", "kernel", "stride", "shortcut"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered module.
+
+    Attributes:
+        name: The class's name, which model YAMLs use.
+        cls: The class.
+        rule: How its constructor gets its channels.
+        kinds: The kinds of slot that it fits.
+        params: Constructor parameters after the channels (and repeats), in order.
+        paper: Where it was published.
+        summary: One line.
+        requires: What it needs of its place, in words; empty if nothing.
+        fits: For a convolution: whether it takes this kernel and stride.
+    """
+
+    name: str
+    cls: type[nn.Module]
+    rule: ChannelRule
+    kinds: frozenset[SlotKind]
+    params: tuple[Arg | FromSlot, ...]
+    paper: str
+    summary: str
+    requires: str = ""
+    fits: Callable[[Mapping[str, Value]], bool] | None = None
+
+    @property
+    def args(self) -> dict[str, Arg]:
+        """The arguments that a choice may set, by name."""
+        return {p.name: p for p in self.params if isinstance(p, Arg)}
+
+    def check_args(self, given: Mapping[str, object]) -> dict[str, Value]:
+        """Return the arguments of `given` that differ from the defaults, checked, in the order of their names.
+
+        Raises:
+            ValueError: An unknown argument or a bad value.
+        """
+        args = self.args
+        checked: dict[str, Value] = {}
+        for name in sorted(given):
+            if name not in args:
+                raise ValueError(f"{self.name} has no argument {name!r}{did_you_mean(name, args)}")
+            value = args[name].check(given[name])
+            if value != args[name].default:
+                checked[name] = value
+        return checked
+
+    def row_args(self, slot: Mapping[str, Value], given: Mapping[str, Value]) -> list[Value]:
+        """Return the constructor arguments after the channels, in order: the slot's, the choice's, else the defaults.
+
+        Args:
+            slot: What the replaced layer gives (`FromSlot.key` to value).
+            given: What the choice sets.
+        """
+        return [slot[p.key] if isinstance(p, FromSlot) else given.get(p.name, p.default) for p in self.params]
+
+
+_ENTRIES: dict[str, Entry] = {}
+_MACS: dict[type[nn.Module], MacsRule] = {}
+
+
+def register(
+    *,
+    rule: ChannelRule,
+    kinds: set[SlotKind],
+    paper: str,
+    summary: str,
+    params: tuple[Arg | FromSlot, ...] = (),
+    requires: str = "",
+    fits: Callable[[Mapping[str, Value]], bool] | None = None,
+) -> Callable[[ModuleT], ModuleT]:
+    """Register the decorated module; see `Entry` for the arguments.
+
+    Raises:
+        ValueError: The name is taken by another class.
+    """
+
+    def add(cls: ModuleT) -> ModuleT:
+        name = cls.__name__
+        if name in _ENTRIES and _ENTRIES[name].cls is not cls:
+            raise ValueError(f"a module named {name!r} is registered already: {_ENTRIES[name].cls}")
+        _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits)
+        return cls
+
+    return add
+
+
+def counts_macs(rule: MacsRule) -> Callable[[ModuleT], ModuleT]:
+    """State what the decorated module spends outside its child modules. Subclasses inherit the rule."""
+
+    def add(cls: ModuleT) -> ModuleT:
+        _MACS[cls] = rule
+        return cls
+
+    return add
+
+
+def entries() -> dict[str, Entry]:
+    """Return every registered module by name, in the order of registration."""
+    return dict(_ENTRIES)
+
+
+def macs_rules() -> dict[type[nn.Module], MacsRule]:
+    """Return the cost rules by class."""
+    return dict(_MACS)
+
+
+def get(name: str) -> Entry:
+    """Return the entry of a module.
+
+    Raises:
+        ValueError: No such module; the message names close matches.
+    """
+    if name not in _ENTRIES:
+        raise ValueError(f"unknown module {name!r}{did_you_mean(name, _ENTRIES)}")
+    return _ENTRIES[name]
+
+
+def did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    """Return a hint for a misspelt name: close matches, or all there is when there is little."""
+    lower = {k.lower(): k for k in known}
+    close = [lower[m] for m in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    if not known:
+        return "; there is none"
+    listed = sorted(known)
+    return f"; known: {', '.join(listed[:12])}{', …' if len(listed) > 12 else ''}"

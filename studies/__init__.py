@@ -1,0 +1,1 @@
+"""Search spaces that ship with the tool. No code lives here."""

@@ -1,0 +1,1 @@
+"""Jinja templates and named-layer bases. No code lives here."""

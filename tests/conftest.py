@@ -1,0 +1,54 @@
+"""Fixtures for all tests. No test reads or writes the user's own cache, studies or host settings."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Send everything that is cached, the host's settings included, to a folder of this run."""
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["NAS_CACHE"] = str(cache)
+    os.environ["YOLO_CONFIG_DIR"] = str(cache / "host")
+    from nas.offline import go_offline
+
+    go_offline(cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the data.yaml of 16 training and 8 validation images of 64 px with coloured boxes of two classes."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = random.Random(0)
+    for split, count in (("train", 16), ("val", 8)):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for i in range(count):
+            image = Image.new("RGB", (64, 64), tuple(rng.randrange(60, 120) for _ in range(3)))
+            lines = []
+            for _ in range(rng.randrange(1, 4)):
+                side = rng.randrange(14, 30)
+                x, y = rng.randrange(64 - side), rng.randrange(64 - side)
+                kind = rng.randrange(2)
+                box = (x, y, x + side - 1, y + side - 1)
+                draw = ImageDraw.Draw(image)
+                if kind:
+                    draw.ellipse(box, fill=(250, 40, 40))
+                else:
+                    draw.rectangle(box, fill=(40, 40, 250))
+                lines.append(f"{kind} {(x + side / 2) / 64:.6f} {(y + side / 2) / 64:.6f} {side / 64:.6f} {side / 64:.6f}")
+            image.save(root / "images" / split / f"{i:02d}.png")
+            (root / "labels" / split / f"{i:02d}.txt").write_text("\n".join(lines) + "\n")
+    data = root / "data.yaml"
+    data.write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: square, 1: disc}\n")
+    return data

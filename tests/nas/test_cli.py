@@ -1,0 +1,244 @@
+"""The commands as a user types them: output, exit codes, bad input, and a search that is killed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nas.cli import cli
+
+NAS = [sys.executable, "-m", "nas"]
+QUICK = ["--epochs", "1", "--imgsz", "32", "--batch", "8", "--init", "scratch", "--device", "cpu"]
+
+
+def invoke(*args: str):
+    return CliRunner().invoke(cli, list(args))
+
+
+def command(*args: str, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*NAS, *args], cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def test_help_is_quick_and_complete():
+    code = "import sys; sys.argv=['nas','--help']\ntry:\n import nas.cli; nas.cli.main()\nexcept SystemExit: pass\n" \
+           "heavy = {'torch','ultralytics','optuna','numpy','jinja2','rich','yaml'} & set(sys.modules); sys.exit(len(heavy))"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, "a heavy module is imported for --help"
+    for name in cli.commands:
+        assert f"  {name} " in done.stdout
+    for name, sub in cli.commands.items():
+        assert invoke(name, "--help").exit_code == 0
+        assert sub.help
+
+
+def test_space_commands(tmp_path):
+    result = invoke("space", "show", "seeds")
+    assert result.exit_code == 0
+    assert "backbone.down_p2" in result.output
+    assert "(off)" in result.output
+    assert json.loads(invoke("space", "show", "seeds", "--json").stdout)["base"] == "yolov8"
+    assert "seeds" in invoke("space", "list").output
+    result = invoke("space", "show", "sedes")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: no space named 'sedes'; did you mean seeds?")
+    (tmp_path / "mine.yaml").write_text("slots: {neck.up_p4: [CARAFE]}")
+    result = invoke("space", "check", str(tmp_path / "mine.yaml"), "--scale", "n", "--scale", "s")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("mine: 2 choices build")
+
+
+def test_ops():
+    result = invoke("ops")
+    assert result.exit_code == 0
+    for name in ("CARAFE", "DySample", "SPConv", "DynamicConv", "DCNv4", "C2f_DCNv4", "C2f_SPConv", "C2f_DynamicConv"):
+        assert name in result.output
+    assert "k_up" in invoke("ops", "CARAFE").output
+    assert json.loads(invoke("ops", "CARAFE", "--json").stdout)[0]["arguments"]["k_up"]["default"] == 5
+    result = invoke("ops", "CARAFFE")
+    assert result.exit_code == 1
+    assert "did you mean CARAFE" in result.stderr
+
+
+def test_emit_and_cost(tmp_path):
+    result = invoke("emit-yaml", "--swap", "neck.up_p4=CARAFE", "--swap", "neck.c2f_*=C2f_DCNv4", "--scale", "s", "-o", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    (model,) = tmp_path.glob("yolov8s-*.yaml")
+    assert f"wrote {model}" in result.output
+    result = invoke("cost", str(model), "--json")
+    body = json.loads(result.stdout)
+    assert body["gflops"] > body["stock_gflops"] > 20
+    assert "not counted" in invoke("cost", str(model)).output
+    (tmp_path / "yolov8n-x.yaml").write_text("a: 1")
+    assert invoke("cost", str(tmp_path / "yolov8n-x.yaml")).exit_code == 1
+    assert invoke("cost", str(tmp_path / "none.yaml")).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["emit-yaml"],
+        ["emit-yaml", "--study", "a", "--swap", "neck.up_p4=CARAFE"],
+        ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "--best"],
+        ["search", "--trials", "0"],
+        ["search", "--epochs", "x"],
+        ["nonsense"],
+        ["rank"],
+    ],
+)
+def test_wrong_usage_exits_with_2(args):
+    assert invoke(*args).exit_code == 2
+
+
+def test_known_failures_exit_with_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for args, words in (
+        (["rank", "blood"], "no study 'blood'"),
+        (["emit-yaml", "--study", "blood"], "no study 'blood'"),
+        (["search", "--study", "blood"], "no study 'blood' in"),
+        (["search", "seeds", "--data", "nowhere.yaml"], "nowhere.yaml"),
+        (["search", "seeds", "--init", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
+        (["search", "nothing.yaml"], "cannot read the space file nothing.yaml"),
+        (["search", "seeds", "--storage", "postgresql://x/y"], "cannot use the storage"),
+        (["emit-yaml", "--swap", "neck.up_p4=CARAFFE"], "did you mean CARAFE"),
+    ):
+        result = invoke(*args)
+        assert result.exit_code == 1, (args, result.output)
+        assert result.stderr.startswith("error: "), result.output
+        assert words in result.stderr
+        assert "Traceback" not in result.output
+    assert not list(tmp_path.rglob("*.db"))
+
+
+def test_studies_and_doctor(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no studies here" in invoke("studies").output
+    facts = json.loads(invoke("doctor", "--json").stdout)
+    assert facts["host anchor"].startswith("found in Ultralytics")
+    assert facts["torch"]
+    assert "CARAFE" in facts["modules"]
+
+
+def test_search_rank_resume_emit(tiny_data, tmp_path):
+    """The road of a user with data of their own, end to end."""
+    done = command("search", "quick", "--data", str(tiny_data), "--trials", "2", "--study", "mine", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Compared 2 variants of yolov8n." in done.stdout
+    assert "nas emit-yaml --study mine --best" in done.stdout
+    assert "[2/2]" in done.stderr
+    assert (tmp_path / "studies" / "mine.db").exists()
+
+    more = command("search", "--study", "mine", "--trials", "1", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    rows = list(csv.DictReader(io.StringIO(command("rank", "mine", "--csv", cwd=tmp_path).stdout)))
+    assert len(rows) == 3
+    assert len({r["id"] for r in rows}) == 3
+    body = json.loads(command("rank", "mine", "--json", cwd=tmp_path).stdout)
+    assert [r["id"] for r in body["rows"]] == [r["id"] for r in rows]
+    assert body["settings"]["recipe"]["epochs"] == 1
+
+    again = command("search", "--study", "mine", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "has all 3 trials that were asked for" in again.stderr
+
+    emitted = command("emit-yaml", "--study", "mine", "--best", "-o", "out", cwd=tmp_path)
+    assert emitted.returncode == 0, emitted.stderr
+    assert (tmp_path / "out" / f"yolov8n-{rows[0]['id']}.yaml").exists()
+    priced = json.loads(command("cost", f"out/yolov8n-{rows[0]['id']}.yaml", "--json", cwd=tmp_path).stdout)
+    assert priced["gflops"] == pytest.approx(float(rows[0]["gflops"]), abs=1e-3)
+
+    other = command("search", "--study", "mine", "--epochs", "2", "--trials", "1", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "recipe: epochs: 1, not 2" in other.stderr
+    assert "mine" in command("studies", cwd=tmp_path).stdout
+
+
+def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
+    args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "k", *QUICK, "--epochs", "3"]
+    victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in victim.stderr:
+            if "[2/3]" in line:
+                break
+        victim.send_signal(signal.SIGKILL)
+    finally:
+        victim.kill()
+        victim.wait()
+    done = command(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 trials are done; finishing what was asked for" in done.stderr
+    body = json.loads(command("rank", "k", "--json", cwd=tmp_path).stdout)
+    assert len(body["rows"]) == 3
+    from nas.storage import place
+    from nas.study import Study
+
+    states = [t.status for t in Study.load(place("k", f"sqlite:///{tmp_path / 'studies' / 'k.db'}")).trials()]
+    assert sorted(states) == ["done", "done", "done", "interrupted"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_loses_nothing_that_was_finished(tiny_data, tmp_path, number):
+    args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "c", *QUICK, "--epochs", "30"]
+    victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    said = []
+    for line in victim.stderr:
+        said.append(line)
+        if "epoch 1/30" in line:
+            victim.send_signal(number)
+            break
+    rest = victim.stderr.read()
+    assert victim.wait(30) == 130, rest
+    assert "stopped; what was finished is stored" in rest
+    assert "Traceback" not in rest
+    from nas.storage import place
+    from nas.study import Study
+
+    study = Study.load(place("c", f"sqlite:///{tmp_path / 'studies' / 'c.db'}"))
+    assert [t.status for t in study.trials()] == ["interrupted"]
+    deadline = time.monotonic() + 20
+    while _trainings(victim.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _trainings(victim.pid)
+
+
+def _trainings(parent: int) -> list[str]:
+    """Return processes whose parent is or was the given one."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[1] == str(parent):
+            found.append(stat.parent.name)
+    return found
+
+
+def test_same_seed_same_study(tiny_data, tmp_path):
+    """Bit for bit, also between a fresh training process and one that has trained before."""
+    tables = []
+    for name in ("a", "b"):
+        args = ["search", "quick", "--data", str(tiny_data), "--study", name, *QUICK, "--epochs", "2", "--seed", "5"]
+        trials = [["--trials", "3"]] if name == "a" else [["--trials", "1"], ["--trials", "2"]]
+        for part in trials:
+            done = command(*args, *part, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        from nas.storage import place
+        from nas.study import Study
+
+        study = Study.load(place(name, f"sqlite:///{tmp_path / 'studies' / f'{name}.db'}"))
+        tables.append(
+            [(t.variant, [(s.map, s.map50, s.train_loss, s.val_loss) for s in t.curve]) for t in study.trials()]
+        )
+    assert tables[0] == tables[1]
+    assert tables[0][0][1] != tables[0][1][1]

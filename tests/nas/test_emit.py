@@ -1,0 +1,108 @@
+"""Writing into someone else's folder."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nas import emit
+from nas.errors import OutputError, StudyError
+from nas.render import render
+from nas.variant import Variant, parse_swaps
+
+
+@pytest.fixture
+def files():
+    return render(parse_swaps("yolov8", "n", ["neck.up_p4=CARAFE"]))
+
+
+def test_write_and_write_again(files, tmp_path):
+    paths = emit.write(files, tmp_path / "new" / "out")
+    assert [p.name for p in paths] == [f"{files.name}{s}" for s in (".yaml", ".snippet.txt", ".train.py")]
+    assert paths[0].read_bytes() == files.yaml.encode()
+    assert emit.write(files, tmp_path / "new" / "out") == paths
+    assert len(list((tmp_path / "new" / "out").iterdir())) == 3
+
+
+def test_nothing_is_replaced_unless_forced(files, tmp_path):
+    mine = tmp_path / f"{files.name}.yaml"
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match=r"exists and differs; --force replaces it"):
+        emit.write(files, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [mine.name]
+    assert mine.read_text() == "mine"
+    emit.write(files, tmp_path, force=True)
+    assert mine.read_text() == files.yaml
+
+
+def test_dry_run_writes_nothing(files, tmp_path):
+    paths = emit.write(files, tmp_path / "out", dry_run=True)
+    assert len(paths) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write to"):
+        emit.write(files, tmp_path / "file" / "out")
+
+
+def test_rendering_is_pure():
+    variant = parse_swaps("yolov8", "n", ["neck.c2f_*=C2f_DCNv4"])
+    assert render(variant) == render(Variant("yolov8", "n", variant.swaps))
+
+
+def test_baseline_needs_no_registration():
+    assert "needs no registration" in render(Variant("yolov8", "n")).snippet
+
+
+def test_the_training_script_trains(files, tiny_data, tmp_path):
+    script = emit.write(files, tmp_path)[2]
+    command = [sys.executable, str(script), "--data", str(tiny_data), "--epochs", "1", "--imgsz", "64", "--batch", "8",
+               "--device", "cpu", "plots=False", "workers=0", f"project={tmp_path}", "name=run"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "weights" / "last.pt").exists()
+
+
+def test_ddp_worker_knows_the_modules(files, tiny_data, tmp_path):
+    """What Ultralytics starts for each GPU: a clean process that unpickles the trainer class and nothing else of ours."""
+    paths = emit.write(files, tmp_path)
+    launch = f"""
+import nas
+from ultralytics.utils.dist import generate_ddp_file
+trainer = nas.Trainer(overrides=dict(model={str(paths[0])!r}, data={str(tiny_data)!r}, epochs=1, imgsz=64, batch=8,
+    device="cpu", plots=False, workers=0, project={str(tmp_path)!r}, name="ddp", exist_ok=True, verbose=False))
+print(generate_ddp_file(trainer))
+"""
+    made = subprocess.run([sys.executable, "-c", launch], capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr[-2000:]
+    worker = made.stdout.strip().splitlines()[-1]
+    done = subprocess.run([sys.executable, worker], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "ddp" / "weights" / "last.pt").exists()
+
+
+def test_choosing_from_a_study(tmp_path):
+    class Empty:
+        place = type("P", (), {"name": "empty"})
+        settings = type("S", (), {"floor": 0.02})
+
+        def trials(self):
+            return []
+
+    with pytest.raises(StudyError, match="has no finished trial yet"):
+        emit.chosen_trial(Empty(), None)
+    with pytest.raises(StudyError, match="has no trial 3 that was built; its trials: none"):
+        emit.chosen_trial(Empty(), 3)
+
+
+def test_json_of_the_command(tmp_path):
+    from click.testing import CliRunner
+
+    from nas.cli import cli
+
+    result = CliRunner().invoke(cli, ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "-o", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["files"][0].endswith(".yaml")

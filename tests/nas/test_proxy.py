@@ -1,0 +1,180 @@
+"""Real trainings, as short as they get: sharing, isolation, failures, no network."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nas.data import load, write_resolved
+from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker, Recipe
+from nas.render import render
+from nas.variant import parse_swaps
+
+RECIPE = Recipe(epochs=2, imgsz=64, batch=8, init="scratch", lr0=2e-3, warmup_epochs=1.0)
+
+
+@pytest.fixture(scope="module")
+def make_job(tiny_data, tmp_path_factory):
+    dataset = load(tiny_data)
+    data = write_resolved(dataset, tmp_path_factory.mktemp("resolved"))
+
+    def make(*swaps: str, **changes) -> ProxyJob:
+        variant = parse_swaps("yolov8", "n", swaps)
+        job = ProxyJob(variant.name, render(variant).yaml, "yolov8", "n", variant.swaps, str(data), dataset.fingerprint, RECIPE, 0)
+        return replace(job, **changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def worker(own_cache):
+    with ProxyWorker(own_cache) as made:
+        yield made
+
+
+def losses(result):
+    return [(s.train_loss, s.val_loss, s.map) for s in result.curve]
+
+
+def test_a_curve_comes_while_it_trains(worker, make_job):
+    heard = []
+    result = worker.run(make_job(), heard.append)
+    assert tuple(heard) == result.curve
+    assert [s.epoch for s in result.curve] == [1, 2]
+    assert result.inherited == (355, 355)
+    assert result.curve[0].train_loss > result.curve[1].train_loss > 0
+    assert result.seconds > 0
+
+
+def test_a_kept_process_answers_as_a_fresh_one(worker, make_job, own_cache):
+    worker.run(make_job("neck.up_*=DySample"))
+    kept = worker.run(make_job())
+    with ProxyWorker(own_cache) as fresh:
+        assert losses(fresh.run(make_job())) == losses(kept)
+    assert losses(worker.run(make_job(seed=1))) != losses(kept)
+
+
+def test_variants_start_from_the_same_values(worker, make_job):
+    """DySample at zero offset is bilinear and holds new tensors; everything else is the baseline's."""
+    shared, own = worker.run(make_job("neck.up_*=DySample")).inherited
+    assert shared == 355
+    assert own > 355
+
+
+def test_trained_tensors_are_saved_and_inherited(worker, make_job, tmp_path):
+    file = tmp_path / "deep" / "base.pt"
+    trained = worker.run(make_job(save=str(file)))
+    assert [p.name for p in file.parent.iterdir()] == ["base.pt"]
+    further = worker.run(make_job(init=str(file)))
+    assert further.inherited == (355, 355)
+    assert further.curve[0].train_loss < trained.curve[0].train_loss
+    assert worker.run(make_job("neck.c2f_p3=C2f_SPConv", init=str(file))).inherited[0] < 355
+
+
+def test_an_ultralytics_checkpoint_is_inherited_from(worker, make_job, tiny_data, tmp_path):
+    from ultralytics import YOLO
+
+    YOLO("yolov8n.yaml").train(
+        data=str(tiny_data), epochs=1, imgsz=64, batch=8, device="cpu", workers=0, plots=False, verbose=False,
+        project=str(tmp_path), name="p",
+    )  # fmt: skip
+    weights = tmp_path / "p" / "weights" / "last.pt"
+    assert worker.run(make_job(init=str(weights))).inherited == (355, 355)
+
+
+def test_a_file_that_does_not_fit(worker, make_job, tmp_path):
+    import torch
+
+    torch.save({"x": torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(ProxyFailure, match="holds no tensor of yolov8n"):
+        worker.run(make_job(init=str(tmp_path / "x.pt")))
+
+
+def test_what_cannot_be_built_fails_alone(worker, make_job):
+    broken = make_job().yaml.replace("Conv, [256, 3, 2]", "Conv, [256, 3, 2, 1, 7]")
+    with pytest.raises(ProxyFailure, match="cannot be built") as caught:
+        worker.run(make_job(yaml=broken))
+    assert caught.value.kind == "build"
+    assert worker.run(make_job()).curve
+
+
+def test_not_a_number_is_a_failure(worker, make_job):
+    with pytest.raises(ProxyFailure, match="no longer a number in epoch") as caught:
+        worker.run(make_job(recipe=replace(RECIPE, lr0=1e18, warmup_epochs=0.0)))
+    assert caught.value.kind == "nan"
+    assert worker.run(make_job()).curve
+
+
+def test_a_dead_process_is_replaced(worker, make_job):
+    def kill(_score) -> None:
+        os.kill(worker._process.pid, signal.SIGKILL)
+
+    with pytest.raises(ProxyFailure, match=r"the training process died \(killed by signal 9\); the system kills") as caught:
+        worker.run(make_job(), kill)
+    assert caught.value.kind == "died"
+    assert worker.run(make_job()).curve
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+        (ValueError("something else"), "error"),
+    ],
+)
+def test_kinds_of_failure(error, kind):
+    from nas.worker import failure_kind, failure_text
+
+    assert failure_kind(error) == kind
+    assert "\n" not in failure_text(error)
+
+
+def test_the_child_does_not_outlive_its_parent(make_job, own_cache, tmp_path):
+    code = (
+        "import pickle, sys, time\nfrom pathlib import Path\nfrom nas.proxy import ProxyWorker\n"
+        "if __name__ == '__main__':\n"
+        "    w = ProxyWorker(Path(sys.argv[1])); w._start(); print(w._process.pid, flush=True); time.sleep(60)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    with subprocess.Popen([sys.executable, str(script), str(own_cache)], stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]:
+            return
+        import time
+
+        time.sleep(0.1)
+    pytest.fail("the training process outlived its parent")
+
+
+def test_no_network(make_job, own_cache, tmp_path, monkeypatch):
+    """Every name lookup and connection of a training process fails loudly; none is tried."""
+    log = tmp_path / "attempts.txt"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\n"
+        "def deny(*args, **kwargs):\n"
+        f"    open({str(log)!r}, 'a').write(repr(args) + chr(10))\n"
+        "    raise OSError('no network in this test')\n"
+        "socket.getaddrinfo = socket.gethostbyname = socket.create_connection = deny\n"
+        "connect = socket.socket.connect\n"
+        "socket.socket.connect = lambda s, a: deny(a) if isinstance(a, tuple) else connect(s, a)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with ProxyWorker(tmp_path / "fresh-cache") as offline:
+        monkeypatch.delenv("YOLO_CONFIG_DIR")
+        assert offline.run(make_job()).curve
+    assert not log.exists(), log.read_text()
+    assert (tmp_path / "fresh-cache" / "host").is_dir()
+    assert socket.getaddrinfo.__module__ == "socket"

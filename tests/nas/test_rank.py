@@ -1,0 +1,67 @@
+"""The order, the floor, the front, and what is exported."""
+
+import csv
+import io
+
+from nas.proxy import EpochScore
+from nas.rank import COLUMNS, export_rows, pareto_front, rank, search_score, to_csv
+from nas.trial import Trial
+from nas.variant import Variant
+
+LABELS = ("CARAFE", "DySample", "DySample(style=pl)")
+
+
+def trial(number: int, score: float, gflops: float, status: str = "done") -> Trial:
+    swaps = () if number == 0 else (("neck.up_p4", LABELS[number % 3]), ("neck.up_p3", "CARAFE"))[: 1 + number // 3]
+    curve = (EpochScore(1, score + 0.2, score, 1.0, 1.0, 1.0),)
+    return Trial(number, Variant("yolov8", "n", swaps), {}, status, params=3_000_000, gflops=gflops, curve=curve)
+
+
+def test_order_is_map_per_gflop_above_the_floor():
+    trials = [trial(0, 0.40, 8.0), trial(1, 0.41, 9.0), trial(2, 0.39, 7.0), trial(3, 0.30, 4.0), trial(4, 0.9, 1.0, "failed")]
+    rows = rank(trials, floor=0.02)
+    assert [r.trial.number for r in rows] == [2, 0, 1, 3]
+    assert [r.below_floor for r in rows] == [False, False, False, True]
+    assert [r.rank for r in rows] == [1, 2, 3, 4]
+    assert round(rows[0].delta_map, 6) == -0.01
+    assert round(rows[0].delta_gflops, 6) == -0.125
+    assert rows[1].verdict == "baseline"
+    assert {r.verdict for r in rows if r.trial.number} == {"cannot tell"}
+    assert all(r.interval is None and r.seeds == 1 for r in rows)
+
+
+def test_the_floor_itself_is_allowed():
+    rows = rank([trial(0, 0.5, 8.0), trial(1, 0.25, 4.0)], floor=0.25)
+    assert not any(r.below_floor for r in rows)
+
+
+def test_without_a_baseline_there_is_no_floor():
+    rows = rank([trial(1, 0.1, 4.0), trial(2, 0.5, 8.0)], floor=0.02)
+    assert all(r.delta_map is None and not r.below_floor for r in rows)
+
+
+def test_front():
+    trials = [trial(0, 0.40, 8.0), trial(1, 0.41, 9.0), trial(2, 0.39, 9.0), trial(3, 0.30, 4.0), trial(4, 0.40, 8.5)]
+    assert [t.number for t in pareto_front(trials)] == [3, 0, 1]
+
+
+def test_search_score_follows_the_ranking():
+    base = trial(0, 0.40, 8.0)
+    trials = [base, trial(1, 0.41, 9.0), trial(2, 0.39, 7.0), trial(3, 0.30, 0.1), trial(4, 0.2, 0.1)]
+    by_score = sorted(trials, key=lambda t: -search_score(t, base, 0.02))
+    assert [t.number for t in by_score] == [2, 0, 1, 3, 4]
+
+
+def test_export():
+    rows = rank([trial(0, 0.40, 8.0), trial(1, 0.41, 9.0)], floor=0.02)
+    exported = export_rows(rows)
+    assert all(tuple(row) == COLUMNS for row in exported)
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert read[0]["swaps"] == "baseline"
+    assert read[1]["delta_map50_95"] == "0.01"
+    assert read[1]["interval_low"] == ""
+
+
+def test_nothing_finished():
+    assert rank([], 0.02) == []
+    assert to_csv([]).splitlines() == [",".join(COLUMNS)]

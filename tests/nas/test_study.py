@@ -1,0 +1,209 @@
+"""Studies and their storage: what is kept, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas.errors import StudyError
+from nas.proxy import Recipe
+from nas.space import load_space
+from nas.storage import place
+from nas.study import Settings, Study, current_versions, list_studies
+
+
+def settings(**changes) -> Settings:
+    made = Settings(
+        space=load_space("quick"),
+        recipe=Recipe(),
+        data="/data/a.yaml",
+        fingerprint="0123456789abcdef",
+        classes=("a",),
+        images=(4, 2),
+        seed=0,
+        floor=0.02,
+        versions=current_versions(),
+    )
+    return replace(made, **changes)
+
+
+def test_settings_round_trip(tmp_path):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    Study.create(where, settings())
+    assert Study.load(where).settings == settings()
+    assert Study.exists(where)
+    assert settings().differences(settings()) == []
+
+
+def test_differences_are_named():
+    other = settings(
+        recipe=replace(Recipe(), epochs=9, imgsz=64),
+        fingerprint="f" * 16,
+        data="/data/b.yaml",
+        seed=3,
+        space=load_space("seeds"),
+        versions=(("torch", "1.0"),),
+    )
+    found = "\n".join(settings().differences(other))
+    for words in (
+        "recipe: epochs: 8, not 9",
+        "recipe: imgsz: 160, not 64",
+        "data: it was made on /data/a.yaml (fingerprint 0123456789abcdef), /data/b.yaml has ffffffffffffffff",
+        "seed: 0, not 3",
+        "space: it searches quick (yolov8n, 3 slots",
+        "version of torch: ",
+    ):
+        assert words in found
+
+
+def test_default_place():
+    where = place("blood")
+    assert str(where.file) == os.path.join("studies", "blood.db")
+    assert str(where.folder) == os.path.join("studies", "blood")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 80, "a b"])
+def test_bad_names(name):
+    with pytest.raises(StudyError, match="a study cannot be called"):
+        place(name)
+
+
+@pytest.mark.parametrize("url", ["a.db", "sqlite://", "sqlite:///", "mysql://x/y"])
+def test_bad_urls(url):
+    with pytest.raises(StudyError, match="cannot use the storage"):
+        place("a", url)
+
+
+def test_no_study(tmp_path):
+    with pytest.raises(StudyError, match="does not exist"):
+        Study.load(place("a", f"sqlite:///{tmp_path / 'a.db'}"))
+    Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings())
+    with pytest.raises(StudyError, match="holds no study 'b'"):
+        Study.load(place("b", f"sqlite:///{tmp_path / 'a.db'}"))
+    with pytest.raises(StudyError, match="holds a study 'a' already"):
+        Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings())
+
+
+def test_no_sqlite_file(tmp_path):
+    (tmp_path / "a.db").write_text("this is a text, and no database at all\n" * 50)
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    for attempt in (Study.exists, Study.load):
+        with pytest.raises(StudyError, match="is no SQLite file"):
+            attempt(where)
+    assert (tmp_path / "a.db").read_text().startswith("this is a text")
+
+
+def test_foreign_schema_is_left_alone(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        db.execute("CREATE TABLE customers (name TEXT)")
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    with pytest.raises(StudyError, match=r"database of something else \(tables: customers\)"):
+        Study.create(where, settings())
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        assert [n for (n,) in db.execute("SELECT name FROM sqlite_master")] == ["customers"]
+
+
+def test_a_study_of_another_tool(tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    optuna.create_study(study_name="a", storage=url)
+    with pytest.raises(StudyError, match="no study of this tool"):
+        Study.load(place("a", url))
+
+
+def test_another_optuna_schema(tmp_path):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    Study.create(where, settings())
+    with sqlite3.connect(where.file) as db:
+        db.execute("UPDATE version_info SET schema_version = 3")
+        db.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    with pytest.raises(StudyError, match="made by another version of Optuna"):
+        Study.load(where)
+
+
+def test_locked_by_another_program(tmp_path, monkeypatch):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    Study.create(where, settings())
+    monkeypatch.setattr("nas.storage._CHECK_WAIT_S", 0.2)
+    holder = sqlite3.connect(where.file, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(StudyError, match="is locked by another program"):
+            Study.load(where, write=True)
+    finally:
+        holder.close()
+    Study.load(where, write=True)
+
+
+def test_storage_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot open"):
+        Study.create(place("a", f"sqlite:///{tmp_path / 'file' / 'a.db'}"), settings())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_read_only():
+    folder = Path(tempfile.mkdtemp())
+    where = place("a", f"sqlite:///{folder / 'a.db'}")
+    code = (  # in another process: SQLite lends its open file to every connection of this one
+        "import sys; from nas.study import Settings, Study; from nas.storage import place\n"
+        "Study.create(place('a', sys.argv[1]), Settings.from_json(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", code, where.url, settings().to_json()], check=True)
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    superuser = os.geteuid() == 0  # whom permissions do not bind
+    if superuser:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(StudyError, match="read-only"):
+            Study.load(where, write=True)
+        with pytest.raises(StudyError, match="read-only|cannot open"):
+            Study.create(place("b", f"sqlite:///{folder / 'b.db'}"), settings())
+    finally:
+        if superuser:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_two_studies_in_one_storage(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    for name in ("a", "b"):
+        Study.create(place(name, url), settings())
+    assert [s.place.name for s in list_studies(url)] == ["a", "b"]
+    assert place("a", url).folder != place("b", url).folder
+
+
+def test_list_of_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list_studies() == []
+    Study.create(place("mine"), settings())
+    assert [s.place.name for s in list_studies()] == ["mine"]
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    study = Study.create(where, settings())
+    code = (
+        "import os, sys; from nas.study import Study; from nas.storage import place\n"
+        f"lock = Study.load(place('a', {where.url!r})).locked(); lock.__enter__(); print('held', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline().strip() == b"held"
+        with pytest.raises(StudyError, match=rf"process {holder.pid}\)"), study.locked():
+            pass
+        holder.kill()
+        holder.wait()
+    with study.locked():
+        pass
