@@ -25,6 +25,9 @@ SCRATCH_LR0 = 2e-3
 FINE_TUNE_LR0 = 5e-4
 """AdamW's learning rate from trained weights: high enough to fit a new module, low enough to keep the trained rest."""
 
+_FROM_SCRATCH: dict[str, Any] = {"warmup_epochs": 1.0, "warmup_bias_lr": 0.1}
+"""The host's own warm-up, which untrained weights need."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,7 +43,10 @@ class Recipe:
         base_lr0: Initial learning rate of the baseline's training.
         lrf: Final learning rate over the initial one.
         warmup_epochs: Epochs of linear warm-up, of a proxy.
+        warmup_bias_lr: Learning rate at which biases start the warm-up. High, it helps a training from scratch off the
+            ground; trained weights it would wreck.
         weight_decay: AdamW's weight decay.
+        channels_last: Whether tensors lie in memory with the channels last: the same numbers but for rounding, sooner.
         device: ``cpu`` or a CUDA device number.
         amp: ``bf16`` on GPUs that have it; False trains in float32.
     """
@@ -54,7 +60,9 @@ class Recipe:
     base_lr0: float = SCRATCH_LR0
     lrf: float = 0.01
     warmup_epochs: float = 0.5
+    warmup_bias_lr: float = 0.0
     weight_decay: float = 5e-4
+    channels_last: bool = True
     optimizer: str = "AdamW"
     device: str = "cpu"
     amp: str | bool = False
@@ -70,7 +78,7 @@ class Recipe:
 
     def for_baseline(self) -> Recipe:
         """Return the recipe of the baseline that others inherit from."""
-        return replace(self, epochs=self.base_epochs, lr0=self.base_lr0, warmup_epochs=1.0, init="scratch")
+        return replace(self, epochs=self.base_epochs, lr0=self.base_lr0, init="scratch", **_FROM_SCRATCH)
 
 
 def make_recipe(
@@ -85,7 +93,7 @@ def make_recipe(
         init=init,
         base_epochs=base_epochs if base_epochs is not None else max(3 * epochs, 20),
         lr0=SCRATCH_LR0 if init == "scratch" else FINE_TUNE_LR0,
-        warmup_epochs=1.0 if init == "scratch" else 0.5,
+        **(_FROM_SCRATCH if init == "scratch" else {}),
         device=device,
         amp=_bf16() if device != "cpu" else False,
     )

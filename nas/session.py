@@ -16,6 +16,7 @@ from nas.storage import StudyPlace, place
 from nas.study import Settings, Study, current_versions
 
 _DEMO_SPACE = "quick"
+_DEMO_RECIPE = (3, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
 _MOST_TRIALS = 40
 _RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "device")
 
@@ -146,14 +147,14 @@ def _dataset(path: str | None) -> Dataset:
 
 def _recipe(options: dict[str, Any]) -> Recipe:
     """Return the recipe of a new study."""
-    epochs, imgsz = (8, 160) if options["data"] else (3, 128)
+    epochs, imgsz, batch, base_epochs = (8, 160, 16, None) if options["data"] else _DEMO_RECIPE
     init = options["init"] or "baseline"
     return make_recipe(
         init=_init(init),
         epochs=options["epochs"] or epochs,
         imgsz=options["imgsz"] or imgsz,
-        batch=options["batch"] or 16,
-        base_epochs=options["base_epochs"] or (None if options["data"] else 20),
+        batch=options["batch"] or batch,
+        base_epochs=options["base_epochs"] or base_epochs,
         device=options["device"],
     )
 

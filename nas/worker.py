@@ -172,7 +172,7 @@ def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
         "lrf": recipe.lrf,
         "weight_decay": recipe.weight_decay,
         "warmup_epochs": recipe.warmup_epochs,
-        "warmup_bias_lr": 0.0,  # 0.1 is meant for SGD
+        "warmup_bias_lr": recipe.warmup_bias_lr,
         "close_mosaic": recipe.epochs // 10,  # the host's 10 of 100, scaled
         "patience": 0,
         "pretrained": False,
@@ -242,6 +242,8 @@ def _trainer_class() -> Any:
             except Exception as error:  # whatever a module raises is the variant's failure
                 raise BuildError(f"cannot be built: {one_line(error)}") from error
             self.inherited = inherit(model, _graph(self.job), given)
+            if self.job.recipe.channels_last:
+                model = model.to(memory_format=torch.channels_last)
             torch.manual_seed(start)  # variants draw differently while they are built; from here on they are paired
             return model
 
@@ -258,6 +260,12 @@ def _trainer_class() -> Any:
             dataset.buffer = []
             dataset.transforms = dataset.build_transforms(hyp=copy.copy(self.args))
             return dataset
+
+        def preprocess_batch(self, batch: Any) -> Any:
+            batch = super().preprocess_batch(batch)
+            if self.job.recipe.channels_last:
+                batch["img"] = batch["img"].to(memory_format=torch.channels_last)
+            return batch
 
         def save_model(self) -> bool:
             return False

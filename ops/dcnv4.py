@@ -118,9 +118,7 @@ def dcnv4(
     grid = grid.permute(0, 3, 4, 1, 2, 5).reshape(n * groups, taps * ho, wo, 2)
     samples = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="zeros", align_corners=False)
     samples = samples.view(n * groups, c // groups, taps, ho, wo)
-    y = samples[:, :, 0] * mask[:, :, 0]
-    for sample, weight in zip(samples.unbind(2)[1:], mask.unbind(2)[1:], strict=True):
-        y = torch.addcmul(y, sample, weight)
+    y = (samples * mask).sum(2)
     return y.view(n, groups, c // groups, ho, wo).permute(0, 3, 4, 1, 2).reshape(n, ho, wo, c).to(x.dtype)
 
 
