@@ -34,7 +34,6 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ultralytics sets 1 where it is unset
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads make a busy machine crawl
     from nas.offline import go_offline
 
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process: the host prints tables
@@ -215,6 +214,7 @@ def _trainer_class() -> Any:
     """Return the trainer of proxies; made at first use, because it needs the host."""
     import numpy as np
     import torch
+    from ultralytics.data import dataset as host_dataset
     from ultralytics.utils import nms
 
     from nas.errors import BuildError
@@ -223,6 +223,9 @@ def _trainer_class() -> Any:
 
     # The host stops suppressing boxes when a clock runs out, which would let the load of the machine into the mAP.
     nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=3600.0)
+    # It keeps what it has read of labels beside the user's images, and does not notice every later edit of a label.
+    host_dataset.load_dataset_cache_file = _no_cache_file
+    host_dataset.save_dataset_cache_file = lambda *_args, **_options: None
 
     class ProxyTrainer(Trainer):
         """Trains without checkpoints, plots, logs or a second validation; shares tensors and decoded images."""
@@ -277,6 +280,11 @@ def _trainer_class() -> Any:
             pass
 
     return ProxyTrainer
+
+
+def _no_cache_file(path: Path) -> Any:
+    """Stand in for the host's reader of label caches: there is none."""
+    raise FileNotFoundError(path)
 
 
 def _initial_state(job: ProxyJob, nc: int) -> dict[str, Any]:

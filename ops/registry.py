@@ -1,9 +1,9 @@
 """The registry of modules that a search may swap in.
 
-A module is registered once, by the decorator beside its class. Its entry says what the rest of the tool needs to know and
-nothing else does: which slots it fits, how its constructor gets its channels, which arguments it takes within which
-bounds, and where it was published. Registering a module gives it the contract tests, a row in ``nas ops`` and a place in
-spaces.
+A module is registered once, by the decorator beside its class. Its entry says what the rest of the tool needs to know
+and nothing else does: which slots it fits, how its constructor gets its channels, which arguments it takes within which
+bounds, and where it was published. Registering a module gives it the contract tests, a row in ``nas ops`` and a place
+in spaces.
 
 MACs that PyTorch modules spend outside child modules (a sampling, a product with computed weights) are stated by
 `counts_macs`, beside the class that spends them.

@@ -46,7 +46,9 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     draw.ellipse(box, fill=(250, 40, 40))
                 else:
                     draw.rectangle(box, fill=(40, 40, 250))
-                lines.append(f"{kind} {(x + side / 2) / 64:.6f} {(y + side / 2) / 64:.6f} {side / 64:.6f} {side / 64:.6f}")
+                lines.append(
+                    f"{kind} {(x + side / 2) / 64:.6f} {(y + side / 2) / 64:.6f} {side / 64:.6f} {side / 64:.6f}"
+                )
             image.save(root / "images" / split / f"{i:02d}.png")
             (root / "labels" / split / f"{i:02d}.txt").write_text("\n".join(lines) + "\n")
     data = root / "data.yaml"

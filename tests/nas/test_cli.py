@@ -30,8 +30,16 @@ def command(*args: str, cwd: Path, timeout: float = 300) -> subprocess.Completed
 
 
 def test_help_is_quick_and_complete():
-    code = "import sys; sys.argv=['nas','--help']\ntry:\n import nas.cli; nas.cli.main()\nexcept SystemExit: pass\n" \
-           "heavy = {'torch','ultralytics','optuna','numpy','jinja2','rich','yaml'} & set(sys.modules); sys.exit(len(heavy))"  # fmt: skip
+    code = """
+import sys
+sys.argv = ["nas", "--help"]
+try:
+    import nas.cli
+    nas.cli.main()
+except SystemExit:
+    heavy = {"torch", "ultralytics", "optuna", "numpy", "jinja2", "rich", "yaml"} & set(sys.modules)
+    sys.exit(len(heavy))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, "a heavy module is imported for --help"
     for name in cli.commands:
@@ -70,7 +78,17 @@ def test_ops():
 
 
 def test_emit_and_cost(tmp_path):
-    result = invoke("emit-yaml", "--swap", "neck.up_p4=CARAFE", "--swap", "neck.c2f_*=C2f_DCNv4", "--scale", "s", "-o", str(tmp_path))
+    result = invoke(
+        "emit-yaml",
+        "--swap",
+        "neck.up_p4=CARAFE",
+        "--swap",
+        "neck.c2f_*=C2f_DCNv4",
+        "--scale",
+        "s",
+        "-o",
+        str(tmp_path),
+    )
     assert result.exit_code == 0, result.output
     (model,) = tmp_path.glob("yolov8s-*.yaml")
     assert f"wrote {model}" in result.output
@@ -130,7 +148,9 @@ def test_studies_and_doctor(tmp_path, monkeypatch):
 
 def test_search_rank_resume_emit(tiny_data, tmp_path):
     """The road of a user with data of their own, end to end."""
-    done = command("search", "quick", "--data", str(tiny_data), "--trials", "2", "--study", "mine", *QUICK, cwd=tmp_path)
+    done = command(
+        "search", "quick", "--data", str(tiny_data), "--trials", "2", "--study", "mine", *QUICK, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "Compared 2 variants of yolov8n." in done.stdout
     assert "nas emit-yaml --study mine --best" in done.stdout

@@ -67,7 +67,7 @@ def test_the_training_script_trains(files, tiny_data, tmp_path):
 
 
 def test_ddp_worker_knows_the_modules(files, tiny_data, tmp_path):
-    """What Ultralytics starts for each GPU: a clean process that unpickles the trainer class and nothing else of ours."""
+    """What Ultralytics starts for each GPU: a clean process that unpickles the trainer class alone."""
     paths = emit.write(files, tmp_path)
     launch = f"""
 import nas

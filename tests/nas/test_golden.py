@@ -1,4 +1,4 @@
-"""Emitted files, byte for byte; then each model is trained, exported, saved, loaded and trained again by plain Ultralytics.
+"""Emitted files, byte for byte; then each model is trained, exported, reloaded and trained again by plain Ultralytics.
 
 `NAS_REGENERATE=1 pytest tests/nas/test_golden.py` writes the expected files anew; read the diff.
 """
@@ -40,7 +40,7 @@ def emitted(request, tmp_path_factory):
 
 
 def test_bytes(emitted):
-    label, files, paths = emitted
+    label, _, paths = emitted
     for path, suffix in zip(paths[:2], ("yaml", "snippet.txt"), strict=True):
         golden = GOLDEN / f"{label}.{suffix}"
         if os.environ.get("NAS_REGENERATE"):
@@ -52,7 +52,7 @@ def test_train_export_reload_and_train_again(emitted, tiny_data, tmp_path):
     from ultralytics import YOLO
 
     nas.register()
-    _, files, paths = emitted
+    _, _, paths = emitted
     model = YOLO(paths[0])
     model.train(data=str(tiny_data), epochs=1, project=str(tmp_path), name="first", **OFFLINE)
     weights = tmp_path / "first" / "weights" / "last.pt"

@@ -20,7 +20,12 @@ def as_rows(graph):
         return "None" if value is None else value
 
     return [
-        [list(r.source) if isinstance(r.source, tuple) else r.source, r.layer.repeats, r.layer.module, [*map(plain, r.layer.args)]]
+        [
+            list(r.source) if isinstance(r.source, tuple) else r.source,
+            r.layer.repeats,
+            r.layer.module,
+            [*map(plain, r.layer.args)],
+        ]
         for r in graph.rows()
     ]
 
@@ -44,9 +49,8 @@ def test_names_are_the_designs():
 def test_kinds():
     kinds = {layer.name: layer.kind for layer in load_base("yolov8").layers}
     assert {n for n, k in kinds.items() if k == "up"} == {"neck.up_p4", "neck.up_p3"}
-    assert {n for n, k in kinds.items() if k == "down"} == {
-        *(f"backbone.{n}" for n in ("stem_p1", "down_p2", "down_p3", "down_p4", "down_p5")), "neck.down_n4", "neck.down_n5"
-    }  # fmt: skip
+    downs = {f"backbone.{n}" for n in ("stem_p1", "down_p2", "down_p3", "down_p4", "down_p5")}
+    assert {n for n, k in kinds.items() if k == "down"} == downs | {"neck.down_n4", "neck.down_n5"}
     assert sum(k == "block" for k in kinds.values()) == 8
     assert kinds["backbone.sppf"] == "pool"
     assert kinds["head.detect"] is None

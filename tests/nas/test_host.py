@@ -65,7 +65,13 @@ def test_a_missing_or_double_anchor_is_named(count):
 
 def test_values_that_the_host_would_replace_are_refused(monkeypatch):
     entry = registry.Entry(
-        "Odd", torch.nn.Identity, "same", frozenset({"up"}), (registry.Arg("mode", "scale", "", options=("scale",)),), "", ""
+        "Odd",
+        torch.nn.Identity,
+        "same",
+        frozenset({"up"}),
+        (registry.Arg("mode", "scale", "", options=("scale",)),),
+        "",
+        "",
     )
     with pytest.raises(HostError, match="the value 'scale' of mode is a variable of Ultralytics' parse_model"):
         host._check_strings(entry, host._pristine[0])

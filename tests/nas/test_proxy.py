@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,9 @@ def make_job(tiny_data, tmp_path_factory):
 
     def make(*swaps: str, **changes) -> ProxyJob:
         variant = parse_swaps("yolov8", "n", swaps)
-        job = ProxyJob(variant.name, render(variant).yaml, "yolov8", "n", variant.swaps, str(data), dataset.fingerprint, RECIPE, 0)
+        job = ProxyJob(
+            variant.name, render(variant).yaml, "yolov8", "n", variant.swaps, str(data), dataset.fingerprint, RECIPE, 0
+        )
         return replace(job, **changes)
 
     return make
@@ -51,6 +54,15 @@ def test_a_curve_comes_while_it_trains(worker, make_job):
     assert result.inherited == (355, 355)
     assert result.curve[0].train_loss > result.curve[1].train_loss > 0
     assert result.seconds > 0
+
+
+def test_nothing_is_written_into_the_dataset(worker, make_job, tiny_data, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(tiny_data.parent, own, ignore=shutil.ignore_patterns("*.cache"))
+    before = sorted(own.rglob("*"))
+    data = write_resolved(load(own / "data.yaml"), tmp_path / "resolved")
+    worker.run(make_job(data=str(data), data_key="own"))
+    assert sorted(own.rglob("*")) == before
 
 
 def test_a_kept_process_answers_as_a_fresh_one(worker, make_job, own_cache):
@@ -116,7 +128,9 @@ def test_a_dead_process_is_replaced(worker, make_job):
     def kill(_score) -> None:
         os.kill(worker._process.pid, signal.SIGKILL)
 
-    with pytest.raises(ProxyFailure, match=r"the training process died \(killed by signal 9\); the system kills") as caught:
+    with pytest.raises(
+        ProxyFailure, match=r"the training process died \(killed by signal 9\); the system kills"
+    ) as caught:
         worker.run(make_job(), kill)
     assert caught.value.kind == "died"
     assert worker.run(make_job()).curve
@@ -127,7 +141,10 @@ def test_a_dead_process_is_replaced(worker, make_job):
     [
         (MemoryError(), "memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"), "memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "memory",
+        ),
         (ValueError("something else"), "error"),
     ],
 )

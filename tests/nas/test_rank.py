@@ -18,7 +18,13 @@ def trial(number: int, score: float, gflops: float, status: str = "done") -> Tri
 
 
 def test_order_is_map_per_gflop_above_the_floor():
-    trials = [trial(0, 0.40, 8.0), trial(1, 0.41, 9.0), trial(2, 0.39, 7.0), trial(3, 0.30, 4.0), trial(4, 0.9, 1.0, "failed")]
+    trials = [
+        trial(0, 0.40, 8.0),
+        trial(1, 0.41, 9.0),
+        trial(2, 0.39, 7.0),
+        trial(3, 0.30, 4.0),
+        trial(4, 0.9, 1.0, "failed"),
+    ]
     rows = rank(trials, floor=0.02)
     assert [r.trial.number for r in rows] == [2, 0, 1, 3]
     assert [r.below_floor for r in rows] == [False, False, False, True]

@@ -72,7 +72,9 @@ class Listener:
 
 def fake_costed(variant):
     gflops = 8.0 + len(variant.swaps)
-    return render(variant, {variant.scale: "cost"}), Cost(3_000_000 + len(variant.swaps), gflops, gflops, (("silu", 5),))
+    return render(variant, {variant.scale: "cost"}), Cost(
+        3_000_000 + len(variant.swaps), gflops, gflops, (("silu", 5),)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +161,7 @@ def test_the_baseline_must_not_fail(tmp_path):
         def run(self, job, on_epoch=None):
             raise ProxyFailure("memory", "out of memory")
 
-    with pytest.raises(StudyError, match="the baseline itself failed.*out of memory"):
+    with pytest.raises(StudyError, match=r"the baseline itself failed.*out of memory"):
         run(make_study(tmp_path), 3, Broken())
 
 
@@ -248,9 +250,9 @@ def test_baseline_is_trained_once_and_kept(tmp_path):
 
 def test_one_search_at_a_time(tmp_path):
     study = make_study(tmp_path)
-    with study.locked(), pytest.raises(StudyError, match=r"another search works on the study 's' \(process \d+\)"):
-        with Study.load(study.place).locked():
-            pass
+    taken = pytest.raises(StudyError, match=r"another search works on the study 's' \(process \d+\)")
+    with study.locked(), taken, Study.load(study.place).locked():
+        pass
     with study.locked():
         pass
 

@@ -74,7 +74,7 @@ def test_json_round_trip_and_fingerprint():
 def test_enable():
     space = load_space("seeds")
     assert "backbone.down_p2" in [s.key for s in space.enable(("backbone.down_*",)).active]
-    with pytest.raises(SpaceError, match="has no slot 'backbone.dwn_p2'; did you mean backbone.down_p2"):
+    with pytest.raises(SpaceError, match=r"has no slot 'backbone.dwn_p2'; did you mean backbone.down_p2"):
         space.enable(("backbone.dwn_p2",))
 
 

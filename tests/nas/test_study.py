@@ -167,7 +167,7 @@ def test_read_only():
     try:
         with pytest.raises(StudyError, match="read-only"):
             Study.load(where, write=True)
-        with pytest.raises(StudyError, match="read-only|cannot open"):
+        with pytest.raises(StudyError, match=r"read-only|cannot open"):
             Study.create(place("b", f"sqlite:///{folder / 'b.db'}"), settings())
     finally:
         if superuser:
