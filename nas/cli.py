@@ -5,6 +5,7 @@ Results go to stdout, progress and warnings to stderr. Exit code 0 is success, 1
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from nas import __version__
 from nas.errors import NasError
 
 if TYPE_CHECKING:
+    from nas.render import ModelFiles
     from nas.study import Study
 
 _STORAGE = click.option("--storage", metavar="URL", help="sqlite:///PATH. Default: studies/<study>.db here.")
@@ -34,7 +36,10 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             if isinstance(error, KeyboardInterrupt):
-                click.echo("stopped; what was finished is stored", err=True)
+                click.echo(
+                    "stopped" + ("; what was finished is stored" if ctx.invoked_subcommand == "search" else ""),
+                    err=True,
+                )
             else:
                 click.echo(f"error: {error}", err=True)
             ctx.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
@@ -55,6 +60,9 @@ def cli(debug: bool) -> None:
 def main() -> NoReturn:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):  # a console that cannot show a sign shows another one
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     cli.main(prog_name="nas")
     sys.exit(0)
 
@@ -66,10 +74,10 @@ def _interrupt(*_: object) -> None:
 def _prepare() -> Path:
     """Take the host offline before anything imports it, and return the cache directory."""
     from nas.demo import cache_dir
-    from nas.offline import go_offline
+    from nas.offline import offline_environment
 
     cache = cache_dir()
-    go_offline(cache)
+    os.environ.update(offline_environment(cache))
     return cache
 
 
@@ -131,7 +139,7 @@ def search(as_json: bool, **options: Any) -> None:
     from nas.session import Session
 
     session = Session.open(cache, **options)
-    with session.study.locked(), Progress(make_console(stderr=True), session.study.settings.floor) as progress:
+    with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
         session.run(progress)
     _print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
 
@@ -163,7 +171,7 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
         return click.echo(to_csv(rows), nl=False)
     out = console.make_console()
     if rows:
-        out.print(console.ranking_table(rows))
+        out.print(console.ranking_table(rows, out.width))
     for line in [
         "",
         *console.ranking_notes(study),
@@ -205,7 +213,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     _prepare()
     from nas import emit
 
-    files = _files(emit, options)
+    files = _files(options)
     paths = emit.write(files, options["output"], force=options["force"], dry_run=options["dry_run"])
     if as_json:
         return click.echo(
@@ -219,17 +227,18 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     return None
 
 
-def _files(emit: Any, options: dict[str, Any]) -> Any:
+def _files(options: dict[str, Any]) -> ModelFiles:
     """Return the files that the options of emit-yaml ask for."""
+    from nas import emit
     from nas.variant import parse_swaps
 
     if options["swaps"]:
         return emit.files_of_variant(
             parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
-        )[0]
+        )
     trial = emit.chosen_trial(_open(options["study"], options["storage"]), options["trial"])
     if options["scale"] and options["scale"] != trial.variant.scale:
-        return emit.files_of_variant(trial.variant.with_scale(options["scale"]))[0]
+        return emit.files_of_variant(trial.variant.with_scale(options["scale"]))
     return emit.files_of_trial(trial)
 
 

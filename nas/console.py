@@ -16,6 +16,8 @@ from nas.study import Study
 from nas.trial import Trial
 
 _WIDTH_WHEN_PIPED = 140
+_WIDE = 115
+"""Columns from which on the ranking is shown whole."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -26,46 +28,33 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def ranking_table(rows: Sequence[RankRow]) -> Table:
-    """Return the ranking as a table."""
+def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
+    """Return the ranking as a table; on a narrow terminal without the columns that can be missed most easily."""
+    columns = {
+        "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
+        "variant": lambda r: r.trial.variant.id,
+        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),
+        "mAP50-95": lambda r: f"{r.trial.map:.3f}",
+        "Δ": lambda r: "" if r.delta_map is None or r.trial.variant.is_baseline else f"{r.delta_map:+.3f}",
+        "95 %": lambda r: f"{r.interval[0]:+.3f}…{r.interval[1]:+.3f}" if r.interval else "–",
+        "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else "1 seed",
+        "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
+        "Δ%": lambda r: "" if r.delta_gflops is None or r.trial.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
+        "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
+        "mAP/GFLOP": lambda r: f"{r.trial.map_per_gflop:.4f}",
+    }
+    if width < _WIDE:
+        for name in ("95 %", "verdict", "params", "Δ%"):
+            del columns[name]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    right = ("#", "mAP50-95", "Δ", "95 %", "GFLOPs", "Δ%", "params", "mAP/GFLOP")
-    for name in (
-        "#",
-        "variant",
-        "swaps",
-        "mAP50-95",
-        "Δ",
-        "95 %",
-        "verdict",
-        "GFLOPs",
-        "Δ%",
-        "params",
-        "mAP/GFLOP",
-        "front",
-    ):
-        style = (
-            {"justify": "right", "no_wrap": True} if name in right else {"overflow": "fold"} if name == "swaps" else {}
-        )
-        table.add_column(name, **style)
-    for r in rows:
-        t = r.trial
-        verdict = r.verdict if r.seeds > 1 or t.variant.is_baseline else "1 seed"
-        table.add_row(
-            str(r.rank),
-            t.variant.id,
-            t.variant.describe(),
-            f"{t.map:.3f}",
-            "" if r.delta_map is None or t.variant.is_baseline else f"{r.delta_map:+.3f}",
-            f"{r.interval[0]:+.3f}…{r.interval[1]:+.3f}" if r.interval else "–",
-            "below floor" if r.below_floor else verdict,
-            f"{t.gflops:.2f}",
-            "" if r.delta_gflops is None or t.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
-            f"{t.params / 1e6:.2f}M",
-            f"{t.map_per_gflop:.4f}",
-            "*" if r.on_front else "",
-            style="bold" if t.variant.is_baseline else None,
-        )
+    for name in columns:
+        if name == "swaps":
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, no_wrap=True, justify="left" if name in ("variant", "verdict") else "right")
+    for row in rows:
+        cells = [value(row) for value in columns.values()]
+        table.add_row(*cells, style="bold" if row.trial.variant.is_baseline else None)
     return table
 
 
@@ -95,8 +84,8 @@ def ranking_notes(study: Study) -> list[str]:
             f"Ultralytics' own counter would have said less for {len(wrong)} of {len(rows)} variants, "
             f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
         )
-    for status, words in (("failed", "failed"), ("rejected", "over a limit, not trained"), ("running", "running")):
-        notes += [f"{words}: {t.variant.id} ({t.variant.describe()}) {t.failure}" for t in trials if t.status == status]
+    for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
+        notes += [f"{words}: {t.variant.id} ({t.describe()}) {t.failure}" for t in trials if t.status == status]
     return notes
 
 
@@ -116,8 +105,10 @@ def conclusion(study: Study) -> list[str]:
     trials = study.trials()
     rows = rank(trials, study.settings.floor)
     base = baseline_of(trials)
-    if not rows or base is None:
+    if not rows:
         return ["No variant has finished yet."]
+    if base is None:
+        return ["The baseline has not finished: there is nothing to compare these variants with yet."]
     best = rows[0]
     name = study.place.name
     told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
@@ -126,24 +117,25 @@ def conclusion(study: Study) -> list[str]:
     else:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
         told += (
-            f" First: {best.trial.variant.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
+            f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
             f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
         )
     if base.map < 0.02:
         told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
-    return [told, f"Next:  nas emit-yaml --study {name} --best -o out/    nas search --study {name} --trials 10"]
+    where = f"--study {name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
+    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} --trials 10"]
 
 
 class Progress:
     """Tells a person how a search goes: a live line on a terminal, plain lines elsewhere. See `nas.search.Observer`."""
 
-    def __init__(self, console: Console, floor: float) -> None:
+    def __init__(self, console: Console, study: Study) -> None:
         self.console = console
-        self.floor = floor
+        self.floor = study.settings.floor
         self._live: Live | None = None
         self._head = ""
         self._since = 0.0
-        self._finished: list[Trial] = []
+        self._finished = study.trials()
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -161,7 +153,7 @@ class Progress:
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
         """See `nas.search.Observer`."""
-        self._begin(f"[{position}/{target}] {trial.variant.describe()} ({trial.gflops:.2f} GFLOPs)")
+        self._begin(f"[{position}/{target}] {trial.describe()} ({trial.gflops:.2f} GFLOPs)")
 
     def epoch(self, score: EpochScore, epochs: int) -> None:
         """See `nas.search.Observer`."""
@@ -176,7 +168,7 @@ class Progress:
         """See `nas.search.Observer`."""
         words = {"done": f"mAP50-95 {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
         text = words.get(trial.status, f"{trial.status}: {trial.failure}")
-        self.console.print(f"trial {trial.number}: {trial.variant.describe()}: {text}", markup=False)
+        self.console.print(f"trial {trial.number}: {trial.describe()}: {text}", markup=False)
         self._finished.append(trial)
 
     def note(self, text: str) -> None:
@@ -193,7 +185,7 @@ class Progress:
     def _best(self) -> str:
         rows = rank(self._finished, self.floor)
         return (
-            f"best so far: {rows[0].trial.variant.describe()}, {rows[0].trial.map_per_gflop:.4f} mAP50-95 per GFLOP"
+            f"best so far: {rows[0].trial.describe()}, {rows[0].trial.map_per_gflop:.4f} mAP50-95 per GFLOP"
             if rows
             else ""
         )

@@ -76,11 +76,6 @@ class Cost:
         """Return plain values for storing."""
         return asdict(self) | {"uncounted": [list(pair) for pair in self.uncounted]}
 
-    @classmethod
-    def from_json(cls, body: dict[str, Any]) -> Cost:
-        """Return what `to_json` stored."""
-        return cls(body["params"], body["gflops"], body["stock_gflops"], tuple((k, n) for k, n in body["uncounted"]))
-
 
 def costed(variant: Variant) -> tuple[ModelFiles, Cost]:
     """Build a variant from what is rendered for it, cost it, and return its files with the cost in them.
@@ -102,12 +97,12 @@ def model_cost(model: nn.Module) -> Cost:
     register_costs()
     try:
         gflops = _gflops(model)
-        rules = unregister_costs()
+        unregister_costs()
         try:
             stock = _gflops(model)
         finally:
             register_costs()
-        uncounted = _uncounted(model) if rules else ()
+        uncounted = _uncounted(model)
     except Exception as error:  # whatever a module's rule or forward raises is the variant's failure
         raise BuildError(f"cannot be costed: {one_line(error)}") from error
     if not gflops > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nas.cost import Cost, costed
+from nas.cost import costed
 from nas.errors import OutputError, StudyError
 from nas.rank import rank
 from nas.render import ModelFiles, render
@@ -43,13 +43,13 @@ def files_of_trial(trial: Trial) -> ModelFiles:
     return ModelFiles(files.name, trial.yaml, files.snippet, files.train)
 
 
-def files_of_variant(variant: Variant) -> tuple[ModelFiles, Cost]:
+def files_of_variant(variant: Variant) -> ModelFiles:
     """Return the files of a variant that no study holds, proved by building and costing it.
 
     Raises:
         BuildError: It cannot be built.
     """
-    return costed(variant)
+    return costed(variant)[0]
 
 
 def write(files: ModelFiles, folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:

@@ -112,19 +112,23 @@ def _check_strings(entry: registry.Entry, parse_model: Any) -> None:
 
 def register_costs() -> None:
     """Give the host's FLOP counter the MACs of every registered module, so that its own summary is right."""
-    hooks = importlib.import_module("thop.profile").__dict__ if "thop.profile" in sys.modules else None
-    if hooks is None:
-        importlib.import_module("thop")
-        hooks = sys.modules["thop.profile"].__dict__
+    hooks = _counter_hooks()
     for cls, rule in registry.macs_rules().items():
-        hooks["register_hooks"][cls] = _hook(rule)
+        hooks[cls] = _hook(rule)
 
 
-def unregister_costs() -> dict[Any, Any]:
-    """Take the costs away again and return what was there; `nas.cost` asks what the stock counter would have said."""
-    importlib.import_module("thop")
+def unregister_costs() -> None:
+    """Take the costs away again, to ask what the stock counter would have said."""
+    hooks = _counter_hooks()
+    for cls in registry.macs_rules():
+        hooks.pop(cls, None)
+
+
+def _counter_hooks() -> dict[Any, Any]:
+    """Return the counter's table of rules by class."""
+    importlib.import_module("thop")  # whose attribute `profile` is a function that hides the module
     hooks: dict[Any, Any] = sys.modules["thop.profile"].__dict__["register_hooks"]
-    return {cls: hooks.pop(cls) for cls in registry.macs_rules() if cls in hooks}
+    return hooks
 
 
 def _hook(rule: registry.MacsRule) -> Any:

@@ -158,7 +158,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
     from nas.rank import baseline_of, rank
     from nas.study import list_studies
 
-    found = list_studies(storage)
+    found, problems = list_studies(storage)
     body = []
     for study in found:
         trials = study.trials()
@@ -173,9 +173,11 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
                 "trials": sum(t.spent for t in trials),
                 "asked": study.target,
                 "baseline": round(base.map, 4) if base else None,
-                "best": rows[0].trial.variant.describe() if rows else None,
+                "best": rows[0].trial.describe() if rows else None,
             }
         )
+    for problem in problems:
+        click.echo(f"warning: {problem}", err=True)
     if as_json:
         return click.echo(json.dumps(body, indent=2))
     if not body:

@@ -8,6 +8,7 @@ This file is the parent's side; `nas.worker` trains.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import time
@@ -38,6 +39,7 @@ class Recipe:
         imgsz: Image side in pixels.
         batch: Images a step; the nominal batch size too, so that each batch is a step.
         init: ``baseline`` (inherit from a baseline trained once per study), ``scratch``, or a .pt file to inherit from.
+        init_digest: SHA-256 of that file, so that another one under its name is noticed; empty without one.
         base_epochs: Epochs of that baseline, from scratch.
         lr0: Initial learning rate of a proxy.
         base_lr0: Initial learning rate of the baseline's training.
@@ -47,6 +49,7 @@ class Recipe:
             ground; trained weights it would wreck.
         weight_decay: AdamW's weight decay.
         channels_last: Whether tensors lie in memory with the channels last: the same numbers but for rounding, sooner.
+        optimizer: By the host's name for it.
         device: ``cpu`` or a CUDA device number.
         amp: ``bf16`` on GPUs that have it; False trains in float32.
     """
@@ -55,6 +58,7 @@ class Recipe:
     imgsz: int = 160
     batch: int = 16
     init: str = "baseline"
+    init_digest: str = ""
     base_epochs: int = 24
     lr0: float = FINE_TUNE_LR0
     base_lr0: float = SCRATCH_LR0
@@ -72,8 +76,10 @@ class Recipe:
         return asdict(self)
 
     def differences(self, other: Recipe) -> list[str]:
-        """Say what differs, a line each."""
+        """Say what differs, a line each; a file to inherit from may have moved."""
         mine, theirs = self.to_json(), other.to_json()
+        if self.init_digest and self.init_digest == other.init_digest:
+            theirs["init"] = mine["init"]
         return [f"{key}: {mine[key]!r}, not {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
 
     def for_baseline(self) -> Recipe:
@@ -91,12 +97,27 @@ def make_recipe(
         imgsz=imgsz,
         batch=batch,
         init=init,
+        init_digest=digest_of(init),
         base_epochs=base_epochs if base_epochs is not None else max(3 * epochs, 20),
         lr0=SCRATCH_LR0 if init == "scratch" else FINE_TUNE_LR0,
         **(_FROM_SCRATCH if init == "scratch" else {}),
         device=device,
         amp=_bf16() if device != "cpu" else False,
     )
+
+
+def digest_of(init: str) -> str:
+    """Return the SHA-256 of the file that a recipe inherits from; empty if it names none.
+
+    Raises:
+        ProxyError: The file cannot be read.
+    """
+    if init in ("baseline", "scratch"):
+        return ""
+    try:
+        return hashlib.sha256(Path(init).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ProxyError(f"cannot read the weights to inherit from: {error}") from None
 
 
 def _cuda() -> bool:
@@ -119,13 +140,14 @@ class ProxyJob:
         name: Stem of the model YAML's file name.
         yaml: The model YAML's text.
         base: Name of the base, and `scale` its letter: shared tensors are found by its layers' names.
-        slots: The variant's swaps, which tell how rows map to named layers.
+        swaps: The variant's swaps, which tell how rows map to named layers.
         data: A data.yaml that Ultralytics can read as it is; `data_key` changes when the images or labels do.
         recipe: How to train.
         seed: Of initial values, data order and augmentation.
         init: A file of named tensors or an Ultralytics checkpoint to inherit from; None starts from the baseline's
             initial values for the seed.
         save: Where to write the trained tensors by name; None writes nothing.
+        scratch: Where the training may make files, which it removes; None is the system's place for them.
     """
 
     name: str
@@ -139,6 +161,7 @@ class ProxyJob:
     seed: int
     init: str | None = None
     save: str | None = None
+    scratch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,16 +189,6 @@ class ProxyResult:
     curve: tuple[EpochScore, ...]
     inherited: tuple[int, int]
     seconds: float
-
-    @property
-    def map(self) -> float:
-        """Final mAP50-95."""
-        return self.curve[-1].map
-
-    @property
-    def map50(self) -> float:
-        """Final mAP50."""
-        return self.curve[-1].map50
 
 
 class ProxyFailure(ProxyError):
@@ -264,7 +277,9 @@ class ProxyWorker:
 
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads), daemon=True)
+        self._process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
+        # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its pipe, with
+        # its parent, or in `close`.
         self._process.start()
         theirs.close()
 

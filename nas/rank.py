@@ -96,7 +96,7 @@ def search_score(trial: Trial, base: Trial | None, floor: float) -> float:
 COLUMNS = (
     "rank", "id", "swaps", "map50_95", "delta_map50_95", "map50", "gflops", "delta_gflops_percent", "params",
     "map50_95_per_gflop", "below_floor", "on_front", "seeds", "interval_low", "interval_high", "verdict",
-    "stock_counter_gflops", "seed", "epochs", "seconds",
+    "stock_counter_gflops", "inherited_tensors", "tensors", "seed", "epochs", "seconds",
 )  # fmt: skip
 """Columns of the exported table, in order."""
 
@@ -110,7 +110,7 @@ def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
                 (
                     r.rank,
                     r.trial.variant.id,
-                    r.trial.variant.describe(),
+                    r.trial.describe(),
                     round(r.trial.map, 5),
                     None if r.delta_map is None else round(r.delta_map, 5),
                     round(r.trial.map50, 5),
@@ -125,6 +125,7 @@ def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
                     r.interval[1] if r.interval else None,
                     r.verdict,
                     round(r.trial.stock_gflops, 4),
+                    *r.trial.inherited,
                     r.trial.seed,
                     len(r.trial.curve),
                     round(r.trial.seconds, 1),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +24,14 @@ from nas.proxy import EpochScore, ProxyFailure, ProxyJob, ProxyResult, Recipe
 from nas.rank import baseline_of, search_score
 from nas.render import ModelFiles, render
 from nas.space import SearchSpace
-from nas.study import OpenTrial, Settings, Study, current_versions
-from nas.trial import Trial
+from nas.study import OpenTrial, Study, current_versions
+from nas.trial import Status, Trial
 from nas.variant import Variant
 
 _MOST_REJECTED = 200
 """Variants over the limits in a row after which no further ones are looked for."""
+_MOST_DOUBTFUL = 3
+"""Trainings in a row that may fail for reasons of the machine before the search stops."""
 
 
 class Observer(Protocol):
@@ -100,13 +103,14 @@ def search(study: Study, todo: Plan, data: Path, worker: Trainer, observer: Obse
     """
     settings = study.settings
     study.give_up_stale()
+    shutil.rmtree(_scratch(study), ignore_errors=True)
     study.ask_for(todo.target, todo.target - todo.spent if not todo.finishing else study.request)
-    runner = _Runner(study, settings, data, worker, observer)
+    runner = _Runner(study, data, worker, observer)
     init = runner.initial_weights()
     rejected = 0
     while rejected < _MOST_REJECTED:
         trials = study.trials()
-        spent = sum(t.spent for t in trials)
+        spent = sum(t.spent or t.status == "running" for t in trials)
         if spent >= todo.target:
             break
         assignment = propose(settings.space, trials, settings.seed, settings.floor)
@@ -119,18 +123,25 @@ def search(study: Study, todo: Plan, data: Path, worker: Trainer, observer: Obse
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {trial.failure}")
     else:
         observer.note(f"{rejected} variants in a row were over the limits of the space: the search ends here")
+    runner.settle_doubtful("failed")
     return study.trials()
+
+
+def _scratch(study: Study) -> Path:
+    """Return the folder for files that trainings make and remove; what a killed one leaves goes at the next start."""
+    return study.place.folder / "run"
 
 
 class _Runner:
     """Runs single trials of one search."""
 
-    def __init__(self, study: Study, settings: Settings, data: Path, worker: Trainer, observer: Observer) -> None:
+    def __init__(self, study: Study, data: Path, worker: Trainer, observer: Observer) -> None:
         self.study = study
-        self.settings = settings
+        self.settings = study.settings
         self.data = data
         self.worker = worker
         self.observer = observer
+        self.doubtful: list[OpenTrial] = []
 
     def initial_weights(self) -> str | None:
         """Return the file that every proxy inherits from, and train the baseline for it if the recipe says so."""
@@ -162,45 +173,69 @@ class _Runner:
         variant = self.settings.space.variant(assignment)
         trial = Trial(-1, variant, assignment, "running", seed=self.settings.seed, versions=current_versions())
         handle = self.study.start(trial)
+        try:
+            ended = self._try(handle, init, position, target)
+        except KeyboardInterrupt:
+            if handle.trial.status == "running":
+                handle.end(status="interrupted", failure="its search was stopped")
+            raise
+        self.observer.trial_ended(ended)
+        return ended
+
+    def _try(self, handle: OpenTrial, init: str | None, position: int, target: int) -> Trial:
+        """Build, cost, gate and train; return how it ended."""
+        variant = handle.trial.variant
         started = time.monotonic()
         try:
             files, cost = costed(variant)
         except BuildError as error:
-            ended = handle.end(status="failed", failure=str(error), seconds=time.monotonic() - started)
-            self.observer.trial_ended(ended)
-            return ended
+            seconds = round(time.monotonic() - started, 2)
+            return handle.end(status="failed", failure=f"build: {error}", seconds=seconds)
         handle.trial = replace(handle.trial, **_cost_fields(files, cost))
         handle.store()
         over = over_limit(self.settings.space, cost)
-        if over:
-            ended = handle.end(status="rejected", failure=over)
-            self.observer.trial_ended(ended)
-            return ended
+        if over and not variant.is_baseline:  # what is compared with is always trained
+            return handle.end(status="rejected", failure=over)
         self.observer.trial_started(handle.trial, position, target)
-        ended = self.train(handle, files, init)
-        self.observer.trial_ended(ended)
-        return ended
-
-    def train(self, handle: OpenTrial, files: ModelFiles, init: str | None) -> Trial:
-        """Train a proxy and store how it ended."""
         recipe = self.settings.recipe
 
         def on_epoch(score: EpochScore) -> None:
             handle.report(score)
             self.observer.epoch(score, recipe.epochs)
 
-        started = time.monotonic()
         try:
-            result = self.worker.run(self.job(handle.trial.variant, files.yaml, recipe, init), on_epoch)
+            result = self.worker.run(self.job(variant, files.yaml, recipe, init), on_epoch)
         except ProxyFailure as failure:
-            text = f"{failure.kind}: {failure}"
-            return handle.end(status="failed", failure=text, seconds=round(time.monotonic() - started, 2))
-        except KeyboardInterrupt:
-            handle.end(status="interrupted", failure="its search was stopped")
-            raise
+            return self._failed(handle, failure, round(time.monotonic() - started, 2))
+        self.settle_doubtful("failed")
         return handle.end(
             status="done", curve=result.curve, inherited=result.inherited, seconds=round(result.seconds, 2)
         )
+
+    def _failed(self, handle: OpenTrial, failure: ProxyFailure, seconds: float) -> Trial:
+        """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
+
+        Raises:
+            StudyError: Several variants in a row failed so. None of them is held against its variant.
+        """
+        text = f"{failure.kind}: {failure}"
+        if failure.kind not in ("error", "died") or handle.trial.variant.is_baseline:
+            return handle.end(status="failed", failure=text, seconds=seconds)
+        handle.trial = replace(handle.trial, failure=text, seconds=seconds)
+        self.doubtful.append(handle)
+        if len(self.doubtful) >= _MOST_DOUBTFUL:
+            self.settle_doubtful("interrupted")
+            raise StudyError(
+                f"{_MOST_DOUBTFUL} trainings in a row failed, and not by what their variants are; the last: {text}\n"
+                "mend that and start the search again: it will try them anew"
+            )
+        return replace(handle.trial, status="failed")
+
+    def settle_doubtful(self, status: Status) -> None:
+        """End the trials whose failure may have been the machine's."""
+        for handle in self.doubtful:
+            handle.end(status=status)
+        self.doubtful = []
 
     def job(self, variant: Variant, yaml: str, recipe: Recipe, init: str | None) -> ProxyJob:
         """Return the training of a variant."""
@@ -215,6 +250,7 @@ class _Runner:
             recipe=recipe,
             seed=self.settings.seed,
             init=init,
+            scratch=str(_scratch(self.study)),
         )
 
 
@@ -248,7 +284,7 @@ def propose(space: SearchSpace, trials: Sequence[Trial], seed: int, floor: float
         seed: Of the study; with the trials so far it decides the answer.
         floor: As in `nas.rank.rank`.
     """
-    known = {_key(t.assignment) for t in trials if t.status in ("done", "failed", "rejected")}
+    known = {_key(t.assignment) for t in trials if t.spent or t.status in ("rejected", "running")}
     for assignment in [space.baseline(), *space.single_swaps()]:
         if _key(assignment) not in known:
             return assignment

@@ -10,7 +10,7 @@ from nas import demo
 from nas import search as searching
 from nas.data import Dataset, load, write_resolved
 from nas.errors import DataError, StudyError
-from nas.proxy import ProxyWorker, Recipe, make_recipe
+from nas.proxy import ProxyWorker, Recipe, digest_of, make_recipe
 from nas.space import SearchSpace, load_space
 from nas.storage import StudyPlace, place
 from nas.study import Settings, Study, current_versions
@@ -45,19 +45,36 @@ class Session:
             NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
         """
         space = options["space"]
-        where = place(options["study"] or (Path(space).stem if space else _DEMO_SPACE), options["storage"])
-        if Study.exists(where):
-            return cls._resume(cache, where, options)
-        if options["study"] and not space:
+        name = options["study"] or (Path(space).stem if space else _DEMO_SPACE)
+        try:
+            where = place(name, options["storage"])
+        except StudyError as error:
+            raise StudyError(f"{error}; --study names it" if not options["study"] else str(error)) from None
+        if not Study.exists(where):
+            if options["study"] and not space:
+                raise StudyError(
+                    f"no study {name!r} in {where.file} to resume; "
+                    f"name a SPACE to begin it: nas search seeds --study {name}"
+                )
+            return cls._begin(cache, where, options)
+        study = Study.load(where, write=True)
+        wanted, dataset = _wanted(study, options)
+        differences = study.settings.differences(wanted)
+        if differences and not any(trial.status == "done" for trial in study.trials()):
+            with study.locked():
+                study.discard()  # nothing is lost: it never got anywhere
+            return cls._begin(cache, where, {**options, "space": space or study.settings.space.name})
+        if differences:
             raise StudyError(
-                f"no study {where.name!r} in {where.file} to resume; "
-                f"name a SPACE to begin it: nas search seeds --study {where.name}"
+                f"the study {name!r} was made with other settings, and scores under different ones cannot be ranked "
+                "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
             )
-        return cls._begin(cache, where, options)
+        study.settings = wanted  # the data and the weights to inherit from may have moved
+        return cls(study, dataset, options["trials"], cache)
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, options: dict[str, Any]) -> Session:
-        space = _space(options["space"] or _DEMO_SPACE, options)
+        space = _limited(load_space(options["space"] or _DEMO_SPACE), options)
         dataset = _dataset(options["data"])
         settings = Settings(
             space=space,
@@ -72,35 +89,7 @@ class Session:
         )
         every = 1 + len(space.single_swaps())
         trials = options["trials"] or (min(every, _MOST_TRIALS) if options["data"] else every + 1)
-        return cls(Study.create(where, settings), dataset, trials, cache)
-
-    @classmethod
-    def _resume(cls, cache: Path, where: StudyPlace, options: dict[str, Any]) -> Session:
-        study = Study.load(where, write=True)
-        kept = study.settings
-        space = _space(options["space"], options) if options["space"] else _limited(kept.space, options)
-        data = options["data"] or kept.data or None
-        try:
-            dataset = _dataset(data)
-        except DataError as error:
-            raise DataError(f"{error}\nthe study {where.name!r} was made on {data}; if it moved, give --data") from None
-        wanted = replace(
-            kept,
-            space=space,
-            recipe=_changed(kept.recipe, options),
-            data=str(Path(data).resolve()) if data else "",
-            fingerprint=dataset.fingerprint,
-            seed=kept.seed if options["seed"] is None else options["seed"],
-            floor=kept.floor if options["floor"] is None else options["floor"],
-            versions=current_versions(),
-        )
-        differences = kept.differences(wanted)
-        if differences:
-            raise StudyError(
-                f"the study {where.name!r} was made with other settings, and scores under different ones cannot be "
-                "ranked together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
-            )
-        return cls(study, dataset, options["trials"], cache)
+        return cls(Study.create(where, settings, trials), dataset, None, cache)
 
     def run(self, observer: searching.Observer) -> None:
         """Run the trials that are asked for."""
@@ -127,8 +116,27 @@ class Session:
         return None
 
 
-def _space(name: str, options: dict[str, Any]) -> SearchSpace:
-    return _limited(load_space(name), options)
+def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
+    """Return a study's settings with what the options change of them, and its dataset."""
+    kept = study.settings
+    data = options["data"] or kept.data or None
+    try:
+        dataset = _dataset(data)
+    except DataError as error:
+        raise DataError(
+            f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
+        ) from None
+    wanted = replace(
+        kept,
+        space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
+        recipe=_changed(kept.recipe, options),
+        data=str(Path(data).resolve()) if data else "",
+        fingerprint=dataset.fingerprint,
+        seed=kept.seed if options["seed"] is None else options["seed"],
+        floor=kept.floor if options["floor"] is None else options["floor"],
+        versions=current_versions(),
+    )
+    return wanted, dataset
 
 
 def _limited(space: SearchSpace, options: dict[str, Any]) -> SearchSpace:
@@ -160,11 +168,10 @@ def _recipe(options: dict[str, Any]) -> Recipe:
 
 
 def _changed(recipe: Recipe, options: dict[str, Any]) -> Recipe:
-    """Return the recipe with what the options give."""
+    """Return the recipe with what the options give, and the digest of the file to inherit from as it is now."""
     given = {key: options[key] for key in _RECIPE_OPTIONS if options[key] is not None}
-    if "init" in given:
-        given["init"] = _init(given["init"])
-    return replace(recipe, **given)
+    given["init"] = _init(given.get("init", recipe.init))
+    return replace(recipe, **given, init_digest=digest_of(given["init"]))
 
 
 def _init(text: str) -> str:

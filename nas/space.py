@@ -135,10 +135,7 @@ class SearchSpace:
         """Whether a rule of `forbid` holds for the assignment."""
         return any(
             all(
-                any(
-                    fnmatch.fnmatchcase(key, slot) and fnmatch.fnmatchcase(label, choice)
-                    for key, label in assignment.items()
-                )
+                any(_matches(key, slot) and _matches(label, choice) for key, label in assignment.items())
                 for slot, choice in rule
             )
             for rule in self.forbid
@@ -178,9 +175,9 @@ class SearchSpace:
             SpaceError: A key matches no slot.
         """
         for key in keys:
-            if not any(fnmatch.fnmatchcase(slot.key, key) for slot in self.slots):
+            if not any(_matches(slot.key, key) for slot in self.slots):
                 raise SpaceError(f"{self.name} has no slot {key!r}{did_you_mean(key, {s.key: s for s in self.slots})}")
-        on = (replace(s, enabled=s.enabled or any(fnmatch.fnmatchcase(s.key, k) for k in keys)) for s in self.slots)
+        on = (replace(s, enabled=s.enabled or any(_matches(s.key, k) for k in keys)) for s in self.slots)
         return replace(self, slots=tuple(on))
 
     def with_limits(self, **limits: float | None) -> SearchSpace:
@@ -235,6 +232,11 @@ def read_space(text: str, file: str, name: str) -> SearchSpace:
     if reader.problems or space is None:
         raise SpaceError("\n".join(text for _, text in sorted(reader.problems)))
     return space
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a glob names something; a key may itself hold brackets."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 class _Reader:
@@ -375,6 +377,8 @@ class _Reader:
             self.problem(item, f"{module}: expected arguments, such as {{{module}: {{argument: [values]}}}}")
             return []
         lists = {k: v if isinstance(v, list) else [v] for k, v in args.items()}
+        for name in (k for k, v in lists.items() if not v):
+            self.problem(item, f"{module}: {name} has an empty list of values")
         labels = []
         for values in itertools.product(*lists.values()):
             try:
@@ -404,11 +408,11 @@ class _Reader:
         for item in node.value:
             rule = self.mapping(item, "forbid")
             for key, (key_node, value_node) in rule.items():
-                matched = [s for s in slots if fnmatch.fnmatchcase(s.key, key)]
+                matched = [s for s in slots if _matches(s.key, key)]
                 label = str(value_node.value)
                 if not matched:
                     self.problem(key_node, f"forbid: no slot {key!r}{did_you_mean(key, {s.key: s for s in slots})}")
-                elif not any(fnmatch.fnmatchcase(c, label) for s in matched for c in s.choices):
+                elif not any(_matches(c, label) for s in matched for c in s.choices):
                     known = dict.fromkeys(c for s in matched for c in s.choices)
                     self.problem(value_node, f"forbid: {key} has no choice {label!r}{did_you_mean(label, known)}")
             rules.append(tuple((key, str(value.value)) for key, (_, value) in rule.items()))

@@ -41,7 +41,19 @@ class StudyPlace:
     @property
     def folder(self) -> Path:
         """Where files of the study go that do not belong in a database."""
-        return self.file.with_suffix("") if self.file.stem == self.name else self.file.with_suffix("") / self.name
+        if self.is_default:
+            return self.file.with_suffix("")
+        return self.file.with_name(f"{self.file.name}.d") / self.name
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is where a study of that name is looked for when nothing else is said."""
+        return self.file == default_file(self.name)
+
+
+def default_file(name: str) -> Path:
+    """Return where a study lives unless `--storage` says otherwise."""
+    return Path("studies") / f"{name}.db"
 
 
 def place(name: str, storage: str | None = None) -> StudyPlace:
@@ -59,7 +71,7 @@ def place(name: str, storage: str | None = None) -> StudyPlace:
             f"a study cannot be called {name!r}: letters, digits, dots, dashes and underscores, at most 64"
         )
     if storage is None:
-        return StudyPlace(name, Path("studies") / f"{name}.db")
+        return StudyPlace(name, default_file(name))
     prefix = "sqlite:///"
     if not storage.startswith(prefix) or not storage[len(prefix) :]:
         raise StudyError(f"cannot use the storage {storage!r}: expected sqlite:///PATH")
@@ -114,7 +126,7 @@ def explained(where: StudyPlace) -> Iterator[None]:
         optuna.exceptions.StorageInternalError,
         RuntimeError,
     ) as error:
-        text = str(error.__cause__ or error)
+        text = str(error.__cause__ or error) or type(error).__name__
         if "not a database" in text:
             raise StudyError(f"{where.file} is no SQLite file") from None
         if "locked" in text:
@@ -142,6 +154,7 @@ def try_lock(file: Any) -> bool:
         if os.name == "nt":
             import msvcrt
 
+            file.seek(2**30)  # far behind the content: a locked byte cannot be read
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         else:
             import fcntl

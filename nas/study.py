@@ -99,8 +99,9 @@ def _space_words(space: SearchSpace) -> str:
 
 def current_versions() -> tuple[tuple[str, str], ...]:
     """Return the versions that decide results."""
-    packages = ("swapnas", "torch", "torchvision", "ultralytics", "numpy", "opencv-python")
-    found = [("python", platform.python_version())]
+    packages = ("swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy")
+    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
+    packages += ("opencv-python", "opencv-python-headless")
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.append((package, metadata.version(package)))
@@ -116,8 +117,10 @@ class Study:
         self._inner = inner
 
     @classmethod
-    def create(cls, where: StudyPlace, settings: Settings) -> Study:
-        """Make a study.
+    def create(cls, where: StudyPlace, settings: Settings, trials: int) -> Study:
+        """Make a study and write down how many trials are asked for.
+
+        One that was cut short before it had settings is taken over.
 
         Raises:
             StudyError: The storage cannot be written, or holds a study of that name.
@@ -125,10 +128,27 @@ class Study:
         with explained(where):
             where.file.parent.mkdir(parents=True, exist_ok=True)
             check_file(where.file, write=True)
-            inner = optuna.create_study(study_name=where.name, storage=open_storage(where), direction="maximize")
-            inner.set_user_attr(_SETTINGS, settings.to_json())
+            inner = optuna.create_study(
+                study_name=where.name, storage=open_storage(where), direction="maximize", load_if_exists=True
+            )
+            if inner.get_trials(deepcopy=False) or inner.user_attrs.get(_SETTINGS):
+                raise StudyError(f"{where.file} holds a study {where.name!r} already")
+            inner.set_user_attr(_TARGET, trials)
+            inner.set_user_attr(_REQUEST, trials)
+            inner.set_user_attr(_SETTINGS, settings.to_json())  # the last one: what has settings is whole
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
+
+    def discard(self) -> None:
+        """Delete the study, to begin it anew with other settings.
+
+        Raises:
+            StudyError: It has finished trials.
+        """
+        if any(trial.status == "done" for trial in self.trials()):
+            raise StudyError(f"the study {self.place.name!r} has finished trials")
+        with explained(self.place):
+            optuna.delete_study(study_name=self.place.name, storage=open_storage(self.place))
 
     @classmethod
     def load(cls, where: StudyPlace, *, write: bool = False) -> Study:
@@ -152,7 +172,7 @@ class Study:
                     f"{where.file} holds no study {where.name!r}; `nas studies` lists what is here"
                 ) from None
             text = inner.user_attrs.get(_SETTINGS)
-            if text is None:
+            if not text:
                 raise StudyError(
                     f"{where.file} holds {where.name!r}, but it is no study of this tool: it has no settings"
                 )
@@ -160,7 +180,7 @@ class Study:
 
     @staticmethod
     def exists(where: StudyPlace) -> bool:
-        """Whether there is a study.
+        """Whether there is a study, if only one of another tool; one that was cut short at birth is none.
 
         Raises:
             StudyError: There is a file, but no storage.
@@ -170,7 +190,11 @@ class Study:
         with explained(where):
             if not check_file(where.file, write=False):
                 return False
-            return where.name in optuna.get_all_study_names(open_storage(where))
+            storage = open_storage(where)
+            if where.name not in optuna.get_all_study_names(storage):
+                return False
+            inner = optuna.load_study(study_name=where.name, storage=storage)
+            return bool(inner.user_attrs or inner.get_trials(deepcopy=False))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -198,12 +222,12 @@ class Study:
     @property
     def target(self) -> int:
         """How many trials have been asked for in all."""
-        return int(self._inner.user_attrs.get(_TARGET, 0))
+        return int(self._attribute(_TARGET, 0))
 
     @property
     def request(self) -> int:
         """How many trials the last request asked for."""
-        return int(self._inner.user_attrs.get(_REQUEST, 0))
+        return int(self._attribute(_REQUEST, 0))
 
     def ask_for(self, target: int, request: int) -> None:
         """Write down how many trials are asked for, before the first of them starts."""
@@ -214,7 +238,11 @@ class Study:
     @property
     def baseline_training(self) -> tuple[EpochScore, ...]:
         """The curve of the baseline that others inherit from; empty before it has been trained."""
-        return tuple(EpochScore(**score) for score in self._inner.user_attrs.get(_BASELINE, []))
+        return tuple(EpochScore(**score) for score in self._attribute(_BASELINE, []))
+
+    def _attribute(self, key: str, default: Any) -> Any:
+        with explained(self.place):
+            return self._inner.user_attrs.get(key, default)
 
     def keep_baseline_training(self, curve: tuple[EpochScore, ...]) -> None:
         """Store the curve of the baseline that others inherit from."""
@@ -239,20 +267,26 @@ class Study:
             return handle
 
     def give_up_stale(self) -> int:
-        """Mark trials that a search left running as interrupted; call it with the lock held. Return how many."""
-        stale = 0
+        """Settle trials that a search left open; call it with the lock held.
+
+        One whose end is on record is told so; any other was cut short, and is tried again. Returns how many those are.
+        """
+        cut_short = 0
         with explained(self.place):
             for frozen in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 if frozen.state == TrialState.WAITING:
-                    asked = self._inner.ask()
-                    self._inner.tell(asked, state=TrialState.FAIL)
+                    self._inner.tell(self._inner.ask(), state=TrialState.FAIL)
                     continue
-                if _RECORD in frozen.user_attrs:
-                    record = replace(_thaw(frozen), status="interrupted", failure="its search was stopped")
-                    OpenTrial(self, optuna.Trial(self._inner, frozen._trial_id), record).store()
-                self._inner.tell(frozen.number, state=TrialState.FAIL)
-                stale += 1
-        return stale
+                if _RECORD not in frozen.user_attrs:  # cut short between being asked for and having a record
+                    self._inner.tell(frozen.number, state=TrialState.FAIL)
+                    continue
+                handle = OpenTrial(self, optuna.Trial(self._inner, frozen._trial_id), _thaw(frozen, settle=False))
+                if handle.trial.status == "running":
+                    cut_short += 1
+                    handle.end(status="interrupted", failure="its search was stopped")
+                else:
+                    handle.end()
+        return cut_short
 
     def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
         if trial.status == "done":
@@ -274,7 +308,7 @@ class OpenTrial:
         """Write the record; a few plain values stand beside it for whoever looks at the storage with other tools."""
         trial = self.trial
         body = {
-            "swaps": trial.variant.describe(),
+            "swaps": trial.describe(),
             "id": trial.variant.id,
             "gflops": trial.gflops,
             "params": trial.params,
@@ -296,23 +330,34 @@ class OpenTrial:
         return self.trial
 
 
-def _thaw(frozen: FrozenTrial) -> Trial:
-    """Return a stored trial; one that is RUNNING in the storage is running whatever its record says."""
+def _thaw(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
+    """Return a stored trial; with `settle`, one that is open in the storage is running whatever its record says."""
     trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[_RECORD])
-    return replace(trial, status="running") if frozen.state == TrialState.RUNNING else trial
+    return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial
 
 
-def list_studies(storage: str | None = None) -> list[Study]:
-    """Return the studies of one storage, or of every ``studies/*.db`` below the current directory."""
+def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
+    """Return the studies of one storage, or of every ``studies/*.db`` below the current directory.
+
+    Returns:
+        The studies, and what is wrong with the files and studies that cannot be opened.
+    """
     files = sorted(Path("studies").glob("*.db")) if storage is None else [place("any", storage).file]
-    found = []
+    found: list[Study] = []
+    problems: list[str] = []
     for file in files:
         where = StudyPlace(file.stem, file)
-        with explained(where):
-            if storage is not None and not file.exists():
+        try:
+            if not file.exists():
                 raise StudyError(f"{file} does not exist")
-            if not check_file(file, write=False):
-                continue
-            names = optuna.get_all_study_names(open_storage(where))
-        found += [Study.load(StudyPlace(name, file)) for name in names]
-    return found
+            with explained(where):
+                names = optuna.get_all_study_names(open_storage(where)) if check_file(file, write=False) else []
+        except StudyError as error:
+            problems.append(str(error))
+            continue
+        for name in names:
+            try:
+                found.append(Study.load(StudyPlace(name, file)))
+            except StudyError as error:
+                problems.append(str(error))
+    return found, problems

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from nas.proxy import EpochScore
-from nas.variant import Variant
+from nas.variant import KEEP, NONE, Variant, describe_swaps
 
 Status = Literal["running", "done", "failed", "rejected", "interrupted"]
 """``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it is tried again."""
@@ -68,8 +68,12 @@ class Trial:
 
     @property
     def spent(self) -> bool:
-        """Whether it counts towards the trials asked for."""
-        return self.status in ("done", "failed")
+        """Whether it counts towards the trials asked for; a baseline that failed has to be tried again."""
+        return self.status == "done" or (self.status == "failed" and not self.variant.is_baseline)
+
+    def describe(self) -> str:
+        """Return the swaps in one line, tied layers by the name of their slot."""
+        return describe_swaps((k, v) for k, v in sorted(self.assignment.items()) if v not in (KEEP, NONE))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for storing; the number and the assignment are the storage's own."""

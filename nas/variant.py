@@ -136,12 +136,7 @@ class Variant:
 
     def describe(self) -> str:
         """Return the swaps in one line; layers that are swapped alike are named together."""
-        if self.is_baseline:
-            return "baseline"
-        by_choice: dict[str, list[str]] = {}
-        for slot, label in self.swaps:
-            by_choice.setdefault(label, []).append(slot)
-        return "  ".join(f"{_together(slots)}={label}" for label, slots in by_choice.items())
+        return describe_swaps(self.swaps)
 
     def graph(self) -> LayerGraph:
         """Return the base's graph with the swaps made.
@@ -219,6 +214,10 @@ def misfit(layer: Layer, choice: Choice, *, inserted: bool) -> str:
     """Say why a module cannot go into a layer's place (or behind it); empty if it can."""
     entry = registry.get(choice.module)
     kinds = ", ".join(sorted(entry.kinds))
+    if inserted and layer.section == "head":
+        return "nothing can stand behind a head"
+    if inserted and (entry.rule != "same" or any(isinstance(p, registry.FromSlot) for p in entry.params)):
+        return f"{choice.module} cannot be inserted: it takes its sizes from a layer that it replaces"
     if inserted:
         return (
             "" if "attention" in entry.kinds else f"{choice.module} cannot be inserted: it fits slots of kind {kinds}"
@@ -238,6 +237,14 @@ def row_args(layer: Layer, choice: Choice) -> tuple[RowArg, ...]:
     entry = registry.get(choice.module)
     own = entry.row_args(layer.slot_values, dict(choice.args))
     return tuple(own) if entry.rule == "same" else (layer.args[0], *own)
+
+
+def describe_swaps(swaps: Iterable[tuple[str, str]]) -> str:
+    """Return slots and choices in one line; slots with the same choice are named together."""
+    by_choice: dict[str, list[str]] = {}
+    for slot, label in swaps:
+        by_choice.setdefault(label, []).append(slot)
+    return "  ".join(f"{_together(slots)}={label}" for label, slots in by_choice.items()) or "baseline"
 
 
 def _together(slots: list[str]) -> str:

@@ -107,7 +107,9 @@ def train(job: ProxyJob, threads: int, report: Any) -> tuple[list[EpochScore], t
         The curve, and how many tensors started from given values out of how many.
     """
     trainer_class = _trainer_class()
-    with tempfile.TemporaryDirectory(prefix="nas-proxy-") as folder:
+    if job.scratch:
+        Path(job.scratch).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as folder:
         model = Path(folder) / f"{job.name}.yaml"
         model.write_text(job.yaml, encoding="utf-8")
         trainer = trainer_class(job, overrides=_overrides(job, model, Path(folder)))
@@ -115,7 +117,7 @@ def train(job: ProxyJob, threads: int, report: Any) -> tuple[list[EpochScore], t
 
         def on_epoch(t: Any) -> None:
             score = _score(t)
-            if not math.isfinite(score.train_loss):
+            if not math.isfinite(score.train_loss):  # of a batch before the last one
                 raise NotANumber(f"the loss was no longer a number in epoch {score.epoch}")
             curve.append(score)
             report(score)
@@ -215,7 +217,7 @@ def _trainer_class() -> Any:
     import numpy as np
     import torch
     from ultralytics.data import dataset as host_dataset
-    from ultralytics.utils import nms
+    from ultralytics.utils import callbacks, nms
 
     from nas.errors import BuildError
     from nas.host import inherit, one_line
@@ -223,9 +225,11 @@ def _trainer_class() -> Any:
 
     # The host stops suppressing boxes when a clock runs out, which would let the load of the machine into the mAP.
     nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=3600.0)
+    # It reports to whatever experiment tracker is installed, over the network or into the current directory.
+    callbacks.add_integration_callbacks = lambda *_: None
     # It keeps what it has read of labels beside the user's images, and does not notice every later edit of a label.
     host_dataset.load_dataset_cache_file = _no_cache_file
-    host_dataset.save_dataset_cache_file = lambda *_args, **_options: None
+    host_dataset.save_dataset_cache_file = _keep_no_cache_file
 
     class ProxyTrainer(Trainer):
         """Trains without checkpoints, plots, logs or a second validation; shares tensors and decoded images."""
@@ -270,6 +274,12 @@ def _trainer_class() -> Any:
                 batch["img"] = batch["img"].to(memory_format=torch.channels_last)
             return batch
 
+        def _handle_nan_recovery(self, epoch: int) -> bool:
+            # The host would go on from a checkpoint that is not there; its own rule runs before any callback.
+            if not math.isfinite(float(self.loss)) or not math.isfinite(float(self.fitness or 0.0)):
+                raise NotANumber(f"the loss was no longer a number in epoch {epoch + 1}")
+            return False
+
         def save_model(self) -> bool:
             return False
 
@@ -287,14 +297,17 @@ def _no_cache_file(path: Path) -> Any:
     raise FileNotFoundError(path)
 
 
+def _keep_no_cache_file(_prefix: str, _path: Path, content: dict[str, Any], version: str) -> None:
+    """Stand in for the host's writer of label caches: add what it adds to the content, and write nothing."""
+    content["version"] = version
+
+
 def _initial_state(job: ProxyJob, nc: int) -> dict[str, Any]:
     """Return the named tensors that every variant of the study starts from.
 
     Raises:
         ProxyError: The file to inherit from holds nothing that fits.
     """
-    import torch
-
     from nas.errors import ProxyError
     from nas.graph import load_base
     from nas.host import build, named_state
@@ -307,9 +320,11 @@ def _initial_state(job: ProxyJob, nc: int) -> dict[str, Any]:
         return own
     given = _read_state(job.init, job.base)
     shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    if not shared:
-        raise ProxyError(f"{job.init} holds no tensor of {job.base}{job.scale}: is it a checkpoint of another model?")
-    assert all(isinstance(v, torch.Tensor) for v in shared.values())
+    if len(shared) < 0.8 * len(own):  # the class head alone may differ
+        raise ProxyError(
+            f"{job.init} holds only {len(shared)} of the {len(own)} tensors of {job.base}{job.scale}: "
+            "it is of another model or scale"
+        )
     return {**own, **shared}
 
 

@@ -5,7 +5,7 @@ import thop
 import torch
 from ultralytics.utils.torch_utils import get_flops
 
-from nas.cost import Cost, costed, model_cost
+from nas.cost import costed, model_cost
 from nas.errors import BuildError
 from nas.host import build
 from nas.render import render
@@ -61,11 +61,6 @@ def test_what_nobody_counts_is_listed():
 def test_files_carry_the_cost():
     files, cost = costed(Variant("yolov8", "n"))
     assert f"n: [0.33, 0.25, 1024] # YOLOv8n summary: {cost.params} parameters, {cost.gflops:.1f} GFLOPs" in files.yaml
-
-
-def test_json_round_trip():
-    cost = Cost(5, 1.5, 1.25, (("silu", 3),))
-    assert Cost.from_json(cost.to_json()) == cost
 
 
 def test_a_counter_that_fails_is_an_error_and_not_a_zero(monkeypatch):

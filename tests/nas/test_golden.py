@@ -34,7 +34,7 @@ OFFLINE = {"workers": 0, "plots": False, "verbose": False, "device": "cpu", "img
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=list(VARIANTS))
 def emitted(request, tmp_path_factory):
-    files, _ = files_of_variant(parse_swaps("yolov8", "n", VARIANTS[request.param]))
+    files = files_of_variant(parse_swaps("yolov8", "n", VARIANTS[request.param]))
     folder = tmp_path_factory.mktemp("emitted")
     return request.param, files, write(files, folder)
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from nas.data import load, write_resolved
+from nas.graph import load_base
+from nas.host import build, named_state
 from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker, Recipe
 from nas.render import render
-from nas.variant import parse_swaps
+from nas.variant import Variant, parse_swaps
 
 RECIPE = Recipe(epochs=2, imgsz=64, batch=8, init="scratch", lr0=2e-3, warmup_epochs=1.0)
 
@@ -66,7 +68,7 @@ def test_nothing_is_written_into_the_dataset(worker, make_job, tiny_data, tmp_pa
 
 
 def test_a_kept_process_answers_as_a_fresh_one(worker, make_job, own_cache):
-    worker.run(make_job("neck.up_*=DySample"))
+    worker.run(make_job("neck.up_*=DySample", recipe=replace(RECIPE, epochs=10)))  # which closes its mosaic at the end
     kept = worker.run(make_job())
     with ProxyWorker(own_cache) as fresh:
         assert losses(fresh.run(make_job())) == losses(kept)
@@ -105,8 +107,12 @@ def test_a_file_that_does_not_fit(worker, make_job, tmp_path):
     import torch
 
     torch.save({"x": torch.zeros(1)}, tmp_path / "x.pt")
-    with pytest.raises(ProxyFailure, match="holds no tensor of yolov8n"):
+    with pytest.raises(ProxyFailure, match="holds only 0 of the 355 tensors of yolov8n"):
         worker.run(make_job(init=str(tmp_path / "x.pt")))
+    larger = named_state(build(render(Variant("yolov8", "s")).yaml, "s", 2).state_dict(), load_base("yolov8"))
+    torch.save(larger, tmp_path / "s.pt")
+    with pytest.raises(ProxyFailure, match="it is of another model or scale"):
+        worker.run(make_job(init=str(tmp_path / "s.pt")))
 
 
 def test_what_cannot_be_built_fails_alone(worker, make_job):
@@ -118,10 +124,18 @@ def test_what_cannot_be_built_fails_alone(worker, make_job):
 
 
 def test_not_a_number_is_a_failure(worker, make_job):
-    with pytest.raises(ProxyFailure, match="no longer a number in epoch") as caught:
-        worker.run(make_job(recipe=replace(RECIPE, lr0=1e18, warmup_epochs=0.0)))
-    assert caught.value.kind == "nan"
+    for batch, epoch in ((8, 1), (16, 2)):  # two steps an epoch, or one
+        wild = replace(RECIPE, lr0=1e18, warmup_epochs=0.0, batch=batch)
+        with pytest.raises(ProxyFailure, match=f"no longer a number in epoch {epoch}") as caught:
+            worker.run(make_job(recipe=wild))
+        assert caught.value.kind == "nan"
     assert worker.run(make_job()).curve
+
+
+def test_the_process_may_start_others(worker, make_job):
+    """On a GPU images are loaded by processes of their own, which a daemon may not have."""
+    worker.run(make_job())
+    assert not worker._process.daemon
 
 
 def test_a_dead_process_is_replaced(worker, make_job):
@@ -188,6 +202,8 @@ def test_no_network(make_job, own_cache, tmp_path, monkeypatch):
         "connect = socket.socket.connect\n"
         "socket.socket.connect = lambda s, a: deny(a) if isinstance(a, tuple) else connect(s, a)\n"
     )
+    for tracker in ("clearml", "comet_ml", "mlflow", "wandb", "dvclive"):  # which would open a run for each proxy
+        (tmp_path / f"{tracker}.py").write_text(f"open({str(log)!r}, 'a').write({tracker!r})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with ProxyWorker(tmp_path / "fresh-cache") as offline:
         monkeypatch.delenv("YOLO_CONFIG_DIR")

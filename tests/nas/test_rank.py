@@ -14,7 +14,9 @@ LABELS = ("CARAFE", "DySample", "DySample(style=pl)")
 def trial(number: int, score: float, gflops: float, status: str = "done") -> Trial:
     swaps = () if number == 0 else (("neck.up_p4", LABELS[number % 3]), ("neck.up_p3", "CARAFE"))[: 1 + number // 3]
     curve = (EpochScore(1, score + 0.2, score, 1.0, 1.0, 1.0),)
-    return Trial(number, Variant("yolov8", "n", swaps), {}, status, params=3_000_000, gflops=gflops, curve=curve)
+    return Trial(
+        number, Variant("yolov8", "n", swaps), dict(swaps), status, params=3_000_000, gflops=gflops, curve=curve
+    )
 
 
 def test_order_is_map_per_gflop_above_the_floor():

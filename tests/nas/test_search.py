@@ -94,7 +94,7 @@ def make_study(folder: Path, space: SearchSpace | None = None, name: str = "s", 
         floor=0.02,
         versions=current_versions(),
     )
-    return Study.create(place(name, f"sqlite:///{folder / f'{name}.db'}"), settings)
+    return Study.create(place(name, f"sqlite:///{folder / f'{name}.db'}"), settings, 0)
 
 
 def run(study: Study, trials: int | None, trainer: FakeTrainer | None = None) -> tuple[list, Listener, FakeTrainer]:
@@ -163,6 +163,84 @@ def test_the_baseline_must_not_fail(tmp_path):
 
     with pytest.raises(StudyError, match=r"the baseline itself failed.*out of memory"):
         run(make_study(tmp_path), 3, Broken())
+
+
+def test_a_baseline_that_failed_is_tried_again(tmp_path):
+    study = make_study(tmp_path)
+
+    class Broken(FakeTrainer):
+        def run(self, job, on_epoch=None):
+            raise ProxyFailure("memory", "out of memory")
+
+    with pytest.raises(StudyError):
+        run(study, 3, Broken())
+    trials, _, _ = run(study, None)
+    assert [t.status for t in trials] == ["failed", "done", "done", "done"]
+    assert trials[1].variant.is_baseline
+
+
+def test_a_machine_that_fails_is_not_held_against_variants(tmp_path):
+    study = make_study(tmp_path)
+
+    class DiskFull(FakeTrainer):
+        def run(self, job, on_epoch=None):
+            if job.swaps:
+                raise ProxyFailure("error", "OSError: No space left on device")
+            return super().run(job, on_epoch)
+
+    with pytest.raises(StudyError, match=r"3 trainings in a row failed.*No space left"):
+        run(study, 9, DiskFull())
+    assert [t.status for t in study.trials()] == ["done", "interrupted", "interrupted", "interrupted"]
+    trials, _, _ = run(study, None)
+    assert sum(t.status == "done" for t in trials) == 9
+
+
+def test_a_variant_whose_process_dies_fails_alone(tmp_path):
+    study = make_study(tmp_path)
+
+    class Dies(FakeTrainer):
+        def run(self, job, on_epoch=None):
+            if ("neck.up_p4", "CARAFE") in job.swaps:
+                raise ProxyFailure("died", "the training process died")
+            return super().run(job, on_epoch)
+
+    trials, _, _ = run(study, 4, Dies())
+    assert [t.status for t in trials] == ["done", "failed", "done", "done"]
+    assert trials[1].failure == "died: the training process died"
+    last, _, _ = run(make_study(tmp_path, name="last"), 2, Dies())
+    assert [t.status for t in last] == ["done", "failed"]
+
+
+@pytest.mark.parametrize("moment", ["ask", "store", "told"])
+def test_killed_between_two_writes(tmp_path, monkeypatch, moment):
+    """Nothing cleans up at these moments, as after SIGKILL; what was finished counts, and nothing runs twice."""
+    study = make_study(tmp_path)
+    run(study, 1)
+    with monkeypatch.context() as patch:
+
+        def dies(*_args, **_options):
+            raise SystemExit
+
+        if moment == "ask":
+            patch.setattr(study._inner, "ask", dies)
+        elif moment == "store":
+            patch.setattr("nas.study.OpenTrial.store", dies)
+        else:
+            patch.setattr("nas.study.Study._tell", dies)
+        with pytest.raises(SystemExit):
+            run(study, 2)
+    trials, _, trainer = run(study, 2)
+    assert sum(t.status == "done" for t in trials) == 3
+    assert len({t.variant.id for t in trials}) == 3
+    assert len(trainer.jobs) == (1 if moment == "told" else 2)
+    assert not any(t.status == "running" for t in study.trials())
+
+
+def test_the_baseline_is_exempt_from_limits(tmp_path):
+    space = read_space(SPACE, "s.yaml", "s").with_limits(max_gflops=7.0, max_params=None)
+    trials, _, trainer = run(make_study(tmp_path, space), 2)
+    assert trials[0].status == "done"
+    assert len(trainer.jobs) == 1
 
 
 def test_limits_are_checked_before_training_and_do_not_count(tmp_path):

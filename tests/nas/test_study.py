@@ -19,6 +19,8 @@ from nas.proxy import Recipe
 from nas.space import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions, list_studies
+from nas.trial import Trial
+from nas.variant import Variant
 
 
 def settings(**changes) -> Settings:
@@ -38,7 +40,7 @@ def settings(**changes) -> Settings:
 
 def test_settings_round_trip(tmp_path):
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
-    Study.create(where, settings())
+    Study.create(where, settings(), 3)
     assert Study.load(where).settings == settings()
     assert Study.exists(where)
     assert settings().differences(settings()) == []
@@ -86,11 +88,37 @@ def test_bad_urls(url):
 def test_no_study(tmp_path):
     with pytest.raises(StudyError, match="does not exist"):
         Study.load(place("a", f"sqlite:///{tmp_path / 'a.db'}"))
-    Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings())
+    Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     with pytest.raises(StudyError, match="holds no study 'b'"):
         Study.load(place("b", f"sqlite:///{tmp_path / 'a.db'}"))
     with pytest.raises(StudyError, match="holds a study 'a' already"):
-        Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings())
+        Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+
+
+def test_a_study_that_was_cut_short_at_birth_is_none(tmp_path):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    optuna.create_study(study_name="a", storage=where.url, direction="maximize")
+    assert not Study.exists(where)
+    study = Study.create(where, settings(), 7)
+    assert Study.exists(where)
+    assert Study.load(where).target == study.request == 7
+
+
+def test_discard_keeps_what_was_finished(tmp_path):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    Study.create(where, settings(), 3).discard()
+    assert not Study.exists(where)
+    study = Study.create(where, settings(), 3)
+    variant = Variant("yolov8", "n")
+    study.start(Trial(-1, variant, study.settings.space.baseline(), "running")).end(status="done", gflops=8.0)
+    with pytest.raises(StudyError, match="has finished trials"):
+        study.discard()
+
+
+def test_where_files_go(tmp_path):
+    a, b = (place("x", f"sqlite:///{tmp_path / name}") for name in ("x.db", "x"))
+    assert a.folder != b.folder
+    assert b.folder != b.file
 
 
 def test_no_sqlite_file(tmp_path):
@@ -107,7 +135,7 @@ def test_foreign_schema_is_left_alone(tmp_path):
         db.execute("CREATE TABLE customers (name TEXT)")
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
     with pytest.raises(StudyError, match=r"database of something else \(tables: customers\)"):
-        Study.create(where, settings())
+        Study.create(where, settings(), 3)
     with sqlite3.connect(tmp_path / "a.db") as db:
         assert [n for (n,) in db.execute("SELECT name FROM sqlite_master")] == ["customers"]
 
@@ -121,7 +149,7 @@ def test_a_study_of_another_tool(tmp_path):
 
 def test_another_optuna_schema(tmp_path):
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
-    Study.create(where, settings())
+    Study.create(where, settings(), 3)
     with sqlite3.connect(where.file) as db:
         db.execute("UPDATE version_info SET schema_version = 3")
         db.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
@@ -131,7 +159,7 @@ def test_another_optuna_schema(tmp_path):
 
 def test_locked_by_another_program(tmp_path, monkeypatch):
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
-    Study.create(where, settings())
+    Study.create(where, settings(), 3)
     monkeypatch.setattr("nas.storage._CHECK_WAIT_S", 0.2)
     holder = sqlite3.connect(where.file, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -146,7 +174,7 @@ def test_locked_by_another_program(tmp_path, monkeypatch):
 def test_storage_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="cannot open"):
-        Study.create(place("a", f"sqlite:///{tmp_path / 'file' / 'a.db'}"), settings())
+        Study.create(place("a", f"sqlite:///{tmp_path / 'file' / 'a.db'}"), settings(), 3)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
@@ -155,7 +183,7 @@ def test_read_only():
     where = place("a", f"sqlite:///{folder / 'a.db'}")
     code = (  # in another process: SQLite lends its open file to every connection of this one
         "import sys; from nas.study import Settings, Study; from nas.storage import place\n"
-        "Study.create(place('a', sys.argv[1]), Settings.from_json(sys.argv[2]))"
+        "Study.create(place('a', sys.argv[1]), Settings.from_json(sys.argv[2]), 3)"
     )
     subprocess.run([sys.executable, "-c", code, where.url, settings().to_json()], check=True)
     for path in folder.iterdir():
@@ -168,7 +196,7 @@ def test_read_only():
         with pytest.raises(StudyError, match="read-only"):
             Study.load(where, write=True)
         with pytest.raises(StudyError, match=r"read-only|cannot open"):
-            Study.create(place("b", f"sqlite:///{folder / 'b.db'}"), settings())
+            Study.create(place("b", f"sqlite:///{folder / 'b.db'}"), settings(), 3)
     finally:
         if superuser:
             os.seteuid(0)
@@ -179,21 +207,24 @@ def test_read_only():
 def test_two_studies_in_one_storage(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     for name in ("a", "b"):
-        Study.create(place(name, url), settings())
-    assert [s.place.name for s in list_studies(url)] == ["a", "b"]
+        Study.create(place(name, url), settings(), 3)
+    assert [s.place.name for s in list_studies(url)[0]] == ["a", "b"]
     assert place("a", url).folder != place("b", url).folder
 
 
 def test_list_of_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert list_studies() == []
-    Study.create(place("mine"), settings())
-    assert [s.place.name for s in list_studies()] == ["mine"]
+    assert list_studies() == ([], [])
+    Study.create(place("mine"), settings(), 3)
+    (tmp_path / "studies" / "odd.db").write_text("no database " * 100)
+    found, problems = list_studies()
+    assert [s.place.name for s in found] == ["mine"]
+    assert problems == [f"{Path('studies') / 'odd.db'} is no SQLite file"]
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
-    study = Study.create(where, settings())
+    study = Study.create(where, settings(), 3)
     code = (
         "import os, sys; from nas.study import Study; from nas.storage import place\n"
         f"lock = Study.load(place('a', {where.url!r})).locked(); lock.__enter__(); print('held', flush=True)\n"
