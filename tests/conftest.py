@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
-os.environ.setdefault("YOLO_OFFLINE", "true")
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+from nas.offline import go_offline
+
+# Before any test module imports the host, which reads its settings once.
+_CACHE = tempfile.TemporaryDirectory(prefix="nas-tests-")
+os.environ["NAS_CACHE"] = _CACHE.name
+os.environ["YOLO_CONFIG_DIR"] = str(Path(_CACHE.name) / "host")
+go_offline(Path(_CACHE.name))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Send everything that is cached, the host's settings included, to a folder of this run."""
-    cache = tmp_path_factory.mktemp("cache")
-    os.environ["NAS_CACHE"] = str(cache)
-    os.environ["YOLO_CONFIG_DIR"] = str(cache / "host")
-    from nas.offline import go_offline
-
-    go_offline(cache)
-    return cache
+@pytest.fixture(scope="session")
+def own_cache() -> Path:
+    """Return the folder of this run to which everything goes that is cached, the host's settings included."""
+    return Path(_CACHE.name)
 
 
 @pytest.fixture(scope="session")
@@ -52,5 +52,5 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image.save(root / "images" / split / f"{i:02d}.png")
             (root / "labels" / split / f"{i:02d}.txt").write_text("\n".join(lines) + "\n")
     data = root / "data.yaml"
-    data.write_text("path: .\ntrain: images/train\nval: images/val\nnames: {0: square, 1: disc}\n")
+    data.write_text("train: images/train\nval: images/val\nnames: {0: square, 1: disc}\n")
     return data

@@ -1,6 +1,7 @@
 """Writing into someone else's folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -58,9 +59,13 @@ def test_baseline_needs_no_registration():
 
 
 def test_the_training_script_trains(files, tiny_data, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(tiny_data.parent, own)
+    (own / "data.yaml").write_text("path: .\n" + tiny_data.read_text())
     script = emit.write(files, tmp_path)[2]
-    command = [sys.executable, str(script), "--data", str(tiny_data), "--epochs", "1", "--imgsz", "64", "--batch", "8",
-               "--device", "cpu", "plots=False", "workers=0", f"project={tmp_path}", "name=run"]  # fmt: skip
+    known = ["--data", str(own / "data.yaml"), "--epochs", "1", "--imgsz", "64", "--batch", "8", "--device", "cpu"]
+    further = ["plots=False", "workers=0", f"project={tmp_path}", "name=run"]
+    command = [sys.executable, str(script), *known, *further]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "weights" / "last.pt").exists()
