@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -30,7 +30,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     """Return the ranking as a table; on a narrow terminal without the columns that can be missed most easily."""
-    columns = {
+    columns: dict[str, Callable[[RankRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
         "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),

@@ -131,11 +131,11 @@ def _uncounted(model: nn.Module) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(listing.elements.items(), key=lambda item: (-item[1], item[0])))
 
 
-class _Listing(TorchDispatchMode):
+class _Listing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base class is untyped
     """Sums up the elements written by each operation, while no module with a rule of its own runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's base class is untyped
         self.elements: dict[str, int] = {}
         self.depth = 0
 

@@ -72,7 +72,7 @@ class Layer:
         if self.module == "nn.Upsample":
             return {"scale": _number(self.args[1])}
         if self.module == "Conv":
-            kernel, stride = (*self.args[1:3], *(1, 1)[max(0, len(self.args) - 1) :])
+            kernel, stride = [*self.args[1:3], 1, 1][:2]
             return {"kernel": _number(kernel), "stride": _number(stride)}
         if self.module in _BLOCKS:
             return {"shortcut": bool(self.args[1]) if len(self.args) > 1 else False}

@@ -47,7 +47,7 @@ def register() -> None:
         HostError: The installed Ultralytics has no place for the branch, or uses a module's name for something else.
     """
     global _pristine, _rebound
-    tasks = importlib.import_module("ultralytics.nn.tasks")
+    tasks: Any = importlib.import_module("ultralytics.nn.tasks")
     if _pristine is None:
         _pristine = (tasks.parse_model, parse_model_source(tasks))
     entries = {e.name: e for e in registry.entries().values() if not e.cls.__module__.startswith("ultralytics.")}

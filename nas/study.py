@@ -99,9 +99,11 @@ def _space_words(space: SearchSpace) -> str:
 
 def current_versions() -> tuple[tuple[str, str], ...]:
     """Return the versions that decide results."""
-    packages = ("swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy")
+    packages = (
+        "swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy", "opencv-python",
+        "opencv-python-headless",
+    )  # fmt: skip
     found = [("python", ".".join(platform.python_version_tuple()[:2]))]
-    packages += ("opencv-python", "opencv-python-headless")
     for package in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found.append((package, metadata.version(package)))
