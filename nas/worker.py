@@ -199,7 +199,7 @@ def _save_named(trainer: Any, job: ProxyJob) -> None:
     target = Path(job.save)
     target.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().clone() for k, v in trainer.ema.ema.state_dict().items()}
-    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    beside = Path(job.scratch or target.parent) / f"{target.name}.{os.getpid()}"
     torch.save(named_state(state, _graph(job)), beside)
     beside.replace(target)
 
