@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,9 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ultralytics sets 1 where it is unset
     from nas.offline import go_offline
 
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process: the host prints tables
+    if not os.environ.get("NAS_DEBUG"):  # the host prints tables, and warnings would break the parent's live line
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
+        warnings.simplefilter("ignore")
     while True:
         try:
             job = pipe.recv()
@@ -276,7 +279,8 @@ def _trainer_class() -> Any:
 
         def _handle_nan_recovery(self, epoch: int) -> bool:
             # The host would go on from a checkpoint that is not there; its own rule runs before any callback.
-            if not math.isfinite(float(self.loss)) or not math.isfinite(float(self.fitness or 0.0)):
+            values = [torch.as_tensor(v).detach() for v in (self.loss, self.fitness) if v is not None]
+            if not all(bool(v.isfinite().all()) for v in values):
                 raise NotANumber(f"the loss was no longer a number in epoch {epoch + 1}")
             return False
 
