@@ -72,7 +72,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
 
 def print_spaces() -> None:
     """Print the spaces that ship with the tool."""
-    from nas.space import load_space, shipped
+    from nas.space_file import load_space, shipped
 
     table = _table("space", "base", "slots", "swaps", "variants", right=("slots", "swaps", "variants"))
     for name in shipped():
@@ -87,7 +87,7 @@ def print_space(name: str, *, as_json: bool) -> None:
     Raises:
         SpaceError: It cannot be read.
     """
-    from nas.space import load_space
+    from nas.space_file import load_space
 
     s = load_space(name)
     if as_json:
@@ -115,7 +115,7 @@ def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None
         SpaceError: It cannot be read, or a choice fails.
     """
     from nas.check import check_space
-    from nas.space import load_space
+    from nas.space_file import load_space
 
     s = load_space(name)
     chosen = tuple(s.graph.scales) if all_scales else tuple(s.with_scale(scale).scale for scale in scales) or (s.scale,)

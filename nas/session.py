@@ -11,7 +11,8 @@ from nas import search as searching
 from nas.data import Dataset, load, write_resolved
 from nas.errors import DataError, StudyError
 from nas.proxy import ProxyWorker, Recipe, digest_of, make_recipe
-from nas.space import SearchSpace, load_space
+from nas.space import SearchSpace
+from nas.space_file import load_space
 from nas.storage import StudyPlace, place
 from nas.study import Settings, Study, current_versions
 

@@ -12,7 +12,7 @@ from nas.errors import SpaceError
 from nas.graph import load_base
 from nas.ops import registry
 from nas.render import render
-from nas.space import load_space, read_space, shipped
+from nas.space_file import load_space, read_space, shipped
 from nas.variant import Variant, make_variant
 
 

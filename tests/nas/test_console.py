@@ -10,7 +10,7 @@ from rich.console import Console
 from nas import console
 from nas.proxy import EpochScore, Recipe
 from nas.rank import rank
-from nas.space import load_space
+from nas.space_file import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions
 from nas.trial import Trial

@@ -13,7 +13,8 @@ from nas.errors import BuildError, StudyError
 from nas.proxy import EpochScore, ProxyFailure, ProxyJob, ProxyResult, Recipe
 from nas.render import render
 from nas.search import Plan, plan, propose, search
-from nas.space import SearchSpace, load_space, read_space
+from nas.space import SearchSpace
+from nas.space_file import load_space, read_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions
 

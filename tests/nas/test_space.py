@@ -3,7 +3,8 @@
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import SearchSpace, load_space, read_space, shipped
+from nas.space import SearchSpace
+from nas.space_file import load_space, read_space, shipped
 
 GOOD = """
 base: yolov8

@@ -16,7 +16,7 @@ import pytest
 
 from nas.errors import StudyError
 from nas.proxy import Recipe
-from nas.space import load_space
+from nas.space_file import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions, list_studies
 from nas.trial import Trial
