@@ -124,6 +124,7 @@ def search(study: Study, todo: Plan, data: Path, worker: Trainer, observer: Obse
     else:
         observer.note(f"{rejected} variants in a row were over the limits of the space: the search ends here")
     runner.settle_doubtful("failed")
+    shutil.rmtree(_scratch(study), ignore_errors=True)
     return study.trials()
 
 
