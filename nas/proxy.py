@@ -46,7 +46,7 @@ class Recipe:
         lrf: Final learning rate over the initial one.
         warmup_epochs: Epochs of linear warm-up, of a proxy.
         warmup_bias_lr: Learning rate at which biases start the warm-up. High, it helps a training from scratch off the
-            ground; trained weights it would wreck.
+            ground; trained weights it sets back.
         weight_decay: AdamW's weight decay.
         channels_last: Whether tensors lie in memory with the channels last: the same numbers but for rounding, sooner.
         optimizer: By the host's name for it.
