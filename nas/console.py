@@ -112,7 +112,9 @@ def conclusion(study: Study) -> list[str]:
     best = rows[0]
     name = study.place.name
     told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
-    if best.trial.variant.is_baseline:
+    if len(rows) == 1:
+        told = "Only the baseline has finished yet."
+    elif best.trial.variant.is_baseline:
         told += " No swap beats the baseline in mAP50-95 per GFLOP."
     else:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0

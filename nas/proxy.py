@@ -248,6 +248,8 @@ class ProxyWorker:
             why = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             hint = "; the system kills processes so when memory runs out" if code == -9 else ""
             raise ProxyFailure("died", f"the training process died ({why}){hint}") from None
+        except ProxyFailure:
+            raise
         except BaseException:  # Ctrl-C above all: a training that nobody waits for must not go on
             self.close()
             raise

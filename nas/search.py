@@ -69,11 +69,12 @@ class Plan:
 
 
 def plan(study: Study, trials: int | None) -> Plan:
-    """Return how far a search will go, from what was asked for before and now.
+    """Settle what an earlier search left open, and return how far this one will go; the caller holds the lock.
 
     A request that was cut short is finished by giving it again, or by giving none; any other number is that many more.
     Without a number and with nothing left to do the target is what has been spent.
     """
+    study.give_up_stale()
     spent = sum(t.spent for t in study.trials())
     open_request = spent < study.target
     if trials is None or (open_request and trials == study.request):
@@ -102,7 +103,6 @@ def search(study: Study, todo: Plan, data: Path, worker: Trainer, observer: Obse
         StudyError: The baseline fails: nothing could be compared with it.
     """
     settings = study.settings
-    study.give_up_stale()
     shutil.rmtree(_scratch(study), ignore_errors=True)
     study.ask_for(todo.target, todo.target - todo.spent if not todo.finishing else study.request)
     runner = _Runner(study, data, worker, observer)

@@ -61,9 +61,9 @@ class Session:
         study = Study.load(where, write=True)
         wanted, dataset = _wanted(study, options)
         differences = study.settings.differences(wanted)
-        if differences and not any(trial.status == "done" for trial in study.trials()):
+        if differences and study.is_barren:  # a first attempt that could not work must not block the name
             with study.locked():
-                study.discard()  # nothing is lost: it never got anywhere
+                study.discard()
             return cls._begin(cache, where, {**options, "space": space or study.settings.space.name})
         if differences:
             raise StudyError(

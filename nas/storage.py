@@ -155,7 +155,7 @@ def try_lock(file: Any) -> bool:
             import msvcrt
 
             file.seek(2**30)  # far behind the content: a locked byte cannot be read
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows
         else:
             import fcntl
 

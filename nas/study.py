@@ -141,14 +141,19 @@ class Study:
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
 
+    @property
+    def is_barren(self) -> bool:
+        """Whether nothing has come of it: no finished trial, no trained baseline."""
+        return not self.baseline_training and not any(trial.status == "done" for trial in self.trials())
+
     def discard(self) -> None:
         """Delete the study, to begin it anew with other settings.
 
         Raises:
-            StudyError: It has finished trials.
+            StudyError: Something has come of it.
         """
-        if any(trial.status == "done" for trial in self.trials()):
-            raise StudyError(f"the study {self.place.name!r} has finished trials")
+        if not self.is_barren:
+            raise StudyError(f"the study {self.place.name!r} holds what was finished")
         with explained(self.place):
             optuna.delete_study(study_name=self.place.name, storage=open_storage(self.place))
 

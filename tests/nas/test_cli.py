@@ -182,6 +182,16 @@ def test_search_rank_resume_emit(tiny_data, tmp_path):
     assert "mine" in command("studies", cwd=tmp_path).stdout
 
 
+def test_a_first_attempt_that_cannot_work_does_not_block_its_name(tiny_data, tmp_path):
+    args = ["search", "quick", "--data", str(tiny_data), "--trials", "1", "--study", "g", *QUICK]
+    wrong = command(*args, "--device", "77", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "device=77" in wrong.stderr
+    right = command(*args, cwd=tmp_path)
+    assert right.returncode == 0, right.stderr
+    assert "Only the baseline has finished yet." in right.stdout
+
+
 def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "k", *QUICK, "--epochs", "3"]
     victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -49,6 +49,9 @@ def test_conclusion_without_a_gain_or_a_start(tmp_path):
     (tmp_path / "c").mkdir()
     study = make_study(tmp_path / "a", [({}, "done", 0.4, 8.0), (SWAP, "done", 0.4, 8.5)])
     assert "No swap beats the baseline" in console.conclusion(study)[0]
+    (tmp_path / "d").mkdir()
+    study = make_study(tmp_path / "d", [({}, "done", 0.4, 8.0)])
+    assert console.conclusion(study)[0] == "Only the baseline has finished yet."
     study = make_study(tmp_path / "b", [({}, "done", 0.001, 8.0), (SWAP, "done", 0.4, 8.5)])
     assert "The baseline has hardly learnt anything" in console.conclusion(study)[0]
     study = make_study(tmp_path / "c", [({}, "failed", 0, 8.0), (SWAP, "done", 0.4, 8.5)])

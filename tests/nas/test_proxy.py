@@ -120,6 +120,7 @@ def test_what_cannot_be_built_fails_alone(worker, make_job):
     with pytest.raises(ProxyFailure, match="cannot be built") as caught:
         worker.run(make_job(yaml=broken))
     assert caught.value.kind == "build"
+    assert worker._process.is_alive()  # a variant that is wrong breaks nothing in it
     assert worker.run(make_job()).curve
 
 

@@ -237,6 +237,20 @@ def test_killed_between_two_writes(tmp_path, monkeypatch, moment):
     assert not any(t.status == "running" for t in study.trials())
 
 
+def test_more_means_more_than_what_was_finished_before_a_kill(tmp_path, monkeypatch):
+    study = make_study(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def dies(*_args, **_options):
+            raise SystemExit
+
+        patch.setattr("nas.study.Study._tell", dies)
+        with pytest.raises(SystemExit):
+            run(study, 1)
+    trials, _, _ = run(study, 3)
+    assert sum(t.status == "done" for t in trials) == 1 + 3
+
+
 def test_the_baseline_is_exempt_from_limits(tmp_path):
     space = read_space(SPACE, "s.yaml", "s").with_limits(max_gflops=7.0, max_params=None)
     trials, _, trainer = run(make_study(tmp_path, space), 2)

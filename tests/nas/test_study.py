@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from nas.errors import StudyError
-from nas.proxy import Recipe
+from nas.proxy import EpochScore, Recipe
 from nas.space_file import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions, list_studies
@@ -111,7 +111,16 @@ def test_discard_keeps_what_was_finished(tmp_path):
     study = Study.create(where, settings(), 3)
     variant = Variant("yolov8", "n")
     study.start(Trial(-1, variant, study.settings.space.baseline(), "running")).end(status="done", gflops=8.0)
-    with pytest.raises(StudyError, match="has finished trials"):
+    with pytest.raises(StudyError, match="holds what was finished"):
+        study.discard()
+
+
+def test_a_trained_baseline_is_not_discarded(tmp_path):
+    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    assert study.is_barren
+    study.keep_baseline_training((EpochScore(1, 0.5, 0.3, 1.0, 1.0, 1.0),))
+    assert not study.is_barren
+    with pytest.raises(StudyError, match="holds what was finished"):
         study.discard()
 
 
