@@ -22,6 +22,7 @@ from torch import nn
 from nas.ops.activation import activation
 from nas.ops.export import exporting
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
+from nas.ops.start import set_norm, trained
 
 
 def _macs(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
@@ -79,6 +80,27 @@ class CondConv2d(nn.Module):
         return y.view(n, self.c2, y.shape[2], y.shape[3])
 
 
+def _start(new: nn.Module, old: nn.Module) -> None:
+    """Mix the trained kernel from experts that differ around it.
+
+    Every gate starts at the same value, whatever the image, and the experts' differences from the kernel add up to
+    nothing. Were there none, all experts would get the same gradient, and routing none that tells them apart.
+    """
+    assert isinstance(new, DynamicConv)
+    assert isinstance(new.bn, nn.BatchNorm2d)
+    conv = new.cond_conv
+    experts = conv.weight.shape[0]
+    layer = trained(old, new.routing.in_features, conv.c2, conv.k, conv.s)
+    kernel = layer.weight.flatten()
+    noise = torch.randn(experts, len(kernel), generator=torch.Generator().manual_seed(0)).to(kernel)
+    spread = 0.25 * layer.weight.square().mean((1, 2, 3)).sqrt().repeat_interleave(len(kernel) // conv.c2)
+    mixed = kernel + (noise - noise.mean(0)) * spread
+    new.routing.weight.zero_()
+    new.routing.bias.zero_()
+    conv.weight.copy_(mixed if new.gate == "softmax" else mixed * 2 / experts)  # gates start at 1 / E, or 1 / 2
+    set_norm(new.bn, layer.mean, layer.var, layer.gain, layer.bias)
+
+
 @register(
     rule="conv",
     kinds={"conv", "down"},
@@ -90,6 +112,8 @@ class CondConv2d(nn.Module):
     ),
     paper="ParameterNet, CVPR 2024, arXiv:2306.14525",
     summary="convolution whose weights are mixed per image from several experts",
+    start=_start,
+    starts="the replaced convolution exactly, mixed from experts that differ around its kernel",
 )
 class DynamicConv(nn.Module):
     """Dynamic convolution, batch norm, activation.

@@ -18,6 +18,7 @@ from torch import nn
 
 from nas.ops.export import exporting
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
+from nas.ops.start import upsampled
 
 
 def dysample(x: torch.Tensor, offset: torch.Tensor, scale: int, groups: int) -> torch.Tensor:
@@ -69,6 +70,23 @@ def _macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.T
     return 4 * output.numel()
 
 
+def _start(new: nn.Module, old: nn.Module) -> None:
+    """Let every output pixel sample its source pixel's centre, or with style ``pl`` its own place.
+
+    The bias takes back ``init_pos``, which is nearest upsampling. With style ``pl`` one bias serves all sub-pixels, and
+    it stays bilinear interpolation. The small random weights stay, and move points by about a hundredth of a pixel.
+    """
+    assert isinstance(new, DySample)
+    upsampled(old, new.scale)
+    assert new.offset.bias is not None
+    if new.scope is not None:
+        new.scope.weight.zero_()
+    if new.style == "lp":
+        new.offset.bias.copy_(new.init_pos.flatten() * -4)  # the offset is a quarter of what the convolution says
+    else:
+        new.offset.bias.zero_()
+
+
 @register(
     rule="same",
     kinds={"up"},
@@ -81,6 +99,9 @@ def _macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.T
     paper="DySample, ICCV 2023, arXiv:2308.15085",
     summary="upsampler: bilinear sampling at learned points",
     requires="channels that are a multiple of groups, and for style pl of scale**2",
+    start=_start,
+    starts="nearest upsampling, almost exactly; with style pl bilinear interpolation, as without a start: "
+    "off by 1 to 6 hundredths of the output's variance on a trained YOLOv8n",
 )
 @counts_macs(_macs)
 class DySample(nn.Module):

@@ -30,6 +30,9 @@ ChannelRule = Literal["same", "conv", "block"]
 MacsRule = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], int]
 """(module, its forward's positional inputs, its output) -> multiply-accumulates spent outside its child modules."""
 
+Start: TypeAlias = Callable[[nn.Module, nn.Module], None]
+"""(the new module, the trained layer that it replaces): sets the new module's parameters and statistics."""
+
 ModuleT = TypeVar("ModuleT", bound=type[nn.Module])
 
 
@@ -125,6 +128,9 @@ class Entry:
         summary: One line.
         requires: What it needs of its place, in words; empty if nothing.
         fits: For a convolution: whether it takes this kernel and stride.
+        start: Called as ``start(new, old)`` by `nas.ops.start.begin`, without gradients: lets a new module start near
+            the trained layer that it replaces; see `nas.ops.start`.
+        starts: What it then starts as and how near, one sentence; empty if there is no `start`.
     """
 
     name: str
@@ -136,6 +142,8 @@ class Entry:
     summary: str
     requires: str = ""
     fits: Callable[[Mapping[str, Value]], bool] | None = None
+    start: Start | None = None
+    starts: str = ""
 
     @property
     def args(self) -> dict[str, Arg]:
@@ -181,18 +189,22 @@ def register(
     params: tuple[Arg | FromSlot, ...] = (),
     requires: str = "",
     fits: Callable[[Mapping[str, Value]], bool] | None = None,
+    start: Start | None = None,
+    starts: str = "",
 ) -> Callable[[ModuleT], ModuleT]:
     """Register the decorated module; see `Entry` for the arguments.
 
     Raises:
-        ValueError: The name is taken by another class.
+        ValueError: The name is taken by another class, or only one of `start` and `starts` is given.
     """
+    if (start is None) != (not starts):
+        raise ValueError("register: expected a start and what it starts as (`start`, `starts`), or neither")
 
     def add(cls: ModuleT) -> ModuleT:
         name = cls.__name__
         if name in _ENTRIES and _ENTRIES[name].cls is not cls:
             raise ValueError(f"a module named {name!r} is registered already: {_ENTRIES[name].cls}")
-        _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits)
+        _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits, start, starts)
         return cls
 
     return add

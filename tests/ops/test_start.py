@@ -1,0 +1,349 @@
+"""Where modules start that replace a trained layer: near what it computed, and able to learn.
+
+Every entry is begun from a layer with random weights whose batch norms have the statistics of their data. The error is
+the mean square of the difference over the variance of the replaced layer's output: 0 is the same function, 1 is what
+its mean would reach. Random kernels are the hard case: trained ones are smoother and of lower rank.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+from ultralytics.nn.modules.block import C2f
+from ultralytics.nn.modules.conv import Conv
+
+import nas.ops  # noqa: F401  registers the modules
+from nas.ops.registry import Entry, Value, entries, register
+from nas.ops.start import CannotStart, begin, trained
+
+NO_START: set[str] = set()
+"""Modules that keep their own initial values. A newcomer without a start fails until it is written here."""
+
+SLOTS: dict[str, list[dict[str, Value]]] = {
+    "same": [{"scale": 2}, {"scale": 3}],
+    "conv": [
+        {"kernel": 3, "stride": 1},
+        {"kernel": 3, "stride": 2},
+        {"kernel": 1, "stride": 1},
+        {"kernel": 5, "stride": 2},
+    ],
+    "block": [{"shortcut": True}, {"shortcut": False}],
+}
+CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
+    "CARAFE": [{"k_up": 1}, {"k_up": 3, "c_mid": 16}, {"k_up": 7, "k_enc": 1}],
+    "DySample": [{"dyscope": True}, {"style": "pl"}, {"style": "pl", "dyscope": True, "groups": 2}],
+    "SPConv": [{"ratio": 0.25}, {"ratio": 0.75}],
+    "DynamicConv": [{"gate": "softmax"}, {"num_experts": 1}, {"num_experts": 6, "gate": "softmax"}],
+    "DCNv4": [
+        {"group_width": 4},
+        {"group_width": 8, "remove_center": True},
+        {"group_width": 8, "center_feature_scale": True},
+        {"group_width": 8, "center_feature_scale": True, "remove_center": True},
+        {"group_width": 8, "offset_scale": 2.0, "dw_kernel_size": 3},
+    ],
+}
+CHANNELS = {"same": [(36, 36)], "conv": [(32, 24), (16, 48)], "block": [(24, 32)]}
+REDUNDANT = {"conv1x1.bias"}
+"""Cancelled by a batch norm, also at the start."""
+SLEEPS = {"offset_mask_dw.weight", "offset_mask_dw.bias"}
+"""What only reaches the output through weights that start at zero; it learns from the second step on."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An entry, the slot that it goes into, and what is chosen for it."""
+
+    entry: Entry
+    slot: dict[str, Value]
+    channels: tuple[int, int]
+    given: dict[str, Value] = field(default_factory=dict)
+
+    def new(self) -> nn.Module:
+        c1, c2 = self.channels
+        channels = {"same": (c1,), "conv": (c1, c2), "block": (c1, c2, 2)}[self.entry.rule]
+        return self.entry.cls(*channels, *self.entry.row_args(self.slot, self.given))
+
+    def old(self) -> nn.Module:
+        c1, c2 = self.channels
+        if self.entry.rule == "same":
+            return nn.Upsample(scale_factor=self.slot["scale"], mode="nearest")
+        if self.entry.rule == "conv":
+            return Conv(c1, c2, self.slot["kernel"], self.slot["stride"])
+        return C2f(c1, c2, 2, self.slot["shortcut"])
+
+    def __str__(self) -> str:
+        chosen = "".join(f",{k}={v}" for k, v in self.given.items())
+        slot = "".join(f"{key[0]}{value}" for key, value in self.slot.items())
+        return f"{self.entry.name}({self.channels[0]},{self.channels[1]},{slot}{chosen})"
+
+
+def _cases() -> list[Case]:
+    cases = []
+    for entry in entries().values():
+        if entry.start is None:
+            continue
+        slots = [slot for slot in SLOTS[entry.rule] if entry.fits is None or entry.fits(slot)]
+        choices = CHOICES.get(entry.name.removeprefix("C2f_"), [])
+        for channels in CHANNELS[entry.rule]:
+            cases += [Case(entry, slot, channels) for slot in slots]
+            cases += [Case(entry, slots[i % 2], channels, given) for i, given in enumerate(choices)]
+    return [c for c in cases if not (c.given.get("style") == "pl" and c.slot["scale"] == 3 and c.channels[0] % 9)]
+
+
+CASES = _cases()
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def maps(c: int, smooth: bool, n: int = 4, h: int = 13, w: int = 22) -> torch.Tensor:
+    """Return feature maps with means of their own: white noise, or with neighbours that correlate by about 0.7."""
+    x = torch.randn(n, c, h + 2, w + 2)
+    if smooth:
+        line = torch.tensor([0.5, 1.0, 0.5])
+        x = nn.functional.conv2d(x.flatten(0, 1).unsqueeze(1), torch.outer(line, line)[None, None] / 1.5)
+        x = x.view(n, c, h, w)
+    x = x[..., :h, :w]
+    return nn.functional.silu(x * torch.linspace(0.5, 1.5, c).view(-1, 1, 1) + torch.linspace(1, -1, c).view(-1, 1, 1))
+
+
+def train(old: nn.Module, c: int, smooth: bool) -> nn.Module:
+    """Give `old` norms with weights and with the statistics of its data."""
+    for m in old.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.3)
+            m.momentum = 0.3
+            m.eps = 1e-3  # the host's
+    old.train()
+    with torch.no_grad():
+        for _ in range(12):
+            old(maps(c, smooth))
+    return old.eval()
+
+
+def pair(case: Case, smooth: bool = True) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(1)
+    return case.new().eval(), train(case.old(), case.channels[0], smooth)
+
+
+def error(new: nn.Module, old: nn.Module, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        expected = old(x)
+        return float((new(x) - expected).square().mean() / expected.var())
+
+
+def test_every_entry_has_a_start_or_is_known_to_have_none():
+    assert {name for name, entry in entries().items() if entry.start is None} == NO_START
+    for entry in entries().values():
+        assert bool(entry.starts) == (entry.start is not None)
+
+
+BOUNDS = {  # on smooth maps and on white noise; what was measured, and a tenth
+    "CARAFE": (0.009, 0.012),  # 0.9 of the weight is exact
+    "DySample": (1e-4, 1e-3),  # the offsets' random weights
+    "DySample pl": (0.1, 0.25),  # bilinear interpolation
+    "DynamicConv": (1e-9, 1e-9),
+    "C2f_DynamicConv": (1e-9, 1e-9),
+    "SPConv": (0.78, 0.99),  # ratio 0.25; at 0.5 and 0.75 it is 0.62 and 0.50, and 0.88 and 0.62
+    "C2f_SPConv": (0.38, 0.47),
+    "DCNv4": (0.82, 0.97),  # 5x5 and one group; 3x3 and groups of 4 channels are 0.4 to 0.6, and 0.74 to 0.9
+    "C2f_DCNv4": (0.38, 0.46),
+}
+
+
+@every_case
+@pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "white"])
+def test_starts_near_the_replaced_layer(case, smooth):
+    new, old = pair(case, smooth)
+    inputs = [maps(case.channels[0], smooth), maps(case.channels[0], smooth, 2, 24, 15)]
+    before = [error(new, old, x) for x in inputs]
+    assert begin(new, old)
+    bilinear = case.given.get("style") == "pl"
+    for x, fresh in zip(inputs, before, strict=True):
+        begun = error(new, old, x)
+        assert begun < BOUNDS[case.entry.name + " pl" * bilinear][not smooth]
+        assert begun < fresh or bilinear or case.given == {"k_up": 1}, "these start there by themselves"
+
+
+@every_case
+def test_statistics_of_a_batch_keep_it_near(case):
+    """Training norms by the statistics of the batch: weights must fit the moments that the data have."""
+    new, old = pair(case)
+    x = maps(case.channels[0], True, 8)
+    fresh = error(copy.deepcopy(new).train(), old.train(), x)
+    assert begin(new, old)
+    limit = BOUNDS[case.entry.name + " pl" * (case.given.get("style") == "pl")][0]
+    assert error(new.train(), old.train(), x) < min(1.4 * limit + 1e-3, fresh + 1e-6)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.entry.name == "DCNv4"], ids=str)
+def test_dcnv4_is_exact_where_it_can_be(case):
+    """For a kernel that is one pattern of taps times a matrix, whatever the order of taps, scale and gate."""
+    new, old = pair(case)
+    k = new.k
+    pattern = torch.randn(k, k) * 0.5
+    pattern[k // 2, k // 2] = float(new.center_feature_scale or not new.remove_center)
+    old.conv.weight.data.copy_(torch.einsum("oi,hw->oihw", torch.randn(case.channels[::-1]), pattern))
+    train(old, case.channels[0], True)
+    assert begin(new, old)
+    assert error(new, old, maps(case.channels[0], True)) < 1e-9
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.entry.name == "SPConv" and c.channels[0] == 16], ids=str)
+def test_spconv_is_near_where_it_can_be(case):
+    """For a kernel that the grouped 3x3 and the 1x1 hold: only the blend, which follows the image, makes an error."""
+    new, old = pair(case)
+    half, heavy = case.channels[1] // 2, new.heavy
+    seen = torch.zeros(3, 3)
+    seen[(1, 1) if new.s == 1 else (slice(1, 3), slice(1, 3))] = 1 / new.s**2
+    kernel = torch.randn_like(old.conv.weight[..., :1, :1]) * seen
+    for rows, columns in ((slice(half), slice(heavy // 2)), (slice(half, None), slice(heavy // 2, heavy))):
+        kernel[rows, columns] = torch.randn_like(kernel[rows, columns]) / 3
+    old.conv.weight.data.copy_(kernel)
+    train(old, case.channels[0], True)
+    assert begin(new, old)
+    assert error(new, old, maps(case.channels[0], True, 8, 24, 30)) < 0.08
+
+
+def test_dynamic_experts_differ():
+    new, old = pair(next(c for c in CASES if c.entry.name == "DynamicConv"))
+    assert begin(new, old)
+    experts = new.cond_conv.weight
+    apart = torch.pdist(experts) / experts.norm(dim=1).mean()
+    assert apart.min() > 0.2
+    assert apart.max() < 0.6
+
+
+# What comes after
+
+
+def learns(module: nn.Module) -> set[str]:
+    """Return the parameters that reach the output."""
+    names = {name for name, _ in module.named_parameters()}
+    if getattr(module, "k_up", 0) == 1:
+        names = set()  # the softmax of one tap is 1
+    return {name for name in names if not any(name.endswith(r) for r in REDUNDANT)}
+
+
+@every_case
+def test_every_parameter_learns(case):
+    new, old = pair(case)
+    assert begin(new, old)
+    new.double().train()
+    x = maps(case.channels[0], True).double()
+    target = torch.randn_like(new(x))
+    before = {name: p.detach().clone() for name, p in new.named_parameters()}
+    optimizer = torch.optim.SGD(new.parameters(), 0.05)
+    for step in range(2):
+        optimizer.zero_grad()
+        (new(x) - target).square().mean().backward()
+        for name, p in new.named_parameters():
+            assert p.grad is not None, name
+            assert p.grad.isfinite().all(), name
+            asleep = step == 0 and any(name.endswith(s) for s in SLEEPS)
+            if name in learns(new) and not asleep:
+                assert p.grad.abs().max() > 1e-9, name
+        optimizer.step()
+    for name in learns(new):
+        assert not torch.equal(new.get_parameter(name), before[name]), name
+
+
+@every_case
+def test_begins_the_same_again_and_only_changes_the_new_layer(case):
+    new, old = pair(case)
+    kept = copy.deepcopy(old.state_dict())
+    state = torch.get_rng_state()
+    assert begin(new, old)
+    first = copy.deepcopy(new.state_dict())
+    assert begin(new, old)
+    assert torch.equal(torch.get_rng_state(), state)
+    for before, after in ((first, new.state_dict()), (kept, old.state_dict())):
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(p.requires_grad for p in new.parameters())
+
+
+def foreign(case: Case) -> list[nn.Module]:
+    """Return layers that `case` does not replace, some of which differ in one thing only."""
+    c1, c2 = case.channels
+    fused = Conv(c1, c2, 3, 2)
+    fused.conv = nn.Conv2d(c1, c2, 3, 2, 1)
+    odd = C2f(c1, c2, 2, True)
+    odd.m[1].cv2 = nn.Identity()
+    plain = C2f(c1, c2, 2, True)
+    plain.cv2 = Conv(plain.cv2.conv.in_channels, c2, 3)
+    return [
+        nn.Identity(),
+        nn.Linear(c1, c2),
+        nn.Conv2d(c1, c2, 3, 2, 1),
+        nn.Upsample(scale_factor=5),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Upsample((8, 8)),
+        Conv(c1, c2 + 2, 3, 2),
+        Conv(c1 + 2, c2, 3),
+        Conv(c1, c2, 3, 2, d=2),
+        Conv(c1, c2, 7, 2),
+        Conv(c1, c2, 3, 3),
+        fused,
+        C2f(c1, c2, 3, True),
+        C2f(c1 + 2, c2, 2, True),
+        C2f(c1, c2 * 2, 2, False),
+        C2f(c1, c2, 2, not case.slot.get("shortcut")),
+        odd,
+        plain,
+    ]
+
+
+@every_case
+def test_a_foreign_layer_is_refused_and_changes_nothing(case):
+    new = case.new()
+    before = copy.deepcopy(new.state_dict())
+    for old in foreign(case):
+        assert begin(new, old) is False
+    assert all(torch.equal(new.state_dict()[key], value) for key, value in before.items())
+
+
+def test_an_unregistered_module_has_no_start():
+    assert begin(nn.Identity(), Conv(4, 4)) is False
+    assert begin(type("DCNv4", (nn.Module,), {})(), Conv(4, 4)) is False
+
+
+def test_a_start_comes_with_its_words():
+    for given in ({"start": lambda new, old: None}, {"starts": "-"}):
+        with pytest.raises(ValueError, match="a start and what it starts as"):
+            register(rule="same", kinds={"up"}, paper="-", summary="-", **given)
+
+
+def test_grouped_convolutions_are_read_as_dense_ones():
+    old = train(Conv(8, 12, 3, 1, g=4), 8, True)
+    layer = trained(old, 8, 12, 3, 1)
+    x = maps(8, True)
+    dense = nn.functional.conv2d(x, layer.weight, None, 1, 1)
+    y = layer.gain.view(-1, 1, 1) * (dense - layer.mean.view(-1, 1, 1)) + layer.bias.view(-1, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(old.act(y), old(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_means_of_the_input_are_found():
+    """Where there are at least as many outputs as inputs; the borders' zeros cost a few hundredths."""
+    old = train(Conv(8, 32, 3), 8, True)
+    found = trained(old, 8, 32, 3, 1).inputs
+    expected = maps(8, True, 64).mean((0, 2, 3))
+    assert (found - expected).norm() < 0.15 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["DCNv4", "SPConv", "DynamicConv"])
+@pytest.mark.parametrize("dead", [slice(3, 4), slice(None)], ids=["channel", "layer"])
+def test_other_precision_and_what_is_dead(name, dead):
+    new, old = pair(next(c for c in CASES if c.entry.name == name))
+    old.conv.weight.data[dead] = 0
+    old.bn.running_var[dead] = 0
+    assert begin(new.bfloat16(), old.half())
+    assert all(p.isfinite().all() for p in new.state_dict().values())
+
+
+def test_a_refusal_says_what_was_expected():
+    with pytest.raises(CannotStart, match="expected a convolution without bias"):
+        trained(nn.Identity(), 1, 1, 1, 1)
