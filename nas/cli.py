@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from nas import __version__
+from nas.cli_proxy import bank, calibrate
+from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, open_study, prepare
 from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.render import ModelFiles
     from nas.study import Study
-
-_STORAGE = click.option("--storage", metavar="URL", help="sqlite:///PATH. Default: studies/<study>.db here.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class _Group(click.Group):
@@ -36,10 +35,8 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             if isinstance(error, KeyboardInterrupt):
-                click.echo(
-                    "stopped" + ("; what was finished is stored" if ctx.invoked_subcommand == "search" else ""),
-                    err=True,
-                )
+                stored = "; what was finished is stored" if ctx.invoked_subcommand in ("search", "calibrate") else ""
+                click.echo(f"stopped{stored}", err=True)
             else:
                 click.echo(f"error: {error}", err=True)
             ctx.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
@@ -57,6 +54,10 @@ def cli(debug: bool) -> None:
         os.environ["NAS_DEBUG"] = "1"
 
 
+cli.add_command(calibrate)
+cli.add_command(bank)
+
+
 def main() -> NoReturn:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -71,24 +72,6 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _prepare() -> Path:
-    """Take the host offline before anything imports it, and return the cache directory."""
-    from nas.demo import cache_dir
-    from nas.offline import offline_environment
-
-    cache = cache_dir()
-    os.environ.update(offline_environment(cache))
-    return cache
-
-
-def _open(name: str, storage: str | None) -> Study:
-    _prepare()
-    from nas.storage import place
-    from nas.study import Study
-
-    return Study.load(place(name, storage))
-
-
 @cli.command()
 @click.argument("space", required=False)
 @click.option("--study", help="Name of the study; an existing one is resumed. Default: the space's name.")
@@ -98,16 +81,22 @@ def _open(name: str, storage: str | None) -> Study:
     type=click.IntRange(1),
     help="Variants to train, the baseline included; for a study that has trials: further ones.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Epochs of a proxy. Default: 8, for the demo data 3.")
+@click.option(
+    "--epochs", type=click.IntRange(0), help="Epochs of a proxy; 0 only validates. Default: 2; 8 without a bank."
+)
 @click.option("--imgsz", type=click.IntRange(32), help="Image side in pixels. Default: 160, for the demo data 128.")
 @click.option("--batch", type=click.IntRange(1), help="Images a step. Default: 16.")
 @click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the space's.")
-@click.option("--init", help="baseline (default), scratch, or a .pt file that variants inherit tensors from.")
 @click.option(
-    "--base-epochs",
-    type=click.IntRange(1),
-    help="Epochs of the baseline that variants inherit from. Default: 3 proxies, at least 20.",
+    "--proxy", metavar="CALIBRATION", help="Take the proxy that `nas calibrate` found: its name, or its file."
 )
+@click.option(
+    "--init",
+    help="What variants inherit: bank (default: swaps distilled from a baseline), baseline, scratch, or a .pt file.",
+)
+@WEIGHTS
+@BASE_EPOCHS
+@BANK_EPOCHS
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -122,8 +111,8 @@ def _open(name: str, storage: str | None) -> Study:
 @click.option("--max-gflops", type=click.FloatRange(0, min_open=True), help="Train no variant above this (at 640 px).")
 @click.option("--max-params", type=click.FloatRange(0, min_open=True), help="Train no variant with more parameters.")
 @click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
-@_STORAGE
-@_JSON
+@STORAGE
+@JSON
 def search(as_json: bool, **options: Any) -> None:
     """Search SPACE: train short proxies of its variants and rank them by mAP per GFLOP.
 
@@ -134,7 +123,7 @@ def search(as_json: bool, **options: Any) -> None:
     nas search seeds --data data.yaml --trials 40 --study blood
     nas search --study blood --trials 20                    20 more
     """
-    cache = _prepare()
+    cache = prepare()
     from nas.console import Progress, make_console
     from nas.session import Session
 
@@ -146,8 +135,8 @@ def search(as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("study")
-@_STORAGE
-@_JSON
+@STORAGE
+@JSON
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 def rank(study: str, storage: str | None, as_json: bool, as_csv: bool) -> None:
     """Print the ranking of STUDY.
@@ -155,11 +144,11 @@ def rank(study: str, storage: str | None, as_json: bool, as_csv: bool) -> None:
     \b
     nas rank blood --csv > blood.csv
     """
-    _print_ranking(_open(study, storage), as_json=as_json, as_csv=as_csv, conclude=False)
+    _print_ranking(open_study(study, storage), as_json=as_json, as_csv=as_csv, conclude=False)
 
 
 def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool) -> None:
-    from nas import console
+    from nas import console, notes
     from nas.rank import export_rows, to_csv
     from nas.rank import rank as rank_trials
 
@@ -174,8 +163,8 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
         out.print(console.ranking_table(rows, out.width))
     for line in [
         "",
-        *console.ranking_notes(study),
-        *(["", *console.conclusion(study)] if conclude or not rows else []),
+        *notes.ranking_notes(study),
+        *(["", *notes.conclusion(study)] if conclude or not rows else []),
     ]:
         out.print(line, markup=False)
     return None
@@ -195,8 +184,8 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-@_STORAGE
-@_JSON
+@STORAGE
+@JSON
 def emit_yaml(as_json: bool, **options: Any) -> None:
     """Write a variant's model YAML, how to register its modules, and a script that trains it.
 
@@ -210,7 +199,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         raise click.UsageError("--best and --trial choose from a study: give --study NAME")
     if options["study"] and options["base"]:
         raise click.UsageError("--base goes with --swap; a study knows its base")
-    _prepare()
+    prepare()
     from nas import emit
 
     files = _files(options)
@@ -236,7 +225,7 @@ def _files(options: dict[str, Any]) -> ModelFiles:
         return emit.files_of_variant(
             parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
         )
-    trial = emit.chosen_trial(_open(options["study"], options["storage"]), options["trial"])
+    trial = emit.chosen_trial(open_study(options["study"], options["storage"]), options["trial"])
     if options["scale"] and options["scale"] != trial.variant.scale:
         return emit.files_of_variant(trial.variant.with_scale(options["scale"]))
     return emit.files_of_trial(trial)
@@ -244,14 +233,14 @@ def _files(options: dict[str, Any]) -> ModelFiles:
 
 @cli.command()
 @click.argument("module", required=False)
-@_JSON
+@JSON
 def ops(module: str | None, as_json: bool) -> None:
     """List the modules that can be swapped in, or show MODULE in full.
 
     \b
     nas ops CARAFE
     """
-    _prepare()
+    prepare()
     from nas import listing
 
     listing.print_modules(module, as_json=as_json)
@@ -265,7 +254,7 @@ def space() -> None:
 @space.command("list")
 def space_list() -> None:
     """List the spaces that ship with the tool."""
-    _prepare()
+    prepare()
     from nas import listing
 
     listing.print_spaces()
@@ -273,14 +262,14 @@ def space_list() -> None:
 
 @space.command("show")
 @click.argument("name")
-@_JSON
+@JSON
 def space_show(name: str, as_json: bool) -> None:
     """Show the slots and choices of a space.
 
     \b
     nas space show seeds
     """
-    _prepare()
+    prepare()
     from nas import listing
 
     listing.print_space(name, as_json=as_json)
@@ -296,7 +285,7 @@ def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
     \b
     nas space check my_space.yaml --all-scales
     """
-    _prepare()
+    prepare()
     from nas.listing import print_check
 
     print_check(name, scales, all_scales=all_scales)
@@ -304,35 +293,35 @@ def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_JSON
+@JSON
 def cost(model: Path, as_json: bool) -> None:
     """Print what a model YAML costs, what the stock counter would have said, and what nobody counts.
 
     \b
     nas cost out/yolov8n-1a2b3c4d.yaml
     """
-    _prepare()
+    prepare()
     from nas import listing
 
     listing.print_cost(model, as_json=as_json)
 
 
 @cli.command()
-@_STORAGE
-@_JSON
+@STORAGE
+@JSON
 def studies(storage: str | None, as_json: bool) -> None:
     """List the studies below the current directory, or of one storage."""
-    _prepare()
+    prepare()
     from nas import listing
 
     listing.print_studies(storage, as_json=as_json)
 
 
 @cli.command()
-@_JSON
+@JSON
 def doctor(as_json: bool) -> None:
     """Print what a bug report needs: versions, devices, whether kernels compile, where files go, the host's anchors."""
-    _prepare()
+    prepare()
     from nas.doctor import print_report
 
     print_report(as_json=as_json)

@@ -10,8 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nas.proxy import EpochScore, Recipe
-from nas.rank import RankRow, baseline_of, rank
+from nas.rank import RankRow, rank
+from nas.recipe import Recipe
+from nas.runs import Finished, Run
+from nas.scores import EpochScore
 from nas.study import Study
 from nas.trial import Trial
 
@@ -41,11 +43,14 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
         "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
         "Δ%": lambda r: "" if r.delta_gflops is None or r.trial.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
         "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
+        "distil": lambda r: "" if r.trial.distillation is None else f"{r.trial.distillation:.2f}",
         "mAP/GFLOP": lambda r: f"{r.trial.map_per_gflop:.4f}",
     }
     if width < _WIDE:
-        for name in ("95 %", "verdict", "params", "Δ%"):
+        for name in ("95 %", "verdict", "params", "Δ%", "distil"):
             del columns[name]
+    if all(r.trial.distillation is None for r in rows):
+        columns.pop("distil", None)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         if name == "swaps":
@@ -56,76 +61,6 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
         cells = [value(row) for value in columns.values()]
         table.add_row(*cells, style="bold" if row.trial.variant.is_baseline else None)
     return table
-
-
-def ranking_notes(study: Study) -> list[str]:
-    """Return what has to be said under a ranking."""
-    s = study.settings
-    trials = study.trials()
-    rows = rank(trials, s.floor)
-    recipe = s.recipe
-    notes = [
-        (
-            f"Proxy: {recipe.epochs} epochs at {recipe.imgsz} px, batch {recipe.batch}, seed {s.seed}, "
-            f"{_init_words(study)}; {s.images[0]} training and {s.images[1]} validation images "
-            f"of {s.data or 'the demo data'}."
-        ),
-        "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
-        (
-            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline stand below the others. "
-            "* on the Pareto front of mAP and GFLOPs."
-        ),
-        "One seed a variant: a difference no larger than the spread between seeds says nothing. This is a screening.",
-    ]
-    wrong = [r.trial for r in rows if r.trial.gflops - r.trial.stock_gflops > 0.005 * r.trial.gflops]
-    if wrong:
-        worst = max(wrong, key=lambda t: t.gflops - t.stock_gflops)
-        notes.append(
-            f"Ultralytics' own counter would have said less for {len(wrong)} of {len(rows)} variants, "
-            f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
-        )
-    for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
-        notes += [f"{words}: {t.variant.id} ({t.describe()}) {t.failure}" for t in trials if t.status == status]
-    return notes
-
-
-def _init_words(study: Study) -> str:
-    recipe = study.settings.recipe
-    if recipe.init == "scratch":
-        return "from scratch"
-    if recipe.init != "baseline":
-        return f"inheriting from {recipe.init}"
-    curve = study.baseline_training
-    reached = f" (mAP50-95 {curve[-1].map:.3f})" if curve else ""
-    return f"inheriting from a baseline of {recipe.base_epochs} epochs{reached}"
-
-
-def conclusion(study: Study) -> list[str]:
-    """Return what was compared, what won and by how much, and what to type next."""
-    trials = study.trials()
-    rows = rank(trials, study.settings.floor)
-    base = baseline_of(trials)
-    if not rows:
-        return ["No variant has finished yet."]
-    if base is None:
-        return ["The baseline has not finished: there is nothing to compare these variants with yet."]
-    best = rows[0]
-    name = study.place.name
-    told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
-    if len(rows) == 1:
-        told = "Only the baseline has finished yet."
-    elif best.trial.variant.is_baseline:
-        told += " No swap beats the baseline in mAP50-95 per GFLOP."
-    else:
-        gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
-        told += (
-            f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
-            f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
-        )
-    if base.map < 0.02:
-        told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
-    where = f"--study {name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
-    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} --trials 10"]
 
 
 class Progress:
@@ -151,7 +86,20 @@ class Progress:
 
     def baseline_training(self, recipe: Recipe) -> None:
         """See `nas.search.Observer`."""
-        self._begin(f"training the baseline that variants inherit from ({recipe.epochs} epochs, once per study)")
+        self._begin(f"training the baseline that variants inherit from ({recipe.epochs} epochs, once for these data)")
+
+    def distilling(self, count: int) -> None:
+        """See `nas.search.Observer`."""
+        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, once per space and data")
+
+    def steps(self, done: int, total: int) -> None:
+        """See `nas.search.Observer`."""
+        left = (time.monotonic() - self._since) / done * (total - done)
+        line = f"{self._head}  step {done}/{total}  {_duration(left)} left"
+        if self._live:
+            self._live.update(Text(line))
+        elif done in (1, total) or done % max(1, total // 4) == 0:
+            self.console.print(f"  {line}", markup=False)
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
         """See `nas.search.Observer`."""
@@ -159,8 +107,10 @@ class Progress:
 
     def epoch(self, score: EpochScore, epochs: int) -> None:
         """See `nas.search.Observer`."""
+        if not score.epoch:  # weights that were validated as they are
+            return
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
-        line = f"{self._head}  epoch {score.epoch}/{epochs}  mAP50-95 {score.map:.3f}  {_duration(left)} left"
+        line = f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left"
         if self._live:
             self._live.update(Group(Text(line), Text(self._best(), style="dim")))
         elif score.epoch in (1, epochs) or score.epoch % max(1, epochs // 4) == 0:
@@ -193,6 +143,36 @@ class Progress:
         )
 
 
+class CalibrationProgress(Progress):
+    """Tells a person how a calibration goes, a line a run. See `nas.calibrate.Observer`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live, self._head, self._since = None, "", 0.0
+        self._first: tuple[float, int] | None = None
+
+    def steps(self, done: int, total: int) -> None:
+        """See `nas.calibrate.Observer`; banks are made side by side, and their steps would mix."""
+
+    def run_ended(self, run: Run, done: Finished, position: int, total: int) -> None:
+        """See `nas.calibrate.Observer`."""
+        now = time.monotonic()
+        since, first = self._first = self._first or (now, position)
+        what = f"again {', '.join(run.again)}" if run.again else run.variant.describe()
+        said = f"mAP50-95 {done.scores['map']:.3f}" if done.result else f"failed: {done.failure}"
+        left = ""
+        if position - first > 3:
+            left = f"  about {_duration((now - since) / (position - first) * (total - position))} left"
+        self.console.print(f"[{position}/{total}] {run.proxy}, seed {run.seed}: {what}: {said}{left}", markup=False)
+
+
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _reached(score: EpochScore) -> str:
+    """Say what an epoch reached; what is not validated has only a loss."""
+    if score.validation:
+        return f"mAP50-95 {score.validation.map:.3f}  "
+    return f"loss {score.train_loss:.2f}  "

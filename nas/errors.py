@@ -37,3 +37,11 @@ class StudyError(NasError, RuntimeError):
 
 class OutputError(NasError, FileExistsError):
     """A file would be overwritten, or cannot be written."""
+
+
+class NotANumber(ProxyError):
+    """The loss is no longer finite."""
+
+
+class BatchHalved(ProxyError):
+    """The host halved the batch after running out of memory; the result would not be comparable."""

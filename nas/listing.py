@@ -42,6 +42,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
                 "paper": e.paper,
                 "summary": e.summary,
                 "requires": e.requires,
+                "starts": e.starts,
                 "arguments": {
                     a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in e.args.values()
                 },
@@ -63,6 +64,8 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         console.print(arguments)
         if entry.requires:
             console.print(f"\nneeds: {entry.requires}", markup=False)
+        if entry.starts:
+            console.print(f"\nstarts, in a trained layer's place: {entry.starts}", markup=False)
         slot = {"up": "neck.up_p4", "down": "backbone.down_p3", "block": "neck.c2f_p3"}
         kind = next((k for k in ("up", "down", "block") if k in entry.kinds), None)
         if kind:

@@ -95,8 +95,8 @@ def search_score(trial: Trial, base: Trial | None, floor: float) -> float:
 
 COLUMNS = (
     "rank", "id", "swaps", "map50_95", "delta_map50_95", "map50", "gflops", "delta_gflops_percent", "params",
-    "map50_95_per_gflop", "below_floor", "on_front", "seeds", "interval_low", "interval_high", "verdict",
-    "stock_counter_gflops", "inherited_tensors", "tensors", "seed", "epochs", "seconds",
+    "map50_95_per_gflop", "score", "below_floor", "on_front", "seeds", "interval_low", "interval_high", "verdict",
+    "stock_counter_gflops", "distillation_error", "inherited_tensors", "tensors", "seed", "epochs", "seconds",
 )  # fmt: skip
 """Columns of the exported table, in order."""
 
@@ -118,6 +118,7 @@ def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
                     None if r.delta_gflops is None else round(100 * r.delta_gflops, 2),
                     r.trial.params,
                     round(r.trial.map_per_gflop, 6),
+                    r.trial.score,
                     r.below_floor,
                     r.on_front,
                     r.seeds,
@@ -125,9 +126,10 @@ def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
                     r.interval[1] if r.interval else None,
                     r.verdict,
                     round(r.trial.stock_gflops, 4),
+                    None if r.trial.distillation is None else round(r.trial.distillation, 4),
                     *r.trial.inherited,
                     r.trial.seed,
-                    len(r.trial.curve),
+                    r.trial.curve[-1].epoch,
                     round(r.trial.seconds, 1),
                 ),
                 strict=True,

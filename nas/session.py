@@ -8,18 +8,32 @@ from typing import Any
 
 from nas import demo
 from nas import search as searching
+from nas.answer import ANSWER_FILE, DEFAULT_SCORE, Answer, load_answer
+from nas.calibrate import (
+    CALIBRATION_SUFFIX,
+    DEFAULT_PROXIES,
+    Calibration,
+    Calibrator,
+    Observer,
+    full_recipe,
+    proxy_recipe,
+)
 from nas.data import Dataset, load, write_resolved
 from nas.errors import DataError, StudyError
-from nas.proxy import ProxyWorker, Recipe, digest_of, make_recipe
+from nas.proxy import ProxyWorker, available_cores
+from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.storage import StudyPlace, place
 from nas.study import Settings, Study, current_versions
+from nas.weights import Weights
 
 _DEMO_SPACE = "quick"
-_DEMO_RECIPE = (3, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
+_DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
+_EPOCHS = {"bank": 2, "scratch": 8, "baseline": 8}
+_EPOCHS_FROM_FILE = 8
 _MOST_TRIALS = 40
-_RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "device")
+_RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")
 
 
 @dataclass(frozen=True)
@@ -77,9 +91,12 @@ class Session:
     def _begin(cls, cache: Path, where: StudyPlace, options: dict[str, Any]) -> Session:
         space = _limited(load_space(options["space"] or _DEMO_SPACE), options)
         dataset = _dataset(options["data"])
+        answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
         settings = Settings(
             space=space,
-            recipe=_recipe(options),
+            recipe=_recipe(options, answer),
+            score=answer.score if answer else DEFAULT_SCORE,
+            calibration=answer.to_json() if answer else "",
             data=str(Path(options["data"]).resolve()) if options["data"] else "",
             fingerprint=dataset.fingerprint,
             classes=dataset.names,
@@ -127,10 +144,17 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         raise DataError(
             f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
         ) from None
+    answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
+    recipe = kept.recipe
+    if answer:
+        asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *_CALIBRATED)
+        recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in asked})
     wanted = replace(
         kept,
         space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
-        recipe=_changed(kept.recipe, options),
+        recipe=_changed(recipe, options),
+        score=answer.score if answer else kept.score,
+        calibration=answer.to_json() if answer else kept.calibration,
         data=str(Path(data).resolve()) if data else "",
         fingerprint=dataset.fingerprint,
         seed=kept.seed if options["seed"] is None else options["seed"],
@@ -154,36 +178,143 @@ def _dataset(path: str | None) -> Dataset:
     return load(path if path else demo.demo_dataset())
 
 
-def _recipe(options: dict[str, Any]) -> Recipe:
-    """Return the recipe of a new study."""
-    epochs, imgsz, batch, base_epochs = (8, 160, 16, None) if options["data"] else _DEMO_RECIPE
-    init = options["init"] or "baseline"
-    return make_recipe(
-        init=_init(init),
-        epochs=options["epochs"] or epochs,
-        imgsz=options["imgsz"] or imgsz,
-        batch=options["batch"] or batch,
-        base_epochs=options["base_epochs"] or base_epochs,
+def _recipe(options: dict[str, Any], answer: Answer | None) -> Recipe:
+    """Return the recipe of a new study: a calibration's, or the default one, with what the options change of it."""
+    init = _init(options["init"] or (answer.recipe.init if answer else "bank"))
+    demo_epochs, imgsz, batch, base_epochs = _DEMO_RECIPE
+    epochs: int = _EPOCHS.get(init, _EPOCHS_FROM_FILE)
+    if answer:
+        epochs, imgsz, batch, base_epochs = (
+            getattr(answer.recipe, k) for k in ("epochs", "imgsz", "batch", "base_epochs")
+        )
+    elif options["data"]:
+        imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
+    else:
+        epochs = min(epochs, demo_epochs)
+    given = {key: options[key] for key in ("epochs", "imgsz", "batch", "base_epochs") if options[key] is not None}
+    recipe = make_recipe(
+        **{"epochs": epochs, "imgsz": imgsz, "batch": batch, "base_epochs": base_epochs, **given},
+        init=init,
         device=options["device"],
+        weights=_weights(options["weights"]),
     )
+    if answer:
+        recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in _CALIBRATED})
+    if options["bank_epochs"] is not None:
+        recipe = replace(recipe, bank_epochs=options["bank_epochs"])
+    return _sound(recipe)
+
+
+_CALIBRATED = ("start", "bank_epochs", "bank_lr0", "validations", "lrf", "weight_decay", "optimizer")
+
+
+def _sound(recipe: Recipe) -> Recipe:
+    """Return the recipe.
+
+    Raises:
+        StudyError: It asks for what says nothing.
+    """
+    if recipe.init == "scratch" and not recipe.epochs:
+        raise StudyError("--epochs 0 validates what is inherited; with --init scratch there is nothing to validate")
+    if not recipe.base_epochs and recipe.init in ("bank", "baseline") and not recipe.weights:
+        raise StudyError("--base-epochs 0 takes the baseline as it is: bring a trained one with --weights FILE.pt")
+    return recipe
 
 
 def _changed(recipe: Recipe, options: dict[str, Any]) -> Recipe:
     """Return the recipe with what the options give, and the digest of the file to inherit from as it is now."""
-    given = {key: options[key] for key in _RECIPE_OPTIONS if options[key] is not None}
+    given: dict[str, Any] = {key: options[key] for key in _RECIPE_OPTIONS if options[key] is not None}
     given["init"] = _init(given.get("init", recipe.init))
-    return replace(recipe, **given, init_digest=digest_of(given["init"]))
+    given["weights"] = _weights(given.get("weights", recipe.weights))
+    given["init_digest"], given["weights_digest"] = digest_of(given["init"]), digest_of(given["weights"])
+    return _sound(replace(recipe, **given))
 
 
 def _init(text: str) -> str:
-    """Return ``baseline``, ``scratch``, or the absolute path of a file that exists.
+    """Return a kind of start, or the absolute path of a file that exists.
 
     Raises:
         StudyError: It is none of these.
     """
-    if text in ("baseline", "scratch"):
-        return text
+    return text if text in KINDS else _weights(text, f"expected {', '.join(KINDS)}, or a .pt file that exists")
+
+
+def _weights(text: str | None, expected: str = "expected a .pt file that exists") -> str:
+    """Return the absolute path of a file of weights; empty without one.
+
+    Raises:
+        StudyError: There is no such file.
+    """
+    if not text:
+        return ""
     path = Path(text)
     if path.suffix != ".pt" or not path.is_file():
-        raise StudyError(f"cannot inherit from {text!r}: expected baseline, scratch, or a .pt file that exists")
+        raise StudyError(f"cannot inherit from {text!r}: {expected}")
     return str(path.resolve())
+
+
+def calibration_file(text: str) -> Path:
+    """Return the file of a calibration: a path, its folder, or its name below ``studies/``.
+
+    Raises:
+        StudyError: There is none.
+    """
+    named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / ANSWER_FILE
+    for path in (Path(text), Path(text) / ANSWER_FILE, named):
+        if path.is_file():
+            return path
+    folder = named.parent
+    if folder.is_dir():
+        raise StudyError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
+    raise StudyError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")
+
+
+def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrator:
+    """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
+
+    Raises:
+        NasError: Anything about the space, the dataset or the options is wrong.
+    """
+    space = load_space(options["space"])
+    if options["scale"]:
+        space = space.with_scale(options["scale"])
+    space = space.enable(options["enable"])
+    dataset = _dataset(options["data"])
+    common = make_recipe(
+        init="bank",
+        epochs=0,
+        imgsz=options["imgsz"],
+        batch=options["batch"],
+        base_epochs=options["base_epochs"],
+        device=options["device"],
+        weights=_weights(options["weights"]),
+    )
+    if options["bank_epochs"] is not None:
+        common = replace(common, bank_epochs=options["bank_epochs"])
+    names = options["proxies"] or DEFAULT_PROXIES
+    calibration = Calibration(
+        space=space,
+        variants=options["variants"],
+        data=str(Path(options["data"]).resolve()) if options["data"] else "",
+        fingerprint=dataset.fingerprint,
+        full=full_recipe(common, options["full_epochs"]),
+        full_seeds=options["full_seeds"],
+        proxies=tuple((name, _sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
+        seeds=options["seeds"],
+        versions=current_versions(),
+    )
+    name = place(options["name"] or Path(options["space"]).stem).name
+    folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
+    workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
+    weights = Weights(
+        folder=Path("studies") / "weights",
+        space=space,
+        data=write_resolved(dataset, folder),
+        fingerprint=dataset.fingerprint,
+        versions=calibration.versions,
+        seed=0,
+        worker=ProxyWorker(cache),
+        listener=observer,
+        scratch=folder / "run",
+    )
+    return Calibrator(calibration, folder, weights, workers, cache, observer)

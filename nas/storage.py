@@ -46,6 +46,11 @@ class StudyPlace:
         return self.file.with_name(f"{self.file.name}.d") / self.name
 
     @property
+    def weights(self) -> Path:
+        """Where trained tensors lie that the studies beside this one share."""
+        return self.file.parent / "weights"
+
+    @property
     def is_default(self) -> bool:
         """Whether it is where a study of that name is looked for when nothing else is said."""
         return self.file == default_file(self.name)
@@ -146,6 +151,34 @@ def explained(where: StudyPlace) -> Iterator[None]:
         raise StudyError(f"{where.file}: {text.splitlines()[0]}") from None
     except optuna.exceptions.DuplicatedStudyError:
         raise StudyError(f"{where.file} holds a study {where.name!r} already") from None
+
+
+@contextlib.contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, with the number of this process in it. The lock goes with the process, however that ends.
+
+    Args:
+        path: The lock file.
+        what: What it stands for, for the message.
+
+    Raises:
+        StudyError: Another process holds it, or it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below, with the lock
+    except OSError as error:
+        raise StudyError(f"cannot write {path}: {error.strerror or error}") from None
+    with file:
+        if not try_lock(file):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise StudyError(f"another search works on {what} (process {holder}); let it end first")
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 def try_lock(file: Any) -> bool:

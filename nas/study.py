@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,13 +20,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import StudyError
-from nas.proxy import EpochScore, Recipe
+from nas.recipe import Recipe
+from nas.scores import EpochScore
 from nas.space import SearchSpace
-from nas.storage import StudyPlace, check_file, explained, open_storage, place, try_lock
+from nas.storage import StudyPlace, check_file, explained, held, open_storage, place
 from nas.trial import Trial
+from nas.weights import SwapBank
 
-_SCHEMA = 1
-_SETTINGS, _TARGET, _REQUEST, _BASELINE, _RECORD = "nas_settings", "nas_target", "nas_request", "nas_baseline", "record"
+_SCHEMA = 2
+_SETTINGS, _TARGET, _REQUEST, _RECORD = "nas_settings", "nas_target", "nas_request", "record"
+_BASELINE, _BANK = "nas_baseline", "nas_bank"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Settings:
         classes: Class names.
         images: Training and validation images.
         seed: Of the proxies and of the sampler.
+        score: Which of `nas.scores.SCORES` ranks.
+        calibration: What a calibration says of the proxy (`nas.judge.Answer` as plain values); empty without one.
         floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
         versions: Of the tool and the packages that decide results.
     """
@@ -55,6 +59,19 @@ class Settings:
     seed: int
     floor: float
     versions: tuple[tuple[str, str], ...]
+    score: str = "map"
+    calibration: str = ""
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What a calibration says of the proxy; empty without one."""
+        found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
+        return found
+
+    @property
+    def error(self) -> float | None:
+        """Standard deviation of one score, where a calibration says."""
+        return self.answer.get("error")
 
     def to_json(self) -> str:
         """Return the settings as text."""
@@ -65,7 +82,7 @@ class Settings:
         """Return the settings that `to_json` wrote."""
         body = json.loads(text)
         if body.pop("schema") != _SCHEMA:
-            raise StudyError("the study was made by another version of the tool, which stores studies differently")
+            raise StudyError("it was made by another version of the tool, which stores studies differently")
         body["space"] = SearchSpace.from_json(body["space"])
         body["recipe"] = Recipe(**body["recipe"])
         for key in ("classes", "images"):
@@ -84,7 +101,7 @@ class Settings:
                 f"{other.data or 'the demo data'} has {other.fingerprint}"
             )
         found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
-        for key in ("seed", "floor"):
+        for key in ("seed", "floor", "score"):
             if getattr(self, key) != getattr(other, key):
                 found.append(f"{key}: {getattr(self, key)}, not {getattr(other, key)}")
         theirs = dict(other.versions)
@@ -143,8 +160,8 @@ class Study:
 
     @property
     def is_barren(self) -> bool:
-        """Whether nothing has come of it: no finished trial, no trained baseline."""
-        return not self.baseline_training and not any(trial.status == "done" for trial in self.trials())
+        """Whether no trial has finished; trained weights are kept beside the studies and lose nothing with it."""
+        return not any(trial.status == "done" for trial in self.trials())
 
     def discard(self) -> None:
         """Delete the study, to begin it anew with other settings.
@@ -183,7 +200,11 @@ class Study:
                 raise StudyError(
                     f"{where.file} holds {where.name!r}, but it is no study of this tool: it has no settings"
                 )
-            return cls(where, Settings.from_json(text), inner)
+            try:
+                settings = Settings.from_json(text)
+            except StudyError as error:
+                raise StudyError(f"cannot use the study {where.name!r} of {where.file}: {error}") from None
+            return cls(where, settings, inner)
 
     @staticmethod
     def exists(where: StudyPlace) -> bool:
@@ -211,20 +232,8 @@ class Study:
             StudyError: Another search holds it.
         """
         path = self.place.file.with_name(f"{self.place.file.name}.{self.place.name}.lock")
-        with explained(self.place):
-            file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below, with the lock
-        with file:
-            if not try_lock(file):
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise StudyError(
-                    f"another search works on the study {self.place.name!r} (process {holder}); let it end first"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        with explained(self.place), held(path, f"the study {self.place.name!r}"):
             yield
-            file.truncate(0)
 
     @property
     def target(self) -> int:
@@ -245,7 +254,7 @@ class Study:
     @property
     def baseline_training(self) -> tuple[EpochScore, ...]:
         """The curve of the baseline that others inherit from; empty before it has been trained."""
-        return tuple(EpochScore(**score) for score in self._attribute(_BASELINE, []))
+        return tuple(EpochScore.from_json(score) for score in self._attribute(_BASELINE, []))
 
     def _attribute(self, key: str, default: Any) -> Any:
         with explained(self.place):
@@ -255,6 +264,22 @@ class Study:
         """Store the curve of the baseline that others inherit from."""
         with explained(self.place):
             self._inner.set_user_attr(_BASELINE, [asdict(score) for score in curve])
+
+    @property
+    def bank(self) -> dict[str, Any]:
+        """What the bank says that a reader of the ranking should know; empty before there is one."""
+        return dict(self._attribute(_BANK, {}))
+
+    def keep_bank(self, bank: SwapBank) -> None:
+        """Store what a bank says that a reader of the ranking should know."""
+        body = {
+            "folder": str(bank.folder),
+            "teacher_map": bank.teacher_map,
+            "drops": bank.drops,
+            "failures": {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in bank.failures},
+        }
+        with explained(self.place):
+            self._inner.set_user_attr(_BANK, body)
 
     def trials(self) -> list[Trial]:
         """Return every trial that has started, in order."""
@@ -325,8 +350,9 @@ class OpenTrial:
 
     def report(self, score: EpochScore) -> None:
         """Store an epoch's mAP50-95."""
-        with explained(self._study.place):
-            self._asked.report(score.map, score.epoch)
+        if score.validation:
+            with explained(self._study.place):
+                self._asked.report(score.validation.map, score.epoch)
 
     def end(self, **changes: Any) -> Trial:
         """Store how it ended and return it."""

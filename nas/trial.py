@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from nas.proxy import EpochScore
+from nas.scores import EpochScore, Validation, scores
 from nas.variant import KEEP, NONE, Variant, describe_swaps
 
 Status = Literal["running", "done", "failed", "rejected", "interrupted"]
@@ -23,12 +23,16 @@ class Trial:
         assignment: Slot key to label, as the space has them.
         status: How it ended.
         seed: Of its training.
+        score: Which of `nas.scores.SCORES` it is ranked by.
         yaml: The model YAML that it was built from, byte for byte.
         params: Parameters.
         gflops: As `nas.cost.Cost.gflops`.
         stock_gflops: As `nas.cost.Cost.stock_gflops`.
         uncounted: As `nas.cost.Cost.uncounted`.
         curve: A score an epoch.
+        average: Validation of the averaged weights.
+        distillation: The largest distillation error among its swaps, in variances of the layer's output; None without a
+            bank.
         inherited: Tensors that started from given values, and all tensors.
         seconds: Wall time.
         versions: Of the tool and the packages that decide results.
@@ -40,12 +44,15 @@ class Trial:
     assignment: Mapping[str, str]
     status: Status
     seed: int = 0
+    score: str = "map"
     yaml: str = ""
     params: int = 0
     gflops: float = 0.0
     stock_gflops: float = 0.0
     uncounted: tuple[tuple[str, int], ...] = ()
     curve: tuple[EpochScore, ...] = ()
+    average: Validation | None = None
+    distillation: float | None = None
     inherited: tuple[int, int] = (0, 0)
     seconds: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
@@ -53,13 +60,24 @@ class Trial:
 
     @property
     def map(self) -> float:
-        """Final mAP50-95 on the validation images; 0 before the first epoch."""
-        return self.curve[-1].map if self.curve else 0.0
+        """mAP50-95 on the validation images by the study's score; 0 before there is any."""
+        if self.status == "done":
+            return self.scores[self.score]
+        return self._last.map if self._last else 0.0
 
     @property
     def map50(self) -> float:
         """Final mAP50."""
-        return self.curve[-1].map50 if self.curve else 0.0
+        return self._last.map50 if self._last else 0.0
+
+    @property
+    def _last(self) -> Validation | None:
+        return next((s.validation for s in reversed(self.curve) if s.validation), None)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every score of `nas.scores.SCORES`; of a finished trial."""
+        return scores(self.curve, self.average)
 
     @property
     def map_per_gflop(self) -> float:
@@ -89,6 +107,7 @@ class Trial:
         given["variant"] = Variant(
             body["variant"]["base"], body["variant"]["scale"], tuple((s, c) for s, c in body["variant"]["swaps"])
         )
-        given["curve"] = tuple(EpochScore(**score) for score in body["curve"])
+        given["curve"] = tuple(EpochScore.from_json(score) for score in body["curve"])
+        given["average"] = Validation(**body["average"]) if body["average"] else None
         given["inherited"] = (body["inherited"][0], body["inherited"][1])
         return cls(number=number, assignment=dict(assignment), **given)

@@ -109,6 +109,8 @@ def test_emit_and_cost(tmp_path):
         ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "--best"],
         ["search", "--trials", "0"],
         ["search", "--epochs", "x"],
+        ["search", "--bank-epochs", "0"],
+        ["calibrate"],
         ["nonsense"],
         ["rank"],
     ],
@@ -125,6 +127,11 @@ def test_known_failures_exit_with_1(tmp_path, monkeypatch):
         (["search", "--study", "blood"], "no study 'blood' in"),
         (["search", "seeds", "--data", "nowhere.yaml"], "nowhere.yaml"),
         (["search", "seeds", "--init", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
+        (["search", "seeds", "--weights", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
+        (["search", "seeds", "--proxy", "blood"], "no calibration 'blood'"),
+        (["search", "seeds", "--epochs", "0", "--init", "scratch"], "there is nothing to validate"),
+        (["search", "seeds", "--base-epochs", "0"], "bring a trained one with --weights FILE.pt"),
+        (["bank", "blood"], "no study 'blood'"),
         (["search", "nothing.yaml"], "cannot read the space file nothing.yaml"),
         (["search", "seeds", "--storage", "postgresql://x/y"], "cannot use the storage"),
         (["emit-yaml", "--swap", "neck.up_p4=CARAFFE"], "did you mean CARAFE"),
@@ -194,6 +201,7 @@ def test_a_first_attempt_that_cannot_work_does_not_block_its_name(tiny_data, tmp
 
 def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "k", *QUICK, "--epochs", "3"]
+    args += ["--init", "baseline", "--base-epochs", "1"]
     victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
         for line in victim.stderr:
@@ -206,6 +214,7 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 of 3 trials are done; finishing what was asked for" in done.stderr
+    assert "training the baseline" not in done.stderr
     body = json.loads(command("rank", "k", "--json", cwd=tmp_path).stdout)
     assert len(body["rows"]) == 3
     from nas.storage import place
@@ -267,8 +276,6 @@ def test_same_seed_same_study(tiny_data, tmp_path):
         from nas.study import Study
 
         study = Study.load(place(name, f"sqlite:///{tmp_path / 'studies' / f'{name}.db'}"))
-        tables.append(
-            [(t.variant, [(s.map, s.map50, s.train_loss, s.val_loss) for s in t.curve]) for t in study.trials()]
-        )
+        tables.append([(t.variant, [(s.train_loss, s.validation) for s in t.curve]) for t in study.trials()])
     assert tables[0] == tables[1]
     assert tables[0][0][1] != tables[0][1][1]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from nas import console
-from nas.proxy import EpochScore, Recipe
+from nas.proxy import ProxyResult
 from nas.rank import rank
+from nas.recipe import Recipe
+from nas.runs import Finished, Run
+from nas.scores import EpochScore, Validation
 from nas.space_file import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions
@@ -22,7 +26,7 @@ def make_study(folder, scores: list[tuple[dict[str, str], str, float, float]]) -
     for changed, status, score, gflops in scores:
         assignment = {**settings.space.baseline(), **changed}
         trial = Trial(-1, settings.space.variant(assignment), assignment, "running", gflops=gflops, stock_gflops=gflops)
-        curve = (EpochScore(1, score + 0.2, score, 1.0, 1.0, 1.0),)
+        curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),)
         study.start(trial).end(
             status=status, curve=curve if status == "done" else (), failure="why" if score == 0 else ""
         )
@@ -31,42 +35,6 @@ def make_study(folder, scores: list[tuple[dict[str, str], str, float, float]]) -
 
 SWAP = {"neck.up_*": "CARAFE"}
 OTHER = {"neck.c2f_*": "C2f_SPConv"}
-
-
-def test_conclusion_of_a_gain(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
-    told, following, _ = console.conclusion(study)
-    assert told == (
-        "Compared 3 variants of yolov8n. First: neck.up_*=CARAFE, with +2.5% mAP50-95 per GFLOP over the baseline"
-        " (+0.010 mAP50-95, +0.0 % GFLOPs)."
-    )
-    assert following.endswith(f"nas emit-yaml --study s --storage {study.place.url} --best -o out/")
-
-
-def test_conclusion_without_a_gain_or_a_start(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "c").mkdir()
-    study = make_study(tmp_path / "a", [({}, "done", 0.4, 8.0), (SWAP, "done", 0.4, 8.5)])
-    assert "No swap beats the baseline" in console.conclusion(study)[0]
-    (tmp_path / "d").mkdir()
-    study = make_study(tmp_path / "d", [({}, "done", 0.4, 8.0)])
-    assert console.conclusion(study)[0] == "Only the baseline has finished yet."
-    study = make_study(tmp_path / "b", [({}, "done", 0.001, 8.0), (SWAP, "done", 0.4, 8.5)])
-    assert "The baseline has hardly learnt anything" in console.conclusion(study)[0]
-    study = make_study(tmp_path / "c", [({}, "failed", 0, 8.0), (SWAP, "done", 0.4, 8.5)])
-    assert console.conclusion(study) == [
-        "The baseline has not finished: there is nothing to compare these variants with yet."
-    ]
-
-
-def test_what_went_wrong_is_said(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "failed", 0, 8.0), (OTHER, "rejected", 0, 9.0)])
-    notes = "\n".join(console.ranking_notes(study))
-    assert "failed: " in notes
-    assert "(neck.up_*=CARAFE) why" in notes
-    assert "over a limit: " in notes
-    assert "One seed a variant" in notes
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -82,13 +50,88 @@ def test_the_table_fits(tmp_path, width):
     assert all(t.variant.id in text.getvalue() for t in study.trials())
 
 
+def test_a_table_of_swaps_from_a_bank(tmp_path):
+    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)])
+    base, swapped = rank(study.trials(), 0.02)[::-1]
+    rows = [replace(swapped, trial=replace(swapped.trial, distillation=0.125)), base]
+
+    def lines(rows, width):
+        text = io.StringIO()
+        Console(file=text, width=width).print(console.ranking_table(rows, width))
+        return text.getvalue().splitlines()
+
+    head, first, second = lines(rows, 140)
+    assert "distil" in head
+    assert "0.12" in first.split()
+    assert len(second.split()) < len(first.split())
+    assert "distil" not in lines(rows, 80)[0]  # the first to go where it is narrow
+    assert "distil" not in lines(rank(study.trials(), 0.02), 140)[0]  # nothing was distilled
+
+
 def test_progress_on_a_terminal(tmp_path):
     study = make_study(tmp_path, [({}, "done", 0.4, 8.0)])
     text = io.StringIO()
     with console.Progress(Console(file=text, force_terminal=True, width=120), study) as progress:
         progress.baseline_training(Recipe())
+        progress.distilling(13)
+        progress.steps(1, 40)
+        progress._live.refresh()
         progress.trial_started(study.trials()[0], 2, 9)
-        progress.epoch(EpochScore(1, 0.5, 0.3, 1.0, 1.0, 1.0), 8)
+        progress.epoch(EpochScore(1, 0.5, 1.0, Validation(0.5, 0.3, 1.0)), 8)
         assert progress._best() == "best so far: baseline, 0.0500 mAP50-95 per GFLOP"
+    assert "13 swaps learn from the baseline" in text.getvalue()
+    assert "step 1/40" in text.getvalue()
     assert "[2/9] baseline" in text.getvalue()
     assert "epoch 1/8  mAP50-95 0.300" in text.getvalue()
+
+
+def plain_progress(study: Study) -> tuple[console.Progress, io.StringIO]:
+    text = io.StringIO()
+    return console.Progress(Console(file=text, width=200), study), text
+
+
+def test_progress_in_a_file(tmp_path):
+    study = make_study(tmp_path, [({}, "done", 0.4, 8.0)])
+    progress, text = plain_progress(study)
+    with progress:
+        progress.distilling(13)
+        for step in range(1, 101):
+            progress.steps(step, 100)
+        progress.trial_started(study.trials()[0], 1, 9)
+        for epoch in range(1, 5):
+            seen = Validation(0.5, 0.3, 1.0) if epoch > 2 else None
+            progress.epoch(EpochScore(epoch, 3.14159, 1.0, seen), 4)
+    said = text.getvalue().splitlines()
+    assert [line.split("step ")[1].split()[0] for line in said if "step" in line] == [
+        "1/100", "25/100", "50/100", "75/100", "100/100",
+    ]  # fmt: skip
+    # What is not validated has only a loss.
+    assert [line.split("  ")[2:4] for line in said if "epoch" in line] == [
+        ["epoch 1/4", "loss 3.14"], ["epoch 2/4", "loss 3.14"],
+        ["epoch 3/4", "mAP50-95 0.300"], ["epoch 4/4", "mAP50-95 0.300"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(tmp_path, epochs):
+    study = make_study(tmp_path, [({}, "done", 0.4, 8.0)])
+    progress, text = plain_progress(study)
+    with progress:
+        progress.trial_started(study.trials()[0], 1, 9)
+        progress.epoch(EpochScore(0, 2.0, 1.0, Validation(0.5, 0.3, 1.0)), epochs)
+    assert text.getvalue().splitlines() == ["[1/9] baseline (8.00 GFLOPs)"]
+
+
+def test_progress_of_a_calibration(tmp_path):
+    text = io.StringIO()
+    progress = console.CalibrationProgress(Console(file=text, width=200))
+    run = Run("bank-4", Recipe(), load_space("quick").variant(SWAP), 2)
+    progress.steps(1, 100)
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
+    for position in range(1, 6):
+        progress.run_ended(run, Finished("0" * 16, ProxyResult(curve, None, (1, 1), 1.0)), position, 9)
+    progress.run_ended(replace(run, again=("neck.up_p4",)), Finished("0" * 16, None, "nan: no number"), 6, 9)
+    said = text.getvalue().splitlines()
+    assert said[0] == "[1/9] bank-4, seed 2: neck.{up_p3,up_p4}=CARAFE: mAP50-95 0.300"
+    assert said[4].endswith("left")
+    assert said[5].startswith("[6/9] bank-4, seed 2: again neck.up_p4: failed: nan: no number")

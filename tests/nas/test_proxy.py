@@ -16,7 +16,8 @@ import pytest
 from nas.data import load, write_resolved
 from nas.graph import load_base
 from nas.host import build, named_state
-from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker, Recipe
+from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker
+from nas.recipe import Recipe
 from nas.render import render
 from nas.variant import Variant, parse_swaps
 
@@ -45,7 +46,7 @@ def worker(own_cache):
 
 
 def losses(result):
-    return [(s.train_loss, s.val_loss, s.map) for s in result.curve]
+    return [(s.train_loss, s.validation) for s in result.curve]
 
 
 def test_a_curve_comes_while_it_trains(worker, make_job):
@@ -54,8 +55,11 @@ def test_a_curve_comes_while_it_trains(worker, make_job):
     assert tuple(heard) == result.curve
     assert [s.epoch for s in result.curve] == [1, 2]
     assert result.inherited == (355, 355)
-    assert all(s.train_loss > 0 and s.val_loss > 0 and s.seconds > 0 for s in result.curve)
+    assert all(s.train_loss > 0 and s.validation.loss > 0 and s.seconds > 0 for s in result.curve)
+    assert result.average.loss > 0
+    assert result.average != result.curve[-1].validation
     assert result.seconds > 0
+    assert result.cpu_seconds > 0
 
 
 def test_nothing_is_written_into_the_dataset(worker, make_job, tiny_data, tmp_path):
@@ -68,7 +72,8 @@ def test_nothing_is_written_into_the_dataset(worker, make_job, tiny_data, tmp_pa
 
 
 def test_a_kept_process_answers_as_a_fresh_one(worker, make_job, own_cache):
-    worker.run(make_job("neck.up_*=DySample", recipe=replace(RECIPE, epochs=10)))  # which closes its mosaic at the end
+    other = worker.run(make_job("neck.up_*=DySample", recipe=replace(RECIPE, epochs=10)))  # its mosaic ends before it
+    assert [s.epoch for s in other.curve if s.validation] == [8, 9, 10]  # only the last ones are validated
     kept = worker.run(make_job())
     with ProxyWorker(own_cache) as fresh:
         assert losses(fresh.run(make_job())) == losses(kept)
@@ -141,8 +146,9 @@ def test_not_a_number_later_on_is_the_same_failure():
     """From the second epoch on the host looks for a checkpoint to go back to, and would complain that there is none."""
     code = """
 from types import SimpleNamespace
-from nas.worker import NotANumber, _trainer_class
-check = _trainer_class()._handle_nan_recovery
+from nas.errors import NotANumber
+from nas.proxy_trainer import trainer_class
+check = trainer_class()._handle_nan_recovery
 assert check(SimpleNamespace(loss=1.5, fitness=None), 3) is False
 for loss, fitness in ((float("nan"), 0.1), (1.5, float("nan")), (float("inf"), None)):
     try:

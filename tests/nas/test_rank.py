@@ -2,9 +2,12 @@
 
 import csv
 import io
+from dataclasses import replace
 
-from nas.proxy import EpochScore
+import pytest
+
 from nas.rank import COLUMNS, export_rows, pareto_front, rank, search_score, to_csv
+from nas.scores import EpochScore, Validation
 from nas.trial import Trial
 from nas.variant import Variant
 
@@ -13,7 +16,7 @@ LABELS = ("CARAFE", "DySample", "DySample(style=pl)")
 
 def trial(number: int, score: float, gflops: float, status: str = "done") -> Trial:
     swaps = () if number == 0 else (("neck.up_p4", LABELS[number % 3]), ("neck.up_p3", "CARAFE"))[: 1 + number // 3]
-    curve = (EpochScore(1, score + 0.2, score, 1.0, 1.0, 1.0),)
+    curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),)
     return Trial(
         number, Variant("yolov8", "n", swaps), dict(swaps), status, params=3_000_000, gflops=gflops, curve=curve
     )
@@ -68,6 +71,33 @@ def test_export():
     assert read[0]["swaps"] == "baseline"
     assert read[1]["delta_map50_95"] == "0.01"
     assert read[1]["interval_low"] == ""
+    assert read[1]["distillation_error"] == ""
+    assert (read[1]["score"], read[1]["epochs"]) == ("map", "1")
+
+
+def test_what_is_exported_of_a_score_of_the_average():
+    average = replace(
+        trial(1, 0.41, 9.0), score="map_average", average=Validation(0.7, 0.45, 1.0), distillation=0.123456
+    )
+    (row,) = export_rows(rank([average], floor=0.02))
+    assert (row["score"], row["map50_95"], row["map50_95_per_gflop"]) == ("map_average", 0.45, 0.05)
+    assert row["distillation_error"] == 0.1235
+
+
+def test_weights_that_were_not_trained_on_have_no_epochs():
+    curve = (EpochScore(0, 2.0, 0.1, Validation(0.6, 0.4, 1.0)),)
+    (row,) = export_rows(rank([replace(trial(0, 0.4, 8.0), curve=curve)], floor=0.02))
+    assert (row["epochs"], row["map50_95"]) == (0, 0.4)
+
+
+@pytest.mark.parametrize(("score", "first"), [("map", 1), ("map_last", 2), ("map_average", 3)])
+def test_the_order_follows_the_score(score, first):
+    def of(number, maps, average):
+        curve = tuple(EpochScore(e, 2.0, 0.1, m and Validation(m, m, 1.0)) for e, m in enumerate(maps, 1))
+        return replace(trial(number, 0, 8.0), curve=curve, average=Validation(average, average, 1.0), score=score)
+
+    trials = [of(1, (None, 0.1, 0.5), 0.2), of(2, (None, 0.4, 0.4), 0.1), of(3, (None, 0.1, 0.2), 0.6)]
+    assert rank(trials, floor=0.02)[0].trial.number == first
 
 
 def test_nothing_finished():

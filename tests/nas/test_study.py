@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -14,13 +15,16 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
-from nas.proxy import EpochScore, Recipe
+from nas.recipe import Recipe
+from nas.scores import EpochScore, Validation
 from nas.space_file import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions, list_studies
 from nas.trial import Trial
 from nas.variant import Variant
+from nas.weights import SwapBank
 
 
 def settings(**changes) -> Settings:
@@ -54,6 +58,7 @@ def test_differences_are_named():
         seed=3,
         space=load_space("seeds"),
         versions=(("torch", "1.0"),),
+        score="map_average",
     )
     found = "\n".join(settings().differences(other))
     for words in (
@@ -61,10 +66,26 @@ def test_differences_are_named():
         "recipe: imgsz: 160, not 64",
         "data: it was made on /data/a.yaml (fingerprint 0123456789abcdef), /data/b.yaml has ffffffffffffffff",
         "seed: 0, not 3",
+        "score: map, not map_average",
         "space: it searches quick (yolov8n, 3 slots",
         "version of torch: ",
     ):
         assert words in found
+
+
+def test_what_may_move_is_no_difference():
+    one, other = (
+        settings(
+            recipe=replace(Recipe(), init=f"/{at}/i.pt", init_digest="1", weights=f"/{at}/w.pt", weights_digest="2"),
+            data=f"/{at}/a.yaml",
+            calibration=at,
+        )
+        for at in ("here", "there")
+    )
+    assert one.differences(other) == []
+    for key in ("init_digest", "weights_digest"):
+        changed = one.differences(replace(other, recipe=replace(other.recipe, **{key: "9"})))
+        assert [line.split()[1] for line in changed] == [key.removesuffix("_digest") + ":", key + ":"]
 
 
 def test_default_place():
@@ -110,18 +131,78 @@ def test_discard_keeps_what_was_finished(tmp_path):
     assert not Study.exists(where)
     study = Study.create(where, settings(), 3)
     variant = Variant("yolov8", "n")
-    study.start(Trial(-1, variant, study.settings.space.baseline(), "running")).end(status="done", gflops=8.0)
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
+    handle = study.start(Trial(-1, variant, study.settings.space.baseline(), "running"))
+    handle.end(status="done", gflops=8.0, curve=curve)
     with pytest.raises(StudyError, match="holds what was finished"):
         study.discard()
 
 
-def test_a_trained_baseline_is_not_discarded(tmp_path):
+def test_a_trained_baseline_lies_beside_the_studies(tmp_path):
+    """So a study that has nothing else loses nothing with its name."""
     study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    curve = (EpochScore(1, 0.5, 1.0), EpochScore(2, 0.5, 1.0, Validation(0.5, 0.3, 1.0)))
+    study.keep_baseline_training(curve)
+    assert Study.load(study.place).baseline_training == curve
     assert study.is_barren
-    study.keep_baseline_training((EpochScore(1, 0.5, 0.3, 1.0, 1.0, 1.0),))
-    assert not study.is_barren
-    with pytest.raises(StudyError, match="holds what was finished"):
-        study.discard()
+    study.discard()
+    assert not Study.exists(study.place)
+    assert study.place.weights == tmp_path / "weights"
+    assert place("b", f"sqlite:///{tmp_path / 'b.db'}").weights == tmp_path / "weights"
+    assert place("c").weights == Path("studies") / "weights"
+
+
+def test_what_a_bank_says_is_kept(tmp_path):
+    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    assert study.bank == {}
+    made = Distilled(Candidate("neck.up_p4", "CARAFE"), "a.pt", 1.0, 0.25)
+    broken = Distilled(Candidate("neck.up_p3", "CARAFE"), "", 1.0, float("nan"), "it diverged")
+    candidates = {(d.candidate.slot, d.candidate.label): d for d in (made, broken)}
+    study.keep_bank(SwapBank(tmp_path / "bank-1", 0.4, {"neck.up_p4": 0.2}, candidates, 5.0))
+    assert Study.load(study.place).bank == {
+        "folder": str(tmp_path / "bank-1"),
+        "teacher_map": 0.4,
+        "drops": {"neck.up_p4": 0.2},
+        "failures": {"neck.up_p3=CARAFE": "it diverged"},
+    }
+
+
+def test_a_trial_round_trips(tmp_path):
+    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    space = study.settings.space
+    assignment = {**space.baseline(), "neck.up_*": "CARAFE"}
+    curve = (EpochScore(1, 2.5, 0.1), EpochScore(2, 1.5, 0.1, Validation(0.5, 0.3, 1.0)))
+    handle = study.start(Trial(-1, space.variant(assignment), assignment, "running", score="map_average"))
+    for score in curve:
+        handle.report(score)
+    ended = handle.end(
+        status="done", gflops=8.0, curve=curve, average=Validation(0.6, 0.4, 0.9), distillation=0.25, inherited=(3, 9)
+    )
+    (read,) = Study.load(study.place).trials()
+    assert read == ended
+    assert (read.map, read.map50, read.map_per_gflop) == (0.4, 0.5, 0.4 / 8)
+    assert read.scores == {"map": 0.3, "map_last": 0.3, "map_average": 0.4, "val_loss": -1.0, "train_loss": -2.0}
+    (stored,) = optuna.load_study(study_name="a", storage=study.place.url).trials
+    assert stored.intermediate_values == {2: 0.3}  # an epoch that was not validated has none
+    assert stored.value == 0.4 / 8
+
+
+def test_a_study_of_an_older_version(tmp_path):
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    Study.create(where, settings(), 3)
+    inner = optuna.load_study(study_name="a", storage=where.url)
+    body = json.loads(inner.user_attrs["nas_settings"])
+    assert body["schema"] == 2
+    del body["score"], body["calibration"]
+    inner.set_user_attr("nas_settings", json.dumps({**body, "schema": 1}))
+    words = (
+        f"cannot use the study 'a' of {where.file}: "
+        "it was made by another version of the tool, which stores studies differently"
+    )
+    with pytest.raises(StudyError) as caught:
+        Study.load(where)
+    assert str(caught.value) == words
+    assert list_studies(where.url) == ([], [words])
 
 
 def test_where_files_go(tmp_path):

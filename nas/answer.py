@@ -1,0 +1,84 @@
+"""The answer of a calibration, as a search takes it from its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from nas.errors import StudyError
+from nas.recipe import Recipe
+
+SCHEMA = 1
+DEFAULT_SCORE = "map"
+"""What a ranking without a calibration stands on."""
+ANSWER_FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search takes from a calibration: a proxy, its score, and how far it can be trusted.
+
+    Attributes:
+        proxy: Name of the proxy.
+        score: The score that ranks.
+        recipe: How it trains; the machine's own settings are the search's.
+        error: mAP50-95 by which one run's score is off, between variants of one seed.
+        resolution: Smallest difference of mAP50-95 between two variants whose sign one run each gets right in 9 of 10.
+        spread: Standard deviation of mAP50-95 between variants.
+        spearman: Of one run with full training.
+        spearman_interval: Its 95 % interval; None where it could not be had.
+        on: What it was measured on, in words.
+        fingerprint: Of that dataset.
+        base: Base and scale of its variants.
+    """
+
+    proxy: str
+    score: str
+    recipe: Recipe
+    error: float
+    resolution: float
+    spread: float
+    spearman: float
+    spearman_interval: tuple[float, float] | None
+    on: str
+    fingerprint: str
+    base: str
+
+    def to_json(self) -> str:
+        """Return it as text, for a study to keep."""
+        return json.dumps({**asdict(self), "recipe": None}, sort_keys=True)
+
+
+def load_answer(path: Path) -> Answer:
+    """Read the answer of a calibration.
+
+    Raises:
+        StudyError: The file cannot be read, or is no calibration.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"cannot read the calibration {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise StudyError(f"{path} is no calibration: it is not JSON") from None
+    try:
+        if body["schema"] != SCHEMA:
+            raise StudyError(f"{path} was written by another version of the tool: calibrate again")
+        chosen, made = body["chosen"], body["calibration"]
+        interval = chosen["spearman_interval"]
+        return Answer(
+            proxy=chosen["proxy"],
+            score=chosen["score"],
+            recipe=replace(Recipe(**chosen["recipe"]), weights="", weights_digest=""),
+            error=chosen["error"],
+            resolution=chosen["resolution"],
+            spread=chosen["spread"],
+            spearman=chosen["spearman"],
+            spearman_interval=(interval[0], interval[1]) if interval else None,
+            on=f"{chosen['variants']} variants of {made['space']['name']} on {made['data'] or 'the demo data'}",
+            fingerprint=made["fingerprint"],
+            base=made["space"]["base"] + made["space"]["scale"],
+        )
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{path} is no calibration: {error}") from None

@@ -1,0 +1,41 @@
+"""What the commands share: options, and what has to happen before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from nas.study import Study
+
+STORAGE = click.option("--storage", metavar="URL", help="sqlite:///PATH. Default: studies/<study>.db here.")
+WEIGHTS = click.option("--weights", metavar="FILE.pt", help="Trained weights that the baseline's training starts from.")
+BASE_EPOCHS = click.option(
+    "--base-epochs",
+    type=click.IntRange(0),
+    help="Epochs of the baseline; with --weights, 0 takes them as they are. Default: 40, for the demo data 16.",
+)
+BANK_EPOCHS = click.option("--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def prepare() -> Path:
+    """Take the host offline before anything imports it, and return the cache directory."""
+    from nas.demo import cache_dir
+    from nas.offline import offline_environment
+
+    cache = cache_dir()
+    os.environ.update(offline_environment(cache))
+    return cache
+
+
+def open_study(name: str, storage: str | None) -> Study:
+    """Return a stored study."""
+    prepare()
+    from nas.storage import place
+    from nas.study import Study
+
+    return Study.load(place(name, storage))

@@ -1,0 +1,89 @@
+"""What a training starts from: tensors inherited by layer name, and swapped layers near what they replace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas.proxy import ProxyJob
+
+
+def graph_of(job: ProxyJob) -> Any:
+    """Return the job's named layers."""
+    from nas.variant import Variant
+
+    return Variant(job.base, job.scale, job.swaps).graph()
+
+
+def begin(new: Any, old: Any) -> None:
+    """Let a module start near the trained layer that it replaces: equal tensors, then what its registry entry knows."""
+    from nas.ops import start
+
+    own = new.state_dict()
+    shared = {k: v for k, v in old.state_dict().items() if k in own and own[k].shape == v.shape}
+    new.load_state_dict(shared, strict=False)
+    start.begin(new, old)
+
+
+def begin_swaps(model: Any, graph: Any, baseline: Any, given: dict[str, Any]) -> None:
+    """Let every swapped layer for which there are no tensors of its own start near what it replaces."""
+    from nas.graph import load_base
+
+    rows = {name: i for i, name in enumerate(load_base(graph.base).names)}
+    for i, layer in enumerate(graph.layers):
+        own = {f"{layer.name}:{key}" for key in model.model[i].state_dict()}
+        if layer.swap and layer.name in rows and not own <= set(given):
+            begin(model.model[i], baseline.model[rows[layer.name]])
+
+
+def initial_state(job: ProxyJob, nc: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return the baseline with what every variant of the study starts from, its initial values, and what is inherited.
+
+    The latter two are named tensors. Without a file to inherit from, they are the same; what a file does not hold, such
+    as the head of other classes, starts from the former.
+
+    Raises:
+        ProxyError: The file to inherit from holds nothing that fits.
+    """
+    from nas.errors import ProxyError
+    from nas.graph import load_base
+    from nas.host import build, inherit, named_state
+    from nas.render import render
+    from nas.variant import Variant
+
+    baseline = Variant(job.base, job.scale)
+    model = build(render(baseline).yaml, job.scale, nc)
+    own = named_state(model.state_dict(), load_base(job.base))
+    if job.init is None:
+        return model, own, own
+    given = _read_state(job.init, job.base)
+    shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    if len(shared) < 0.8 * len(own):  # the class head alone may differ
+        raise ProxyError(
+            f"{job.init} holds only {len(shared)} of the {len(own)} tensors of {job.base}{job.scale}: "
+            "it is of another model or scale"
+        )
+    inherit(model, load_base(job.base), shared)
+    for file in job.overlay:
+        shared.update(_read_state(file, job.base))
+    return model, own, shared
+
+
+def _read_state(path: str, base: str) -> dict[str, Any]:
+    """Return named tensors from a file of ours, or from an Ultralytics checkpoint of the same base."""
+    import torch
+
+    from nas.errors import ProxyError
+    from nas.graph import load_base
+    from nas.host import named_state
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a checkpoint with classes in it; the host reads those
+        from ultralytics.nn.tasks import load_checkpoint
+
+        model, _ = load_checkpoint(path)
+        graph = load_base(base)
+        if len(model.model) != len(graph.layers):
+            raise ProxyError(f"{path} has {len(model.model)} layers, {base} has {len(graph.layers)}") from None
+        return named_state(model.float().state_dict(), graph)
+    return dict(state)

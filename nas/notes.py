@@ -1,0 +1,162 @@
+"""What has to be said about a ranking: what it rests on, how far it can be trusted, and what to do next."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from nas.predict import held_back, surprises
+from nas.propose import observations
+from nas.rank import RankRow, baseline_of, rank
+from nas.scores import SCORES
+from nas.study import Study
+from nas.variant import KEEP, NONE, describe_swaps
+from nas.weights import IDLE
+
+
+def ranking_notes(study: Study) -> list[str]:
+    """Return what has to be said under a ranking."""
+    s = study.settings
+    trials = study.trials()
+    rows = rank(trials, s.floor)
+    notes = [
+        (
+            f"Proxy: {_proxy_words(study)}; {s.images[0]} training and {s.images[1]} validation images of "
+            f"{s.data or 'the demo data'}."
+        ),
+        *_trust(study, rows),
+        "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
+        (
+            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline stand below the others. "
+            "* on the Pareto front of mAP and GFLOPs."
+        ),
+        *_parts(study),
+        *_bank_words(study),
+    ]
+    wrong = [r.trial for r in rows if r.trial.gflops - r.trial.stock_gflops > 0.005 * r.trial.gflops]
+    if wrong:
+        worst = max(wrong, key=lambda t: t.gflops - t.stock_gflops)
+        notes.append(
+            f"Ultralytics' own counter would have said less for {len(wrong)} of {len(rows)} variants, "
+            f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
+        )
+    for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
+        notes += [f"{words}: {t.variant.id} ({t.describe()}) {t.failure}" for t in trials if t.status == status]
+    return notes
+
+
+def _proxy_words(study: Study) -> str:
+    """Say how proxies start, how long they train and which score counts."""
+    s = study.settings
+    recipe = s.recipe
+    trained = f"{recipe.epochs} epochs" if recipe.epochs else "no training"
+    words = f"{trained} at {recipe.imgsz} px, batch {recipe.batch}, seed {s.seed}, {_init_words(study)}"
+    return words if s.score == "map" else f"{words}; {SCORES[s.score]} counts"
+
+
+def _init_words(study: Study) -> str:
+    recipe = study.settings.recipe
+    if recipe.init == "scratch":
+        return "from scratch"
+    if recipe.init not in ("bank", "baseline"):
+        return f"inheriting from {recipe.init}"
+    curve = study.baseline_training
+    seen = curve[-1].validation if curve else None
+    reached = f" (mAP50-95 {seen.map:.3f})" if seen else ""
+    baseline = f"a baseline of {recipe.base_epochs} epochs{reached}"
+    if recipe.init == "baseline":
+        return f"inheriting from {baseline}"
+    return f"swaps distilled for {recipe.bank_epochs} epochs from {baseline}"
+
+
+def _trust(study: Study, rows: Sequence[RankRow]) -> list[str]:
+    """Say which differences the ranking can see, and when it cannot tell its variants apart."""
+    s = study.settings
+    answer = s.answer
+    if not answer:
+        unknown = "One seed a variant, and nobody has measured what this proxy can see here: this is a screening."
+        return [f"{unknown} `nas calibrate {s.space.name}` measures it."]
+    low, high = answer["spearman_interval"] or (None, None)
+    interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
+    elsewhere = "" if answer["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
+    if answer["base"] != s.space.base + s.space.scale:
+        elsewhere += f" It was measured with {answer['base']}."
+    lines = [
+        f"Resolution: {answer['resolution']:.4f} mAP50-95, the smallest difference whose sign one run each gets right "
+        f"in 9 of 10; Spearman {answer['spearman']:.2f}{interval} with full training (calibrated with {answer['on']})."
+        + elsewhere
+    ]
+    maps = [r.trial.map for r in rows if not r.trial.variant.is_baseline]
+    if len(maps) > 1:
+        spread = statistics.stdev(maps)
+        if answer["resolution"] > spread:
+            lines.append(
+                f"These variants cannot be told apart: they spread by {spread:.4f}, less than the resolution. Take the "
+                "order as chance; more seeds, or swaps that do more, would help."
+            )
+        else:
+            top = max(maps)
+            close = sum(top - m < answer["resolution"] for m in maps) - 1
+            if close:
+                others = "1 other variant is" if close == 1 else f"{close} other variants are"
+                lines.append(f"{others} within the resolution of the highest mAP50-95.")
+    return lines
+
+
+def _parts(study: Study) -> list[str]:
+    """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
+    s = study.settings
+    seen = observations(study.trials())
+    tested = held_back(seen, s.space.active, s.error) if seen else None
+    if tested is None:
+        return []
+    baseline = f", the baseline's score alone {tested.rms_baseline:.4f}" if tested.rms_baseline is not None else ""
+    told = f"Parts: {tested.combinations} combinations predicted from the others, root mean square error "
+    lines = [f"{told}{tested.rms_error:.4f} (their mean alone {tested.rms_mean:.4f}{baseline})."]
+    for surprise in surprises(seen, s.space.active, s.error)[:3]:
+        swaps = describe_swaps((k, v) for k, v in sorted(surprise.assignment.items()) if v not in (KEEP, NONE))
+        lines.append(f"{swaps}: {surprise.text}")
+    return lines
+
+
+def _bank_words(study: Study) -> list[str]:
+    """Say what the bank found out about slots and candidates."""
+    bank = study.bank
+    idle = [slot for slot, drop in bank.get("drops", {}).items() if drop < IDLE]
+    lines = []
+    if idle:
+        lines.append(
+            f"No swap can matter on these data in {', '.join(idle)}: the baseline loses nothing without what they say."
+        )
+    lines += [f"kept out of the search: {swap}: {why}" for swap, why in bank.get("failures", {}).items()]
+    if bank:
+        lines.append(f"distil: the largest distillation error of the swaps; `nas bank {study.place.name}` shows all.")
+    return lines
+
+
+def conclusion(study: Study) -> list[str]:
+    """Return what was compared, what won and by how much, and what to type next."""
+    trials = study.trials()
+    rows = rank(trials, study.settings.floor)
+    base = baseline_of(trials)
+    if not rows:
+        return ["No variant has finished yet."]
+    if base is None:
+        return ["The baseline has not finished: there is nothing to compare these variants with yet."]
+    best = rows[0]
+    name = study.place.name
+    told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
+    if len(rows) == 1:
+        told = "Only the baseline has finished yet."
+    elif best.trial.variant.is_baseline:
+        told += " No swap beats the baseline in mAP50-95 per GFLOP."
+    else:
+        gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
+        told += (
+            f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
+            f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
+        )
+    if base.map < 0.02:
+        told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
+    where = f"--study {name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
+    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} --trials 10"]
