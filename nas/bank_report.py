@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nas.bank import SwapBank
 from nas.data import load, write_resolved
 from nas.demo import demo_dataset
 from nas.distil import AGAIN, Distilled
@@ -17,7 +18,7 @@ from nas.errors import StudyError
 from nas.proxy import ProxyFailure, ProxyWorker
 from nas.study import Study
 from nas.variant import Variant, make_variant
-from nas.weights import Listener, SwapBank, Weights
+from nas.weights import Listener, Weights
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, TypeVar
 
+from nas.bank import SwapBank
 from nas.distil import AGAIN, Candidate
 from nas.errors import StudyError
 from nas.pick import representatives
@@ -26,7 +27,7 @@ from nas.render import render
 from nas.runs import Finished, Run, RunFile
 from nas.space import SearchSpace
 from nas.variant import Variant
-from nas.weights import Listener, SwapBank, Weights
+from nas.weights import Listener, Weights
 
 CALIBRATION_SUFFIX = ".calibration"
 """What the name of a calibration's folder ends in, below ``studies/``."""

@@ -9,12 +9,12 @@ import numpy as np
 from rich.table import Table
 
 from nas.answer import ANSWER_FILE
+from nas.bank import IDLE
 from nas.calibrate import CALIBRATION_SUFFIX
 from nas.choose import ProxyMerit
 from nas.errors import StudyError
 from nas.judge import DIFFERENCE, FULL_SCORE, Judgement
 from nas.report import calibration_picture, points_of
-from nas.weights import IDLE
 
 
 def to_markdown(j: Judgement) -> str:

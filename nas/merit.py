@@ -103,8 +103,8 @@ def merit(y: np.ndarray) -> Merit:
     ms_e = _without(rounding, float(((y - rows - columns + y.mean()) ** 2).sum()) / df_e)
     within = _without(rounding, float(y.var(axis=1, ddof=1).mean()))
     spread2 = max(0.0, (ms_v - ms_e) / seeds)
-    low, high = stats.f.ppf(TAILS, df_v, df_e).tolist()
-    chi_low, chi_high = stats.chi2.ppf(TAILS, df_e).tolist()
+    low, high = np.asarray(stats.f.ppf(TAILS, df_v, df_e)).tolist()
+    chi_low, chi_high = np.asarray(stats.chi2.ppf(TAILS, df_e)).tolist()
     f = _over(ms_v, ms_e)
     return Merit(
         variants=variants,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from nas.bank import IDLE
 from nas.predict import held_back, surprises
 from nas.propose import observations
 from nas.rank import RankRow, baseline_of, rank
 from nas.scores import SCORES
 from nas.study import Study
 from nas.variant import KEEP, NONE, describe_swaps
-from nas.weights import IDLE
 
 
 def ranking_notes(study: Study) -> list[str]:

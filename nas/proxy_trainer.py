@@ -78,7 +78,7 @@ def trainer_class() -> Any:
 
         def validate_average(self) -> Validation:
             """Validate the averaged weights."""
-            kept: Any = self.ema
+            kept = getattr(self, "ema")  # noqa: B009  # untyped in the host
             self.ema = self.average
             metrics, _ = self.validate()
             self.ema = kept

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas.bank import SwapBank
 from nas.cost import Cost, costed
 from nas.errors import BuildError, StudyError
 from nas.propose import propose
@@ -22,7 +23,7 @@ from nas.scores import EpochScore
 from nas.space import SearchSpace
 from nas.study import OpenTrial, Study, current_versions
 from nas.trial import Status, Trial
-from nas.weights import Listener, SwapBank, Weights, Worker
+from nas.weights import Listener, Weights, Worker
 
 _MOST_REJECTED = 200
 """Variants over the limits in a row after which no further ones are looked for."""

@@ -19,13 +19,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.bank import SwapBank
 from nas.errors import StudyError
 from nas.recipe import Recipe
 from nas.scores import EpochScore
 from nas.space import SearchSpace
 from nas.storage import StudyPlace, check_file, explained, held, open_storage, place
 from nas.trial import Trial
-from nas.weights import SwapBank
 
 _SCHEMA = 2
 _SETTINGS, _TARGET, _REQUEST, _RECORD = "nas_settings", "nas_target", "nas_request", "record"

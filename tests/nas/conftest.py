@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image, ImageDraw
 
+from nas.bank import SwapBank
 from nas.calibrate import Calibration, Calibrator, full_recipe, proxy_recipe
 from nas.data import load, write_resolved
 from nas.distil import Bank, DistilJob, Distilled
@@ -21,7 +22,7 @@ from nas.space import SearchSpace
 from nas.space_file import load_space, read_space
 from nas.study import current_versions
 from nas.variant import parse_choice, parse_swaps
-from nas.weights import Baseline, SwapBank, Weights
+from nas.weights import Baseline, Weights
 
 BASE_EPOCHS = 20
 LEAST = 0.3

@@ -11,10 +11,10 @@ from torch import nn
 
 import nas.distil
 from nas import host
+from nas.bank import IDLE
 from nas.distil import AGAIN, LEAST_MAP, Candidate, DistilJob, distil
 from nas.errors import ProxyError
 from nas.ops import registry
-from nas.weights import IDLE
 
 pytestmark = pytest.mark.usefixtures("inside")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nas.answer import Answer
+from nas.bank import SwapBank
 from nas.distil import AGAIN, Candidate, Distilled
 from nas.notes import conclusion, ranking_notes
 from nas.recipe import Recipe
@@ -16,7 +17,6 @@ from nas.space_file import load_space
 from nas.storage import place
 from nas.study import Settings, Study, current_versions
 from nas.trial import Trial
-from nas.weights import SwapBank
 
 UP, DOWN, C2F = "neck.up_*", "neck.down_*", "neck.c2f_*"
 SWAP, OTHER = {UP: "CARAFE"}, {C2F: "C2f_SPConv"}

@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas.bank import SwapBank
 from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
 from nas.recipe import Recipe
@@ -24,7 +25,6 @@ from nas.storage import place
 from nas.study import Settings, Study, current_versions, list_studies
 from nas.trial import Trial
 from nas.variant import Variant
-from nas.weights import SwapBank
 
 
 def settings(**changes) -> Settings:
