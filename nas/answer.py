@@ -10,7 +10,7 @@ from nas.errors import StudyError
 from nas.recipe import Recipe
 
 SCHEMA = 1
-DEFAULT_SCORE = "map"
+DEFAULT_SCORE = "map_last"
 """What a ranking without a calibration stands on."""
 ANSWER_FILE = "calibration.json"
 

@@ -25,6 +25,8 @@ RANKABLE = ("map", "map_last", "map_average")
 """Scores that a ranking can stand on: those that are an mAP."""
 FULL_SCORE = "map_average"
 """What full training is judged by: from one epoch to the next, the plain mAP moves by more than variants differ."""
+SELF_AGREEMENT = 0.3
+"""Spearman of full training with itself, one seed against another, below which a score of it can judge nothing."""
 DIFFERENCE = 0.005
 """The difference of mAP50-95 that a proxy should resolve: the size of published effects of swaps."""
 
@@ -40,6 +42,9 @@ class Judgement:
             for failures.
         full_minutes: CPU minutes of one full training.
         full_merit: How well full training itself tells the variants apart.
+        reference: Which score of full training judges the proxies' order (`reference_of`); `full_merit`, `ceiling` and
+            `attainable` are of this score.
+        judged: Its values, (variants, seeds).
         ceiling: Agreement of one seed of full training with another; None with one seed.
         attainable: Spearman that a perfect proxy could reach with the mean of these seeds; None with one.
         merits: Every score of every proxy.
@@ -54,6 +59,8 @@ class Judgement:
     full: np.ndarray
     full_minutes: float
     full_merit: Merit | None
+    reference: str
+    judged: np.ndarray
     ceiling: Agreement | None
     attainable: float | None
     merits: tuple[ProxyMerit, ...]
@@ -95,6 +102,7 @@ class Judgement:
             "calibration": self.calibration.to_json(),
             "full": {
                 "minutes": self.full_minutes,
+                "reference": self.reference,
                 "ceiling": self.ceiling.spearman if self.ceiling else None,
                 "attainable": self.attainable,
                 "map": {
@@ -126,6 +134,8 @@ def judge(calibrator: Calibrator) -> Judgement:
 
     full_runs = [[found(Run(FULL, calibration.full, v, s)) for s in range(calibration.full_seeds)] for v in variants]
     full = _matrix(full_runs, FULL_SCORE)
+    reference = reference_of({score: _matrix(full_runs, score) for score in (FULL_SCORE, "val_loss")})
+    judged = _matrix(full_runs, reference)
     merits: list[ProxyMerit] = []
     kept: dict[str, dict[str, np.ndarray]] = {}
     once = _once_minutes(calibrator)
@@ -144,12 +154,12 @@ def judge(calibrator: Calibrator) -> Judgement:
                 over = tables[score] - _matrix(again, score) + tables[score][:1]
                 tables[score + OVER_CONTROL] = np.where(np.arange(len(variants))[:, None] > 0, over, tables[score][:1])
         try:
-            merits += _merits(name, runs, tables, full, once[name], _seconds(runs, recipe))
+            merits += _merits(name, runs, tables, judged, once[name], _seconds(runs, recipe))
         except ValueError as error:
             raise StudyError(f"the runs of {name} say nothing: {error}") from None
         kept[name] = tables
     answer = [m for m in merits if m.score in RANKABLE]
-    top = ceiling(full) if calibration.full_seeds > 1 else None
+    top = ceiling(judged) if calibration.full_seeds > 1 else None
     chosen, reason = choose(answer, top.spearman if top else None, difference=DIFFERENCE)
     seconds = _seconds(full_runs, calibration.full)
     drops, errors = _banks(calibrator)
@@ -158,9 +168,11 @@ def judge(calibrator: Calibrator) -> Judgement:
         variants=variants,
         full=full,
         full_minutes=sum(seconds) / len(seconds) / 60 if seconds else 0.0,
-        full_merit=merit(full) if calibration.full_seeds > 1 else None,
+        full_merit=merit(judged) if calibration.full_seeds > 1 else None,
+        reference=reference,
+        judged=judged,
         ceiling=top,
-        attainable=attainable(full) if calibration.full_seeds > 1 else None,
+        attainable=attainable(judged) if calibration.full_seeds > 1 else None,
         merits=tuple(merits),
         tables=kept,
         chosen=chosen,
@@ -168,6 +180,29 @@ def judge(calibrator: Calibrator) -> Judgement:
         drops=drops,
         errors=errors,
     )
+
+
+def reference_of(full: Mapping[str, np.ndarray]) -> str:
+    """Return the score of full training that judges the order of proxies: its mAP, unless that cannot judge.
+
+    Where mAP hardly agrees with itself between seeds (a Spearman below `SELF_AGREEMENT`), and the validation loss does
+    better, the loss is the judge. Neither choice looks at a proxy.
+
+    Args:
+        full: Score to values, (variants, seeds), mAP first.
+    """
+    first, *others = full
+    if full[first].shape[1] < 2:
+        return first
+    own = {}
+    for score, values in full.items():
+        try:
+            found = ceiling(values)
+            own[score] = found.spearman if found else -1.0
+        except ValueError:
+            own[score] = -1.0
+    best = max(others, key=lambda score: own[score], default=first)
+    return best if own[first] < SELF_AGREEMENT < own[best] else first
 
 
 def _matrix(runs: list[list[Finished | None]], score: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from nas.choose import ProxyMerit
 from nas.errors import StudyError
 from nas.judge import DIFFERENCE, FULL_SCORE, Judgement
 from nas.report import calibration_picture, points_of
+from nas.scores import SCORES
 
 
 def to_markdown(j: Judgement) -> str:
@@ -61,8 +62,12 @@ def _full_words(j: Judgement) -> str:
     if not (j.full_merit and j.ceiling and j.attainable is not None):
         return ""
     f = j.full_merit
+    why = (
+        "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
+    )
     return (
-        f"Full training itself: error {f.error:.4f} of one seed, spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
+        f"Proxies are judged by this score of full training: {SCORES[j.reference]}{why}. "
+        f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
         f"One seed against another: Spearman {_with(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
     )
@@ -136,10 +141,12 @@ def write(j: Judgement, folder: Path) -> tuple[Path, ...]:
     answer, tables, picture = folder / ANSWER_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
     best = [j.best(name) for name, _ in j.calibration.proxies]
-    points = {m.label: points_of(names, j.full, j.tables[m.proxy][m.score]) for m in best}
+    points = {m.label: points_of(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
-        calibration_picture(picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE)
+        calibration_picture(
+            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, judge=SCORES[j.reference]
+        )
         answer.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StudyError(f"cannot write to {folder}: {error}") from None

@@ -71,10 +71,11 @@ def calibration_picture(
     baseline: str = "baseline",
     chosen: str | None = None,
     difference: float = 0.005,
+    judge: str = "mAP50-95",
 ) -> None:
     """Write the picture of a calibration, a PNG 1200 pixels wide.
 
-    Above is a panel for each proxy: its mean score of a variant against the mean mAP50-95 of full training, with
+    Above is a panel for each proxy: its mean score of a variant against the mean of full training, with
     standard errors, and the Spearman of one run. Below, for each proxy, are the CPU minutes a variant that it takes to
     resolve a difference, no less than one run, the cheapest on top.
 
@@ -85,6 +86,7 @@ def calibration_picture(
         baseline: The variant that is marked.
         chosen: Label of the proxy that is marked.
         difference: mAP50-95 to resolve.
+        judge: Which score of full training the points hold, in words.
 
     Raises:
         ValueError: There are no reports.
@@ -105,7 +107,7 @@ def calibration_picture(
     for place, report in enumerate(shown):
         axes = parts[0].add_subplot(rows, columns, place + 1)
         _scatter(axes, report, points[report.label], baseline, report.label == chosen)
-        axes.set_xlabel("mAP50-95, full training" if place + columns >= len(shown) else "", fontsize=8)
+        axes.set_xlabel(f"full training: {judge}" if place + columns >= len(shown) else "", fontsize=8)
     if shown:
         handles, labels = max((a.get_legend_handles_labels() for a in parts[0].axes), key=lambda found: len(found[1]))
         parts[0].legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8, frameon=False)

@@ -11,7 +11,7 @@ from nas import judge_text
 from nas.answer import ANSWER_FILE, load_answer
 from nas.calibrate import control_of
 from nas.errors import StudyError
-from nas.judge import OVER_CONTROL, RANKABLE, judge
+from nas.judge import OVER_CONTROL, RANKABLE, judge, reference_of
 from nas.proxy import ProxyFailure
 from nas.scores import SCORES
 from nas.variant import parse_choice
@@ -189,3 +189,14 @@ def test_an_answer_that_is_not_there(tmp_path):
 def test_effects_of_the_fake_are_of_modules_that_exist(calibrator, fake_worker):
     labels = {label for v in calibrator().calibration.tested for _, label in v.swaps}
     assert {parse_choice(label).module for label in labels} <= fake_worker.EFFECTS.keys()
+
+
+def test_full_training_is_judged_by_what_agrees_with_itself():
+    """mAP first; the loss only where mAP cannot repeat its own order and the loss can."""
+    order = np.linspace(0.0, 1.0, 8)[:, None]
+    agrees = order + np.array([[0.0, 0.1]])
+    disagrees = np.hstack([order, order[::-1]])
+    assert reference_of({"map_average": agrees, "val_loss": agrees}) == "map_average"
+    assert reference_of({"map_average": disagrees, "val_loss": agrees}) == "val_loss"
+    assert reference_of({"map_average": disagrees, "val_loss": disagrees}) == "map_average"
+    assert reference_of({"map_average": order, "val_loss": order}) == "map_average"  # one seed says nothing of itself

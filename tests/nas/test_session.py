@@ -63,7 +63,7 @@ def test_a_bank_unless_told_otherwise(begin):
         0.0,
         0.0,
     )
-    assert (settings.score, settings.calibration, settings.error, settings.answer) == ("map", "", None, {})
+    assert (settings.score, settings.calibration, settings.error, settings.answer) == ("map_last", "", None, {})
     assert Study.load(session.study.place).settings == settings
     assert session.study.target == 7  # the baseline and every swap alone
 
@@ -239,7 +239,7 @@ def test_an_answer_without_an_interval(begin):
         ({"base_epochs": 9}, "recipe: base_epochs: 40, not 9"),
         ({"weights": "w.pt"}, "recipe: weights: ''"),
         ({"seed": 3}, "seed: 0, not 3"),
-        ({"proxy": "good"}, "score: map, not map_average"),
+        ({"proxy": "good"}, "score: map_last, not map_average"),
         ({"proxy": "good"}, "recipe: weight_decay: 0.0005, not 0.001"),
     ],
 )
