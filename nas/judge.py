@@ -142,9 +142,8 @@ def judge(calibrator: Calibrator) -> Judgement:
     for name, recipe in calibration.proxies:
         seeds = range(calibration.seeds)
         runs = [[found(Run(name, recipe, v, s)) for s in seeds] for v in variants]
-        told = (
-            SCORES if recipe.epochs else ("map", "val_loss", "train_loss")
-        )  # the others are the same without training
+        # Without training the other scores are the same as these.
+        told = SCORES if recipe.epochs else ("map", "val_loss", "train_loss")
         tables = {score: _matrix(runs, score) for score in told}
         if recipe.init == "bank":
             again = [
