@@ -31,6 +31,7 @@ class Answer:
         on: What it was measured on, in words.
         fingerprint: Of that dataset.
         base: Base and scale of its variants.
+        departures: What a study trains otherwise than was calibrated, a line each.
     """
 
     proxy: str
@@ -44,6 +45,13 @@ class Answer:
     on: str
     fingerprint: str
     base: str
+    departures: tuple[str, ...] = ()
+
+    def under(self, recipe: Recipe) -> Answer:
+        """Return the answer for a study with this recipe: what its options change of the calibrated one is noted."""
+        machine = ("device", "amp", "weights", "weights_digest", "base_lr0")
+        same = replace(recipe, **{key: getattr(self.recipe, key) for key in machine})
+        return replace(self, departures=tuple(self.recipe.differences(same)))
 
     def to_json(self) -> str:
         """Return it as text, for a study to keep."""

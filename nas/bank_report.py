@@ -16,9 +16,10 @@ from nas.demo import demo_dataset
 from nas.distil import AGAIN, Distilled
 from nas.errors import StudyError
 from nas.proxy import ProxyFailure, ProxyWorker
+from nas.search import weights_of
 from nas.study import Study
 from nas.variant import Variant, make_variant
-from nas.weights import Listener, Weights
+from nas.weights import Listener
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,7 @@ def bank_report(study: Study, cache: Path, listener: Listener) -> BankReport:
         raise StudyError(f"the data of the study {study.place.name!r} have changed since its bank was distilled")
     recipe = replace(s.recipe, epochs=0)
     with ProxyWorker(cache) as worker:
-        weights = Weights(
-            folder=study.place.weights,
-            space=s.space,
-            data=write_resolved(dataset, study.place.folder),
-            fingerprint=s.fingerprint,
-            versions=s.versions,
-            seed=s.seed,
-            worker=worker,
-            listener=listener,
-            scratch=study.place.folder / "run",
-        )
+        weights = weights_of(study, write_resolved(dataset, study.place.folder), worker, listener)
         bank = weights.bank(s.recipe, s.seed)
         baseline = Variant(s.space.base, s.space.scale)
 

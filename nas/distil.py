@@ -172,7 +172,7 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
     Args:
         job: What to distil.
         threads: CPU threads.
-        report: Called with the steps done and all steps, now and then.
+        report: Called after each step, with the steps done and all steps.
 
     Raises:
         ProxyError: The baseline has not learnt; what it does would not be worth copying.
@@ -383,7 +383,7 @@ def _restore(path: Path, learners: list[_Learner], steps: int) -> tuple[int, flo
         try:
             for learner, state in zip(learners, body["learners"], strict=True):
                 learner.restore(state)
-        except Exception:
+        except Exception:  # whatever loading raises: some learners may have taken up their part already
             for learner, state in zip(learners, kept, strict=True):
                 learner.restore(state)
             raise

@@ -81,6 +81,8 @@ def _trust(study: Study, rows: Sequence[RankRow]) -> list[str]:
     elsewhere = "" if answer["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
     if answer["base"] != s.space.base + s.space.scale:
         elsewhere += f" It was measured with {answer['base']}."
+    if answer.get("departures"):
+        elsewhere += f" Proxies are trained otherwise here ({'; '.join(answer['departures'])}): it may not hold."
     lines = [
         f"Resolution: {answer['resolution']:.4f} mAP50-95, the smallest difference whose sign one run each gets right "
         f"in 9 of 10; Spearman {answer['spearman']:.2f}{interval} with full training (calibrated with {answer['on']})."

@@ -78,7 +78,7 @@ def trainer_class() -> Any:
 
         def validate_average(self) -> Validation:
             """Validate the averaged weights."""
-            kept = getattr(self, "ema")  # noqa: B009  # untyped in the host
+            kept = getattr(self, "ema")  # noqa: B009  # the host sets it in a loop that mypy cannot follow
             self.ema = self.average
             metrics, _ = self.validate()
             self.ema = kept

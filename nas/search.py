@@ -109,6 +109,22 @@ def search(study: Study, todo: Plan, data: Path, worker: Worker, observer: Obser
     return study.trials()
 
 
+def weights_of(study: Study, data: Path, worker: Worker, listener: Listener) -> Weights:
+    """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
+    s = study.settings
+    return Weights(
+        folder=study.place.weights,
+        space=s.space,
+        data=data,
+        fingerprint=s.fingerprint,
+        versions=s.versions,
+        seed=s.seed,
+        worker=worker,
+        listener=listener,
+        scratch=_scratch(study),
+    )
+
+
 def _scratch(study: Study) -> Path:
     """Return the folder for files that trainings make and remove; what a killed one leaves goes at the next start."""
     return study.place.folder / "run"
@@ -125,17 +141,7 @@ class _Runner:
         self.observer = observer
         self.doubtful: list[OpenTrial] = []
         self.bank: SwapBank | None = None
-        self.weights = Weights(
-            folder=study.place.weights,
-            space=self.settings.space,
-            data=data,
-            fingerprint=self.settings.fingerprint,
-            versions=self.settings.versions,
-            seed=self.settings.seed,
-            worker=worker,
-            listener=observer,
-            scratch=_scratch(study),
-        )
+        self.weights = weights_of(study, data, worker, observer)
 
     def prepare(self) -> None:
         """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.

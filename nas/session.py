@@ -92,11 +92,12 @@ class Session:
         space = _limited(load_space(options["space"] or _DEMO_SPACE), options)
         dataset = _dataset(options["data"])
         answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
+        recipe = _recipe(options, answer)
         settings = Settings(
             space=space,
-            recipe=_recipe(options, answer),
+            recipe=recipe,
             score=answer.score if answer else DEFAULT_SCORE,
-            calibration=answer.to_json() if answer else "",
+            calibration=answer.under(recipe).to_json() if answer else "",
             data=str(Path(options["data"]).resolve()) if options["data"] else "",
             fingerprint=dataset.fingerprint,
             classes=dataset.names,
@@ -149,12 +150,13 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     if answer:
         asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *_CALIBRATED)
         recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in asked})
+    recipe = _changed(recipe, options)
     wanted = replace(
         kept,
         space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
-        recipe=_changed(recipe, options),
+        recipe=recipe,
         score=answer.score if answer else kept.score,
-        calibration=answer.to_json() if answer else kept.calibration,
+        calibration=answer.under(recipe).to_json() if answer else kept.calibration,
         data=str(Path(data).resolve()) if data else "",
         fingerprint=dataset.fingerprint,
         seed=kept.seed if options["seed"] is None else options["seed"],

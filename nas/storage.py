@@ -166,7 +166,7 @@ def held(path: Path, what: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below, with the lock
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # the `with` below closes it, and so lets go of the lock
     except OSError as error:
         raise StudyError(f"cannot write {path}: {error.strerror or error}") from None
     with file:

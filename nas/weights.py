@@ -231,7 +231,7 @@ class Weights:
         """Hold a file or folder that is being made; another search that wants it waits."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(what.with_name(f"{what.name}.lock"), "a+", encoding="utf-8")  # noqa: SIM115  # closed below
+            lock = open(what.with_name(f"{what.name}.lock"), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
         except OSError as error:
             raise StudyError(f"cannot write to {self.folder}: {error}") from None
         told = False

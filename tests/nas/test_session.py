@@ -169,6 +169,9 @@ def test_the_recipe_and_the_score_of_a_calibration(begin):
 def test_given_options_win_over_a_calibration(begin):
     write(calibration())
     session = begin(proxy="good", epochs=6, imgsz=64, batch=4, base_epochs=9, bank_epochs=3)
+    departures = session.study.settings.answer["departures"]
+    assert any(line.endswith("not 6") for line in departures)
+    assert any("imgsz" in line for line in departures)
     recipe = recipe_of(session)
     assert (recipe.epochs, recipe.imgsz, recipe.batch, recipe.base_epochs, recipe.bank_epochs) == (6, 64, 4, 9, 3)
     assert (recipe.validations, session.study.settings.score) == (2, "map_average")
