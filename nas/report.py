@@ -107,8 +107,8 @@ def calibration_picture(
     for place, report in enumerate(shown):
         axes = parts[0].add_subplot(rows, columns, place + 1)
         _scatter(axes, report, points[report.label], baseline, report.label == chosen)
-        axes.set_xlabel(f"full training: {judge}" if place + columns >= len(shown) else "", fontsize=8)
     if shown:
+        parts[0].supxlabel(f"full training: {judge}", fontsize=8)
         handles, labels = max((a.get_legend_handles_labels() for a in parts[0].axes), key=lambda found: len(found[1]))
         parts[0].legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     _bars(parts[-1].add_subplot(), reports, chosen, difference)
