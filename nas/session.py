@@ -30,7 +30,7 @@ from nas.weights import Weights
 
 _DEMO_SPACE = "quick"
 _DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
-_EPOCHS = {"bank": 2, "scratch": 8, "baseline": 8}
+_EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
 _MOST_TRIALS = 40
 _RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")

@@ -55,7 +55,7 @@ def test_these_are_the_options_of_the_command():
 def test_a_bank_unless_told_otherwise(begin):
     session = begin()
     recipe, settings = recipe_of(session), session.study.settings
-    assert (recipe.init, recipe.start, recipe.epochs, recipe.base_epochs) == ("bank", "near", 2, 40)
+    assert (recipe.init, recipe.start, recipe.epochs, recipe.base_epochs) == ("bank", "near", 4, 40)
     assert (recipe.imgsz, recipe.batch, recipe.device) == (160, 16, "cpu")
     assert (recipe.lr0, recipe.base_lr0, recipe.mosaic, recipe.warmup_bias_lr) == (
         BANK_FINE_TUNE_LR0,
@@ -236,7 +236,7 @@ def test_an_answer_without_an_interval(begin):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"epochs": 9}, "recipe: epochs: 2, not 9"),
+        ({"epochs": 9}, "recipe: epochs: 4, not 9"),
         ({"init": "scratch"}, "recipe: init: 'bank', not 'scratch'"),
         ({"bank_epochs": 9}, "recipe: bank_epochs: 8, not 9"),
         ({"base_epochs": 9}, "recipe: base_epochs: 40, not 9"),
