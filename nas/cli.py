@@ -82,7 +82,9 @@ def _interrupt(*_: object) -> None:
     help="Variants to train, the baseline included; for a study that has trials: further ones.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(0), help="Epochs of a proxy; 0 only validates. Default: 4, for the demo data 2; 8 without a bank."
+    "--epochs",
+    type=click.IntRange(0),
+    help="Epochs of a proxy; 0 only validates. Default: 4, for the demo data 2; 8 without a bank.",
 )
 @click.option("--imgsz", type=click.IntRange(32), help="Image side in pixels. Default: 160, for the demo data 128.")
 @click.option("--batch", type=click.IntRange(1), help="Images a step. Default: 16.")

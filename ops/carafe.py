@@ -7,7 +7,7 @@ Origin: written from the formulas. The layer names are those of the PyTorch vers
 Deliberate differences:
     - The neighbourhood is gathered at the low resolution, and every element serves its ``scale**2`` outputs. The usual
       form upsamples first and unfolds the large map: the same function, many times the memory.
-    - Softmax and sums run in float32 at least; the output has the dtype of the input, also under autocast.
+    - Softmax and sums run in float32 at least; the output has the dtype of the input, or that of the active autocast.
     - ``Conv`` is Ultralytics', so its activation is the model's (SiLU rather than ReLU) and ``fuse()`` reaches it.
 """
 
@@ -17,68 +17,9 @@ import torch
 from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
-from nas.ops.export import exporting
+from nas.ops.functional.carafe import carafe
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.start import upsampled
-
-
-def carafe(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int) -> torch.Tensor:
-    """Upsample `x` by sums over its neighbourhoods, weighted by a softmax that each output pixel has of its own.
-
-    With ``r = k_up // 2`` and ``s = scale`` (equation 2 of the paper, zero padding)::
-
-        y[n, c, Y, X] = sum_{a,b < k_up} x[n, c, Y // s + a - r, X // s + b - r] * m[n, a * k_up + b, Y, X]
-        m = softmax over the taps of pixel_shuffle(mask_logits, s)
-
-    Weights that fall outside of the image are lost, not redistributed.
-
-    Args:
-        x: (N, C, H, W), floating point, any device and memory format.
-        mask_logits: (N, k_up**2 * scale**2, H, W), in the channel order that pixel shuffle reads.
-        k_up: Size of the neighbourhood in source pixels, odd.
-        scale: Upsampling factor.
-
-    Returns:
-        (N, C, scale * H, scale * W), dtype and memory format of `x`.
-
-    Raises:
-        ValueError: `k_up` is even, or the logits do not fit `x`.
-    """
-    if k_up < 1 or k_up % 2 == 0 or scale < 1:
-        raise ValueError(f"carafe: k_up={k_up}, scale={scale}: expected an odd k_up and a scale of at least 1")
-    export = exporting()
-    n, c, h, w = x.shape
-    if not export and mask_logits.shape != (n, (k_up * scale) ** 2, h, w):
-        raise ValueError(
-            f"carafe: mask_logits {tuple(mask_logits.shape)} for x {tuple(x.shape)}: "
-            f"expected {(n, (k_up * scale) ** 2, h, w)}"
-        )
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    mask = torch.unflatten(mask_logits.to(dtype), 1, (k_up**2, scale**2)).softmax(1)
-    r = k_up // 2
-
-    if export or x.device.type not in ("cpu", "cuda"):
-        # Slices, products and sums: exports to any opset and batch, and runs where embedding_bag does not.
-        padded = nn.functional.pad(x.to(dtype), (r, r, r, r)).unsqueeze(2)
-        y = padded[..., :h, :w] * mask[:, 0].unsqueeze(1)
-        for tap in range(1, k_up**2):
-            a, b = divmod(tap, k_up)
-            y = y + padded[..., a : a + h, b : b + w] * mask[:, tap].unsqueeze(1)
-        return nn.functional.pixel_shuffle(y.flatten(1, 2), scale).to(x.dtype)
-
-    # A bag per output pixel: the k_up**2 source pixels, as rows of C values, with their weights. Nothing of the size of
-    # neighbourhood times channels is ever stored. int32 holds the row numbers of any map that fits into memory.
-    padded = nn.functional.pad(x.to(dtype).permute(0, 2, 3, 1), (0, 0, r, r, r, r))
-    stride = w + 2 * r
-    index = torch.arange(n * (h + 2 * r) * stride, dtype=torch.int32, device=x.device).view(n, h + 2 * r, stride)
-    taps = torch.arange(k_up, dtype=torch.int32, device=x.device)
-    taps = (taps.unsqueeze(1) * stride + taps).flatten()
-    rows = index[:, :h, None, :w, None, None] + taps  # the neighbourhood's top left corner, plus the tap
-    rows = rows.expand(n, h, scale, w, scale, k_up**2).reshape(-1, k_up**2)
-    weights = torch.unflatten(mask, 2, (scale, scale)).permute(0, 4, 2, 5, 3, 1).reshape(-1, k_up**2)
-    y = nn.functional.embedding_bag(rows, padded.reshape(-1, c), mode="sum", per_sample_weights=weights)
-    y = y.view(n, h * scale, w * scale, c).permute(0, 3, 1, 2).to(x.dtype)
-    return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
 
 
 def _macs(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

@@ -5,8 +5,8 @@ CVPR 2024, https://arxiv.org/abs/2401.06197.
 Origin: written from the formulas; state keys and layouts are those of OpenGVLab/DCNv4 (MIT).
 
 Deliberate differences:
-    - Plain PyTorch: any device, dtype, kernel, stride, dilation and group width, where the authors' kernel takes 3x3,
-      widths that are multiples of 16 and certain batches. Coordinates are float32 at least.
+    - Any device, dtype, kernel, stride, dilation and group width, where the authors' kernel takes 3x3, widths that are
+      multiples of 16 and certain batches. Coordinates are float32 at least.
     - NCHW in and out, c1 to c2 channels, batch norm and activation follow, so that it stands in for Ultralytics'
       ``Conv``; ``bn=False, act=False`` with c1 = c2 and stride 1 is the authors' module. The output bias exists only
       without batch norm, which would cancel it.
@@ -24,103 +24,9 @@ import torch
 from torch import nn
 
 from nas.ops.activation import activation
-from nas.ops.export import exporting
+from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.registry import Arg, FromSlot, Value, counts_macs, register
 from nas.ops.start import covariance, set_norm, trained
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
-def dcnv4(
-    x: torch.Tensor,
-    offset_mask: torch.Tensor,
-    *,
-    kernel: int | tuple[int, int],
-    stride: int | tuple[int, int] = 1,
-    pad: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
-    groups: int = 1,
-    offset_scale: float = 1.0,
-    remove_center: bool = False,
-) -> torch.Tensor:
-    """Sum, over the taps of a kernel, weighted bilinear samples at learned points.
-
-    For output pixel (oy, ox), group g with D = C / G channels, and K taps (equation 1 of the paper; zero padding)::
-
-        y[n, oy, ox, g, :] = sum_k m_k * bilinear(x[n, :, :, g, :]; h_k, w_k)
-        h_k = oy * stride - pad + centre + (j * dilation - centre + off_y_k) * offset_scale
-        w_k = ox * stride - pad + centre + (i * dilation - centre + off_x_k) * offset_scale
-        centre = dilation * (kernel - 1) // 2           (each of these per axis)
-
-    Taps run over i (along the width) in the outer and j (along the height) in the inner loop. A tap counts only where
-    ``-1 < h_k < H`` and ``-1 < w_k < W``, so that one at NaN or infinity adds nothing and gets no gradient; corners
-    outside of the image are zero. Gradients are those of this formula, piece by piece: at whole coordinates, those of
-    the piece above.
-
-    Args:
-        x: (N, H, W, C), floating point, any device and strides.
-        offset_mask: (N, Ho, Wo, P) with ``Ho = (H + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1``, Wo alike.
-            Group g holds 3K entries from ``g * 3K``: off_x and off_y of each tap in turn (in units of `offset_scale`
-            pixels), then the K weights m. What follows the last group is ignored.
-        kernel: Kernel size, or (height, width).
-        stride: Stride, or (height, width).
-        pad: Padding, or (height, width).
-        dilation: Distance of the taps, or (height, width).
-        groups: Groups G of channels that share their points.
-        offset_scale: Scales both the offsets and the kernel's grid about its centre.
-        remove_center: Whether the tap at (kernel_width // 2, kernel_height // 2) is left out; the others close up.
-
-    Returns:
-        (N, Ho, Wo, C), dtype of `x`.
-
-    Raises:
-        ValueError: C is no multiple of `groups`, no tap is left, or `offset_mask` does not fit.
-    """
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = _pair(kernel), _pair(stride), _pair(pad), _pair(dilation)
-    n, h, w, c = x.shape
-    taps = kh * kw - remove_center
-    ho, wo = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (w + 2 * pw - dw * (kw - 1) - 1) // sw + 1
-    export = exporting()
-    if not export:
-        if c % groups or taps < 1:
-            raise ValueError(f"dcnv4: {c} channels in {groups} groups, {taps} taps: expected a multiple, and a tap")
-        if offset_mask.shape[:3] != (n, ho, wo) or offset_mask.shape[3] < groups * 3 * taps:
-            raise ValueError(
-                f"dcnv4: offset_mask {tuple(offset_mask.shape)} for x {tuple(x.shape)}: "
-                f"expected {(n, ho, wo)} and at least {groups * 3 * taps} entries"
-            )
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    points = offset_mask[..., : groups * 3 * taps].to(dtype).view(n, ho, wo, groups, 3 * taps)
-    offsets = torch.unflatten(points[..., : 2 * taps], -1, (taps, 2))
-    mask = points[..., 2 * taps :].permute(0, 3, 4, 1, 2).flatten(0, 1).unsqueeze(1)  # (N * G, 1, K, Ho, Wo)
-
-    tap = torch.arange(taps, device=x.device)
-    if remove_center:
-        tap = tap + (tap >= kw // 2 * kh + kh // 2)
-    i, j = tap.div(kh, rounding_mode="floor"), tap % kh
-    ch, cw = dh * (kh - 1) // 2, dw * (kw - 1) // 2
-    rows = torch.arange(ho, device=x.device).view(-1, 1, 1, 1) * sh + (ch - ph)
-    columns = torch.arange(wo, device=x.device).view(-1, 1, 1) * sw + (cw - pw)
-    py = rows + (j * dh - ch + offsets[..., 1]) * offset_scale  # (N, Ho, Wo, G, K), pixels
-    px = columns + (i * dw - cw + offsets[..., 0]) * offset_scale
-    # One call samples all taps. Points that do not count move to where all four corners are outside.
-    outside = ~((py > -1) & (py < h) & (px > -1) & (px < w))
-    py, px = py.masked_fill(outside, -2), px.masked_fill(outside, -2)
-
-    image = torch.unflatten(x.to(dtype), 3, (groups, c // groups)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-    if not export:
-        # grid_sample takes coordinates relative to the size. Relative to a power of two they are exact, so that a point
-        # on a whole pixel stays there; rounded to either side of it, the gradient would be that of either piece.
-        right, below = (1 << (w - 1).bit_length()) - w, (1 << (h - 1).bit_length()) - h
-        image, w, h = nn.functional.pad(image, (0, right, 0, below)), w + right, h + below
-    grid = torch.stack(((2 * px + 1) / w - 1, (2 * py + 1) / h - 1), dim=-1)
-    grid = grid.permute(0, 3, 4, 1, 2, 5).reshape(n * groups, taps * ho, wo, 2)
-    samples = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="zeros", align_corners=False)
-    samples = samples.view(n * groups, c // groups, taps, ho, wo)
-    y = (samples * mask).sum(2)
-    return y.view(n, groups, c // groups, ho, wo).permute(0, 3, 4, 1, 2).reshape(n, ho, wo, c).to(x.dtype)
 
 
 def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

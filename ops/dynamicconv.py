@@ -68,7 +68,10 @@ class CondConv2d(nn.Module):
         if self.k == 1:
             x = x[..., :: self.s, :: self.s]
             mixed = (r @ self.weight).view(n, self.c2, c1)
-            return torch.bmm(mixed, x.flatten(2)).view(n, self.c2, x.shape[2], x.shape[3])
+            size = (n, x.shape[2], x.shape[3], self.c2)
+            if x.stride(1) == 1 and not exporting():  # channels last, in and out
+                return torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), mixed.mT).view(size).permute(0, 3, 1, 2)
+            return torch.bmm(mixed, x.flatten(2)).view(n, self.c2, size[1], size[2])
         if exporting() or n == 0:
             # y = conv([r_1 x ... r_E x], [W_1 ... W_E]): a plain convolution, for any batch.
             experts = self.weight.view(-1, self.c2, c1, self.k, self.k).transpose(0, 1).flatten(1, 2)

@@ -4,9 +4,9 @@ Paper: Liu et al., "Learning to Upsample by Learning to Sample", ICCV 2023, http
 Origin: written from the formulas; state keys are those of tiny-smart/dysample (MIT).
 
 Deliberate differences:
-    - Coordinates are float32 at least, whatever the dtype of the model; the output has the dtype of the input, also
-      under autocast. (In half precision the usual form samples up to 0.3 pixels beside the point.) ``init_pos`` follows
-      ``model.half()``, which is exact where the scale is a power of two.
+    - Coordinates are float32 at least, whatever the dtype of the model; the output has the dtype of the input, or that
+      of the active autocast. (In half precision the usual form samples up to 0.3 pixels beside the point.)
+    - ``init_pos`` is there for the authors' checkpoints: the op computes these constants.
     - The grid is built on the device: nothing is copied from the host in a forward.
     - Pixel shuffle on 4-D tensors only, so that it exports (opset 16 and later, GridSample).
 """
@@ -16,53 +16,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nas.ops.export import exporting
+from nas.ops.functional.dysample import dysample
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.start import upsampled
-
-
-def dysample(x: torch.Tensor, offset: torch.Tensor, scale: int, groups: int) -> torch.Tensor:
-    """Sample `x` bilinearly at one point per output pixel and group of channels.
-
-    Output pixel ``(i * s + a, j * s + b)`` of group g reads x at row ``i + offset_y``, column ``j + offset_x`` (pixel
-    centres at whole numbers), clamped to the image. Channel ``comp * G * s**2 + g * s**2 + a * s + b`` of `offset`
-    holds offset_x (comp 0) or offset_y (comp 1), in source pixels and with the sub-pixel's initial position included.
-
-    Args:
-        x: (N, C, H, W), floating point, any device and memory format; C a multiple of `groups`.
-        offset: (N, 2 * groups * scale**2, H, W).
-        scale: Upsampling factor s.
-        groups: Groups of channels G that move together.
-
-    Returns:
-        (N, C, scale * H, scale * W), dtype of `x`.
-
-    Raises:
-        ValueError: C is no multiple of `groups`, or the offsets do not fit `x`.
-    """
-    n, c, h, w = x.shape
-    half = groups * scale**2
-    if not exporting():
-        if c % groups:
-            raise ValueError(f"dysample: {c} channels in {groups} groups: expected a multiple")
-        if offset.shape != (n, 2 * half, h, w):
-            raise ValueError(
-                f"dysample: offset {tuple(offset.shape)} for x {tuple(x.shape)}: expected {(n, 2 * half, h, w)}"
-            )
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    offset = offset.to(dtype)
-    columns = torch.arange(w, device=x.device, dtype=dtype)
-    lines = torch.arange(h, device=x.device, dtype=dtype).unsqueeze(1)
-    # grid_sample's coordinates: -1 and 1 are the outer edges of the corner pixels.
-    gx = (2 * (offset[:, :half] + columns) + 1) / w - 1
-    gy = (2 * (offset[:, half:] + lines) + 1) / h - 1
-    grid = torch.stack(
-        (nn.functional.pixel_shuffle(gx, scale), nn.functional.pixel_shuffle(gy, scale)), dim=-1
-    ).flatten(0, 1)
-    y = nn.functional.grid_sample(
-        x.to(dtype).reshape(n * groups, c // groups, h, w), grid, "bilinear", padding_mode="border", align_corners=False
-    )
-    return y.view(n, c, h * scale, w * scale).to(x.dtype)
 
 
 def _macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
@@ -153,9 +109,10 @@ class DySample(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Upsample `x`, (N, c, H, W)."""
         source = nn.functional.pixel_shuffle(x, self.scale) if self.style == "pl" else x
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        offset = self.offset(source).to(dtype)
-        offset = offset * 0.25 if self.scope is None else offset * self.scope(source).to(dtype).sigmoid() * 0.5
+        offset, factor = self.offset(source), 0.25
+        if self.scope is not None:
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            offset, factor = offset.to(dtype) * self.scope(source).to(dtype).sigmoid(), 0.5
         if self.style == "pl":
             offset = nn.functional.pixel_unshuffle(offset, self.scale)
-        return dysample(x, offset + self.init_pos.to(dtype), self.scale, self.groups)
+        return dysample(x, offset, self.scale, self.groups, factor=factor, initial=True)

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from host_backend import COMPILER, Host
+
+from nas.ops.kernels import runtime
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +31,37 @@ def perturb():
         return module
 
     return move
+
+
+@pytest.fixture(scope="session")
+def host_programs(own_cache):
+    """Return the folder of the host's programs, which all tests share."""
+    return own_cache / "host-programs"
+
+
+@pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
+def kernels(request, host_programs, monkeypatch):
+    """Let the operators run their kernels, on the host under AddressSanitizer or on a GPU; return the device's name.
+
+    Memory that an operator allocates without filling it is NaN.
+    """
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA GPU")
+        if runtime.unavailable():
+            pytest.skip(runtime.unavailable())
+    else:
+        if COMPILER is None:
+            pytest.skip("no g++ to compile the kernels for the host with")
+        monkeypatch.setattr(runtime, "backend_for", lambda device_type: Host(host_programs))
+    for name in ("empty", "empty_like"):
+        plain = getattr(torch, name)
+
+        def filled(*args, plain=plain, **kwargs):
+            memory = plain(*args, **kwargs)
+            return memory.fill_(float("nan")) if memory.is_floating_point() else memory
+
+        monkeypatch.setattr(torch, name, filled)
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: new_empty(self, *a, **k).fill_(float("nan")))
+    return request.param if request.param == "cuda" else "cpu"

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nas.ops import carafe as carafe_file
 from nas.ops.carafe import CARAFE, carafe
 
 
@@ -62,7 +61,7 @@ def test_gradients():
 def test_exported_form_is_the_same(monkeypatch, k, s):
     x, logits = torch.randn(2, 3, 4, 5), torch.randn(2, (k * s) ** 2, 4, 5)
     eager = carafe(x, logits, k, s)
-    monkeypatch.setattr(carafe_file, "exporting", lambda: True)
+    monkeypatch.setattr("nas.ops.functional.carafe.exporting", lambda: True)
     torch.testing.assert_close(carafe(x, logits, k, s), eager)
 
 
@@ -89,11 +88,12 @@ def test_macs_are_the_closed_form():
     assert macs_rules()[CARAFE](module, (x,), module(x)) == 2 * 4 * 5 * 3**2 * 8 * 2**2
 
 
-def test_autocast_keeps_the_dtype_of_the_features():
+def test_autocast_decides_the_dtype_of_the_features():
     module, x = CARAFE(8), torch.randn(1, 8, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert module(x.bfloat16()).dtype == torch.bfloat16
-        assert module(x).dtype == torch.float32
+        assert module(x).dtype == torch.bfloat16
+    assert module(x).dtype == torch.float32
 
 
 def test_memory_format_is_kept():

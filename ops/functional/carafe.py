@@ -1,0 +1,228 @@
+"""CARAFE's reassembly: the reference and the operator. Paper and differences are with the module, `nas.ops.carafe`."""
+
+from __future__ import annotations
+
+import math
+from ctypes import c_int32, c_int64
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.ops.export import exporting
+from nas.ops.functional.operator import (
+    check_shape,
+    check_tensor,
+    complete,
+    follow_autocast,
+    sizes,
+)
+from nas.ops.functional.tiles import Layout, Tiles, next_power, vector_width
+from nas.ops.kernels.runtime import DTYPES, SHARED_LIMIT, Kernel, Launch, launch, usable
+
+
+def carafe(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int) -> torch.Tensor:
+    """Upsample `x` by sums over its neighbourhoods, weighted by a softmax that each output pixel has of its own.
+
+    With ``r = k_up // 2`` and ``s = scale`` (equation 2 of the paper, zero padding)::
+
+        y[n, c, Y, X] = sum_{a,b < k_up} x[n, c, Y // s + a - r, X // s + b - r] * m[n, a * k_up + b, Y, X]
+        m = softmax over the taps of pixel_shuffle(mask_logits, s)
+
+    Weights that fall outside of the image are lost, not redistributed. The gradient is deterministic.
+
+    On CUDA a kernel runs for float32, float16 and bfloat16 (`nas.ops.kernels.runtime`); softmax and sums are float32 at
+    least everywhere. Under autocast `x` is taken in the active dtype.
+
+    Args:
+        x: (N, C, H, W), floating point, any device and memory format.
+        mask_logits: (N, k_up**2 * scale**2, H, W), in the channel order that pixel shuffle reads.
+        k_up: Size of the neighbourhood in source pixels, odd.
+        scale: Upsampling factor.
+
+    Returns:
+        (N, C, scale * H, scale * W), memory format of `x`; dtype of `x`, or of the active autocast.
+
+    Raises:
+        TypeError: An argument is no floating-point tensor.
+        ValueError: `k_up` is even, or a tensor is of another rank, size or device.
+    """
+    if k_up < 1 or k_up % 2 == 0 or scale < 1:
+        raise ValueError(f"carafe: k_up={k_up}, scale={scale}: expected an odd k_up and a scale of at least 1")
+    check_tensor("carafe", "x", x, "(N, C, H, W)")
+    check_tensor("carafe", "mask_logits", mask_logits, "(N, k_up**2 * scale**2, H, W)", beside=x)
+    n, _, h, w = sizes(x)
+    check_shape("carafe", "mask_logits", mask_logits, (n, (k_up * scale) ** 2, h, w), x)
+    x = follow_autocast(x)
+    if not exporting() and usable(x, mask_logits) and _fits(k_up, scale):
+        y: torch.Tensor = carafe_operator(x, mask_logits, k_up, scale)[0]
+        return y
+    return carafe_reference(x, mask_logits, k_up, scale)
+
+
+def carafe_reference(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int) -> torch.Tensor:
+    """Compute `carafe` in plain PyTorch."""
+    n, c, h, w = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mask = torch.unflatten(mask_logits.to(dtype), 1, (k_up**2, scale**2)).softmax(1)
+    r = k_up // 2
+
+    if exporting() or x.device.type not in ("cpu", "cuda"):
+        # Slices, products and sums: exports to any opset and batch, and runs where embedding_bag does not.
+        padded = nn.functional.pad(x.to(dtype), (r, r, r, r)).unsqueeze(2)
+        y = padded[..., :h, :w] * mask[:, 0].unsqueeze(1)
+        for tap in range(1, k_up**2):
+            a, b = divmod(tap, k_up)
+            y = y + padded[..., a : a + h, b : b + w] * mask[:, tap].unsqueeze(1)
+        return nn.functional.pixel_shuffle(y.flatten(1, 2), scale).to(x.dtype)
+
+    # A bag per output pixel: the k_up**2 source pixels, as rows of C values, with their weights. Nothing of the size of
+    # neighbourhood times channels is ever stored. int32 holds the row numbers of any map that fits into memory.
+    padded = nn.functional.pad(x.to(dtype).permute(0, 2, 3, 1), (0, 0, r, r, r, r))
+    stride = w + 2 * r
+    index = torch.arange(n * (h + 2 * r) * stride, dtype=torch.int32, device=x.device).view(n, h + 2 * r, stride)
+    taps = torch.arange(k_up, dtype=torch.int32, device=x.device)
+    taps = (taps.unsqueeze(1) * stride + taps).flatten()
+    rows = index[:, :h, None, :w, None, None] + taps  # the neighbourhood's top left corner, plus the tap
+    rows = rows.expand(n, h, scale, w, scale, k_up**2).reshape(-1, k_up**2)
+    weights = torch.unflatten(mask, 2, (scale, scale)).permute(0, 4, 2, 5, 3, 1).reshape(-1, k_up**2)
+    y = nn.functional.embedding_bag(rows, padded.reshape(-1, c), mode="sum", per_sample_weights=weights)
+    y = y.view(n, h * scale, w * scale, c).permute(0, 3, 1, 2).to(x.dtype)
+    return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
+
+
+# ---- the operator ---------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("nas::carafe", mutates_args=())
+def carafe_operator(
+    x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute `carafe` with the kernel where there is one.
+
+    Returns:
+        The output in the memory format of `x`, and (N, H, W, scale**2) float32: the logarithm of what the softmax of
+        each output pixel divides by, which the gradient takes.
+    """
+    layout = Layout.of(x)
+    if not usable(x, mask_logits):
+        y = layout.dense(carafe_reference(x, mask_logits, k_up, scale))
+        total = torch.unflatten(mask_logits.float(), 1, (k_up**2, scale**2)).logsumexp(1)
+        return y, total.permute(0, 2, 3, 1).contiguous()
+    n, c, h, w = x.shape
+    x, y = layout.dense(x), layout.new(x, scale)
+    total = torch.empty((n, h, w, scale**2), dtype=torch.float32, device=x.device)
+    subs = _subs(scale)
+    width = vector_width(c, x, y, limit=max(1, 32 // next_power(subs)))
+    tiles = _tiles(c, width, k_up, scale, buffers=1, last=layout.last)
+    how = tiles.launch(n, h, w, 1, shared=tiles.pixels * (k_up * scale) ** 2 * 4)
+    if not layout.last:  # the kernel wants pixels along the first dimension of the block
+        lanes, *pixels = how.block
+        how = Launch(how.grid, (pixels[0], lanes, pixels[1]), how.shared)
+    launch(
+        _kernel("carafe_forward", scale, x, mask_logits, width, k_up, scale, subs, str(layout.last).lower()),
+        how,
+        x,
+        mask_logits,
+        y,
+        total,
+        c_int64(n),
+        *(c_int32(v) for v in (c, h, w)),
+        *(c_int64(v) for v in mask_logits.stride()),
+        c_int32(-(-w // tiles.width)),
+    )
+    return y, total
+
+
+@carafe_operator.register_fake
+def _(x: torch.Tensor, _logits: torch.Tensor, _k_up: int, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+    n, _, h, w = x.shape
+    return Layout.of(x).new(x, scale), x.new_empty((n, h, w, scale**2), dtype=torch.float32)
+
+
+@torch.library.custom_op("nas::carafe_backward", mutates_args=())
+def carafe_backward(
+    dy: torch.Tensor, x: torch.Tensor, mask_logits: torch.Tensor, total: torch.Tensor, k_up: int, scale: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of x and mask_logits, in their dtypes and memory formats; `total` is the forward's."""
+    layout, logits_layout = Layout.of(x), Layout.of(mask_logits)
+    if not usable(x, mask_logits):
+        pull = torch.func.vjp(lambda a, b: carafe_reference(a, b, k_up, scale), x, mask_logits)[1]
+        dx, dlogits = pull(dy)
+        return layout.dense(dx), logits_layout.dense(dlogits)
+    n, c, h, w = x.shape
+    last = Layout(last=True)  # what both kernels read and write
+    dy, x = last.dense(dy.to(x.dtype)), last.dense(x)
+    dx, dlogits = last.new(x), logits_layout.new(mask_logits)
+    shapes = (c_int64(n), *(c_int32(v) for v in (c, h, w)), *(c_int64(v) for v in mask_logits.stride()))
+
+    subs = _subs(scale)
+    width = vector_width(c, dy, x, limit=max(1, 32 // next_power(subs)))
+    tiles = _tiles(c, width, k_up, scale, buffers=2, last=True)
+    launch(
+        _kernel("carafe_backward_logits", scale, x, mask_logits, width, tiles.lanes, k_up, scale, subs),
+        tiles.launch(n, h, w, 1, shared=tiles.pixels * 2 * (k_up * scale) ** 2 * 4),
+        dy,
+        x,
+        mask_logits,
+        total,
+        dlogits,
+        *shapes,
+        *(c_int64(v) for v in dlogits.stride()),
+        c_int32(-(-w // tiles.width)),
+    )
+    width = vector_width(c, dy, dx)
+    tiles = _tiles(c, width, k_up, scale, buffers=0, last=True)
+    launch(
+        _kernel("carafe_backward_input", scale, x, mask_logits, width, k_up, scale),
+        tiles.launch(n, h, w, 1),
+        dy,
+        mask_logits,
+        total,
+        dx,
+        *shapes,
+        c_int32(-(-w // tiles.width)),
+    )
+    return layout.dense(dx), dlogits
+
+
+@carafe_backward.register_fake
+def _(_dy: torch.Tensor, x: torch.Tensor, mask_logits: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return Layout.of(x).new(x), Layout.of(mask_logits).new(mask_logits)
+
+
+def _flops(x: Any, _logits: Any, k_up: int, scale: int) -> int:
+    """``k_up**2`` multiply-accumulates per output element (as the module's cost rule)."""
+    return int(2 * math.prod(x) * scale**2 * k_up**2)
+
+
+complete("carafe", carafe_operator, carafe_backward, _flops, kept=1)
+
+
+def _subs(scale: int) -> int:
+    """Return how many output pixels of a source pixel a thread sums at once: all, or a part that registers hold."""
+    return max(part for part in range(1, 17) if scale**2 % part == 0)
+
+
+def _fits(k_up: int, scale: int) -> bool:
+    """Return whether the weights of a pixel, and their gradients, fit into shared memory."""
+    return 2 * (k_up * scale) ** 2 * 4 <= SHARED_LIMIT
+
+
+def _tiles(c: int, width: int, k_up: int, scale: int, *, buffers: int, last: bool) -> Tiles:
+    """Return lanes of channels and a tile of pixels whose weights fit into shared memory, `buffers` times."""
+    lanes = min(32, next_power(-(-c // width)))
+    pixels = 32 if not last else max(1, 256 // max(lanes, 4))
+    while buffers * pixels * (k_up * scale) ** 2 * 4 > SHARED_LIMIT:
+        pixels //= 2
+    lanes = min(max(lanes, 32 // pixels), 256 // pixels)
+    if not last:
+        return Tiles(lanes, 1, pixels, 1)
+    across = next_power(int(pixels**0.5))
+    return Tiles(lanes, 1, across, pixels // across)
+
+
+def _kernel(name: str, scale: int, x: torch.Tensor, logits: torch.Tensor, *parameters: object) -> Kernel:
+    wide = x.shape[1:].numel() * scale**2 >= 2**31
+    dtypes = (DTYPES[t.dtype] for t in (x, logits))
+    return Kernel("carafe", name, (*dtypes, *(str(p) for p in parameters), "int64" if wide else "int"))

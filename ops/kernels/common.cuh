@@ -1,0 +1,111 @@
+// What all kernels share: element types, vectors of them, reductions among lanes, and atomic sums of vectors.
+//
+// Device code only, compiled at run time. For tests the same text is compiled for the host: NAS_HOST_SHIM is then
+// defined, and what CUDA provides comes from a header that is included first.
+
+#pragma once
+
+#ifndef NAS_HOST_SHIM
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define NAS_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+// No block has more threads than this, so that a thread may have 128 registers.
+#define NAS_THREADS 512
+
+using half_t = __half;
+using bfloat_t = __nv_bfloat16;
+using int64 = long long;
+
+__device__ inline float to_float(float v) { return v; }
+__device__ inline float to_float(half_t v) { return __half2float(v); }
+__device__ inline float to_float(bfloat_t v) { return __bfloat162float(v); }
+
+template <typename T> __device__ inline T from_float(float v);
+template <> __device__ inline float from_float<float>(float v) { return v; }
+template <> __device__ inline half_t from_float<half_t>(float v) { return __float2half_rn(v); }
+template <> __device__ inline bfloat_t from_float<bfloat_t>(float v) { return __float2bfloat16_rn(v); }
+
+// VEC neighbours in memory, at an address that is a multiple of their size (16 bytes at most): one load, one store.
+template <typename T, int VEC> struct alignas(sizeof(T) * VEC) Pack {
+  T v[VEC];
+};
+
+// Read VEC neighbours in one load.
+template <typename T, int VEC> __device__ inline void load(float (&out)[VEC], const T *p) {
+  const Pack<T, VEC> pack = *reinterpret_cast<const Pack<T, VEC> *>(p);
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) out[i] = to_float(pack.v[i]);
+}
+template <typename T, int VEC> __device__ inline void store(T *p, const float (&in)[VEC]) {
+  Pack<T, VEC> pack;
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) pack.v[i] = from_float<T>(in[i]);
+  *reinterpret_cast<Pack<T, VEC> *>(p) = pack;
+}
+
+// Add to VEC neighbouring sums that other threads add to as well. Four in one instruction from sm_90 on.
+template <int VEC> __device__ inline void atomic_add(float *p, const float (&in)[VEC]) {
+#if defined(NAS_HOST_SHIM) || __CUDA_ARCH__ >= 900
+  if (VEC % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i + 3 < VEC; i += 4)
+      atomicAdd(reinterpret_cast<float4 *>(p + i), make_float4(in[i], in[i + 1], in[i + 2], in[i + 3]));
+    return;
+  }
+#endif
+#pragma unroll
+  for (int i = 0; i < VEC; ++i) atomicAdd(p + i, in[i]);
+}
+
+// Sum over each group of LANES neighbouring lanes, a power of two; all lanes of the warp take part and get the sum.
+template <int LANES> __device__ inline float lane_sum(float v) {
+#pragma unroll
+  for (int distance = LANES / 2; distance > 0; distance /= 2) v += __shfl_xor_sync(0xffffffffu, v, distance);
+  return v;
+}
+
+// Sum N values at once over each group of LANES neighbouring lanes, both powers of two: in every step lanes hand over the
+// half of the values that they do not go on with. Afterwards v[0 .. max(N / LANES, 1)) are the sums from index
+// `first_of<N, LANES>(lane)` on; where LANES > N, several lanes hold the same.
+template <int N, int LANES> __device__ inline void lane_sums(float *v, int lane) {
+  if constexpr (LANES > 1) {
+    constexpr int distance = LANES / 2;
+    if constexpr (N > 1) {
+      const bool upper = lane & distance;
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) {
+        const float given = upper ? v[i] : v[i + N / 2], kept = upper ? v[i + N / 2] : v[i];
+        v[i] = kept + __shfl_xor_sync(0xffffffffu, given, distance);
+      }
+      lane_sums<N / 2, distance>(v, lane);
+    } else {
+      v[0] += __shfl_xor_sync(0xffffffffu, v[0], distance);
+      lane_sums<1, distance>(v, lane);
+    }
+  }
+}
+template <int N, int LANES> __device__ inline int first_of(int lane) {
+  if constexpr (LANES > 1 && N > 1) return (lane & (LANES / 2) ? N / 2 : 0) + first_of<N / 2, LANES / 2>(lane);
+  return 0;
+}
+
+// The corners of a bilinear sample at (y, x), and what each counts. Coordinates must be finite and above -2^31.
+struct Corners {
+  int y, x;      // upper left corner
+  float ly, lx;  // distance from it, 0 <= l < 1
+
+  __device__ Corners(float py, float px) {
+    const float fy = floorf(py), fx = floorf(px);
+    y = static_cast<int>(fy);
+    x = static_cast<int>(fx);
+    ly = py - fy;
+    lx = px - fx;
+  }
+  // Corner i of 0..3: upper left, upper right, lower left, lower right.
+  __device__ int row(int i) const { return y + (i >> 1); }
+  __device__ int column(int i) const { return x + (i & 1); }
+  __device__ float along_y(int i) const { return i >> 1 ? ly : 1.f - ly; }
+  __device__ float along_x(int i) const { return i & 1 ? lx : 1.f - lx; }
+};
