@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from nas.ops.activation import activation
+from nas.ops.functional.spconv import spconv_blend
 from nas.ops.registry import Arg, FromSlot, Value, counts_macs, register
 from nas.ops.start import covariance, set_norm, trained
 
@@ -141,8 +142,6 @@ class SPConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve `x`, (N, c1, H, W)."""
         pooled = x if self.s == 1 else nn.functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-        u = self.bn1(self.gwc(x[:, : self.heavy]) + self.pwc(pooled[:, : self.heavy]))
-        v = self.bn2(self.conv1x1(pooled[:, self.heavy :]))
-        p = (u.mean((2, 3), keepdim=True) - v.mean((2, 3), keepdim=True)).sigmoid()
-        y: torch.Tensor = self.act(torch.lerp(v, u, p))
+        g, q = self.gwc(x[:, : self.heavy]), self.pwc(pooled[:, : self.heavy])
+        y: torch.Tensor = self.act(spconv_blend(g, q, self.conv1x1(pooled[:, self.heavy :]), self.bn1, self.bn2))
         return y

@@ -82,6 +82,18 @@ def warn_not_deterministic(name: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
+def once_differentiable(name: str) -> Callable[..., NoReturn]:
+    """Return a gradient for a backward operator that says why there is none."""
+
+    def backward(_ctx: Any, *_: Any) -> NoReturn:
+        raise RuntimeError(
+            f"{name}: the gradient of the gradient is not offered: the kernels compute gradients directly, without a "
+            "graph. NAS_KERNELS=reference takes plain PyTorch, as far as that differentiates twice"
+        )
+
+    return backward
+
+
 def complete(
     name: str,
     operator: CustomOpDef,
@@ -110,14 +122,8 @@ def complete(
     def gradient(ctx: Any, dy: torch.Tensor, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         return (*backward(dy, *ctx.saved_tensors, *ctx.arguments), *(None for _ in ctx.arguments))
 
-    def once(_ctx: Any, *_: Any) -> NoReturn:
-        raise RuntimeError(
-            f"{name}: the gradient of the gradient is not offered: the kernels compute gradients directly, without a "
-            "graph. NAS_KERNELS=reference takes plain PyTorch, as far as that differentiates twice"
-        )
-
     operator.register_autograd(gradient, setup_context=setup)
-    backward.register_autograd(once)
+    backward.register_autograd(once_differentiable(name))
     operator.register_vmap(_fold_batch(operator, 2, 1 + kept))
     backward.register_vmap(_fold_batch(backward, 3 + kept, 2))
 

@@ -92,6 +92,7 @@ def instances() -> list[Kernel]:
     from nas.ops.functional.carafe import carafe
     from nas.ops.functional.dcnv4 import dcnv4
     from nas.ops.functional.dysample import dysample
+    from nas.ops.spconv import SPConv
 
     recorder = Recorder()
     plain = runtime.backend_for
@@ -99,6 +100,8 @@ def instances() -> list[Kernel]:
     try:
         for dtype in runtime.DTYPES:
             _both_ways(lambda x, om: dcnv4(x, om, kernel=3, pad=1, groups=4), (1, 4, 4, 64), (1, 4, 4, 112), dtype)
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                SPConv(64, 64)(torch.zeros(2, 64, 4, 4).contiguous(memory_format=torch.channels_last)).sum().backward()
             for layout in (torch.channels_last, torch.contiguous_format):
                 _both_ways(lambda x, m: carafe(x, m, 5, 2), (1, 64, 4, 4), (1, 100, 4, 4), dtype, layout)
                 _both_ways(lambda x, o: dysample(x, o, 2, 4), (1, 64, 4, 4), (1, 32, 4, 4), dtype, layout)

@@ -1,4 +1,4 @@
-"""A baseline that has really learnt, trained once a session: what starts, banks and calibrations are tested on."""
+"""What tests share: a baseline that has really learnt, trained once a session, and stand-ins that answer at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image, ImageDraw
 
+from nas.answer import Answer
 from nas.bank import SwapBank
 from nas.calibrate import Calibration, Calibrator, full_recipe, proxy_recipe
 from nas.data import load, write_resolved
@@ -20,7 +21,9 @@ from nas.recipe import Recipe, make_recipe
 from nas.scores import EpochScore, Validation
 from nas.space import SearchSpace
 from nas.space_file import load_space, read_space
-from nas.study import current_versions
+from nas.storage import place
+from nas.study import Settings, Study, current_versions
+from nas.trial import Trial
 from nas.variant import parse_choice, parse_swaps
 from nas.weights import Baseline, Weights
 
@@ -194,6 +197,35 @@ def inside():
 def told() -> Told:
     """Return a listener that keeps what it hears."""
     return Told()
+
+
+@pytest.fixture
+def ranked_study(tmp_path: Path):
+    """Return what creates a study of trials: what is swapped, how it ended, mAP50-95 and GFLOPs."""
+
+    def make(
+        scores: list[tuple[dict[str, str], str, float, float]],
+        answer: Answer | None = None,
+        folder: str = "",
+        **changes,
+    ) -> Study:
+        settings = Settings(load_space("quick"), Recipe(), "", "f" * 16, ("a",), (4, 2), 0, 0.02, current_versions())
+        if answer:
+            changes["calibration"] = answer.to_json()
+        settings = replace(settings, **changes)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        study = Study.create(place("s", f"sqlite:///{tmp_path / folder / 's.db'}"), settings, 9)
+        for changed, status, score, gflops in scores:
+            assignment = {**settings.space.baseline(), **changed}
+            variant = settings.space.variant(assignment)
+            trial = Trial(-1, variant, assignment, "running", gflops=gflops, stock_gflops=gflops)
+            curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),)
+            study.start(trial).end(
+                status=status, curve=curve if status == "done" else (), failure="why" if score == 0 else ""
+            )
+        return study
+
+    return make
 
 
 class FakeWorker:

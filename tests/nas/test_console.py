@@ -15,31 +15,15 @@ from nas.recipe import Recipe
 from nas.runs import Finished, Run
 from nas.scores import EpochScore, Validation
 from nas.space_file import load_space
-from nas.storage import place
-from nas.study import Settings, Study, current_versions
-from nas.trial import Trial
-
-
-def make_study(folder, scores: list[tuple[dict[str, str], str, float, float]]) -> Study:
-    settings = Settings(load_space("quick"), Recipe(), "", "f" * 16, ("a",), (4, 2), 0, 0.02, current_versions())
-    study = Study.create(place("s", f"sqlite:///{folder / 's.db'}"), settings, 9)
-    for changed, status, score, gflops in scores:
-        assignment = {**settings.space.baseline(), **changed}
-        trial = Trial(-1, settings.space.variant(assignment), assignment, "running", gflops=gflops, stock_gflops=gflops)
-        curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),)
-        study.start(trial).end(
-            status=status, curve=curve if status == "done" else (), failure="why" if score == 0 else ""
-        )
-    return study
-
+from nas.study import Study
 
 SWAP = {"neck.up_*": "CARAFE"}
 OTHER = {"neck.c2f_*": "C2f_SPConv"}
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_the_table_fits(tmp_path, width):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
+def test_the_table_fits(ranked_study, width):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
     text = io.StringIO()
     Console(file=text, width=width).print(console.ranking_table(rank(study.trials(), 0.02), width))
     lines = text.getvalue().splitlines()
@@ -50,8 +34,8 @@ def test_the_table_fits(tmp_path, width):
     assert all(t.variant.id in text.getvalue() for t in study.trials())
 
 
-def test_a_table_of_swaps_from_a_bank(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)])
+def test_a_table_of_swaps_from_a_bank(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)])
     base, swapped = rank(study.trials(), 0.02)[::-1]
     rows = [replace(swapped, trial=replace(swapped.trial, distillation=0.125)), base]
 
@@ -68,8 +52,8 @@ def test_a_table_of_swaps_from_a_bank(tmp_path):
     assert "distil" not in lines(rank(study.trials(), 0.02), 140)[0]  # nothing was distilled
 
 
-def test_progress_on_a_terminal(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0)])
+def test_progress_on_a_terminal(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0)])
     text = io.StringIO()
     with console.Progress(Console(file=text, force_terminal=True, width=120), study) as progress:
         progress.baseline_training(Recipe())
@@ -90,8 +74,8 @@ def plain_progress(study: Study) -> tuple[console.Progress, io.StringIO]:
     return console.Progress(Console(file=text, width=200), study), text
 
 
-def test_progress_in_a_file(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0)])
+def test_progress_in_a_file(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0)])
     progress, text = plain_progress(study)
     with progress:
         progress.distilling(13)
@@ -113,8 +97,8 @@ def test_progress_in_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
-def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(tmp_path, epochs):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0)])
+def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(ranked_study, epochs):
+    study = ranked_study([({}, "done", 0.4, 8.0)])
     progress, text = plain_progress(study)
     with progress:
         progress.trial_started(study.trials()[0], 1, 9)

@@ -13,10 +13,6 @@ from nas.distil import AGAIN, Candidate, Distilled
 from nas.notes import conclusion, ranking_notes
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
-from nas.space_file import load_space
-from nas.storage import place
-from nas.study import Settings, Study, current_versions
-from nas.trial import Trial
 
 UP, DOWN, C2F = "neck.up_*", "neck.down_*", "neck.c2f_*"
 SWAP, OTHER = {UP: "CARAFE"}, {C2F: "C2f_SPConv"}
@@ -35,33 +31,20 @@ ANSWER = Answer(
 )
 
 
-def make_study(folder, scores: list[tuple[dict[str, str], str, float, float]], answer=None, **changes) -> Study:
-    """Return a study of trials: what is swapped, how it ended, mAP50-95 and GFLOPs."""
-    settings = Settings(load_space("quick"), Recipe(), "", "f" * 16, ("a",), (4, 2), 0, 0.02, current_versions())
-    if answer:
-        changes["calibration"] = answer.to_json()
-    settings = replace(settings, **changes)
-    folder.mkdir(exist_ok=True)
-    study = Study.create(place("s", f"sqlite:///{folder / 's.db'}"), settings, 9)
-    for changed, status, score, gflops in scores:
-        assignment = {**settings.space.baseline(), **changed}
-        trial = Trial(-1, settings.space.variant(assignment), assignment, "running", gflops=gflops, stock_gflops=gflops)
-        curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),)
-        study.start(trial).end(
-            status=status, curve=curve if status == "done" else (), failure="why" if score == 0 else ""
-        )
-    return study
+@pytest.fixture
+def of_maps(ranked_study):
+    """Return what tells the notes on a baseline of 0.4 and single swaps of these scores."""
+
+    def make(maps: list[float], answer=None, folder: str = "") -> list[str]:
+        singles = [{UP: "CARAFE"}, {UP: "DySample"}, {DOWN: "SPConv"}, {DOWN: "DynamicConv"}, OTHER]
+        trials = [({}, "done", 0.4, 8.0), *((a, "done", m, 8.0) for a, m in zip(singles, maps, strict=False))]
+        return ranking_notes(ranked_study(trials, answer, folder))
+
+    return make
 
 
-def of_maps(folder, maps: list[float], answer=None) -> list[str]:
-    """Return the notes on a baseline of 0.4 and single swaps of these scores."""
-    singles = [{UP: "CARAFE"}, {UP: "DySample"}, {DOWN: "SPConv"}, {DOWN: "DynamicConv"}, OTHER]
-    trials = [({}, "done", 0.4, 8.0), *((a, "done", m, 8.0) for a, m in zip(singles, maps, strict=False))]
-    return ranking_notes(make_study(folder, trials, answer))
-
-
-def test_conclusion_of_a_gain(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
+def test_conclusion_of_a_gain(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
     told, following, _ = conclusion(study)
     assert told == (
         "Compared 3 variants of yolov8n. First: neck.up_*=CARAFE, with +2.5% mAP50-95 per GFLOP over the baseline"
@@ -70,28 +53,28 @@ def test_conclusion_of_a_gain(tmp_path):
     assert following.endswith(f"nas emit-yaml --study s --storage {study.place.url} --best -o out/")
 
 
-def test_conclusion_without_a_gain_or_a_start(tmp_path):
-    study = make_study(tmp_path / "a", [({}, "done", 0.4, 8.0), (SWAP, "done", 0.4, 8.5)])
+def test_conclusion_without_a_gain_or_a_start(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.4, 8.5)], folder="a")
     assert "No swap beats the baseline" in conclusion(study)[0]
-    study = make_study(tmp_path / "d", [({}, "done", 0.4, 8.0)])
+    study = ranked_study([({}, "done", 0.4, 8.0)], folder="d")
     assert conclusion(study)[0] == "Only the baseline has finished yet."
-    study = make_study(tmp_path / "b", [({}, "done", 0.001, 8.0), (SWAP, "done", 0.4, 8.5)])
+    study = ranked_study([({}, "done", 0.001, 8.0), (SWAP, "done", 0.4, 8.5)], folder="b")
     assert "The baseline has hardly learnt anything" in conclusion(study)[0]
-    study = make_study(tmp_path / "c", [({}, "failed", 0, 8.0), (SWAP, "done", 0.4, 8.5)])
+    study = ranked_study([({}, "failed", 0, 8.0), (SWAP, "done", 0.4, 8.5)], folder="c")
     assert conclusion(study) == ["The baseline has not finished: there is nothing to compare these variants with yet."]
 
 
-def test_what_went_wrong_is_said(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0), (SWAP, "failed", 0, 8.0), (OTHER, "rejected", 0, 9.0)])
+def test_what_went_wrong_is_said(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "failed", 0, 8.0), (OTHER, "rejected", 0, 9.0)])
     notes = "\n".join(ranking_notes(study))
     assert "failed: " in notes
     assert "(neck.up_*=CARAFE) why" in notes
     assert "over a limit: " in notes
 
 
-def test_a_study_that_has_nothing_yet_has_notes(tmp_path):
+def test_a_study_that_has_nothing_yet_has_notes(ranked_study):
     for k, answer in enumerate((None, ANSWER)):
-        study = make_study(tmp_path / str(k), [], answer)
+        study = ranked_study([], answer, folder=str(k))
         assert ranking_notes(study)[0].startswith("Proxy: 8 epochs")
         assert conclusion(study) == ["No variant has finished yet."]
 
@@ -111,21 +94,21 @@ def test_a_study_that_has_nothing_yet_has_notes(tmp_path):
         ({"init": "scratch"}, "map_average", "from scratch; mAP50-95 of the averaged weights counts; 4 training and 2"),
     ],
 )
-def test_what_a_proxy_is(tmp_path, recipe, score, words):
-    study = make_study(tmp_path, [], recipe=replace(Recipe(), **recipe), score=score)
+def test_what_a_proxy_is(ranked_study, recipe, score, words):
+    study = ranked_study([], recipe=replace(Recipe(), **recipe), score=score)
     study.keep_baseline_training((EpochScore(1, 2.0, 0.1), EpochScore(2, 2.0, 0.1, Validation(0.7, 0.512, 1.0))))
     assert words in ranking_notes(study)[0]
 
 
-def test_without_a_calibration_nobody_knows(tmp_path):
-    notes = "\n".join(of_maps(tmp_path, [0.41, 0.42]))
+def test_without_a_calibration_nobody_knows(of_maps):
+    notes = "\n".join(of_maps([0.41, 0.42]))
     assert "One seed a variant, and nobody has measured what this proxy can see here: this is a screening." in notes
     assert "`nas calibrate quick` measures it" in notes
     assert "Resolution" not in notes
 
 
-def test_a_calibration_says_what_can_be_seen(tmp_path):
-    notes = "\n".join(of_maps(tmp_path, [0.38, 0.42], ANSWER))
+def test_a_calibration_says_what_can_be_seen(of_maps):
+    notes = "\n".join(of_maps([0.38, 0.42], ANSWER))
     assert (
         "Resolution: 0.0036 mAP50-95, the smallest difference whose sign one run each gets right in 9 of 10; "
         "Spearman 0.81 [0.51, 0.93] with full training (calibrated with 9 variants of seeds on /data/a.yaml)."
@@ -135,9 +118,9 @@ def test_a_calibration_says_what_can_be_seen(tmp_path):
     assert "cannot be told apart" not in notes
 
 
-def test_a_calibration_on_other_data_and_without_an_interval(tmp_path):
+def test_a_calibration_on_other_data_and_without_an_interval(of_maps):
     other = replace(ANSWER, fingerprint="e" * 16, spearman_interval=None)
-    notes = "\n".join(of_maps(tmp_path, [0.38, 0.42], other))
+    notes = "\n".join(of_maps([0.38, 0.42], other))
     assert "Spearman 0.81 with full training" in notes
     assert "These are other data: it may differ here." in notes
 
@@ -146,25 +129,25 @@ MAPS = [0.402, 0.405, 0.398, 0.41]
 
 
 @pytest.mark.parametrize(("factor", "apart"), [(0.99, True), (1.0, True), (1.01, False)])
-def test_told_apart_is_what_spreads_by_more_than_the_resolution(tmp_path, factor, apart):
+def test_told_apart_is_what_spreads_by_more_than_the_resolution(of_maps, factor, apart):
     """The baseline, which is far from all others here, does not belong to the spread."""
     far = [m + 0.1 for m in MAPS]
     spread = statistics.stdev(far)
-    notes = of_maps(tmp_path, far, replace(ANSWER, resolution=factor * spread))
+    notes = of_maps(far, replace(ANSWER, resolution=factor * spread))
     assert any("cannot be told apart" in line for line in notes) != apart
     assert any(f"they spread by {spread:.4f}, less than the resolution" in line for line in notes) != apart
 
 
-def test_a_single_variant_has_no_spread(tmp_path):
-    notes = "\n".join(of_maps(tmp_path, [0.41], ANSWER))
+def test_a_single_variant_has_no_spread(of_maps):
+    notes = "\n".join(of_maps([0.41], ANSWER))
     assert "Resolution" in notes
     assert "cannot be told apart" not in notes
 
 
-def test_how_many_are_as_good_as_the_best(tmp_path):
-    notes = of_maps(tmp_path / "a", [0.41, 0.408, 0.4, 0.409], ANSWER)
+def test_how_many_are_as_good_as_the_best(of_maps):
+    notes = of_maps([0.41, 0.408, 0.4, 0.409], ANSWER, folder="a")
     assert "2 other variants are within the resolution of the highest mAP50-95." in notes
-    notes = "\n".join(of_maps(tmp_path / "b", [0.41, 0.4, 0.405], ANSWER))
+    notes = "\n".join(of_maps([0.41, 0.4, 0.405], ANSWER, folder="b"))
     assert "within the resolution" not in notes
 
 
@@ -188,8 +171,8 @@ def combined(strange: float = 0.0) -> list[tuple[dict[str, str], str, float, flo
     return [(a, "done", m, 8.0) for a, m in zip(every, scores, strict=True)]
 
 
-def test_parts_of_a_sum(tmp_path):
-    notes = ranking_notes(make_study(tmp_path, combined(), ANSWER))
+def test_parts_of_a_sum(ranked_study):
+    notes = ranking_notes(ranked_study(combined(), ANSWER))
     (parts,) = [line for line in notes if line.startswith("Parts: ")]
     assert parts.startswith("Parts: 6 combinations predicted from the others, root mean square error 0.00")
     alone, base = (float(parts.split(word)[1][:6]) for word in ("mean alone ", "baseline's score alone "))
@@ -198,20 +181,20 @@ def test_parts_of_a_sum(tmp_path):
 
 
 @pytest.mark.parametrize(("strange", "how"), [(0.05, "beats"), (-0.05, "falls short of")])
-def test_a_combination_that_is_not_its_parts(tmp_path, strange, how):
-    notes = ranking_notes(make_study(tmp_path, combined(strange), ANSWER))
+def test_a_combination_that_is_not_its_parts(ranked_study, strange, how):
+    notes = ranking_notes(ranked_study(combined(strange), ANSWER))
     told = [line for line in notes if "its parts" in line]
     assert told[0].startswith(f"{C2F}=C2f_SPConv  {DOWN}=DynamicConv: {how} its parts by 0.0")
     assert "expected 0.39" in told[0]
     assert len(told) <= 3
 
 
-def test_without_combinations_nothing_is_said_of_parts(tmp_path):
-    assert not any("arts" in line for line in of_maps(tmp_path, MAPS, ANSWER))
+def test_without_combinations_nothing_is_said_of_parts(of_maps):
+    assert not any("arts" in line for line in of_maps(MAPS, ANSWER))
 
 
-def test_what_the_bank_found(tmp_path):
-    study = make_study(tmp_path, [({}, "done", 0.4, 8.0)], recipe=replace(Recipe(), init="bank"))
+def test_what_the_bank_found(ranked_study, tmp_path):
+    study = ranked_study([({}, "done", 0.4, 8.0)], recipe=replace(Recipe(), init="bank"))
     assert not any("nas bank" in line or "No swap can matter" in line for line in ranking_notes(study))
     failed = [
         Distilled(Candidate("neck.up_p4", "CARAFE"), "", 1.0, float("nan"), "its distillation diverged"),

@@ -54,14 +54,12 @@ def kernels(request, host_programs, monkeypatch):
         if COMPILER is None:
             pytest.skip("no g++ to compile the kernels for the host with")
         monkeypatch.setattr(runtime, "backend_for", lambda device_type: Host(host_programs))
-    for name in ("empty", "empty_like"):
-        plain = getattr(torch, name)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        plain = getattr(owner, name)
 
         def filled(*args, plain=plain, **kwargs):
             memory = plain(*args, **kwargs)
             return memory.fill_(float("nan")) if memory.is_floating_point() else memory
 
-        monkeypatch.setattr(torch, name, filled)
-    new_empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: new_empty(self, *a, **k).fill_(float("nan")))
+        monkeypatch.setattr(owner, name, filled)
     return request.param if request.param == "cuda" else "cpu"
