@@ -25,7 +25,7 @@ def report() -> dict[str, str]:
     facts["CPU cores"] = f"{available_cores()} of {os.cpu_count()}"
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     facts["GPUs"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none"
-    facts["kernels"] = "none: the modules run as plain PyTorch on every device"
+    facts["kernels"] = _kernels()
     facts["host anchor"] = _anchor()
     facts["modules"] = _modules()
     facts["cache"] = _folder(cache_dir())
@@ -54,6 +54,22 @@ def _anchor() -> str:
     except NasError as error:
         return f"PROBLEM: {error}"
     return f"found in Ultralytics {version()}; modules are registered in memory"
+
+
+def _kernels() -> str:
+    """Say what CUDA tensors are computed with."""
+    from nas.ops.kernels import runtime
+
+    try:
+        chosen = runtime.mode()
+    except ValueError as error:
+        return f"PROBLEM: {error}"
+    missing = runtime.unavailable()
+    if chosen == "reference":
+        return "not used: NAS_KERNELS=reference"
+    if missing:
+        return f"{'PROBLEM' if chosen == 'cuda' else 'plain PyTorch on GPUs'}: {missing}"
+    return f"compiled at first use on a GPU, kept in {_folder(runtime.cache_folder())}"
 
 
 def _modules() -> str:

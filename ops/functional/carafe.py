@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from ctypes import c_int32, c_int64
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from nas.ops.export import exporting
+from nas.ops.functional import tiles as tiles_file
 from nas.ops.functional.operator import (
     check_shape,
     check_tensor,
@@ -101,17 +102,19 @@ def carafe_operator(
     """Compute `carafe` with the kernel where there is one.
 
     Returns:
-        The output in the memory format of `x`, and (N, H, W, scale**2) float32: the logarithm of what the softmax of
-        each output pixel divides by, which the gradient takes.
+        The output in the memory format of `x`, and (N, H, W, scale**2, 2) float32, which the gradient takes: of the
+        softmax of each output pixel, the largest logit, and the logarithm of the sum of exponentials relative to it.
     """
     layout = Layout.of(x)
     if not usable(x, mask_logits):
         y = layout.dense(carafe_reference(x, mask_logits, k_up, scale))
-        total = torch.unflatten(mask_logits.float(), 1, (k_up**2, scale**2)).logsumexp(1)
-        return y, total.permute(0, 2, 3, 1).contiguous()
+        logits = torch.unflatten(mask_logits.float(), 1, (k_up**2, scale**2))
+        top = logits.amax(1)
+        norms = torch.stack((top, (logits - top.unsqueeze(1)).exp().sum(1).log()), -1)
+        return y, norms.permute(0, 2, 3, 1, 4).contiguous()
     n, c, h, w = x.shape
     x, y = layout.dense(x), layout.new(x, scale)
-    total = torch.empty((n, h, w, scale**2), dtype=torch.float32, device=x.device)
+    norms = torch.empty((n, h, w, scale**2, 2), dtype=torch.float32, device=x.device)
     subs = _subs(scale)
     width = vector_width(c, x, y, limit=max(1, 32 // next_power(subs)))
     tiles = _tiles(c, width, k_up, scale, buffers=1, last=layout.last)
@@ -125,36 +128,45 @@ def carafe_operator(
         x,
         mask_logits,
         y,
-        total,
-        c_int64(n),
-        *(c_int32(v) for v in (c, h, w)),
-        *(c_int64(v) for v in mask_logits.stride()),
-        c_int32(-(-w // tiles.width)),
+        norms,
+        np.int64(n),
+        *(np.int32(v) for v in (c, h, w)),
+        *(np.int64(v) for v in mask_logits.stride()),
+        np.int32(-(-w // tiles.width)),
     )
-    return y, total
+    return y, norms
 
 
 @carafe_operator.register_fake
 def _(x: torch.Tensor, _logits: torch.Tensor, _k_up: int, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
     n, _, h, w = x.shape
-    return Layout.of(x).new(x, scale), x.new_empty((n, h, w, scale**2), dtype=torch.float32)
+    return Layout.of(x).new(x, scale), x.new_empty((n, h, w, scale**2, 2), dtype=torch.float32)
 
 
 @torch.library.custom_op("nas::carafe_backward", mutates_args=())
 def carafe_backward(
-    dy: torch.Tensor, x: torch.Tensor, mask_logits: torch.Tensor, total: torch.Tensor, k_up: int, scale: int
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    mask_logits: torch.Tensor,
+    norms: torch.Tensor,
+    k_up: int,
+    scale: int,
+    wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of x and mask_logits, in their dtypes and memory formats; `total` is the forward's."""
+    """Return the gradients of x (without elements if not `wanted`) and mask_logits, in their dtypes and formats.
+
+    `norms` is what the forward returns.
+    """
     layout, logits_layout = Layout.of(x), Layout.of(mask_logits)
     if not usable(x, mask_logits):
         pull = torch.func.vjp(lambda a, b: carafe_reference(a, b, k_up, scale), x, mask_logits)[1]
         dx, dlogits = pull(dy)
-        return layout.dense(dx), logits_layout.dense(dlogits)
+        return layout.dense(dx) if wanted else x.new_empty(0), logits_layout.dense(dlogits)
     n, c, h, w = x.shape
     last = Layout(last=True)  # what both kernels read and write
     dy, x = last.dense(dy.to(x.dtype)), last.dense(x)
-    dx, dlogits = last.new(x), logits_layout.new(mask_logits)
-    shapes = (c_int64(n), *(c_int32(v) for v in (c, h, w)), *(c_int64(v) for v in mask_logits.stride()))
+    dlogits = logits_layout.new(mask_logits)
+    shapes = (np.int64(n), *(np.int32(v) for v in (c, h, w)), *(np.int64(v) for v in mask_logits.stride()))
 
     subs = _subs(scale)
     width = vector_width(c, dy, x, limit=max(1, 32 // next_power(subs)))
@@ -165,12 +177,15 @@ def carafe_backward(
         dy,
         x,
         mask_logits,
-        total,
+        norms,
         dlogits,
         *shapes,
-        *(c_int64(v) for v in dlogits.stride()),
-        c_int32(-(-w // tiles.width)),
+        *(np.int64(v) for v in dlogits.stride()),
+        np.int32(-(-w // tiles.width)),
     )
+    if not wanted:
+        return x.new_empty(0), dlogits
+    dx = last.new(x)
     width = vector_width(c, dy, dx)
     tiles = _tiles(c, width, k_up, scale, buffers=0, last=True)
     launch(
@@ -178,17 +193,17 @@ def carafe_backward(
         tiles.launch(n, h, w, 1),
         dy,
         mask_logits,
-        total,
+        norms,
         dx,
         *shapes,
-        c_int32(-(-w // tiles.width)),
+        np.int32(-(-w // tiles.width)),
     )
     return layout.dense(dx), dlogits
 
 
 @carafe_backward.register_fake
-def _(_dy: torch.Tensor, x: torch.Tensor, mask_logits: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return Layout.of(x).new(x), Layout.of(mask_logits).new(mask_logits)
+def _(_dy: torch.Tensor, x: torch.Tensor, mask_logits: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return Layout.of(x).new(x) if rest[-1] else x.new_empty(0), Layout.of(mask_logits).new(mask_logits)
 
 
 def _flops(x: Any, _logits: Any, k_up: int, scale: int) -> int:
@@ -205,8 +220,8 @@ def _subs(scale: int) -> int:
 
 
 def _fits(k_up: int, scale: int) -> bool:
-    """Return whether the weights of a pixel, and their gradients, fit into shared memory."""
-    return 2 * (k_up * scale) ** 2 * 4 <= SHARED_LIMIT
+    """Return whether the kernels take this: they repeat themselves for each tap, and hold a pixel's weights twice."""
+    return k_up <= 7 and 2 * (k_up * scale) ** 2 * 4 <= SHARED_LIMIT
 
 
 def _tiles(c: int, width: int, k_up: int, scale: int, *, buffers: int, last: bool) -> Tiles:
@@ -223,6 +238,6 @@ def _tiles(c: int, width: int, k_up: int, scale: int, *, buffers: int, last: boo
 
 
 def _kernel(name: str, scale: int, x: torch.Tensor, logits: torch.Tensor, *parameters: object) -> Kernel:
-    wide = x.shape[1:].numel() * scale**2 >= 2**31
+    wide = x.shape[1:].numel() * scale**2 >= tiles_file.WIDE
     dtypes = (DTYPES[t.dtype] for t in (x, logits))
     return Kernel("carafe", name, (*dtypes, *(str(p) for p in parameters), "int64" if wide else "int"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from ctypes import c_bool, c_float, c_int32, c_int64
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from nas.ops.export import exporting
+from nas.ops.functional import tiles as tiles_file
 from nas.ops.functional.operator import (
     check_tensor,
     complete,
@@ -201,24 +202,27 @@ def dcnv4_backward(
     groups: int,
     offset_scale: float,
     remove_center: bool,
+    wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of x and offset_mask, contiguous, in their dtypes."""
+    """Return the gradients of x (without elements if not `wanted`) and offset_mask, contiguous, in their dtypes."""
     arguments = (kernel, stride, pad, dilation, groups, offset_scale, remove_center)
     if not usable(x, offset_mask) or math.prod(kernel) > _TAPS:
         pull = torch.func.vjp(lambda a, b: dcnv4_reference(a, b, *arguments), x, offset_mask)[1]
         dx, dpoints = pull(dy)
-        return dx.contiguous(), dpoints.contiguous()
-    warn_not_deterministic("dcnv4")
-    dy, x, points = dy.contiguous(), x.contiguous(), _points(x, offset_mask)
-    dx, dpoints = torch.zeros_like(x, dtype=torch.float32), torch.empty_like(points)
+        return dx.contiguous() if wanted else x.new_empty(0), dpoints.contiguous()
+    if wanted:
+        warn_not_deterministic("dcnv4")
+    dy, x, points = dy.to(x.dtype).contiguous(), x.contiguous(), _points(x, offset_mask)
+    dx = torch.zeros(x.shape if wanted else 0, dtype=torch.float32, device=x.device)
+    dpoints = torch.empty_like(points)
     width = vector_width(x.shape[3] // groups, dy, x)
     _launch("dcnv4_backward", width, arguments, x, points, dy, x, points, dx, dpoints)
     return dx.to(x.dtype), dpoints.to(offset_mask.dtype)
 
 
 @dcnv4_backward.register_fake
-def _(_dy: torch.Tensor, x: torch.Tensor, offset_mask: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return x.new_empty(x.shape), offset_mask.new_empty(offset_mask.shape)
+def _(_dy: torch.Tensor, x: torch.Tensor, offset_mask: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape if rest[-1] else 0), offset_mask.new_empty(offset_mask.shape)
 
 
 def _flops(x: Any, offset_mask: Any, kernel: list[int], *rest: Any) -> int:
@@ -263,14 +267,15 @@ def _launch(
                 *(DTYPES[t.dtype] for t in (x, points)),
                 *(str(v) for v in (width, lanes, kh, kw)),
                 str(remove_center).lower(),
-                "int" if h * w * c < 2**31 else "int64",
+                "int" if h * w * c < tiles_file.WIDE else "int64",
             ),
         ),
         tiles.launch(n, ho, wo, groups, shared=tiles.pixels * stride_ * size),
         *tensors,
-        c_int64(n),
-        *(c_int32(v) for v in numbers),
-        c_float(offset_scale),
-        *(c_int32(v) for v in (chunks, -(-wo // tiles.width), stride_)),
-        c_bool(packed),
+        np.int64(n),
+        *(np.int32(v) for v in numbers),
+        np.float32(offset_scale),
+        *(np.int32(v) for v in (chunks, -(-wo // tiles.width), stride_)),
+        np.bool_(packed),
+        *((np.bool_(tensors[3].numel() > 0),) if name == "dcnv4_backward" else ()),
     )

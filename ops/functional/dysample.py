@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from ctypes import c_bool, c_float, c_int32, c_int64
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from nas.ops.export import exporting
+from nas.ops.functional import tiles as tiles_file
 from nas.ops.functional.operator import (
     check_shape,
     check_tensor,
@@ -19,7 +20,7 @@ from nas.ops.functional.operator import (
     warn_not_deterministic,
 )
 from nas.ops.functional.tiles import Layout, Tiles, next_power, vector_width
-from nas.ops.kernels.runtime import DTYPES, Kernel, launch, usable
+from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, launch, usable
 
 
 def dysample(
@@ -28,10 +29,10 @@ def dysample(
     """Sample `x` bilinearly at one point per output pixel and group of channels.
 
     Output pixel ``(i * s + a, j * s + b)`` of group g reads x at row ``i + p_y``, column ``j + p_x`` (pixel centres at
-    whole numbers), clamped to the image; a clamped coordinate has no gradient. With ``p = offset * factor``, plus, if
-    `initial`, the sub-pixel's own place ``((b - (s - 1) / 2) / s, (a - (s - 1) / 2) / s)``, from where zero offsets
-    are bilinear interpolation. Channel ``comp * G * s**2 + g * s**2 + a * s + b`` of `offset` is for x (comp 0) or y
-    (comp 1).
+    whole numbers), clamped to the image; a clamped coordinate has no gradient, and NaN counts as 0. With
+    ``p = offset * factor``, plus, if `initial`, the sub-pixel's own place ``((b - (s - 1) / 2) / s, (a - (s - 1) / 2) /
+    s)``, from where zero offsets are bilinear interpolation. Channel ``comp * G * s**2 + g * s**2 + a * s + b`` of
+    `offset` is for x (comp 0) or y (comp 1).
 
     On CUDA a kernel runs for float32, float16 and bfloat16 (`nas.ops.kernels.runtime`). Coordinates are float32 at
     least everywhere. Under autocast `x` is taken in the active dtype.
@@ -82,16 +83,31 @@ def dysample_reference(
         sub = (torch.arange(scale, device=x.device, dtype=dtype) - (scale - 1) / 2) / scale
         ox = ox + sub.repeat(groups * scale).view(-1, 1, 1)
         oy = oy + sub.repeat_interleave(scale).repeat(groups).view(-1, 1, 1)
-    # grid_sample's coordinates: -1 and 1 are the outer edges of the corner pixels.
-    gx = (2 * (ox + columns) + 1) / w - 1
-    gy = (2 * (oy + lines) + 1) / h - 1
+    px, py = ox + columns, oy + lines
+    image = x.to(dtype).reshape(n * groups, c // groups, h, w)
+    tall, wide = h, w
+    if not exporting():
+        if n == 0:  # pixel_shuffle cannot return a gradient for none
+            nothing = image.sum() + px.sum() + py.sum()
+            return (x.new_zeros((0, c, h * scale, w * scale)) + nothing).to(x.dtype)
+        px, py = _clamped(px, w), _clamped(py, h)
+        # grid_sample takes coordinates relative to the size. Relative to a power of two they are exact, so that a point
+        # on a whole pixel stays there; rounded to either side of it, the gradient would be that of either piece.
+        tall, wide = 1 << (h - 1).bit_length(), 1 << (w - 1).bit_length()
+        image = nn.functional.pad(image, (0, wide - w, 0, tall - h))
+    # -1 and 1 are the outer edges of the corner pixels.
+    gx, gy = (2 * px + 1) / wide - 1, (2 * py + 1) / tall - 1
     grid = torch.stack(
         (nn.functional.pixel_shuffle(gx, scale), nn.functional.pixel_shuffle(gy, scale)), dim=-1
     ).flatten(0, 1)
-    y = nn.functional.grid_sample(
-        x.to(dtype).reshape(n * groups, c // groups, h, w), grid, "bilinear", padding_mode="border", align_corners=False
-    )
+    y = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="border", align_corners=False)
     return y.view(n, c, h * scale, w * scale).to(x.dtype)
+
+
+def _clamped(coordinate: torch.Tensor, size: int) -> torch.Tensor:
+    """Return a coordinate in ``[0, size - 1]``, without gradient where it was not inside; NaN becomes 0."""
+    inside = (coordinate > 0) & (coordinate < size - 1)
+    return torch.where(inside, coordinate, coordinate.detach().nan_to_num(0.0).clamp(0, size - 1))
 
 
 # ---- the operator ---------------------------------------------------------------------------------------------------
@@ -118,25 +134,34 @@ def _(x: torch.Tensor, _offset: torch.Tensor, scale: int, *_: Any) -> torch.Tens
 
 @torch.library.custom_op("nas::dysample_backward", mutates_args=())
 def dysample_backward(
-    dy: torch.Tensor, x: torch.Tensor, offset: torch.Tensor, scale: int, groups: int, factor: float, initial: bool
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    offset: torch.Tensor,
+    scale: int,
+    groups: int,
+    factor: float,
+    initial: bool,
+    wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of x and offset, in their dtypes and memory formats."""
+    """Return the gradients of x (without elements if not `wanted`) and offset, in their dtypes and memory formats."""
     layout = Layout.of(x)
     if not usable(x, offset):
         pull = torch.func.vjp(lambda a, b: dysample_reference(a, b, scale, groups, factor, initial), x, offset)[1]
         dx, doffset = pull(dy)
-        return layout.dense(dx), Layout.of(offset).dense(doffset)
-    warn_not_deterministic("dysample")
+        return layout.dense(dx) if wanted else x.new_empty(0), Layout.of(offset).dense(doffset)
+    if wanted:
+        warn_not_deterministic("dysample")
     dy, x = layout.dense(dy.to(x.dtype)), layout.dense(x)
-    dx, doffset = torch.zeros_like(x, dtype=torch.float32), Layout.of(offset).new(offset)
+    dx = torch.zeros_like(x, dtype=torch.float32) if wanted else x.new_empty(0, dtype=torch.float32)
+    doffset = Layout.of(offset).new(offset)
     arguments = (scale, groups, factor, initial)
     _launch("dysample_backward", arguments, layout, x, offset, dy, x, offset, dx, doffset)
     return dx.to(x.dtype), doffset
 
 
 @dysample_backward.register_fake
-def _(_dy: torch.Tensor, x: torch.Tensor, offset: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return Layout.of(x).new(x), Layout.of(offset).new(offset)
+def _(_dy: torch.Tensor, x: torch.Tensor, offset: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return Layout.of(x).new(x) if rest[-1] else x.new_empty(0), Layout.of(offset).new(offset)
 
 
 def _flops(x: Any, _offset: Any, scale: int, *_: Any) -> int:
@@ -159,13 +184,15 @@ def _launch(
     scale, groups, factor, initial = arguments
     n, c, h, w = x.shape
     d = c // groups
-    width = vector_width(d, *(t for t in tensors if t.dtype == x.dtype and t.shape[1] == c)) if layout.last else 1
+    width = vector_width(d, *(t for t in tensors if t.shape[1:2] == (c,) and t.dtype == x.dtype)) if layout.last else 1
     lanes = min(32, next_power(-(-d // width))) if layout.last else 1
     tiles = Tiles.of(lanes, groups) if layout.last else Tiles(1, 1, 32, 8)
-    wide = c * h * w * scale**2 >= 2**31
-    index = c_int64 if wide else c_int32
+    wide = c * h * w * scale**2 >= tiles_file.WIDE
+    index = np.int64 if wide else np.int32
     steps = (c, 1, 1) if layout.last else (1, h * w, h * w * scale**2)
-    extra = (*(c_int64(v) for v in tensors[-1].stride()),) if name == "dysample_backward" else ()
+    extra: tuple[Argument, ...] = ()
+    if name == "dysample_backward":
+        extra = (*(np.int64(v) for v in tensors[-1].stride()), np.bool_(tensors[-2].numel() > 0))
     launch(
         Kernel(
             "dysample",
@@ -174,12 +201,12 @@ def _launch(
         ),
         tiles.launch(n, h * scale, w * scale, groups),
         *tensors,
-        c_int64(n),
-        *(c_int32(v) for v in (c, h, w, groups, scale)),
-        c_float(factor),
-        c_bool(initial),
-        *(c_int64(v) for v in offset.stride()),
+        np.int64(n),
+        *(np.int32(v) for v in (c, h, w, groups, scale)),
+        np.float32(factor),
+        np.bool_(initial),
+        *(np.int64(v) for v in offset.stride()),
         *(index(v) for v in steps),
-        *(c_int32(v) for v in (tiles.chunks(groups), -(-w * scale // tiles.width))),
+        *(np.int32(v) for v in (tiles.chunks(groups), -(-w * scale // tiles.width))),
         *extra,
     )

@@ -107,7 +107,8 @@ def complete(
     Args:
         name: Of the op.
         operator: (two tensors, other arguments) -> the output, then `kept` tensors that the gradient takes.
-        backward: (gradient of the output, the two tensors, what is kept, other arguments) -> the tensors' gradients.
+        backward: (gradient of the output, the two tensors, what is kept, other arguments, whether the first tensor's
+            gradient is wanted) -> the tensors' gradients, the first without elements if it is not wanted.
         flops: (shapes of the two tensors, other arguments) -> floating-point operations of the forward, two for each
             multiply-accumulate. The backward counts twice as many.
         kept: See `operator`.
@@ -120,7 +121,9 @@ def complete(
         ctx.mark_non_differentiable(*extra)
 
     def gradient(ctx: Any, dy: torch.Tensor, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        return (*backward(dy, *ctx.saved_tensors, *ctx.arguments), *(None for _ in ctx.arguments))
+        wanted = ctx.needs_input_grad[0]
+        first, second = backward(dy, *ctx.saved_tensors, *ctx.arguments, wanted)
+        return (first if wanted else None, second, *(None for _ in ctx.arguments))
 
     operator.register_autograd(gradient, setup_context=setup)
     backward.register_autograd(once_differentiable(name))
@@ -131,7 +134,7 @@ def complete(
         return flops(first, second, *arguments)
 
     def backward_flops(_dy: Any, first: Any, second: Any, *arguments: Any, **_: Any) -> int:
-        return 2 * flops(first, second, *arguments[kept:])
+        return 2 * flops(first, second, *arguments[kept:-1])
 
     register_flop_formula(getattr(torch.ops.nas, name))(forward_flops)
     register_flop_formula(getattr(torch.ops.nas, f"{name}_backward"))(backward_flops)

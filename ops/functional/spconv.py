@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from ctypes import c_bool, c_float, c_int32, c_int64
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 
 from nas.ops.export import exporting
+from nas.ops.functional import tiles as tiles_file
 from nas.ops.functional.operator import once_differentiable
 from nas.ops.functional.tiles import THREADS, Layout, next_power, vector_width
 from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, Launch, launch, usable
@@ -253,12 +254,12 @@ class _Passes:
         launch(
             Kernel("spconv", name, (DTYPES[tensors[0].dtype], str(self.width))),
             Launch(
-                (chunks, self.splits, min(images, 65535)),
+                (chunks, self.splits, min(images, tiles_file.GRID)),
                 (self.across, self.down, 1),
                 shared * self.width * self.across * self.down * 4,
             ),
             *tensors,
-            c_int64(images),
+            np.int64(images),
             *self._sizes(),
         )
 
@@ -276,12 +277,12 @@ class _Passes:
             Kernel("spconv", name, parameters),
             Launch((-(-self.channels // 4), 1, 1), (32, 4, 1)),
             *tensors,
-            c_int64(images),
+            np.int64(images),
             *self._sizes(),
-            c_bool(training),
-            c_float(eps[0]),
-            c_float(eps[1]),
+            np.bool_(training),
+            np.float32(eps[0]),
+            np.float32(eps[1]),
         )
 
     def _sizes(self) -> tuple[Argument, ...]:
-        return c_int64(self.pixels), c_int32(self.channels), c_int32(self.splits)
+        return np.int64(self.pixels), np.int32(self.channels), np.int32(self.splits)

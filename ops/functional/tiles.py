@@ -9,7 +9,13 @@ import torch
 from nas.ops.kernels.runtime import SHARED_LIMIT, Launch
 
 THREADS = 256
-"""Threads of a block, about."""
+"""Threads of a block, at most; the sources say so to the compiler."""
+
+GRID = 65535
+"""Blocks along the last dimension of a grid, at most: CUDA's limit."""
+
+WIDE = 2**31
+"""Elements of an image from which indices within it take 64 bits."""
 
 SLACK = 32
 """Bytes of shared memory that a pixel may take beyond what its groups need."""
@@ -73,7 +79,7 @@ class Tiles:
         while True:
             while lanes * held * pixels % 32:
                 held += 1
-            assert held * lanes * pixels <= 512, "the bound of the sources"
+            assert held * lanes * pixels <= THREADS, "the bound of the sources"
             if (min(held, groups) * shared_per_group + SLACK) * pixels <= SHARED_LIMIT:
                 return Tiles(lanes, held, *_TILES[pixels])
             assert pixels > 1 or held * lanes > 32, "one warp's groups of one pixel fit: the ops see to it"
@@ -99,7 +105,7 @@ class Tiles:
             shared: Shared memory of a block, bytes.
         """
         tiles = -(-width // self.width) * -(-height // self.height)
-        grid = (tiles, 1, min(images * self.chunks(groups), 65535))
+        grid = (tiles, 1, min(images * self.chunks(groups), GRID))
         return Launch(grid, (self.lanes * self.groups, self.width, self.height), shared)
 
 

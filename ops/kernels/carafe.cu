@@ -2,8 +2,9 @@
 // nas.ops.functional.carafe.
 //
 // Layouts: x (N, C, H, W) and y (N, C, sH, sW) dense, channels last or, in the forward only, channels first; logits
-// (N, K * K * S * S, H, W) with any steps; lse (N, H, W, S * S) float32, dense: the logarithm of what the softmax divides
-// by. An image of y is below 2^31 elements where `Index` is int; all offsets between images are 64-bit.
+// (N, K * K * S * S, H, W) with any steps; norms (N, H, W, S * S, 2) float32, dense: the largest logit of a softmax, and
+// the logarithm of the sum of exponentials of what the others lack. (Their sum would lose the digits of the second.)
+// An image of y is below 2^31 elements where `Index` is int; all offsets between images are 64-bit.
 //
 // A block takes a tile of source pixels and all channels. Its threads are lanes of channels, VEC at a time, times the
 // pixels of the tile; an element of x is read once and serves SUBS output pixels at a time, all S * S where that fits
@@ -31,7 +32,7 @@ template <bool LAST> struct Spot {
 };
 
 template <typename T, typename L, int VEC, int K, int S, int SUBS, bool LAST, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void carafe_forward(const T *x, const L *logits, T *y, float *lse, int64 n, int c, int h, int w, int64 ln,
+__launch_bounds__(NAS_THREADS, 2) __global__ void carafe_forward(const T *x, const L *logits, T *y, float *norms, int64 n, int c, int h, int w, int64 ln,
                                int64 lc, int64 lh, int64 lw, int tiles_x) {
   NAS_SHARED(shared);
   constexpr int TAPS = K * K, SS = S * S, R = K / 2;
@@ -49,9 +50,11 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void carafe_forward(const T *x, con
         float top = weights[sub], sum = 0.f;
         for (int t = 1; t < TAPS; ++t) top = fmaxf(top, weights[t * SS + sub]);
         for (int t = 0; t < TAPS; ++t) sum += expf(weights[t * SS + sub] - top);
-        const float total = top + logf(sum);
-        for (int t = 0; t < TAPS; ++t) weights[t * SS + sub] = expf(weights[t * SS + sub] - total);
-        lse[((image * h + at.i) * w + at.j) * SS + sub] = total;
+        const float rest = logf(sum);
+        for (int t = 0; t < TAPS; ++t) weights[t * SS + sub] = expf(weights[t * SS + sub] - top - rest);
+        float *norm = norms + (((image * h + at.i) * w + at.j) * SS + sub) * 2;
+        norm[0] = top;
+        norm[1] = rest;
       }
     }
     __syncthreads();
@@ -112,7 +115,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void carafe_forward(const T *x, con
 
 // The gradient of x, as a gather: pixel q sums over all output pixels whose neighbourhood holds it. Deterministic.
 template <typename T, typename L, int VEC, int K, int S, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void carafe_backward_input(const T *dy, const L *logits, const float *lse, T *dx, int64 n, int c, int h, int w,
+__launch_bounds__(NAS_THREADS, 2) __global__ void carafe_backward_input(const T *dy, const L *logits, const float *norms, T *dx, int64 n, int c, int h, int w,
                                       int64 ln, int64 lc, int64 lh, int64 lw, int tiles_x) {
   constexpr int SS = S * S, R = K / 2;
   for (int64 image = blockIdx.z; image < n; image += gridDim.z) {
@@ -130,10 +133,10 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void carafe_backward_input(const T 
           const int column = at.j - (b - R);
           if (column < 0 || column >= w) continue;
           const L *logit = logits + image * ln + row * lh + column * lw + (a * K + b) * SS * lc;
-          const float *total = lse + ((image * h + row) * w + column) * SS;
+          const float *norm = norms + ((image * h + row) * w + column) * SS * 2;
 #pragma unroll
           for (int sub = 0; sub < SS; ++sub) {
-            const float share = expf(to_float(logit[sub * lc]) - total[sub]);
+            const float share = expf(to_float(logit[sub * lc]) - norm[2 * sub] - norm[2 * sub + 1]);
             const int gy = row * S + sub / S, gx = column * S + sub % S;
             float g[VEC];
             load(g, from + (static_cast<Index>(gy) * w * S + gx) * c + v);
@@ -149,7 +152,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void carafe_backward_input(const T 
 
 // The gradient of the logits: dots of dy with the neighbourhood, then that of the softmax. Deterministic.
 template <typename T, typename L, int VEC, int LANES, int K, int S, int SUBS, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void carafe_backward_logits(const T *dy, const T *x, const L *logits, const float *lse, L *dlogits, int64 n,
+__launch_bounds__(NAS_THREADS, 2) __global__ void carafe_backward_logits(const T *dy, const T *x, const L *logits, const float *norms, L *dlogits, int64 n,
                                        int c, int h, int w, int64 ln, int64 lc, int64 lh, int64 lw, int64 gn, int64 gc,
                                        int64 gh, int64 gw, int tiles_x) {
   NAS_SHARED(shared);
@@ -159,8 +162,9 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void carafe_backward_logits(const T
     float *weights = reinterpret_cast<float *>(shared) + at.pixel * 2 * TAPS * SS, *dots_of = weights + TAPS * SS;
     if (at.inside) {
       const L *from = logits + image * ln + at.i * lh + at.j * lw;
-      const float *total = lse + ((image * h + at.i) * w + at.j) * SS;
-      for (int t = at.lane; t < TAPS * SS; t += LANES) weights[t] = expf(to_float(from[t * lc]) - total[t % SS]);
+      const float *norm = norms + ((image * h + at.i) * w + at.j) * SS * 2;
+      for (int t = at.lane; t < TAPS * SS; t += LANES)
+        weights[t] = expf(to_float(from[t * lc]) - norm[t % SS * 2] - norm[t % SS * 2 + 1]);
     }
     const T *grad = dy + image * h * w * static_cast<int64>(c) * SS, *input = x + image * h * w * static_cast<int64>(c);
     const bool one_pass = c <= LANES * VEC;

@@ -11,8 +11,8 @@
 #define NAS_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
-// No block has more threads than this, so that a thread may have 128 registers.
-#define NAS_THREADS 512
+// No block has more threads than this, and two are to share a multiprocessor: 128 registers a thread.
+#define NAS_THREADS 256
 
 using half_t = __half;
 using bfloat_t = __nv_bfloat16;
@@ -38,11 +38,33 @@ template <typename T, int VEC> __device__ inline void load(float (&out)[VEC], co
 #pragma unroll
   for (int i = 0; i < VEC; ++i) out[i] = to_float(pack.v[i]);
 }
+
+// The bits of one element, or of two neighbours.
+__device__ inline unsigned bits_of(float v) { return __float_as_uint(v); }
+__device__ inline unsigned bits_of(half_t v) { return __half_as_ushort(v); }
+__device__ inline unsigned bits_of(bfloat_t v) { return __bfloat16_as_ushort(v); }
+
+// Write VEC neighbours in one store. The compiler splits a struct of halves into stores of 2 bytes, so the words are
+// packed by hand and stored by an intrinsic.
 template <typename T, int VEC> __device__ inline void store(T *p, const float (&in)[VEC]) {
-  Pack<T, VEC> pack;
+  if constexpr (sizeof(T) * VEC < 4) {
+    p[0] = from_float<T>(in[0]);
+  } else {
+    constexpr int PER = 4 / sizeof(T), WORDS = VEC / PER;
+    unsigned words[WORDS];
 #pragma unroll
-  for (int i = 0; i < VEC; ++i) pack.v[i] = from_float<T>(in[i]);
-  *reinterpret_cast<Pack<T, VEC> *>(p) = pack;
+    for (int i = 0; i < WORDS; ++i) {
+      words[i] = bits_of(from_float<T>(in[i * PER]));
+      if constexpr (PER == 2) words[i] |= bits_of(from_float<T>(in[i * PER + 1])) << 16;
+    }
+    if constexpr (WORDS == 4) {
+      __stwb(reinterpret_cast<uint4 *>(p), make_uint4(words[0], words[1], words[2], words[3]));
+    } else if constexpr (WORDS == 2) {
+      __stwb(reinterpret_cast<uint2 *>(p), make_uint2(words[0], words[1]));
+    } else {
+      __stwb(reinterpret_cast<unsigned *>(p), words[0]);
+    }
+  }
 }
 
 // Add to VEC neighbouring sums that other threads add to as well. Four in one instruction from sm_90 on.

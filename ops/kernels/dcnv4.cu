@@ -68,18 +68,18 @@ __device__ inline void for_taps(const Geometry &s, const Place &at, const M *row
       const int t = i * KH + j;
       if (REMOVE && t == centre) continue;
       const int tap = t - (REMOVE && t > centre);
-      const float px = base_x + (i * s.dw - cw + to_float(row[2 * tap])) * s.scale;
-      const float py = base_y + (j * s.dh - ch + to_float(row[2 * tap + 1])) * s.scale;
-      const float m = to_float(row[2 * K + tap]);
+      const float ox = at.active ? to_float(row[2 * tap]) : 0.f, oy = at.active ? to_float(row[2 * tap + 1]) : 0.f;
+      const float m = at.active ? to_float(row[2 * K + tap]) : 0.f;
+      const float px = base_x + (i * s.dw - cw + ox) * s.scale, py = base_y + (j * s.dh - ch + oy) * s.scale;
       // False for NaN as well, so that what follows may turn floats into ints.
-      const bool counts = py > -1.f && px > -1.f && py < s.h && px < s.w;
+      const bool counts = at.active && py > -1.f && px > -1.f && py < s.h && px < s.w;
       f(tap, counts, py, px, m);
     }
   }
 }
 
 template <typename T, typename M, int VEC, int LANES, int KH, int KW, bool REMOVE, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void dcnv4_forward(const T *x, const M *points, T *y, int64 n, int h, int w, int c, int ho, int wo, int p,
+__launch_bounds__(NAS_THREADS, 2) __global__ void dcnv4_forward(const T *x, const M *points, T *y, int64 n, int h, int w, int c, int ho, int wo, int p,
                               int groups, int sh, int sw, int ph, int pw, int dh, int dw, float scale, int chunks,
                               int tiles_x, int stride, bool packed) {
   NAS_SHARED(shared);
@@ -119,12 +119,12 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void dcnv4_forward(const T *x, cons
   }
 }
 
-// dx is float32 whatever T is, zero at the start; dpoints is written whole, its tail with zeros. Per tap, the four dots
+// dx is float32 whatever T is, zero at the start, and left alone unless `wanted`; dpoints is written whole, its tail with zeros. Per tap, the four dots
 // of dy with the corners give the gradients of weight and offsets; they are summed over the lanes of the group.
 template <typename T, typename M, int VEC, int LANES, int KH, int KW, bool REMOVE, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void dcnv4_backward(const T *dy, const T *x, const M *points, float *dx, M *dpoints, int64 n, int h, int w,
+__launch_bounds__(NAS_THREADS, 2) __global__ void dcnv4_backward(const T *dy, const T *x, const M *points, float *dx, M *dpoints, int64 n, int h, int w,
                                int c, int ho, int wo, int p, int groups, int sh, int sw, int ph, int pw, int dh, int dw,
-                               float scale, int chunks, int tiles_x, int stride, bool packed) {
+                               float scale, int chunks, int tiles_x, int stride, bool packed, bool wanted) {
   NAS_SHARED(shared);
   M *rows = reinterpret_cast<M *>(shared);
   const Geometry s{h, w, c, ho, wo, p, groups, c / groups, sh, sw, ph, pw, dh, dw, scale};
@@ -137,7 +137,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void dcnv4_backward(const T *dy, co
     __syncthreads();
     if (packed)
       for (int i = groups * E + threadIdx.x; i < p; i += blockDim.x) rows[at.pixel * stride + i] = from_float<M>(0.f);
-    // A thread without work runs along with the first group's row, so that all lanes meet in the reductions.
+    // A thread without work runs along, so that all lanes meet in the reductions.
     M *row = rows + at.pixel * stride + (at.active ? at.group * E : 0);
     const int channel = (at.first + (at.active ? at.group : 0)) * s.d;
     const int64 offset = at.image * h * w * static_cast<int64>(c) + channel;
@@ -146,7 +146,6 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void dcnv4_backward(const T *dy, co
     const bool one_pass = s.d <= LANES * VEC;
     if (one_pass && at.active && at.lane * VEC < s.d) load(kept, grad + at.lane * VEC);
     for_taps<KH, KW, REMOVE>(s, at, row, [&](int tap, bool counts, float py, float px, float m) {
-      counts = counts && at.active;
       const Corners corners(counts ? py : 0.f, counts ? px : 0.f);
       float dots[4] = {};
       if (counts) {
@@ -171,7 +170,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void dcnv4_backward(const T *dy, co
               dots[i] += g[e] * value[e];
               part[e] = share * g[e];
             }
-            if (share != 0.f) atomic_add(dx + offset + place, part);
+            if (wanted && share != 0.f) atomic_add(dx + offset + place, part);
           }
         }
       }

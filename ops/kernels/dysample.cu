@@ -50,7 +50,7 @@ __device__ inline float place_of(int sub, int scale, bool initial) {
 }
 
 template <typename T, typename O, int VEC, int LANES, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void dysample_forward(const T *x, const O *offset, T *y, int64 n, int c, int h, int w, int groups, int scale,
+__launch_bounds__(NAS_THREADS, 2) __global__ void dysample_forward(const T *x, const O *offset, T *y, int64 n, int c, int h, int w, int groups, int scale,
                                  float factor, bool initial, int64 on, int64 oc, int64 oh, int64 ow, Index pixel_step,
                                  Index channel_step, Index out_channel_step, int chunks, int tiles_x) {
   const int d = c / groups, half = groups * scale * scale;
@@ -82,12 +82,12 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void dysample_forward(const T *x, c
   }
 }
 
-// dx is float32 whatever T is, zero at the start and laid out as x; doffset has steps of its own, and is written whole.
+// dx is float32 whatever T is, zero at the start, laid out as x, and left alone unless `wanted`; doffset has steps of its own, and is written whole.
 template <typename T, typename O, int VEC, int LANES, typename Index>
-__launch_bounds__(NAS_THREADS, 1) __global__ void dysample_backward(const T *dy, const T *x, const O *offset, float *dx, O *doffset, int64 n, int c, int h,
+__launch_bounds__(NAS_THREADS, 2) __global__ void dysample_backward(const T *dy, const T *x, const O *offset, float *dx, O *doffset, int64 n, int c, int h,
                                   int w, int groups, int scale, float factor, bool initial, int64 on, int64 oc, int64 oh,
                                   int64 ow, Index pixel_step, Index channel_step, Index out_channel_step,
-                                  int chunks, int tiles_x, int64 gn, int64 gc, int64 gh, int64 gw) {
+                                  int chunks, int tiles_x, int64 gn, int64 gc, int64 gh, int64 gw, bool wanted) {
   const int d = c / groups, half = groups * scale * scale;
   for (int64 z = blockIdx.z; z < n * chunks; z += gridDim.z) {
     const Point at = Point::of<LANES>(z, chunks, tiles_x, h, w, groups, scale);
@@ -122,7 +122,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void dysample_backward(const T *dy,
             dots[i] += g[e] * value[e];
             part[e] = share * g[e];
           }
-          if (share != 0.f) atomic_add(dx + place, part);
+          if (wanted && share != 0.f) atomic_add(dx + place, part);
         }
       }
     }

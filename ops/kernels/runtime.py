@@ -5,7 +5,9 @@ device at hand with NVRTC, through NVIDIA's ``cuda-core``, and keeps the machine
 processes, load it. ``pip install 'swapnas[cuda]'`` adds what is needed.
 
 ``NAS_KERNELS`` chooses: ``auto`` (kernels for CUDA tensors where they can be had, plain PyTorch otherwise; says once
-why not), ``cuda`` (a CUDA tensor without kernels is an error) or ``reference`` (plain PyTorch everywhere).
+why not), ``cuda`` (a CUDA device without them is an error) or ``reference`` (plain PyTorch everywhere). With any of
+them, what no kernel is written for takes plain PyTorch: float64, very large neighbourhoods (more than 49 taps), and
+SPConv with channels first.
 
 A launch goes to the current stream of its tensors' device, never waits for the device, and can be captured in a CUDA
 graph once each of its kernels has run before.
@@ -14,7 +16,6 @@ graph once each of its kernels has run before.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import hashlib
 import importlib.metadata
@@ -29,6 +30,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -40,8 +42,8 @@ DTYPES = {torch.float32: "float", torch.float16: "half_t", torch.bfloat16: "bflo
 SHARED_LIMIT = 48 * 1024
 """Bytes of shared memory that every block may use on every device."""
 
-Argument: TypeAlias = "torch.Tensor | ctypes._SimpleCData[Any]"
-"""A tensor, passed as the address of its first element, or a C number."""
+Argument: TypeAlias = "torch.Tensor | np.generic"
+"""A tensor, passed as the address of its first element, or a number of the type that the kernel declares."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def launch(kernel: Kernel, how: Launch, *arguments: Argument) -> None:
     if 0 in how.grid:
         return
     tensor = next(a for a in arguments if isinstance(a, torch.Tensor))
-    backend = backend_for(tensor.device.type)
+    backend = backend_for(tensor.device.type, tensor.device.index)
     assert backend is not None, "checked by `usable` before"
     backend.launch(kernel, how, arguments)
 
@@ -111,15 +113,16 @@ def usable(*tensors: torch.Tensor) -> bool:
     """Return whether kernels run on these tensors: their device has them, and all are of dtypes that they take.
 
     Raises:
-        KernelError: ``NAS_KERNELS=cuda``, and a CUDA tensor cannot have them.
+        KernelError: ``NAS_KERNELS=cuda``, and a CUDA device cannot have them.
         ValueError: ``NAS_KERNELS`` is none of its values.
     """
-    return all(t.dtype in DTYPES for t in tensors) and _available(tensors[0].device.type)
+    device = tensors[0].device
+    return _available(device.type, device.index) and all(t.dtype in DTYPES for t in tensors)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # untyped in torch
-def _available(device_type: str) -> bool:
-    return backend_for(device_type) is not None
+def _available(device_type: str, index: int | None) -> bool:
+    return backend_for(device_type, index) is not None
 
 
 def mode() -> str:
@@ -134,8 +137,12 @@ def mode() -> str:
     return value
 
 
-def backend_for(device_type: str) -> Backend | None:
-    """Return what runs kernels on a kind of device, None where the reference does.
+def backend_for(device_type: str, index: int | None = None) -> Backend | None:
+    """Return what runs kernels on a device, None where the reference does.
+
+    Args:
+        device_type: As ``torch.device.type``.
+        index: As ``torch.device.index``.
 
     Raises:
         KernelError, ValueError: As `usable`.
@@ -145,7 +152,7 @@ def backend_for(device_type: str) -> Backend | None:
     chosen = mode()
     if chosen == "reference":
         return None
-    missing = unavailable()
+    missing = unavailable() or _too_old(index)
     if not missing:
         return _cuda()
     if chosen == "cuda":
@@ -168,7 +175,22 @@ def unavailable() -> str:
     try:
         _toolkit()
     except Exception as error:  # a broken driver or toolkit says so in many ways
-        return f"cuda-core cannot be used: {type(error).__name__}: {error}"
+        return (
+            f"cuda-core cannot be used: {type(error).__name__}: {error} (PyTorch is built for CUDA "
+            f"{torch.version.cuda}: cuda-bindings of the same major version finds its compiler)"
+        )
+    return ""
+
+
+@functools.cache
+def _too_old(index: int | None) -> str:
+    """Return why kernels cannot be compiled for a device, empty if they can."""
+    if not torch.cuda.is_available():
+        return ""  # a fake tensor: nothing will run
+    major, minor = torch.cuda.get_device_capability(index)
+    name, known = torch.cuda.get_device_name(index), _toolkit()[2]
+    if (major, minor) < (7, 5) or 10 * major + minor not in known:
+        return f"{name} has compute capability {major}.{minor}: this NVRTC compiles for {known[0]} to {known[-1]}"
     return ""
 
 
@@ -194,8 +216,13 @@ def source(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _toolkit() -> tuple[tuple[str, ...], str]:
-    """Return the folders with CUDA's headers, and what the machine code depends on beside its source."""
+def _toolkit() -> tuple[tuple[str, ...], str, tuple[int, ...]]:
+    """Look for the compiler.
+
+    Returns:
+        The folders with CUDA's headers, what the machine code depends on beside its source, and the compute
+        capabilities that it compiles for, times ten, in order.
+    """
     import cuda.core  # noqa: F401  its first import must not happen in two threads at once
     from cuda.bindings import nvrtc
     from cuda.pathfinder import find_nvidia_header_directory
@@ -206,7 +233,9 @@ def _toolkit() -> tuple[tuple[str, ...], str]:
     _, major, minor = nvrtc.nvrtcVersion()
     folders = [headers, *(str(p) for p in (Path(headers) / "cccl",) if p.is_dir())]
     version = (Path(headers) / "cuda_fp16.h").stat().st_size  # headers and compiler may be of different releases
-    return tuple(folders), f"nvrtc {major}.{minor} {version} cuda-core {importlib.metadata.version('cuda-core')}"
+    known = tuple(sorted(nvrtc.nvrtcGetSupportedArchs()[1]))
+    described = f"nvrtc {major}.{minor} {version} cuda-core {importlib.metadata.version('cuda-core')}"
+    return tuple(folders), described, known
 
 
 def compile_kernel(kernel: Kernel, architecture: str, log: Any = None) -> tuple[str, bytes]:
@@ -225,7 +254,7 @@ def compile_kernel(kernel: Kernel, architecture: str, log: Any = None) -> tuple[
     """
     from cuda.core import Program, ProgramOptions
 
-    folders, _ = _toolkit()
+    folders = _toolkit()[0]
     options = ProgramOptions(
         name=f"{kernel.source}.cu",
         arch=architecture,
@@ -306,9 +335,9 @@ class _Cuda:
         device = next(a.device for a in arguments if isinstance(a, torch.Tensor))
         index = torch.cuda.current_device() if device.index is None else device.index
         with torch.cuda.device(index):
+            Device(index).set_current()  # on a new thread, PyTorch has not done so yet
             function = self._loaded.get((kernel, index))
             if function is None:
-                Device(index).set_current()
                 function = self._loaded[kernel, index] = _load(kernel, index)
             values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
             config = LaunchConfig(grid=how.grid, block=how.block, shmem_size=how.shared)

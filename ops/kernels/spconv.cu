@@ -38,7 +38,7 @@ template <int COUNT> __device__ inline void column_sum(float (&v)[COUNT], float 
 
 // sums (N, SPLITS, C, 4): of A, of A squared, of v, of v squared.
 template <typename T, int VEC>
-__launch_bounds__(NAS_THREADS, 1) __global__ void spconv_sums(const T *g, const T *q, const T *v, float *sums, int64 n, int64 pixels, int c, int splits) {
+__launch_bounds__(NAS_THREADS, 2) __global__ void spconv_sums(const T *g, const T *q, const T *v, float *sums, int64 n, int64 pixels, int c, int splits) {
   NAS_SHARED(shared);
   const int channel = (blockIdx.x * blockDim.x + threadIdx.x) * VEC;
   const bool active = channel < c;
@@ -82,7 +82,7 @@ struct Norm {
 };
 
 template <typename T>
-__launch_bounds__(NAS_THREADS, 1) __global__ void spconv_gate(const T *g, const T *q, const T *v, const float *sums, const float *weight1, const float *bias1,
+__launch_bounds__(NAS_THREADS, 2) __global__ void spconv_gate(const T *g, const T *q, const T *v, const float *sums, const float *weight1, const float *bias1,
                      const float *weight2, const float *bias2, const float *mean1, const float *var1, const float *mean2,
                      const float *var2, float *coefficients, float *means, float *statistics, int64 n, int64 pixels,
                      int c, int splits, bool training, float eps1, float eps2) {
@@ -139,7 +139,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void spconv_gate(const T *g, const 
 }
 
 template <typename T, int VEC>
-__launch_bounds__(NAS_THREADS, 1) __global__ void spconv_blend(const T *g, const T *q, const T *v, const float *coefficients, T *y, int64 n, int64 pixels, int c,
+__launch_bounds__(NAS_THREADS, 2) __global__ void spconv_blend(const T *g, const T *q, const T *v, const float *coefficients, T *y, int64 n, int64 pixels, int c,
                       int splits) {
   const int channel = (blockIdx.x * blockDim.x + threadIdx.x) * VEC;
   if (channel >= c) return;
@@ -168,7 +168,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void spconv_blend(const T *g, const
 
 // sums (N, SPLITS, C, 3): of dy, of dy * A, of dy * v.
 template <typename T, int VEC>
-__launch_bounds__(NAS_THREADS, 1) __global__ void spconv_backward_sums(const T *dy, const T *g, const T *q, const T *v, float *sums, int64 n, int64 pixels, int c,
+__launch_bounds__(NAS_THREADS, 2) __global__ void spconv_backward_sums(const T *dy, const T *g, const T *q, const T *v, float *sums, int64 n, int64 pixels, int c,
                               int splits) {
   NAS_SHARED(shared);
   const int channel = (blockIdx.x * blockDim.x + threadIdx.x) * VEC;
@@ -201,7 +201,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void spconv_backward_sums(const T *
 
 // From sums to the gradients (4, C) of weight 1, bias 1, weight 2, bias 2, and to what the last pass adds:
 // offsets (N, C, 2) and slopes (2, C), with dA = alpha * dy + offset + slope * A, dv alike.
-__launch_bounds__(NAS_THREADS, 1) __global__ void spconv_backward_gate(const float *sums, const float *coefficients, const float *means, const float *statistics,
+__launch_bounds__(NAS_THREADS, 2) __global__ void spconv_backward_gate(const float *sums, const float *coefficients, const float *means, const float *statistics,
                               const float *weight1, const float *bias1, const float *weight2, const float *bias2,
                               float *offsets, float *slopes, float *dparameters, int64 n, int64 pixels, int c, int splits,
                               bool training, float eps1, float eps2) {
@@ -257,7 +257,7 @@ __launch_bounds__(NAS_THREADS, 1) __global__ void spconv_backward_gate(const flo
 }
 
 template <typename T, int VEC>
-__launch_bounds__(NAS_THREADS, 1) __global__ void spconv_backward_inputs(const T *dy, const T *g, const T *q, const T *v, const float *coefficients,
+__launch_bounds__(NAS_THREADS, 2) __global__ void spconv_backward_inputs(const T *dy, const T *g, const T *q, const T *v, const float *coefficients,
                                 const float *offsets, const float *slopes, T *da, T *dv, int64 n, int64 pixels, int c,
                                 int splits) {
   const int channel = (blockIdx.x * blockDim.x + threadIdx.x) * VEC;

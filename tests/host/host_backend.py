@@ -6,7 +6,6 @@ runs. A launch writes its arguments to a file, runs the program and reads the te
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import shutil
@@ -62,7 +61,7 @@ class Host:
                 data = _bytes(argument)
                 parts += [b"t", struct.pack("<QQ", argument.data_ptr() % 16, len(data)), data.numpy().tobytes()]
             else:
-                parts += [b"n", struct.pack("<Q", ctypes.sizeof(argument)), bytes(argument)]
+                parts += [b"n", struct.pack("<Q", argument.nbytes), argument.tobytes()]
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "arguments"
             file.write_bytes(b"".join(parts))

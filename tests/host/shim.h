@@ -39,6 +39,15 @@ struct dim3 {
 struct float4 {
   float x, y, z, w;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+template <typename T> inline void __stwb(T *p, T v) { *p = v; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 // Half precision, rounded to nearest even by the compiler's own type; bfloat16 by hand.
@@ -63,6 +72,18 @@ inline __nv_bfloat16 __float2bfloat16_rn(float v) {
   return {static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
+inline unsigned __float_as_uint(float v) {
+  unsigned bits;
+  std::memcpy(&bits, &v, 4);
+  return bits;
+}
+inline unsigned short __half_as_ushort(__half v) {
+  unsigned short bits;
+  std::memcpy(&bits, &v.bits, 2);
+  return bits;
+}
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 v) { return v.bits; }
+
 namespace shim {
 
 inline dim3 thread_index, block_index, block_size, grid_size;
@@ -73,7 +94,7 @@ inline unsigned char *shared = nullptr;
   std::exit(3);
 }
 
-enum class State { ready, barrier, warp, done };
+enum class State { ready, barrier, warp, shuffle, done };
 
 struct Fiber {
   ucontext_t context;
@@ -144,7 +165,8 @@ inline void run_block(std::mt19937 &random) {
     bool moved = false;
     for (int from = 0; from < threads; from += 32) {
       const int to = std::min(from + 32, threads);
-      const auto waiting = count(State::warp, from, to);
+      const State kind = count(State::shuffle, from, to) ? State::shuffle : State::warp;
+      const auto waiting = count(kind, from, to);
       if (waiting == 0) continue;
       if (waiting < to - from) {
         if (count(State::ready, from, to) == 0) fail("a shuffle that not all lanes of the warp meet");
@@ -200,11 +222,11 @@ inline void __syncwarp(unsigned = 0xffffffffu) {
 }
 inline float __shfl_xor_sync(unsigned, float value, int distance) {
   std::memcpy(&shim::fibers[shim::current].slot, &value, 4);
-  shim::yield(shim::State::warp);
+  shim::yield(shim::State::shuffle);
   const int other = shim::current / 32 * 32 + ((shim::current % 32) ^ distance);
   if (other >= static_cast<int>(shim::fibers.size())) shim::fail("a shuffle with a lane that is not there");
   std::memcpy(&value, &shim::fibers[other].slot, 4);
-  shim::yield(shim::State::warp);  // all have read before any gives another value
+  shim::yield(shim::State::shuffle);  // all have read before any gives another value
   return value;
 }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from host_backend import COMPILER, Host
 
+from nas.ops.functional import carafe, dcnv4, dysample, spconv
 from nas.ops.kernels import runtime
 
 
@@ -39,21 +40,35 @@ def host_programs(own_cache):
     return own_cache / "host-programs"
 
 
+@pytest.fixture
+def launched(monkeypatch):
+    """Return a list of the names of all kernels that this test asks for, in order."""
+    names = []
+    for file in (carafe, dcnv4, dysample, spconv):
+
+        def noted(kernel, *rest, launch=file.launch):
+            names.append(kernel.name)
+            launch(kernel, *rest)
+
+        monkeypatch.setattr(file, "launch", noted)
+    return names
+
+
 @pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
-def kernels(request, host_programs, monkeypatch):
+def kernels(request, host_programs, monkeypatch, launched):
     """Let the operators run their kernels, on the host under AddressSanitizer or on a GPU; return the device's name.
 
-    Memory that an operator allocates without filling it is NaN.
+    Memory that an operator allocates without filling it is NaN. The test fails if no kernel runs.
     """
     if request.param == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("no CUDA GPU")
-        if runtime.unavailable():
-            pytest.skip(runtime.unavailable())
+        monkeypatch.setenv("NAS_KERNELS", "cuda")
     else:
         if COMPILER is None:
             pytest.skip("no g++ to compile the kernels for the host with")
-        monkeypatch.setattr(runtime, "backend_for", lambda device_type: Host(host_programs))
+        host = Host(host_programs)
+        monkeypatch.setattr(runtime, "backend_for", lambda device_type, index=None: host)
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         plain = getattr(owner, name)
 
@@ -62,4 +77,5 @@ def kernels(request, host_programs, monkeypatch):
             return memory.fill_(float("nan")) if memory.is_floating_point() else memory
 
         monkeypatch.setattr(owner, name, filled)
-    return request.param if request.param == "cuda" else "cpu"
+    yield request.param if request.param == "cuda" else "cpu"
+    assert launched, "no kernel ran"

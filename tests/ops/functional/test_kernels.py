@@ -8,6 +8,7 @@ import pytest
 import torch
 from host_backend import COMPILER, Host
 
+from nas.ops.functional import tiles
 from nas.ops.functional.carafe import carafe_operator, carafe_reference
 from nas.ops.functional.dcnv4 import dcnv4_operator, dcnv4_reference
 from nas.ops.functional.dysample import dysample_operator, dysample_reference
@@ -20,19 +21,19 @@ ROUNDING = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
 def gradients(op, tensors, arguments, dy):
-    tensors = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+    tensors = [t.detach().requires_grad_() for t in tensors]  # no copy, which would be dense
     y = op(*tensors, *arguments)
     y = y[0] if isinstance(y, tuple) else y
     return (y.detach(), *torch.autograd.grad(y, tensors, dy(y)))
 
 
-def agree(operator, reference, tensors, arguments, device):
+def agree(operator, reference, tensors, arguments, device, dy_like=torch.randn_like):
     """Check output and gradients, which must be the float64 reference's but for one rounding and float32 sums."""
-    tensors = [t.to(device) for t in tensors]
+    tensors = [t if t.device.type == device else t.to(device) for t in tensors]
     kept = []
 
     def random_like(y):
-        kept.append(torch.randn_like(y))
+        kept.append(dy_like(y))
         return kept[0]
 
     results = gradients(operator, tensors, arguments, random_like)
@@ -108,12 +109,19 @@ def test_dcnv4_on_whole_pixels_and_far_outside(spread, kernels):
     agree(dcnv4_operator, dcnv4_reference, (torch.randn(shape), om), arguments, kernels)
 
 
+def sparse_like(y):
+    """Return random values of y's shape that lie apart in memory, in another order than y's."""
+    return torch.randn(*y.shape[::-1], 2, dtype=y.dtype, device=y.device)[..., 0].permute(*range(y.dim() - 1, -1, -1))
+
+
 def test_dcnv4_of_layouts(kernels):
     """Neither operand is dense: one is seen through a permutation, the other through a slice."""
     shape, *arguments = DCN["3x3"]
     x = torch.randn(2, 32, 5, 7).permute(0, 2, 3, 1)
     om = points(shape, *arguments[:5], arguments[6]).repeat(1, 1, 1, 2)[..., 3:58]
-    agree(dcnv4_operator, dcnv4_reference, (x, om), arguments, kernels)
+    agree(dcnv4_operator, dcnv4_reference, (x, om), arguments, kernels, sparse_like)
+    x = torch.randn(2, 5, 7, 1).expand(shape)
+    agree(dcnv4_operator, dcnv4_reference, (x, om[:1].expand(2, -1, -1, -1)), arguments, kernels)
 
 
 # ---- CARAFE ---------------------------------------------------------------------------------------------------------
@@ -153,7 +161,16 @@ def test_carafe_of_layouts(kernels):
     """The operands differ in layout, and neither is dense."""
     x = torch.randn(2, 5, 7, 48).permute(0, 3, 1, 2)[:, ::2]
     logits = torch.randn(2, 100, 5, 14)[..., ::2]
-    agree(carafe_operator, carafe_reference, (x, logits), (5, 2), kernels)
+    agree(carafe_operator, carafe_reference, (x, logits), (5, 2), kernels, sparse_like)
+    agree(carafe_operator, carafe_reference, (x[:1].expand_as(x), logits[..., :1].expand_as(logits)), (5, 2), kernels)
+
+
+def test_carafe_of_logits_with_a_large_offset(kernels):
+    """A softmax does not see it, so training is free to let it grow."""
+    x, logits = torch.randn(1, 8, 4, 5), torch.randn(1, 36, 4, 5)
+    y, true = (carafe_operator(x.to(kernels), (logits + o).to(kernels), 3, 2)[0] for o in (1024, 0))
+    torch.testing.assert_close(y, true, rtol=0, atol=5e-4)  # what rounding the logits does
+    agree(carafe_operator, carafe_reference, (x, logits + 3e4), (3, 2), kernels)
 
 
 # ---- DySample -------------------------------------------------------------------------------------------------------
@@ -196,7 +213,17 @@ def test_dysample_with_offsets_in_float32(kernels):
 def test_dysample_of_layouts(kernels):
     x = torch.randn(2, 5, 7, 32).permute(0, 3, 1, 2)
     offset = torch.randn(2, 32, 5, 14)[..., ::2]
-    agree(dysample_operator, dysample_reference, (x, offset), (2, 4, 0.25, True), kernels)
+    agree(dysample_operator, dysample_reference, (x, offset), (2, 4, 0.25, True), kernels, sparse_like)
+    offset = torch.randn(2, 32, 1, 1).expand(2, 32, 5, 7)
+    agree(dysample_operator, dysample_reference, (x[:, :1].expand_as(x), offset), (2, 4, 0.25, True), kernels)
+
+
+@pytest.mark.parametrize("width", [9, 20, 40])
+def test_dysample_on_whole_pixels_and_edges(width, kernels):
+    """Where the pieces meet: the gradient is that of the piece above, and none at the edge."""
+    x, offset = torch.randn(1, 8, 5, width), torch.randint(-3, 4, (1, 8, 5, width)).float()
+    agree(dysample_operator, dysample_reference, (x, offset), (2, 1, 1.0, False), kernels)
+    agree(dysample_operator, dysample_reference, (x, offset.bfloat16()), (2, 1, 0.25, False), kernels)
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
@@ -220,30 +247,83 @@ every_op = pytest.mark.parametrize("name", ["dcnv4", "carafe", "dysample"])
 
 
 @every_op
-def test_an_empty_batch(name, kernels):
+@pytest.mark.parametrize("which", ["operator", "reference"])
+def test_an_empty_batch(name, which, kernels, launched):
     operator, reference, tensors, arguments = small(name, n=0)
-    y, *grads = gradients(operator, [t.to(kernels) for t in tensors], arguments, torch.randn_like)
+    op = operator if which == "operator" else reference
+    y, *grads = gradients(op, [t.to(kernels) for t in tensors], arguments, torch.randn_like)
     assert y.shape == reference(*small(name, n=1)[2], *arguments)[:0].shape
     assert [g.shape for g in grads] == [t.shape for t in tensors]
+    launched.append("none: the reference was asked for as well")
 
 
 @pytest.mark.parametrize("name", ["dcnv4", "dysample"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, -3e9], ids=str)
 def test_offsets_that_are_no_place(name, value, kernels):
-    """No access out of bounds, and no effect on other pixels."""
-    operator, _, (x, offset), arguments = small(name)
+    """No access out of bounds, no effect on other pixels, and what the reference makes of them."""
+    operator, reference, (x, offset), arguments = small(name)
     wrong = offset.clone()
-    wrong[0, 1, 2] = value
+    # All offsets of one pixel: last come DCNv4's weights, and what pads them.
+    if name == "dcnv4":
+        wrong[0, 1, 2].view(-1)[:54].view(2, 27)[:, :18] = value
+    else:
+        wrong[0, :, 1, 2] = value
     (y, dx, doffset), (true, *_) = (
         gradients(operator, [t.to(kernels) for t in (x, o)], arguments, torch.ones_like) for o in (wrong, offset)
     )
-    assert torch.equal(y[1], true[1])
-    assert dx[1].isfinite().all()
-    assert doffset[1].isfinite().all()
-    if name == "dcnv4" and math.isnan(value):
-        # Neither do the weights that are NaN count: their taps are nowhere.
-        assert (y[0, 1, 2] == 0).all()
-        assert (doffset[0, 1, 2] == 0).all()
+    expected = gradients(reference, (x, wrong), arguments, torch.ones_like)
+    for result, other in zip((y, dx, doffset), expected, strict=True):
+        torch.testing.assert_close(result.cpu(), other, rtol=1e-4, atol=1e-4)
+    same = (y == true).all(-1) if name == "dcnv4" else (y == true).all(1)
+    places = torch.zeros_like(same)
+    places[(0, 1, 2) if name == "dcnv4" else (0, slice(2, 4), slice(4, 6))] = True
+    assert (same | places).all()
+
+
+@pytest.mark.parametrize("name", ["dcnv4", "carafe", "dysample"])
+def test_only_what_is_wanted_is_computed(name, kernels, launched):
+    """With a frozen input, its gradient costs nothing, and nothing is added in an order that varies."""
+    operator, reference, (x, second), arguments = small(name)
+    x, second = x.to(kernels), second.to(kernels).requires_grad_()
+    try:
+        torch.use_deterministic_algorithms(True)
+        y = operator(x, second, *arguments)
+        y = y[0] if isinstance(y, tuple) else y
+        (gradient,) = torch.autograd.grad(y.sum(), second)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (expected,) = torch.autograd.grad(reference(x, second, *arguments).sum(), second)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+    assert "carafe_backward_input" not in launched
+    x, second = x.requires_grad_(), second.detach()
+    y = operator(x, second, *arguments)
+    y = y[0] if isinstance(y, tuple) else y
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    (expected,) = torch.autograd.grad(reference(x, second, *arguments).sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_op
+def test_a_grid_that_goes_round_and_indices_of_64_bits(name, kernels, monkeypatch):
+    monkeypatch.setattr(tiles, "GRID", 2)
+    monkeypatch.setattr(tiles, "WIDE", 1)
+    operator, reference, tensors, arguments = small(name, n=5)
+    agree(operator, reference, tensors, arguments, kernels)
+
+
+@every_op
+def test_tensors_that_are_not_aligned(name, kernels):
+    """Every operand starts 4 bytes after a multiple of 16; results are aligned."""
+    operator, reference, tensors, arguments = small(name)
+    tensors = [torch.randn(t.numel() + 5)[1:][: t.numel()].view(t.shape) for t in tensors]
+    assert all(t.data_ptr() % 16 for t in tensors)
+    agree(operator, reference, tensors, arguments, kernels)
+
+
+@every_op
+def test_operands_of_two_half_precisions(name, kernels):
+    operator, reference, (x, second), arguments = small(name)
+    agree(operator, reference, (x.half(), second.bfloat16()), arguments, kernels)
 
 
 @every_op
@@ -254,7 +334,9 @@ def test_the_order_of_threads_does_not_matter(name, host_programs, monkeypatch):
     operator, _, tensors, arguments = small(name)
     results = []
     for seed in range(4):
-        monkeypatch.setattr(runtime, "backend_for", lambda device_type, seed=seed: Host(host_programs, seed))
+        monkeypatch.setattr(
+            runtime, "backend_for", lambda device_type, index=None, seed=seed: Host(host_programs, seed)
+        )
         results.append(gradients(operator, tensors, arguments, torch.ones_like))
     for other in results[1:]:
         for first, again, deterministic in zip(results[0], other, (True, name == "carafe", True), strict=True):

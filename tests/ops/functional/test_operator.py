@@ -76,7 +76,8 @@ def test_opcheck_with_kernels(op, kernels):
     dy = torch.randn_like(op.output(result))
     saved = (result[1].detach(),) if isinstance(result, tuple) else ()
     detached = [t.detach() for t in tensors]
-    torch.library.opcheck(op.backward, (dy, *detached, *saved, *op.arguments))
+    for wanted in (True, False):
+        torch.library.opcheck(op.backward, (dy, *detached, *saved, *op.arguments, wanted))
 
 
 @every_op

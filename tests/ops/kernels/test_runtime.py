@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import warnings
-from ctypes import c_int32
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,7 +88,7 @@ def test_a_missing_package_is_named(package, monkeypatch):
 
 
 def test_float64_takes_the_reference(monkeypatch):
-    monkeypatch.setattr(runtime, "backend_for", lambda device_type: object())
+    monkeypatch.setattr(runtime, "backend_for", lambda device_type, index=None: object())
     assert runtime.usable(torch.zeros(1), torch.zeros(1, dtype=torch.float16))
     assert not runtime.usable(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
 
@@ -98,10 +98,10 @@ def test_nothing_is_launched_for_nothing(monkeypatch):
         def launch(self, *_):
             raise AssertionError("launched")
 
-    monkeypatch.setattr(runtime, "backend_for", lambda device_type: Never())
+    monkeypatch.setattr(runtime, "backend_for", lambda device_type, index=None: Never())
     runtime.launch(SMALL, Launch((0, 1, 1), (32, 1, 1)), torch.zeros(1))
     with pytest.raises(AssertionError, match="launched"):
-        runtime.launch(SMALL, Launch((1, 1, 1), (32, 1, 1)), torch.zeros(1), c_int32(1))
+        runtime.launch(SMALL, Launch((1, 1, 1), (32, 1, 1)), torch.zeros(1), np.int32(1))
 
 
 def test_sources_need_no_file_of_ours():
