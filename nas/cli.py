@@ -23,6 +23,7 @@ from nas.errors import NasError
 if TYPE_CHECKING:
     from nas.render import ModelFiles
     from nas.study import Study
+    from nas.variant import Variant
 
 
 class _Group(click.Group):
@@ -184,15 +185,25 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
 )
+@click.option(
+    "--form",
+    "forms",
+    default="yaml,snippet,plugin",
+    show_default=True,
+    metavar="FORM[,FORM]",
+    help="yaml, snippet (to paste into tasks.py), plugin (a script that trains with this tool), bundle (a folder that "
+    "trains without it).",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @STORAGE
 @JSON
 def emit_yaml(as_json: bool, **options: Any) -> None:
-    """Write a variant's model YAML, how to register its modules, and a script that trains it.
+    """Write a variant's files: model YAML, how to register its modules, a script that trains it, or all in a bundle.
 
     \b
     nas emit-yaml --study blood --best -o out/
+    nas emit-yaml --study blood --form bundle -o out/
     nas emit-yaml --swap neck.up_p4=CARAFE --swap 'neck.c2f_*=C2f_DCNv4' --scale s -o out/
     """
     if bool(options["study"]) == bool(options["swaps"]):
@@ -204,8 +215,13 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     prepare()
     from nas import emit
 
-    files = _files(options)
-    paths = emit.write(files, options["output"], force=options["force"], dry_run=options["dry_run"])
+    forms = [form.strip() for form in options["forms"].split(",") if form.strip()]
+    unknown = [form for form in forms if form not in emit.FORMS]
+    if unknown or not forms:
+        raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(emit.FORMS)}")
+    variant, files = _chosen(options)
+    texts = emit.texts_of(variant, files, dict.fromkeys(forms))
+    paths = emit.write(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
     if as_json:
         return click.echo(
             json.dumps({"name": files.name, "written": not options["dry_run"], "files": [str(p) for p in paths]})
@@ -213,24 +229,25 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     verb = "would write" if options["dry_run"] else "wrote"
     for path in paths:
         click.echo(f"{verb} {path}")
-    if not options["dry_run"]:
-        click.echo(f"Next:  python {paths[2]} --data path/to/data.yaml --epochs 100")
+    script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
+    if script and not options["dry_run"]:
+        click.echo(f"Next:  python {script} --data path/to/data.yaml --epochs 100")
     return None
 
 
-def _files(options: dict[str, Any]) -> ModelFiles:
-    """Return the files that the options of emit-yaml ask for."""
+def _chosen(options: dict[str, Any]) -> tuple[Variant, ModelFiles]:
+    """Return the variant that the options of emit-yaml ask for, and its files."""
     from nas import emit
     from nas.variant import parse_swaps
 
     if options["swaps"]:
-        return emit.files_of_variant(
-            parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
-        )
+        variant = parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
+        return variant, emit.files_of_variant(variant)
     trial = emit.chosen_trial(open_study(options["study"], options["storage"]), options["trial"])
     if options["scale"] and options["scale"] != trial.variant.scale:
-        return emit.files_of_variant(trial.variant.with_scale(options["scale"]))
-    return emit.files_of_trial(trial)
+        variant = trial.variant.with_scale(options["scale"])
+        return variant, emit.files_of_variant(variant)
+    return trial.variant, emit.files_of_trial(trial)
 
 
 @cli.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from nas.bundle import bundle, prove
 from nas.cost import costed
 from nas.errors import OutputError, StudyError
 from nas.rank import rank
@@ -12,6 +14,16 @@ from nas.render import ModelFiles, render
 from nas.study import Study
 from nas.trial import Trial
 from nas.variant import Variant
+
+FORMS = {
+    "yaml": "the model YAML",
+    "snippet": "what to paste into Ultralytics' tasks.py",
+    "plugin": "a script that trains it with this tool installed",
+    "bundle": "a folder that trains it without this tool",
+}
+"""What a variant can be written as."""
+
+DEFAULT_FORMS = ("yaml", "snippet", "plugin")
 
 
 def chosen_trial(study: Study, number: int | None) -> Trial:
@@ -52,11 +64,38 @@ def files_of_variant(variant: Variant) -> ModelFiles:
     return costed(variant)[0]
 
 
-def write(files: ModelFiles, folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:
-    """Write a variant's files and return their paths.
+def texts_of(variant: Variant, files: ModelFiles, forms: Iterable[str]) -> dict[Path, str]:
+    """Return what a variant's forms are made of, by path below the folder that the user names.
 
     Args:
-        files: What to write.
+        variant: The variant.
+        files: What was rendered for it.
+        forms: Of `FORMS`. A bundle is proved first: its model is built in a process of its own.
+
+    Raises:
+        OutputError: A bundle of the stock model, or one that does not build.
+    """
+    texts: dict[Path, str] = {}
+    for form in forms:
+        if form == "bundle":
+            parts = bundle(variant, files)
+            prove(parts, files)
+            texts |= {Path(files.name) / name: text for name, text in parts.items()}
+        else:
+            ending, text = {
+                "yaml": (".yaml", files.yaml),
+                "snippet": (".snippet.txt", files.snippet),
+                "plugin": (".train.py", files.train),
+            }[form]
+            texts[Path(f"{files.name}{ending}")] = text
+    return texts
+
+
+def write(texts: Mapping[Path, str], folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:
+    """Write files and return their paths: all of them or, if one cannot be, none.
+
+    Args:
+        texts: What to write, by path below `folder`.
         folder: Where; made if it is not there.
         force: Whether existing files may be replaced.
         dry_run: Whether to only say what would be written.
@@ -64,23 +103,20 @@ def write(files: ModelFiles, folder: Path, *, force: bool = False, dry_run: bool
     Raises:
         OutputError: A file exists and differs, or cannot be written. Nothing has been written then.
     """
-    texts = {
-        folder / f"{files.name}.yaml": files.yaml,
-        folder / f"{files.name}.snippet.txt": files.snippet,
-        folder / f"{files.name}.train.py": files.train,
-    }
+    whole = {folder / path: text for path, text in texts.items()}
     try:
-        exists = [p for p, text in texts.items() if p.exists() and p.read_text(encoding="utf-8") != text]
+        exists = [p for p, text in whole.items() if p.exists() and p.read_text(encoding="utf-8") != text]
         if exists and not force:
             raise OutputError(f"{', '.join(map(str, exists))} exists and differs; --force replaces it")
         if dry_run:
-            return list(texts)
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in texts}
+            return list(whole)
+        for parent in {path.parent for path in whole}:
+            parent.mkdir(parents=True, exist_ok=True)
+        beside = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in whole}
         try:
-            for path, text in texts.items():
+            for path, text in whole.items():
                 beside[path].write_text(text, encoding="utf-8", newline="\n")
-            for path in texts:
+            for path in whole:
                 beside[path].replace(path)
         finally:
             for path in beside.values():
@@ -89,4 +125,4 @@ def write(files: ModelFiles, folder: Path, *, force: bool = False, dry_run: bool
         raise
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(f"cannot write to {folder}: {error}") from None
-    return list(texts)
+    return list(whole)

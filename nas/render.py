@@ -55,16 +55,16 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "scale": variant.scale,
         "version": nas.__version__,
         "swaps": variant.swaps,
-        "summary_of_swaps": _count(len(variant.swaps)),
+        "summary_of_swaps": count_swaps(len(variant.swaps)),
         "nc": graph.nc,
         "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in graph.scales],
         "parts": _parts(graph),
     }
     return ModelFiles(
         variant.name,
-        _environment().get_template("model.yaml.j2").render(context),
+        environment().get_template("model.yaml.j2").render(context),
         render_snippet(variant),
-        _environment().get_template("train.py.j2").render(context),
+        environment().get_template("train.py.j2").render(context),
     )
 
 
@@ -82,7 +82,7 @@ def render_branch(modules: Iterable[str]) -> str:
         return ""
     lists = {rule: ", ".join(members) for rule, members in rules.items()}
     context = {"version": nas.__version__, "names": ", ".join(names), **lists}
-    return _environment().get_template("branch.py.j2").render(context)
+    return environment().get_template("branch.py.j2").render(context)
 
 
 def render_snippet(variant: Variant) -> str:
@@ -91,7 +91,7 @@ def render_snippet(variant: Variant) -> str:
     if not modules:
         return f"{variant.name} is the stock model: it needs no registration.\n"
     return (
-        _environment()
+        environment()
         .get_template("snippet.txt.j2")
         .render(
             name=variant.name,
@@ -104,7 +104,7 @@ def render_snippet(variant: Variant) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     """Return the one environment: strict, and bytes as the templates have them."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("nas.templates", "."),
@@ -116,7 +116,7 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _count(swaps: int) -> str:
+def count_swaps(swaps: int) -> str:
     """Return how many layers are swapped, in words."""
     return "baseline" if not swaps else "1 layer swapped" if swaps == 1 else f"{swaps} layers swapped"
 

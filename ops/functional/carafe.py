@@ -106,7 +106,7 @@ def carafe_operator(
         softmax of each output pixel, the largest logit, and the logarithm of the sum of exponentials relative to it.
     """
     layout = Layout.of(x)
-    if not usable(x, mask_logits):
+    if not usable(x, mask_logits) or not _fits(k_up, scale):
         y = layout.dense(carafe_reference(x, mask_logits, k_up, scale))
         logits = torch.unflatten(mask_logits.float(), 1, (k_up**2, scale**2))
         top = logits.amax(1)
@@ -158,7 +158,7 @@ def carafe_backward(
     `norms` is what the forward returns.
     """
     layout, logits_layout = Layout.of(x), Layout.of(mask_logits)
-    if not usable(x, mask_logits):
+    if not usable(x, mask_logits) or not _fits(k_up, scale):
         pull = torch.func.vjp(lambda a, b: carafe_reference(a, b, k_up, scale), x, mask_logits)[1]
         dx, dlogits = pull(dy)
         return layout.dense(dx) if wanted else x.new_empty(0), logits_layout.dense(dlogits)

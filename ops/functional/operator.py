@@ -60,7 +60,7 @@ def check_shape(op: str, name: str, tensor: torch.Tensor, expected: Sequence[int
 def follow_autocast(x: torch.Tensor) -> torch.Tensor:
     """Return `x` in the dtype of the active autocast, as the host's convolutions would; as it is without one."""
     kind = x.device.type
-    if x.dtype in DTYPES and torch.is_autocast_enabled(kind):
+    if x.dtype in DTYPES and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return x.to(torch.get_autocast_dtype(kind))
     return x
 
@@ -92,6 +92,11 @@ def once_differentiable(name: str) -> Callable[..., NoReturn]:
         )
 
     return backward
+
+
+def counts_flops(operator: CustomOpDef, formula: Callable[..., int]) -> None:
+    """Give an operator its formula: (shapes of its tensors, other arguments) -> floating-point operations."""
+    register_flop_formula(getattr(getattr(torch.ops, operator._namespace), operator._name))(formula)
 
 
 def complete(
@@ -136,8 +141,8 @@ def complete(
     def backward_flops(_dy: Any, first: Any, second: Any, *arguments: Any, **_: Any) -> int:
         return 2 * flops(first, second, *arguments[kept:-1])
 
-    register_flop_formula(getattr(torch.ops.nas, name))(forward_flops)
-    register_flop_formula(getattr(torch.ops.nas, f"{name}_backward"))(backward_flops)
+    counts_flops(operator, forward_flops)
+    counts_flops(backward, backward_flops)
 
 
 def _fold_batch(op: Callable[..., Any], tensors: int, outputs: int) -> Callable[..., tuple[Any, Any]]:

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import register_flop_formula
 
 from nas.ops.export import exporting
 from nas.ops.functional import tiles as tiles_file
-from nas.ops.functional.operator import once_differentiable
+from nas.ops.functional.operator import counts_flops, once_differentiable
 from nas.ops.functional.tiles import THREADS, Layout, next_power, vector_width
 from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, Launch, launch, usable
 
@@ -197,16 +196,13 @@ spconv_blend_operator.register_autograd(_backward, setup_context=_setup)
 spconv_blend_backward.register_autograd(once_differentiable("spconv_blend"))
 
 
-@register_flop_formula(torch.ops.nas.spconv_blend)
 def _flops(g: Any, *_: Any, **__: Any) -> int:
-    """One multiply-accumulate per output element (as the module's cost rule)."""
+    """One multiply-accumulate per output element (as the module's cost rule); twice that for the gradient."""
     return int(2 * math.prod(g))
 
 
-@register_flop_formula(torch.ops.nas.spconv_blend_backward)
-def _flops_backward(_dy: Any, g: Any, *_: Any, **__: Any) -> int:
-    """Two per element: one for either branch."""
-    return 2 * _flops(g)
+counts_flops(spconv_blend_operator, _flops)
+counts_flops(spconv_blend_backward, lambda _dy, g, *_, **__: 2 * _flops(g))
 
 
 def _reference(

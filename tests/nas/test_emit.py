@@ -12,41 +12,53 @@ from nas.errors import OutputError, StudyError
 from nas.render import render
 from nas.variant import Variant, parse_swaps
 
+VARIANT = parse_swaps("yolov8", "n", ["neck.up_p4=CARAFE"])
+
 
 @pytest.fixture
 def files():
-    return render(parse_swaps("yolov8", "n", ["neck.up_p4=CARAFE"]))
+    return render(VARIANT)
 
 
-def test_write_and_write_again(files, tmp_path):
-    paths = emit.write(files, tmp_path / "new" / "out")
+@pytest.fixture
+def texts(files):
+    return emit.texts_of(VARIANT, files, emit.DEFAULT_FORMS)
+
+
+def test_write_and_write_again(files, texts, tmp_path):
+    paths = emit.write(texts, tmp_path / "new" / "out")
     assert [p.name for p in paths] == [f"{files.name}{s}" for s in (".yaml", ".snippet.txt", ".train.py")]
     assert paths[0].read_bytes() == files.yaml.encode()
-    assert emit.write(files, tmp_path / "new" / "out") == paths
+    assert emit.write(texts, tmp_path / "new" / "out") == paths
     assert len(list((tmp_path / "new" / "out").iterdir())) == 3
 
 
-def test_nothing_is_replaced_unless_forced(files, tmp_path):
+def test_nothing_is_replaced_unless_forced(files, texts, tmp_path):
     mine = tmp_path / f"{files.name}.yaml"
     mine.write_text("mine")
     with pytest.raises(OutputError, match=r"exists and differs; --force replaces it"):
-        emit.write(files, tmp_path)
+        emit.write(texts, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [mine.name]
     assert mine.read_text() == "mine"
-    emit.write(files, tmp_path, force=True)
+    emit.write(texts, tmp_path, force=True)
     assert mine.read_text() == files.yaml
 
 
-def test_dry_run_writes_nothing(files, tmp_path):
-    paths = emit.write(files, tmp_path / "out", dry_run=True)
+def test_dry_run_writes_nothing(files, texts, tmp_path):
+    paths = emit.write(texts, tmp_path / "out", dry_run=True)
     assert len(paths) == 3
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made(files, tmp_path):
+def test_a_folder_that_cannot_be_made(files, texts, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write to"):
-        emit.write(files, tmp_path / "file" / "out")
+        emit.write(texts, tmp_path / "file" / "out")
+
+
+def test_forms_are_written_as_asked(files, tmp_path):
+    texts = emit.texts_of(VARIANT, files, ["yaml"])
+    assert [p.name for p in emit.write(texts, tmp_path)] == [f"{files.name}.yaml"]
 
 
 def test_rendering_is_pure():
@@ -58,11 +70,11 @@ def test_baseline_needs_no_registration():
     assert "needs no registration" in render(Variant("yolov8", "n")).snippet
 
 
-def test_the_training_script_trains(files, tiny_data, tmp_path):
+def test_the_training_script_trains(texts, tiny_data, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(tiny_data.parent, own)
     (own / "data.yaml").write_text("path: .\n" + tiny_data.read_text())
-    script = emit.write(files, tmp_path)[2]
+    script = emit.write(texts, tmp_path)[2]
     known = ["--data", str(own / "data.yaml"), "--epochs", "1", "--imgsz", "64", "--batch", "8", "--device", "cpu"]
     further = ["plots=False", "workers=0", f"project={tmp_path}", "name=run"]
     command = [sys.executable, str(script), *known, *further]
@@ -71,9 +83,9 @@ def test_the_training_script_trains(files, tiny_data, tmp_path):
     assert (tmp_path / "run" / "weights" / "last.pt").exists()
 
 
-def test_ddp_worker_knows_the_modules(files, tiny_data, tmp_path):
+def test_ddp_worker_knows_the_modules(texts, tiny_data, tmp_path):
     """What Ultralytics starts for each GPU: a clean process that unpickles the trainer class alone."""
-    paths = emit.write(files, tmp_path)
+    paths = emit.write(texts, tmp_path)
     launch = f"""
 import nas
 from ultralytics.utils.dist import generate_ddp_file

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nas
-from nas.emit import files_of_variant, write
+from nas.emit import DEFAULT_FORMS, files_of_variant, texts_of, write
 from nas.variant import parse_swaps
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -34,9 +34,10 @@ OFFLINE = {"workers": 0, "plots": False, "verbose": False, "device": "cpu", "img
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=list(VARIANTS))
 def emitted(request, tmp_path_factory):
-    files = files_of_variant(parse_swaps("yolov8", "n", VARIANTS[request.param]))
+    variant = parse_swaps("yolov8", "n", VARIANTS[request.param])
+    files = files_of_variant(variant)
     folder = tmp_path_factory.mktemp("emitted")
-    return request.param, files, write(files, folder)
+    return request.param, files, write(texts_of(variant, files, DEFAULT_FORMS), folder)
 
 
 def test_bytes(emitted):

@@ -194,6 +194,14 @@ def test_autocast_leaves_float64_alone(op):
         assert op.public(*op.tensors(torch.float64)).dtype == torch.float64
 
 
+@every_op
+def test_shapes_alone_suffice(op):
+    """On the device without values, which costs are counted on."""
+    y = op.public(*(t.to("meta") for t in op.tensors()))
+    assert y.device.type == "meta"
+    assert y.shape == op.public(*op.tensors()).shape
+
+
 FLOPS = {  # forward, at the shapes above
     "dcnv4": 2 * 2 * 5 * 7 * 9 * (4 * 32 + 10 * 2),
     "carafe": 2 * 2 * 24 * 10 * 14 * 25,
