@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from nas import __version__
+from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
 from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, open_study, prepare
 from nas.errors import NasError
 
 if TYPE_CHECKING:
-    from nas.render import ModelFiles
     from nas.study import Study
-    from nas.variant import Variant
 
 
 class _Group(click.Group):
@@ -57,6 +56,7 @@ def cli(debug: bool) -> None:
 
 cli.add_command(calibrate)
 cli.add_command(bank)
+cli.add_command(emit_yaml)
 
 
 def main() -> NoReturn:
@@ -171,83 +171,6 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
     ]:
         out.print(line, markup=False)
     return None
-
-
-@cli.command("emit-yaml")
-@click.option("--study", help="Take the variant from this study.")
-@click.option("--best", is_flag=True, help="The first of the study's ranking (the default).")
-@click.option("--trial", type=int, help="The study's trial of this number.")
-@click.option(
-    "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
-)
-@click.option("--base", help="Without a study: the base. Default: yolov8.")
-@click.option("--scale", help="Scale letter. Default: the study's, or n.")
-@click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
-)
-@click.option(
-    "--form",
-    "forms",
-    default="yaml,snippet,plugin",
-    show_default=True,
-    metavar="FORM[,FORM]",
-    help="yaml, snippet (to paste into tasks.py), plugin (a script that trains with this tool), bundle (a folder that "
-    "trains without it).",
-)
-@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
-@click.option("--force", is_flag=True, help="Replace files that exist.")
-@STORAGE
-@JSON
-def emit_yaml(as_json: bool, **options: Any) -> None:
-    """Write a variant's files: model YAML, how to register its modules, a script that trains it, or all in a bundle.
-
-    \b
-    nas emit-yaml --study blood --best -o out/
-    nas emit-yaml --study blood --form bundle -o out/
-    nas emit-yaml --swap neck.up_p4=CARAFE --swap 'neck.c2f_*=C2f_DCNv4' --scale s -o out/
-    """
-    if bool(options["study"]) == bool(options["swaps"]):
-        raise click.UsageError("give either --study NAME or --swap SLOT=CHOICE")
-    if options["swaps"] and (options["trial"] is not None or options["best"]):
-        raise click.UsageError("--best and --trial choose from a study: give --study NAME")
-    if options["study"] and options["base"]:
-        raise click.UsageError("--base goes with --swap; a study knows its base")
-    prepare()
-    from nas import emit
-
-    forms = [form.strip() for form in options["forms"].split(",") if form.strip()]
-    unknown = [form for form in forms if form not in emit.FORMS]
-    if unknown or not forms:
-        raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(emit.FORMS)}")
-    variant, files = _chosen(options)
-    texts = emit.texts_of(variant, files, dict.fromkeys(forms))
-    paths = emit.write(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
-    if as_json:
-        return click.echo(
-            json.dumps({"name": files.name, "written": not options["dry_run"], "files": [str(p) for p in paths]})
-        )
-    verb = "would write" if options["dry_run"] else "wrote"
-    for path in paths:
-        click.echo(f"{verb} {path}")
-    script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
-    if script and not options["dry_run"]:
-        click.echo(f"Next:  python {script} --data path/to/data.yaml --epochs 100")
-    return None
-
-
-def _chosen(options: dict[str, Any]) -> tuple[Variant, ModelFiles]:
-    """Return the variant that the options of emit-yaml ask for, and its files."""
-    from nas import emit
-    from nas.variant import parse_swaps
-
-    if options["swaps"]:
-        variant = parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
-        return variant, emit.files_of_variant(variant)
-    trial = emit.chosen_trial(open_study(options["study"], options["storage"]), options["trial"])
-    if options["scale"] and options["scale"] != trial.variant.scale:
-        variant = trial.variant.with_scale(options["scale"])
-        return variant, emit.files_of_variant(variant)
-    return trial.variant, emit.files_of_trial(trial)
 
 
 @cli.command()

@@ -9,6 +9,8 @@ from pathlib import Path
 from nas.bundle import bundle, prove
 from nas.cost import costed
 from nas.errors import OutputError, StudyError
+from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
+from nas.patch import prove as prove_patch
 from nas.rank import rank
 from nas.render import ModelFiles, render
 from nas.study import Study
@@ -20,6 +22,7 @@ FORMS = {
     "snippet": "what to paste into Ultralytics' tasks.py",
     "plugin": "a script that trains it with this tool installed",
     "bundle": "a folder that trains it without this tool",
+    "patch": "a diff that teaches an Ultralytics tree its modules",
 }
 """What a variant can be written as."""
 
@@ -64,16 +67,20 @@ def files_of_variant(variant: Variant) -> ModelFiles:
     return costed(variant)[0]
 
 
-def texts_of(variant: Variant, files: ModelFiles, forms: Iterable[str]) -> dict[Path, str]:
+def texts_of(
+    variant: Variant, files: ModelFiles, forms: Iterable[str], ultralytics: Path | None = None
+) -> dict[Path, str]:
     """Return what a variant's forms are made of, by path below the folder that the user names.
 
     Args:
         variant: The variant.
         files: What was rendered for it.
-        forms: Of `FORMS`. A bundle is proved first: its model is built in a process of its own.
+        forms: Of `FORMS`. A bundle or patch is proved first: its model is built in a process of its own.
+        ultralytics: The tree that a patch is for; None for the installed one.
 
     Raises:
-        OutputError: A bundle of the stock model, or one that does not build.
+        OutputError: A bundle or patch of the stock model, a bundle that does not build, or a tree that has the patch.
+        HostError: A tree that cannot be patched, or does not build the variant then.
     """
     texts: dict[Path, str] = {}
     for form in forms:
@@ -81,6 +88,11 @@ def texts_of(variant: Variant, files: ModelFiles, forms: Iterable[str]) -> dict[
             parts = bundle(variant, files)
             prove(parts, files)
             texts |= {Path(files.name) / name: text for name, text in parts.items()}
+        elif form == "patch":
+            tree, new = _patch(variant, files, ultralytics)
+            if not new:
+                raise OutputError(f"the Ultralytics in {tree.root} is patched with these modules already")
+            texts[Path(f"{files.name}.patch")] = diff(tree, new)
         else:
             ending, text = {
                 "yaml": (".yaml", files.yaml),
@@ -89,6 +101,38 @@ def texts_of(variant: Variant, files: ModelFiles, forms: Iterable[str]) -> dict[
             }[form]
             texts[Path(f"{files.name}{ending}")] = text
     return texts
+
+
+def apply_patch(variant: Variant, files: ModelFiles, path: Path, *, dry_run: bool = False) -> list[Path]:
+    """Teach an Ultralytics tree a variant's modules, proved first; return the files that change.
+
+    Raises:
+        OutputError: The variant is the stock model.
+        HostError: The tree cannot be patched or written, or does not build the variant then.
+    """
+    tree, new = _patch(variant, files, path)
+    return [tree.root / p for p in new] if dry_run else write_tree(tree, new)
+
+
+def revert_patch(path: Path, *, dry_run: bool = False) -> list[Path]:
+    """Take what `apply_patch` did out of a tree; return the files that change.
+
+    Raises:
+        HostError: The tree is half patched, or cannot be written.
+    """
+    tree = read_tree(path)
+    changes = reverted(tree)
+    return [tree.root / p for p in changes] if dry_run else write_tree(tree, changes)
+
+
+def _patch(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree, dict[Path, str]]:
+    if not variant.modules:
+        raise OutputError(f"{files.name} is the stock model: it needs no patch")
+    tree = read_tree(path)
+    new = patched(tree, variant.modules)
+    if new:
+        prove_patch(tree, new, files)
+    return tree, new
 
 
 def write(texts: Mapping[Path, str], folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:
