@@ -44,7 +44,7 @@ class _File:
         statements: Its top-level statements.
         defined: Which statement defines a name.
         ours: Names imported from this package: the file, and the name there (empty for the file itself).
-        imports: Statement text by the name that an outside import binds.
+        imports: Statement texts by the name that outside imports bind.
         used: Statements that are needed.
     """
 
@@ -53,7 +53,7 @@ class _File:
     statements: list[ast.stmt]
     defined: dict[str, int] = field(default_factory=dict)
     ours: dict[str, tuple[str, str]] = field(default_factory=dict)
-    imports: dict[str, str] = field(default_factory=dict)
+    imports: dict[str, list[str]] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
 
     def public(self, name: str) -> str:
@@ -86,7 +86,7 @@ class _Assembly:
             elif isinstance(statement, ast.Import | ast.ImportFrom):
                 for alias in statement.names:
                     one = type(statement)(**{**vars(statement), "names": [alias]})
-                    file.imports[alias.asname or alias.name.split(".")[0]] = ast.unparse(one)
+                    file.imports.setdefault(alias.asname or alias.name.split(".")[0], []).append(ast.unparse(one))
             else:
                 for name_ in _defines(statement):
                     file.defined[name_] = place
@@ -104,7 +104,7 @@ class _Assembly:
             if inner:
                 self.need(self.file(source), inner)
         elif name in file.imports:
-            self.imports.add(file.imports[name])
+            self.imports.update(file.imports[name])
 
     def _use(self, file: _File, place: int) -> None:
         if place in file.used:
@@ -128,13 +128,17 @@ class _Assembly:
         """Return the collected definitions."""
         names = [file.public(n) for file in self.order for i in file.used for n in _defines(file.statements[i])]
         assert len(names) == len(set(names)), f"defined twice: {sorted(n for n in names if names.count(n) > 1)}"
-        parts = [_rewritten(self, file, place) for file in self.order for place in sorted(file.used)]
+        parts = []
+        for file in self.order:
+            if file.used:
+                parts.append(_title(file))
+            parts += [_rewritten(self, file, place) for place in sorted(file.used)]
         text = (
             "\n\n\n".join(parts)
             .replace('"nas::', f'"{namespace}::')
             .replace("torch.ops.nas.", f"torch.ops.{namespace}.")
         )
-        return re.sub(r"\bnas\.ops\.(?:\w+\.)*(\w+)", r"\1", text) + "\n"
+        return text + "\n"
 
 
 def standalone(modules: Iterable[str]) -> str:
@@ -165,7 +169,9 @@ def standalone(modules: Iterable[str]) -> str:
     assembly.imports.discard("from importlib import resources")  # which the sources were read by
     digest = hashlib.sha256((assembly.text("") + sources).encode()).hexdigest()[:8]
     imports = "\n".join(sorted(assembly.imports, key=lambda line: (line.startswith("from"), line)))
-    return f"{imports}\n\n{sources}{assembly.text(f'swapnas_{digest}')}"
+    text = f"{imports}\n\n{sources}{assembly.text(f'swapnas_{digest}')}"
+    text = text.replace("pip install 'swapnas[cuda]'", "pip install cuda-core cuda-bindings")
+    return re.sub(r"\bnas\.ops\.(?:\w+\.)*(\w+)", r"\1", text)
 
 
 @cache
@@ -252,6 +258,13 @@ def _rewritten(assembly: _Assembly, file: _File, place: int) -> str:
             for number in range(decorator.lineno, int(decorator.end_lineno or 0) + 1):
                 lines.pop(number)
     return "\n".join(lines.values())
+
+
+def _title(file: _File) -> str:
+    """Return what a file says of itself, as a comment: papers, origin, deliberate differences."""
+    said = ast.get_docstring(ast.Module(file.statements, [])) or ""
+    lines = [f"# ---- {file.name.removeprefix(_PACKAGE)} ----", *(f"# {line}".rstrip() for line in said.splitlines())]
+    return "\n".join(lines)
 
 
 def _renamed(assembly: _Assembly, file: _File, name: str) -> str:

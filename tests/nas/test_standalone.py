@@ -98,6 +98,15 @@ def test_only_what_is_used_is_in_it():
     assert "dysample_forward" not in standalone(["CARAFE"])
 
 
+def test_it_says_where_its_modules_come_from():
+    text = standalone(["DySample"])
+    assert '# Paper: Liu et al., "Learning to Upsample by Learning to Sample"' in text
+    assert "# Deliberate differences:" in text
+    assert "nas.ops" not in text
+    assert "import importlib.metadata" in text
+    assert "import importlib.util" in text
+
+
 def test_same_modules_same_bytes():
     assert standalone(["CARAFE", "DCNv4"]) == standalone(["DCNv4", "CARAFE", "CARAFE"])
 
