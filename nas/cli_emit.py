@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 @click.option("--study", help="Take the variant from this study.")
 @click.option("--best", is_flag=True, help="The first of the study's ranking (the default).")
 @click.option("--trial", type=int, help="The study's trial of this number.")
+@click.option("--front", is_flag=True, help="All on the study's Pareto front of mAP and GFLOPs, but the baseline.")
+@click.option("--all", "everything", is_flag=True, help="All variants that the study has finished, but the baseline.")
 @click.option(
     "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
 )
 @click.option("--base", help="Without a study: the base. Default: yolov8.")
-@click.option("--scale", help="Scale letter. Default: the study's, or n.")
+@click.option("--scale", metavar="LETTER[,LETTER]", help="Scales, a variant each. Default: the study's, or n.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
 )
@@ -58,6 +60,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     \b
     nas emit-yaml --study blood --best -o out/
     nas emit-yaml --study blood --form bundle -o out/
+    nas emit-yaml --study blood --front --scale n,s --form yaml -o out/
     nas emit-yaml --study blood --form yaml,patch --ultralytics ~/src/ultralytics -o out/
     nas emit-yaml --swap neck.up_p4=CARAFE --swap 'neck.c2f_*=C2f_DCNv4' --scale s -o out/
     """
@@ -73,13 +76,18 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(emit.FORMS)}")
     if options["apply_to"] and forms != ["patch"]:
         raise click.UsageError("--apply writes into a tree: give --form patch, and nothing else")
-    variant, files = _chosen(options)
+    chosen = _chosen(options)
     if options["apply_to"]:
-        paths = emit.apply_patch(variant, files, options["apply_to"], dry_run=options["dry_run"])
+        # Modules do not depend on the scale, and one tree takes those of several variants.
+        paths = [p for v, f in chosen for p in emit.apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
+        paths = list(dict.fromkeys(paths))
     else:
-        texts = emit.texts_of(variant, files, dict.fromkeys(forms), options["ultralytics"])
+        texts: dict[Path, str] = {}
+        for variant, files in chosen:
+            texts |= emit.texts_of(variant, files, dict.fromkeys(forms), options["ultralytics"])
         paths = emit.write(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
-    _say(paths, "would write" if options["dry_run"] else "wrote", options["dry_run"], as_json, files.name)
+    names = ", ".join(files.name for _, files in chosen)
+    _say(paths, "would write" if options["dry_run"] else "wrote", options["dry_run"], as_json, names)
     script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
     if script and not options["dry_run"] and not as_json:
         click.echo(f"Next:  python {script} --data path/to/data.yaml --epochs 100")
@@ -90,8 +98,12 @@ def _check(options: dict[str, Any]) -> None:
     """Refuse options that contradict each other."""
     if bool(options["study"]) == bool(options["swaps"]):
         raise click.UsageError("give either --study NAME or --swap SLOT=CHOICE")
-    if options["swaps"] and (options["trial"] is not None or options["best"]):
-        raise click.UsageError("--best and --trial choose from a study: give --study NAME")
+    which = [f"--{key}" for key in ("best", "front") if options[key]]
+    which += ["--all"] * options["everything"] + ["--trial"] * (options["trial"] is not None)
+    if options["swaps"] and which:
+        raise click.UsageError(f"{which[0]} chooses from a study: give --study NAME")
+    if len(which) > 1:
+        raise click.UsageError(f"give one of {', '.join(which)}")
     if options["study"] and options["base"]:
         raise click.UsageError("--base goes with --swap; a study knows its base")
 
@@ -118,16 +130,23 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str) 
         click.echo("nothing to change")
 
 
-def _chosen(options: dict[str, Any]) -> tuple[Variant, ModelFiles]:
-    """Return the variant that the options ask for, and its files."""
+def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
+    """Return the variants that the options ask for, and their files."""
     from nas import emit
     from nas.variant import parse_swaps
 
+    scales = [scale.strip() for scale in (options["scale"] or "").split(",") if scale.strip()]
     if options["swaps"]:
-        variant = parse_swaps(options["base"] or "yolov8", options["scale"] or "n", options["swaps"])
-        return variant, emit.files_of_variant(variant)
-    trial = emit.chosen_trial(open_study(options["study"], options["storage"]), options["trial"])
-    if options["scale"] and options["scale"] != trial.variant.scale:
-        variant = trial.variant.with_scale(options["scale"])
-        return variant, emit.files_of_variant(variant)
-    return trial.variant, emit.files_of_trial(trial)
+        variants = [parse_swaps(options["base"] or "yolov8", scale, options["swaps"]) for scale in scales or ["n"]]
+        return [(variant, emit.files_of_variant(variant)) for variant in variants]
+    which: emit.Which = "front" if options["front"] else "all" if options["everything"] else "best"
+    study = open_study(options["study"], options["storage"])
+    chosen = []
+    for trial in emit.chosen_trials(study, number=options["trial"], which=which):
+        for scale in scales or [trial.variant.scale]:
+            if scale == trial.variant.scale:
+                chosen.append((trial.variant, emit.files_of_trial(trial)))
+            else:
+                variant = trial.variant.with_scale(scale)
+                chosen.append((variant, emit.files_of_variant(variant)))
+    return chosen

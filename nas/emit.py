@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from nas.bundle import bundle, prove
 from nas.cost import costed
@@ -26,30 +27,40 @@ FORMS = {
 }
 """What a variant can be written as."""
 
+Which: TypeAlias = Literal["best", "front", "all"]
+"""Which of a ranking to take."""
+
 DEFAULT_FORMS = ("yaml", "snippet", "plugin")
 
 
-def chosen_trial(study: Study, number: int | None) -> Trial:
-    """Return a trial of a study: the first of the ranking, or the one of a number.
+def chosen_trials(study: Study, *, number: int | None = None, which: Which = "best") -> list[Trial]:
+    """Return trials of a study, best first.
+
+    Args:
+        study: The study.
+        number: The trial of this number; the other argument counts only where it is None.
+        which: The first of the ranking, its Pareto front of mAP and GFLOPs, or all that are ranked; the baseline, which
+            needs nothing emitted, is left out of the last two.
 
     Raises:
-        StudyError: The study has no finished trial, or none of that number.
+        StudyError: The study has no such trial.
     """
-    trials = study.trials()
+    trials, name = study.trials(), study.place.name
     if number is not None:
-        found = next((t for t in trials if t.number == number and t.yaml), None)
-        if found is None:
+        found = [t for t in trials if t.number == number and t.yaml]
+        if not found:
             numbers = ", ".join(str(t.number) for t in trials if t.yaml) or "none"
-            raise StudyError(
-                f"the study {study.place.name!r} has no trial {number} that was built; its trials: {numbers}"
-            )
+            raise StudyError(f"the study {name!r} has no trial {number} that was built; its trials: {numbers}")
         return found
     rows = rank(trials, study.settings.floor)
     if not rows:
-        raise StudyError(
-            f"the study {study.place.name!r} has no finished trial yet; `nas search --study {study.place.name}`"
-        )
-    return rows[0].trial
+        raise StudyError(f"the study {name!r} has no finished trial yet; `nas search --study {name}`")
+    if which == "best":
+        return [rows[0].trial]
+    chosen = [r.trial for r in rows if (r.on_front or which == "all") and not r.trial.variant.is_baseline]
+    if not chosen:
+        raise StudyError(f"the study {name!r} has nothing but its baseline there")
+    return chosen
 
 
 def files_of_trial(trial: Trial) -> ModelFiles:

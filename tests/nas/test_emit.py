@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from nas import emit
 from nas.errors import OutputError, StudyError
@@ -110,16 +111,58 @@ def test_choosing_from_a_study(tmp_path):
             return []
 
     with pytest.raises(StudyError, match="has no finished trial yet"):
-        emit.chosen_trial(Empty(), None)
+        emit.chosen_trials(Empty())
     with pytest.raises(StudyError, match="has no trial 3 that was built; its trials: none"):
-        emit.chosen_trial(Empty(), 3)
+        emit.chosen_trials(Empty(), number=3)
 
 
 def test_json_of_the_command(tmp_path):
-    from click.testing import CliRunner
-
     from nas.cli import cli
 
     result = CliRunner().invoke(cli, ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "-o", str(tmp_path), "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["files"][0].endswith(".yaml")
+
+
+def test_which_of_a_ranking(ranked_study):
+    study = ranked_study(
+        [
+            ({}, "done", 0.40, 8.0),
+            ({"neck.up_*": "CARAFE"}, "done", 0.42, 8.2),
+            ({"neck.up_*": "DySample"}, "done", 0.41, 8.1),
+            ({"neck.down_*": "SPConv"}, "done", 0.39, 8.3),  # behind all others
+            ({"neck.c2f_*": "C2f_SPConv"}, "failed", 0, 8.0),
+        ]
+    )
+
+    def labels(**options):
+        return [t.variant.describe() for t in emit.chosen_trials(study, **options)]
+
+    assert len(labels()) == 1
+    up = ["neck.{up_p3,up_p4}=CARAFE", "neck.{up_p3,up_p4}=DySample"]
+    assert sorted(labels(which="front")) == up
+    assert sorted(labels(which="all")) == ["neck.{down_n4,down_n5}=SPConv", *up]
+
+
+def test_nothing_but_the_baseline(ranked_study):
+    study = ranked_study([({}, "done", 0.40, 8.0)])
+    assert emit.chosen_trials(study)[0].variant.is_baseline
+    with pytest.raises(StudyError, match="has nothing but its baseline there"):
+        emit.chosen_trials(study, which="front")
+
+
+def test_several_scales_are_a_variant_each(tmp_path):
+    from nas.cli import cli
+
+    swap = ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "--form", "yaml", "-o", str(tmp_path)]
+    result = CliRunner().invoke(cli, [*swap, "--scale", "n,s"])
+    assert result.exit_code == 0, result.output
+    names = sorted(p.name.split("-")[0] for p in tmp_path.iterdir())
+    assert names == ["yolov8n", "yolov8s"]
+    for path in tmp_path.iterdir():
+        letter = path.name[6]
+        (own,) = [line for line in path.read_text().splitlines() if line.startswith(f"  {letter}: [")]
+        assert "GFLOPs" in own
+    for wrong in (["--scale", "n,q"], ["--front"], ["--all"]):
+        assert CliRunner().invoke(cli, [*swap, *wrong]).exit_code in (1, 2)
+    assert CliRunner().invoke(cli, ["emit-yaml", "--study", "a", "--front", "--all"]).exit_code == 2
