@@ -228,7 +228,9 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_loses_nothing_that_was_finished(tiny_data, tmp_path, number):
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "c", *QUICK, "--epochs", "30"]
-    victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # What is started in the background may have been told to ignore Ctrl-C, and hands that on.
+    listening = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
+    victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=listening)
     said = []
     for line in victim.stderr:
         said.append(line)

@@ -327,6 +327,17 @@ def test_onnx(case, perturb, tmp_path):
         np.testing.assert_allclose(y, run(module, x).numpy(), rtol=1e-3, atol=2e-4)
 
 
+@every_entry
+def test_export_for_any_batch(entry, perturb):
+    """By torch.export, which newer ONNX exporters and compilers start from."""
+    slot = next(s for s in SLOTS[entry.rule] if entry.fits is None or entry.fits(s))
+    module = perturb(Case(entry, slot).build()).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(module, (image(2),), dynamic_shapes=({0: batch},))
+    for x in (image(1), image(3)):
+        torch.testing.assert_close(program.module()(x), run(module, x), rtol=1e-4, atol=1e-4)
+
+
 # Costs
 
 
