@@ -76,15 +76,21 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(emit.FORMS)}")
     if options["apply_to"] and forms != ["patch"]:
         raise click.UsageError("--apply writes into a tree: give --form patch, and nothing else")
+    if options["ultralytics"] and "patch" not in forms:
+        raise click.UsageError("--ultralytics names the tree of a patch: give --form patch")
     chosen = _chosen(options)
     if options["apply_to"]:
         # Modules do not depend on the scale, and one tree takes those of several variants.
         paths = [p for v, f in chosen for p in emit.apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
         paths = list(dict.fromkeys(paths))
     else:
+        if "patch" in forms and len({tuple(variant.modules) for variant, _ in chosen}) > 1:
+            raise click.UsageError("patches of several variants exclude each other; --apply makes one edit for all")
         texts: dict[Path, str] = {}
         for variant, files in chosen:
-            texts |= emit.texts_of(variant, files, dict.fromkeys(forms), options["ultralytics"])
+            # Scales share their modules, and so one patch.
+            own = [form for form in dict.fromkeys(forms) if form != "patch" or variant is chosen[0][0]]
+            texts |= emit.texts_of(variant, files, own, options["ultralytics"])
         paths = emit.write(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
     names = ", ".join(files.name for _, files in chosen)
     _say(paths, "would write" if options["dry_run"] else "wrote", options["dry_run"], as_json, names)

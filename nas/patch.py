@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,11 @@ _BEGIN, _END = "# >>> swapnas", "# <<< swapnas"
 _BLOCK = re.compile(rf"^[ ]*{_BEGIN}[^\n]*: (?P<names>[^\n:]*)\n.*?^[ ]*{_END}[^\n]*\n(?P<gap>\n*)", re.M | re.S)
 
 _PROOF = """
-import sys
+import os, sys
+sys.path.insert(0, os.getcwd())
+import ultralytics
 from ultralytics.nn.tasks import DetectionModel
+assert os.path.realpath(ultralytics.__file__).startswith(os.path.realpath(os.getcwd())), ultralytics.__file__
 DetectionModel(sys.argv[1], verbose=False)
 """
 
@@ -108,7 +111,8 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
     ours = [n for n in names if not known[n].cls.__module__.startswith("ultralytics.")]
     text = original
     head = f"{_BEGIN} {nas.__version__}: {', '.join(ours)}\n"
-    imports = f"{head}from ultralytics.nn.modules.swapnas import {', '.join(ours)}  # noqa: E402\n{_END}\n\n\n"
+    line = f"from ultralytics.nn.modules.swapnas import {', '.join(ours)}  # noqa: E402  beside what needs it\n"
+    imports = f"{head}{line}{_END}\n\n\n"
     for anchor, block in ((_DEFINITION, imports), (ANCHOR, render_branch(ours))):
         place = anchor.rstrip("\n")
         count = len(re.findall(rf"^{re.escape(place)}", text, re.M))
@@ -184,29 +188,36 @@ def prove(tree: Tree, new: dict[Path, str], files: ModelFiles) -> None:
         raise HostError(f"{files.name} does not build with a patched copy of Ultralytics {tree.version}: {said}")
 
 
-def write_tree(tree: Tree, changes: dict[Path, str] | dict[Path, str | None]) -> list[Path]:
+def write_tree(tree: Tree, changes: Mapping[Path, str | None]) -> list[Path]:
     """Write changes into the tree: all or, if one cannot be written, none; return the paths.
 
     Raises:
         HostError: A file cannot be written.
     """
-    beside: list[tuple[Path, Path]] = []
+    old = {TASKS: tree.tasks, MODULES: tree.modules}
+    # On the way in the module file comes first, on the way out last: tasks.py must never name one that is not there.
+    order = sorted(changes, key=lambda path: (path == TASKS) == (changes.get(MODULES, "") is not None))
+    beside = {path: tree.root / path.with_name(f".{path.name}.swapnas") for path in order if changes[path] is not None}
+    done: list[Path] = []
     try:
-        for path, text in changes.items():
-            if text is not None:
-                scratch = tree.root / path.with_name(f".{path.name}.swapnas")
-                beside.append((scratch, tree.root / path))
-                scratch.write_bytes(text.encode())
-        # The module file first: tasks.py must never name one that is not there.
-        for scratch, target in sorted(beside, key=lambda pair: pair[1].name == TASKS.name):
-            scratch.replace(target)
-        for path, text in changes.items():
-            if text is None:
+        for path, scratch in beside.items():
+            scratch.write_bytes((changes[path] or "").encode())
+        for path in order:
+            if path in beside:
+                beside[path].replace(tree.root / path)
+            else:
                 (tree.root / path).unlink()
+            done.append(path)
     except OSError as error:
+        for path in done:
+            before = old[path]
+            if before is None:
+                (tree.root / path).unlink()
+            else:
+                (tree.root / path).write_bytes(before.encode())
         raise HostError(f"cannot write to the Ultralytics in {tree.root}: {error}") from None
     finally:
-        for scratch, _ in beside:
+        for scratch in beside.values():
             scratch.unlink(missing_ok=True)
     return [tree.root / path for path in changes]
 

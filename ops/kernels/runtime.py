@@ -9,8 +9,8 @@ why not), ``cuda`` (a CUDA device without them is an error) or ``reference`` (pl
 them, what no kernel is written for takes plain PyTorch: float64, very large neighbourhoods (more than 49 taps), and
 SPConv with channels first.
 
-A launch goes to the current stream of its tensors' device, never waits for the device, and can be captured in a CUDA
-graph once each of its kernels has run before.
+A launch goes to the current stream of its tensors' device and does not wait for it, as capturing in a CUDA graph needs;
+a kernel has to be loaded before, by having run once. (`tests/ops/kernels/test_launch.py` asks that of a GPU.)
 """
 
 from __future__ import annotations

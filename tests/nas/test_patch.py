@@ -185,6 +185,28 @@ def test_a_write_that_fails_leaves_nothing_beside(root, monkeypatch):
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_a_write_that_fails_half_way_is_taken_back(way, root, monkeypatch):
+    """The second of the two files cannot be written: the first is as it was before."""
+    if way == "out":
+        apply(root)
+    before = contents(root)
+    tree = read_tree(root)
+    changes = patched(tree, VARIANT.modules) if way == "in" else reverted(tree)
+    name, plain = ("replace", Path.replace) if way == "in" else ("unlink", Path.unlink)
+
+    def second(path, *rest, **options):
+        if (Path(rest[0]) if rest else path).name == (TASKS if way == "in" else MODULES).name:
+            raise PermissionError("read-only")
+        return plain(path, *rest, **options)
+
+    with monkeypatch.context() as patch_context:
+        patch_context.setattr(Path, name, second)
+        with pytest.raises(HostError, match="cannot write to the Ultralytics"):
+            write_tree(tree, changes)
+    assert contents(root) == before
+
+
 def test_a_copy_that_does_not_build_is_not_handed_over(whole):
     """Local edits that break the model show before anything is written."""
     damaged(whole, "def parse_model(", "raise RuntimeError('local edit')\n\n\ndef parse_model(")
@@ -224,6 +246,11 @@ def test_from_the_command_line(whole, tmp_path):
     assert run("--revert", whole).output.splitlines() == [f"restored {whole / p}" for p in (TASKS, MODULES)]
     assert contents(whole) == before
 
+    several = [*swaps, "--scale", "n,s", "--form", "yaml,patch", "--ultralytics", whole, "-o", tmp_path / "scales"]
+    assert run(*several).exit_code == 0
+    assert sorted(p.suffix for p in (tmp_path / "scales").iterdir()) == [".patch", ".yaml", ".yaml"]
+
+    assert run(*swaps, "--ultralytics", whole).exit_code == 2
     for wrong in (["--revert", whole, "--study", "x"], [*swaps, "--apply", whole], [*swaps, "--form", "diff"]):
         assert run(*wrong).exit_code == 2
     done = run(*swaps, "--form", "patch", "--ultralytics", tmp_path / "none")
