@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nas
 from nas.errors import OutputError
+from nas.graph import with_letter
 from nas.render import ANCHOR, ModelFiles, count_swaps, environment, render_branch
 from nas.standalone import standalone
 from nas.variant import Variant
@@ -43,8 +44,7 @@ def bundle(variant: Variant, files: ModelFiles) -> dict[str, str]:
         "name": files.name,
         "module": module_name(files),
         "names": ", ".join(modules),
-        "title": graph.title,
-        "scale": variant.scale,
+        "title": with_letter(graph.title, variant.scale),
         "version": nas.__version__,
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(len(variant.swaps)),

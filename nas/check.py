@@ -13,8 +13,8 @@ from nas.render import render
 from nas.space import SearchSpace
 from nas.variant import AFTER, Variant, make_variant
 
-_SIZES = ((64, 96), (96, 64))
-"""Heights and widths that a model is run at: not square, so that mixed-up axes show."""
+_SIZES = ((2, 3), (3, 2))
+"""Heights and widths that a model is run at, in its largest stride: not square, so that mixed-up axes show."""
 
 Shapes = dict[str, list[tuple[int, ...]]]
 
@@ -91,8 +91,9 @@ def _shapes(variant: Variant) -> Shapes:
         layer.register_forward_hook(note(name))
     try:
         with torch.no_grad():
-            for size in _SIZES:
-                model(torch.rand(1, 3, *size))
+            stride = int(model.stride.max())  # type: ignore[operator, union-attr]  # a tensor of the host's
+            for height, width in _SIZES:
+                model(torch.rand(1, 3, height * stride, width * stride))
     except Exception as error:  # whatever a module's forward raises is what the check is for
         raise BuildError(f"cannot be run: {one_line(error)}") from error
     return shapes

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from nas import __version__
+from nas.cli_base import import_model, space_init
 from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
 from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, open_study, prepare
@@ -57,6 +58,7 @@ def cli(debug: bool) -> None:
 cli.add_command(calibrate)
 cli.add_command(bank)
 cli.add_command(emit_yaml)
+cli.add_command(import_model)
 
 
 def main() -> NoReturn:
@@ -191,6 +193,9 @@ def ops(module: str | None, as_json: bool) -> None:
 @cli.group()
 def space() -> None:
     """Look at search spaces, and prove them before a search."""
+
+
+space.add_command(space_init)
 
 
 @space.command("list")

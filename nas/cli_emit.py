@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
 )
 @click.option("--base", help="Without a study: the base. Default: yolov8.")
-@click.option("--scale", metavar="LETTER[,LETTER]", help="Scales, a variant each. Default: the study's, or n.")
+@click.option(
+    "--scale", metavar="LETTER[,LETTER]", help="Scales, a variant each. Default: the study's, or the base's first."
+)
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
 )
@@ -139,11 +141,14 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str) 
 def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
     """Return the variants that the options ask for, and their files."""
     from nas import emit
+    from nas.base import load_base
     from nas.variant import parse_swaps
 
     scales = [scale.strip() for scale in (options["scale"] or "").split(",") if scale.strip()]
     if options["swaps"]:
-        variants = [parse_swaps(options["base"] or "yolov8", scale, options["swaps"]) for scale in scales or ["n"]]
+        base = options["base"] or "yolov8"
+        scales = scales or [load_base(base).default_scale]
+        variants = [parse_swaps(base, scale, options["swaps"]) for scale in scales]
         return [(variant, emit.files_of_variant(variant)) for variant in variants]
     which: emit.Which = "front" if options["front"] else "all" if options["everything"] else "best"
     study = open_study(options["study"], options["storage"])

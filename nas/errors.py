@@ -15,6 +15,10 @@ class SpaceError(NasError, ValueError):
     """A search space, a swap or a choice is wrong. Lists every problem that was found, one a line."""
 
 
+class ModelError(NasError, ValueError):
+    """A model YAML cannot be read, or is of no base that is known. Lists every problem, one a line."""
+
+
 class DataError(NasError, ValueError):
     """A dataset is missing, malformed, or holds labels or images that cannot be trained on."""
 

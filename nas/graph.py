@@ -6,13 +6,10 @@ has a name and takes its inputs by name; numbers exist only in what `LayerGraph.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import resources
 from typing import TypeAlias
-
-import yaml
 
 from nas.errors import SpaceError
 from nas.ops.registry import SlotKind, Value, did_you_mean
@@ -20,11 +17,30 @@ from nas.ops.registry import SlotKind, Value, did_you_mean
 IMAGE = "image"
 """What the first layer takes."""
 
-RowArg: TypeAlias = Value | None
+RowArg: TypeAlias = "Value | tuple[RowArg, ...] | None"
 
-_BLOCKS = frozenset(
-    {"C1", "C2", "C2f", "C3", "C3k2", "C3x", "C3Ghost", "C3TR", "C2fCIB", "A2C2f", "RepC3", "BottleneckCSP"}
-)
+_CONVS = frozenset({"Conv", "GhostConv", "DWConv", "SCDown"})
+"""Row arguments: channels, kernel, stride."""
+_HALVING = {"ADown": 3, "AConv": 3, "Focus": 1}
+"""Layers of stride 2 whose rows do not say so, and their kernels."""
+_BLOCKS: dict[str, tuple[int, bool]] = {
+    "Bottleneck": (1, True),
+    "BottleneckCSP": (1, True),
+    "C2": (1, True),
+    "C2f": (1, False),
+    "C3": (1, True),
+    "C3x": (1, True),
+    "C3Ghost": (1, True),
+    "C3TR": (1, True),
+    "C3k2": (5, True),
+    "C2fCIB": (1, False),
+    "A2C2f": (8, True),
+    "C1": (99, False),
+    "RepC3": (99, False),
+    "ELAN1": (99, False),
+    "RepNCSPELAN4": (99, False),
+}
+"""Blocks: where their rows say whether a bottleneck adds its input (99: nowhere), and what holds where they do not."""
 _POOLS = frozenset({"SPP", "SPPF", "SPPELAN"})
 
 
@@ -58,9 +74,9 @@ class Layer:
     @property
     def kind(self) -> SlotKind | None:
         """The kind of slot that this layer is; None for what cannot be swapped (concatenations, heads)."""
-        if self.module == "nn.Upsample":
+        if self.module in ("nn.Upsample", "nn.ConvTranspose2d"):
             return "up"
-        if self.module == "Conv":
+        if self.module in _CONVS or self.module in _HALVING:
             return "down" if self.slot_values["stride"] == 2 else "conv"
         if self.module in _BLOCKS:
             return "block"
@@ -71,11 +87,16 @@ class Layer:
         """What a module in this layer's place takes over from it; see `nas.ops.registry.FromSlot`."""
         if self.module == "nn.Upsample":
             return {"scale": _number(self.args[1])}
-        if self.module == "Conv":
-            kernel, stride = [*self.args[1:3], 1, 1][:2]
-            return {"kernel": _number(kernel), "stride": _number(stride)}
+        if self.module == "nn.ConvTranspose2d":
+            return {"scale": _number(self.args[2])}
+        if self.module in _HALVING:
+            return {"kernel": _HALVING[self.module], "stride": 2}
+        if self.module in _CONVS:
+            kernel, stride = (int(_number(a)) for a in [*self.args[1:3], 1, 1][:2])
+            return {"kernel": kernel - (kernel % 2 == 0), "stride": stride}  # YOLOv5's 6x6 pads as a 5x5 does
         if self.module in _BLOCKS:
-            return {"shortcut": bool(self.args[1]) if len(self.args) > 1 else False}
+            place, default = _BLOCKS[self.module]
+            return {"shortcut": bool(self.args[place]) if len(self.args) > place else default}
         return {}
 
 
@@ -96,8 +117,9 @@ class LayerGraph:
         base: Name of the base that it comes from.
         title: The base's name for people.
         nc: Classes that the YAML says; a training replaces it by the dataset's.
-        scales: Scale letter to depth, width and largest channel count.
+        scales: Scale letter to depth, width and largest channel count; empty for a base of one size.
         layers: In order of execution.
+        constants: What else its YAML sets for the whole model, such as ``activation``.
     """
 
     base: str
@@ -105,10 +127,16 @@ class LayerGraph:
     nc: int
     scales: Mapping[str, tuple[float, float, int]]
     layers: tuple[Layer, ...]
+    constants: tuple[tuple[str, RowArg], ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_index", {layer.name: i for i, layer in enumerate(self.layers)})
+
+    @property
+    def default_scale(self) -> str:
+        """The first scale letter; empty for a base of one size."""
+        return next(iter(self.scales), "")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -154,36 +182,17 @@ class LayerGraph:
         return tuple(rows)
 
 
-def bases() -> tuple[str, ...]:
-    """Return the names of the bases that ship with the tool."""
-    folder = resources.files("nas.templates.bases")
-    return tuple(sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml")))
+def with_letter(name: str, letter: str) -> str:
+    """Return a base's name at a scale: ``yolov8-p2`` at n is ``yolov8n-p2``, ``yolov10n`` stays what it is.
 
-
-@cache
-def load_base(name: str) -> LayerGraph:
-    """Return the graph of a base, without swaps.
-
-    Raises:
-        SpaceError: There is no such base.
+    That is where the host looks for the letter: behind the number.
     """
-    if name not in bases():
-        raise SpaceError(f"unknown base {name!r}{did_you_mean(name, dict.fromkeys(bases()))}")
-    data = yaml.safe_load((resources.files("nas.templates.bases") / f"{name}.yaml").read_text(encoding="utf-8"))
-    layers: list[Layer] = []
-    for layer_name, spec in data["layers"].items():
-        before = layers[-1].name if layers else IMAGE
-        sources = tuple(spec.get("from", [before]))
-        layers.append(
-            Layer(
-                layer_name, sources, spec["module"], tuple(spec["args"]), spec.get("repeats", 1), spec.get("note", "")
-            )
-        )
-    scales = {k: (float(d), float(w), int(c)) for k, (d, w, c) in data["scales"].items()}
-    return LayerGraph(data["name"], data["title"], data["nc"], scales, tuple(layers))
+    match = re.match(r"(yolo[a-z]?\d+)(.*)", name, re.IGNORECASE)
+    head, tail = (match[1], match[2]) if match else (name, "")
+    return name if letter and tail.startswith(letter) else f"{head}{letter}{tail}"
 
 
-def _number(value: RowArg) -> Value:
+def _number(value: RowArg) -> int | float:
     """Return a row argument that the base's grammar says is a number."""
     assert isinstance(value, int | float), value
     return value

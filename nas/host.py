@@ -215,6 +215,8 @@ def scale_of(path: Path, text: str) -> str:
     tasks = importlib.import_module("ultralytics.nn.tasks")
     letter = str(tasks.guess_model_scale(path))
     scales = config.get("scales") or {letter: None}
+    if not letter and len(scales) == 1:  # such as yolov10b, whose letter the host does not know
+        letter = str(next(iter(scales)))
     if letter not in scales:
         given = f"the scale {letter!r}" if letter else "no scale letter"
         raise BuildError(

@@ -26,7 +26,7 @@ def begin(new: Any, old: Any) -> None:
 
 def begin_swaps(model: Any, graph: Any, baseline: Any, given: dict[str, Any]) -> None:
     """Let every swapped layer for which there are no tensors of its own start near what it replaces."""
-    from nas.graph import load_base
+    from nas.base import load_base
 
     rows = {name: i for i, name in enumerate(load_base(graph.base).names)}
     for i, layer in enumerate(graph.layers):
@@ -44,8 +44,8 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[Any, dict[str, Any], dict[str
     Raises:
         ProxyError: The file to inherit from holds nothing that fits.
     """
+    from nas.base import load_base
     from nas.errors import ProxyError
-    from nas.graph import load_base
     from nas.host import build, inherit, named_state
     from nas.render import render
     from nas.variant import Variant
@@ -72,8 +72,8 @@ def _read_state(path: str, base: str) -> dict[str, Any]:
     """Return named tensors from a file of ours, or from an Ultralytics checkpoint of the same base."""
     import torch
 
+    from nas.base import load_base
     from nas.errors import ProxyError
-    from nas.graph import load_base
     from nas.host import named_state
 
     try:

@@ -13,7 +13,7 @@ from functools import cache
 import jinja2
 
 import nas
-from nas.graph import LayerGraph, Row, RowArg
+from nas.graph import LayerGraph, Row, RowArg, with_letter
 from nas.ops import registry
 from nas.variant import Variant
 
@@ -51,12 +51,13 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
     graph = variant.graph()
     context = {
         "name": variant.name,
-        "title": graph.title,
+        "title": with_letter(graph.title, variant.scale),
         "scale": variant.scale,
         "version": nas.__version__,
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(len(variant.swaps)),
         "nc": graph.nc,
+        "constants": [(key, _value(value)) for key, value in graph.constants],
         "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in graph.scales],
         "parts": _parts(graph),
     }
@@ -124,7 +125,7 @@ def count_swaps(swaps: int) -> str:
 def _scale(letter: str, graph: LayerGraph, summary: str) -> dict[str, str]:
     """Return one scale's constants as the host writes them."""
     depth, width, channels = graph.scales[letter]
-    comment = f" # {graph.title}{letter} summary: {summary}" if summary else ""
+    comment = f" # {with_letter(graph.title, letter)} summary: {summary}" if summary else ""
     return {"letter": letter, "constants": f"[{depth:.2f}, {width:.2f}, {channels}]", "comment": comment}
 
 
@@ -152,6 +153,8 @@ def _value(value: RowArg) -> str:
         return "None"
     if isinstance(value, bool):
         return str(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, str):
         return value if value == "nc" else f'"{value}"'
     return repr(value)

@@ -14,8 +14,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from nas.base import load_base
 from nas.errors import SpaceError
-from nas.graph import LayerGraph, load_base
+from nas.graph import LayerGraph
 from nas.ops.registry import did_you_mean
 from nas.variant import Variant, make_variant
 

@@ -2,8 +2,8 @@
 
 For example::
 
-    base: yolov8              # a base that ships with the tool
-    scale: n
+    base: yolov8              # or another detection model of the installed Ultralytics, such as yolo11
+    scale: n                  # a base of one size, such as yolov9c, has none
     slots:
       neck.up_*: [keep, CARAFE, {DySample: {style: [lp, pl]}}]     # one slot for each match
       neck.c2f_*: {choices: [keep, C2f_SPConv], tie: true}         # all matches together: one slot
@@ -27,11 +27,12 @@ from typing import Any
 
 import yaml
 
+from nas.base import bases, load_base
 from nas.errors import SpaceError
-from nas.graph import LayerGraph, bases, load_base
+from nas.graph import LayerGraph
 from nas.ops.registry import did_you_mean
 from nas.space import SearchSpace, Slot, matches
-from nas.variant import AFTER, KEEP, NONE, make_choice, match_slots, misfit, parse_choice
+from nas.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots, misfit, parse_choice
 
 _KEYS = ("base", "scale", "slots", "forbid", "constraints")
 _SLOT_KEYS = ("choices", "tie", "enabled")
@@ -128,13 +129,15 @@ class _Reader:
             return None
         top = self.mapping(root, "a space", _KEYS)
         base = str(self.value(top["base"][1])) if "base" in top else "yolov8"
-        scale = str(self.value(top["scale"][1])) if "scale" in top else "n"
         if base not in bases():
             self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(bases()))}")
             return None
         graph = load_base(base)
-        if scale not in graph.scales:
-            self.problem(top["scale"][1], f"{base} has no scale {scale!r}; its scales: {', '.join(graph.scales)}")
+        scale = str(self.value(top["scale"][1])) if "scale" in top else graph.default_scale
+        try:
+            check_scale(graph, scale)
+        except SpaceError as error:
+            self.problem(top["scale"][1], str(error))
         if "slots" not in top:
             self.problem(root, "a space needs slots")
             return None

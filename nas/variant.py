@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from nas.base import load_base
 from nas.errors import SpaceError
-from nas.graph import Layer, LayerGraph, RowArg, load_base
+from nas.graph import Layer, LayerGraph, RowArg, with_letter
 from nas.ops import registry
 from nas.ops.registry import Value
 
@@ -94,7 +95,7 @@ class Variant:
 
     Attributes:
         base: Name of the base, such as ``yolov8``.
-        scale: Scale letter.
+        scale: Scale letter; empty for a base of one size.
         swaps: Slot (a layer's name, or ``after NAME``) and label of its choice, sorted by slot, without kept layers.
     """
 
@@ -117,7 +118,7 @@ class Variant:
     @property
     def name(self) -> str:
         """The name of its files; the host reads the scale letter from it."""
-        return f"{self.base}{self.scale}-{self.id}"
+        return f"{with_letter(self.base, self.scale)}-{self.id}"
 
     @property
     def is_baseline(self) -> bool:
@@ -206,7 +207,9 @@ def match_slots(graph: LayerGraph, key: str) -> tuple[str, ...]:
 
 def check_scale(graph: LayerGraph, scale: str) -> None:
     """Raise SpaceError unless the base has the scale."""
-    if scale not in graph.scales:
+    if not graph.scales and scale:
+        raise SpaceError(f"{graph.base} has one size and no scales: leave the scale {scale!r} out")
+    if graph.scales and scale not in graph.scales:
         raise SpaceError(f"{graph.base} has no scale {scale!r}; its scales: {', '.join(graph.scales)}")
 
 

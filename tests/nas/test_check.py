@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from nas import host
+from nas.base import load_base
 from nas.check import check_space
 from nas.errors import SpaceError
-from nas.graph import load_base
 from nas.ops import registry
 from nas.render import render
 from nas.space_file import load_space, read_space, shipped

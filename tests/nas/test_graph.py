@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nas.base import bases, load_base
 from nas.errors import SpaceError
-from nas.graph import bases, load_base
 
 
 def host_yaml(name: str) -> dict:

@@ -5,8 +5,8 @@ import torch
 import yaml
 
 from nas import host
+from nas.base import load_base
 from nas.errors import BuildError, HostError
-from nas.graph import load_base
 from nas.ops import registry
 from nas.render import ANCHOR, render, render_branch
 from nas.variant import Variant, make_variant, parse_swaps
@@ -124,8 +124,12 @@ def test_what_cannot_be_built_says_why():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("yolov8-x.yaml", "backbone: []\nhead: []\nscales: {n: 1}", "gives no scale letter, expected one of n"),
-        ("yolov8s-x.yaml", "backbone: []\nhead: []\nscales: {n: 1}", "gives the scale 's', expected one of n"),
+        (
+            "yolov8-x.yaml",
+            "backbone: []\nhead: []\nscales: {n: 1, s: 1}",
+            "gives no scale letter, expected one of n, s",
+        ),
+        ("yolov8s-x.yaml", "backbone: []\nhead: []\nscales: {n: 1, s: 1}", "gives the scale 's', expected one of n"),
         ("yolov8n-x.yaml", "a: 1", "is no model YAML"),
         ("yolov8n-x.yaml", "a: [", "is not YAML"),
     ],

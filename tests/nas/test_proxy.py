@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.base import load_base
 from nas.data import load, write_resolved
-from nas.graph import load_base
 from nas.host import build, named_state
 from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker
 from nas.recipe import Recipe

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nas.base import load_base
 from nas.distil import AGAIN
-from nas.graph import load_base
 from nas.host import named_state
 from nas.inherit import graph_of
 from nas.ops.registry import entries

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from nas.bank import SwapBank, candidates_of
+from nas.base import load_base
 from nas.distil import AGAIN, Bank, Candidate, DistilJob, Distilled
 from nas.errors import StudyError
-from nas.graph import load_base
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
 from nas.recipe import Recipe
 from nas.render import render
