@@ -5,8 +5,8 @@ every layer that is the base's own inherits all of its tensors, a swapped one be
 (`nas.inherit.begin`), and what nothing inherits is listed.
 
 The file is an Ultralytics checkpoint that pickles no class of ours: in place of a model it holds a call of
-Ultralytics' own ``DetectionModel`` with the model YAML's content, and a call that loads the tensors. It so loads wherever
-the modules are registered, however they are: by ``nas.register()``, a bundle's module file, or a patched tree.
+Ultralytics' own ``DetectionModel`` with the model YAML's content, and a call that loads the tensors. So it loads
+wherever the modules are registered, however they are: by ``nas.register()``, a bundle's module file, or a patched tree.
 """
 
 from __future__ import annotations
