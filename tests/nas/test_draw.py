@@ -75,15 +75,14 @@ def test_fewer_than_asked_for(small):
         draw(small, 8)
 
 
-def test_limits_hold(small):
+def test_limits_hold():
     from nas.cost import costed
 
-    costs = {v: costed(v)[1].params for v in drawn(small)}
-    most = sorted(costs.values())[3]
-    found = draw(small.with_limits(max_params=float(most)), 4)
-    assert {costs[v] for v in found} == set(sorted(costs.values())[:4])
-    with pytest.raises(SpaceError, match="has only 0 variants"):
-        draw(small.with_limits(max_gflops=1.0), 1)
+    space = read_space("slots: {neck.down_n5: [SPConv, DynamicConv]}", "two.yaml", "two")
+    few, many = sorted((costed(v)[1].params, v) for v in drawn(space))
+    assert draw(space.with_limits(max_params=float(few[0])), 1) == [few[1]]
+    with pytest.raises(SpaceError, match="has only 1 variants"):
+        draw(space.with_limits(max_params=float(many[0] - 1)), 2)
 
 
 def test_limits_that_nothing_keeps_end(monkeypatch):

@@ -3,8 +3,8 @@
 `NAS_REGENERATE=1 pytest tests/nas/test_golden_forms.py` writes the expected files anew; read the diff.
 
 A patch is made against a small tree of our own (`tests/golden/tree`), so that the files hold no source of Ultralytics
-and do not depend on a release. A generated module file above 12,000 characters is mostly the sources of `ops`, which are
-compared elsewhere: of such a one the golden file has what it defines, in order, and its registration whole.
+and do not depend on a release. A generated module file above 12,000 characters is mostly the sources of `ops`, which
+their own tests run: of such a one the golden file has what it defines, in order, and its registration whole.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def test_it_builds_and_runs(label):
 def test_the_order_of_hashes_decides_nothing():
     """What is generated from sets and dictionaries is the same in every process."""
     code = (
-        "from nas.bundle import bundle; from nas.render import render; from nas.variant import parse_swaps; import hashlib;"
+        "import hashlib; from nas.bundle import bundle;"
+        "from nas.render import render; from nas.variant import parse_swaps;"
         f"v = parse_swaps('yolov8', 'n', {VARIANTS['all-rules']!r});"
         "print(hashlib.sha256(repr(bundle(v, render(v))).encode()).hexdigest())"
     )
