@@ -172,7 +172,7 @@ def test_several_scales_are_a_variant_each(tmp_path):
     "name", ["../out.yaml", "/tmp/out.yaml", "a/../../out.yaml", "a\\..\\out.yaml", "C:out.yaml", ""]
 )
 def test_nothing_is_written_outside_of_the_folder(name, tmp_path):
-    with pytest.raises(OutputError, match="would lie outside of .*nothing is written"):
+    with pytest.raises(OutputError, match=r"would lie outside of .*nothing is written"):
         emit.write({emit.Path("fine.yaml"): "fine", emit.Path(name): "x"}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
