@@ -159,7 +159,9 @@ def pretrained(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
         given.nc != graph.nc,
         len(kept),
         len(given.tensors),
-        *(tuple(groups[kind]) for kind in ("begun", "shared", "fresh")),
+        tuple(groups["begun"]),
+        tuple(groups["shared"]),
+        tuple(groups["fresh"]),
         tuple(k for k in given.tensors if k not in kept),
     )
 

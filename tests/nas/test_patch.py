@@ -247,7 +247,7 @@ def test_from_the_command_line(whole, tmp_path):
     assert run(*several).exit_code == 0
     assert sorted(p.suffix for p in (tmp_path / "scales").iterdir()) == [".patch", ".yaml", ".yaml"]
 
-    assert run(*swaps, "--ultralytics", whole).exit_code == 2
+    assert run(*swaps, "--form", "yaml", "--ultralytics", whole).exit_code == 2
     for wrong in (["--revert", whole, "--study", "x"], [*swaps, "--apply", whole], [*swaps, "--form", "diff"]):
         assert run(*wrong).exit_code == 2
     done = run(*swaps, "--form", "patch", "--ultralytics", tmp_path / "none")

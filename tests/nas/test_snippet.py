@@ -47,7 +47,7 @@ def test_what_it_tells_builds_the_model(version, own_cache):
     snippet = release_snippet(tree, VARIANT, files)
     assert followed(tree, snippet.text, snippet.modules) == snippet.pasted
     prove(tree, snippet.pasted, files)
-    look = "tuple" if tree.release < (8, 2, 0) else "set" if tree.release <= (8, 3, 60) else "frozenset"
+    look = "tuple" if tree.release < (8, 1, 40) else "set" if tree.release <= (8, 3, 60) else "frozenset"
     assert places(tree).dispatch == look
     assert f"elif m in {BRACKETS[look]}:" in snippet.text
     assert f"by hand in Ultralytics {tree.version}, whose" in snippet.text
