@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+import ultralytics
 from click.testing import CliRunner
 from inserted import channel_gate
 
@@ -223,6 +226,21 @@ def test_a_bundle_trains_from_it_without_nas(stock, tiny_data, tmp_path):
     further = [*SMALL, f"project={tmp_path}", "name=run"]
     run("train.py", "--data", tiny_data, "--epochs", "1", "--weights", f"{name}.pt", *further)
     assert (tmp_path / "run" / "weights" / "last.pt").exists()
+
+
+def test_in_a_patched_tree(stock, tmp_path):
+    result, files = made(SWAPS, stock)
+    shutil.copytree(
+        Path(ultralytics.__file__).parent, tmp_path / "ultralytics", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    emit.apply_patch(parse_swaps("yolov8", "n", SWAPS), files, tmp_path)
+    (tmp_path / f"{files.name}.yaml").write_text(files.yaml)
+    (tmp_path / result.name).write_bytes(result.content)
+    code = LOAD.format(register=f"sys.path.insert(0, {str(tmp_path)!r})")
+    command = [sys.executable, "-c", code, f"{files.name}.yaml", result.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "[]"
 
 
 def test_written_beside_the_other_forms(stock, tmp_path):
