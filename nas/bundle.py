@@ -26,12 +26,13 @@ assert not found, f"{found} imported"
 """
 
 
-def bundle(variant: Variant, files: ModelFiles) -> dict[str, str]:
+def bundle(variant: Variant, files: ModelFiles, weights: str | None = None) -> dict[str, str]:
     """Return the files of a bundle by name: model YAML, one module file, training script, requirements, README.
 
     Args:
         variant: The variant, with a swap at least.
         files: What was rendered for it; its model YAML is taken as it is.
+        weights: Name of a checkpoint that will lie beside, if there is one.
 
     Raises:
         OutputError: The variant is the stock model, which needs no bundle.
@@ -46,6 +47,8 @@ def bundle(variant: Variant, files: ModelFiles) -> dict[str, str]:
         "names": ", ".join(modules),
         "title": with_letter(graph.title, variant.scale),
         "version": nas.__version__,
+        "weights": weights,
+        "weights_option": f" --weights {weights}" if weights else "",
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(len(variant.swaps)),
         "source": standalone(modules).rstrip(),

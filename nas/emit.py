@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -12,8 +12,10 @@ from nas.cost import costed
 from nas.errors import OutputError, StudyError
 from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
 from nas.patch import prove as prove_patch
+from nas.pretrained import Pretrained
 from nas.rank import rank
 from nas.render import ModelFiles, render
+from nas.snippet import release_snippet
 from nas.study import Study
 from nas.trial import Trial
 from nas.variant import Variant
@@ -78,32 +80,71 @@ def files_of_variant(variant: Variant) -> ModelFiles:
     return costed(variant)[0]
 
 
+def files_at_scales(found: Trial | Variant, scales: Sequence[str] = ()) -> list[tuple[Variant, ModelFiles]]:
+    """Return the files of the same swaps at several scales, each proved by building and costing it.
+
+    A trial's own model YAML is the one that it was built from, byte for byte, whatever else is asked for. Every other
+    one states the costs of all scales asked for.
+
+    Args:
+        found: A trial of a study, or a variant that no study holds.
+        scales: Scale letters; none for its own.
+
+    Raises:
+        BuildError: A variant cannot be built.
+        SpaceError: The base has no such scale.
+    """
+    variant = found.variant if isinstance(found, Trial) else found
+    letters = list(dict.fromkeys(scales)) or [variant.scale]
+    if letters == [variant.scale]:
+        return [(variant, files_of_trial(found) if isinstance(found, Trial) else files_of_variant(variant))]
+    variants = [variant.with_scale(letter) for letter in letters]
+    costs = {v.scale: costed(v)[1].summary for v in variants}
+    return [
+        (v, files_of_trial(found) if isinstance(found, Trial) and v == variant else render(v, costs)) for v in variants
+    ]
+
+
 def texts_of(
-    variant: Variant, files: ModelFiles, forms: Iterable[str], ultralytics: Path | None = None
-) -> dict[Path, str]:
+    variant: Variant,
+    files: ModelFiles,
+    forms: Iterable[str],
+    ultralytics: Path | None = None,
+    weights: Pretrained | None = None,
+) -> dict[Path, str | bytes]:
     """Return what a variant's forms are made of, by path below the folder that the user names.
 
     Args:
         variant: The variant.
         files: What was rendered for it.
-        forms: Of `FORMS`. A bundle or patch is proved first: its model is built in a process of its own.
-        ultralytics: The tree that a patch is for; None for the installed one.
+        forms: Of `FORMS`. A bundle, a patch and a snippet for a given tree are proved first: the model is built in a
+            process of its own.
+        ultralytics: The tree that a patch or snippet is for. None: the installed one for a patch, any for a snippet.
+        weights: A checkpoint to write beside; a bundle holds its own copy.
 
     Raises:
         OutputError: A bundle or patch of the stock model, a bundle that does not build, or a tree that has the patch.
         HostError: A tree that cannot be patched, or does not build the variant then.
     """
-    texts: dict[Path, str] = {}
+    texts: dict[Path, str | bytes] = {}
     for form in forms:
         if form == "bundle":
-            parts = bundle(variant, files)
+            parts = bundle(variant, files, weights.name if weights else None)
             prove(parts, files)
             texts |= {Path(files.name) / name: text for name, text in parts.items()}
+            if weights:
+                texts[Path(files.name) / weights.name] = weights.content
         elif form == "patch":
             tree, new = _patch(variant, files, ultralytics)
             if not new:
                 raise OutputError(f"the Ultralytics in {tree.root} is patched with these modules already")
             texts[Path(f"{files.name}.patch")] = diff(tree, new)
+        elif form == "snippet" and ultralytics is not None and variant.modules:
+            tree = read_tree(ultralytics)
+            snippet = release_snippet(tree, variant, files)
+            prove_patch(tree, snippet.pasted, files)
+            texts[Path(f"{files.name}.snippet.txt")] = snippet.text
+            texts[Path(f"{files.name}.modules.py")] = snippet.modules
         else:
             ending, text = {
                 "yaml": (".yaml", files.yaml),
@@ -111,6 +152,8 @@ def texts_of(
                 "plugin": (".train.py", files.train),
             }[form]
             texts[Path(f"{files.name}{ending}")] = text
+    if weights and set(forms) != {"bundle"}:
+        texts[Path(weights.name)] = weights.content
     return texts
 
 
@@ -146,21 +189,28 @@ def _patch(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree
     return tree, new
 
 
-def write(texts: Mapping[Path, str], folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:
+def write(texts: Mapping[Path, str | bytes], folder: Path, *, force: bool = False, dry_run: bool = False) -> list[Path]:
     """Write files and return their paths: all of them or, if one cannot be, none.
 
     Args:
-        texts: What to write, by path below `folder`.
+        texts: What to write, by path below `folder`; text as UTF-8 with plain line ends.
         folder: Where; made if it is not there.
         force: Whether existing files may be replaced.
         dry_run: Whether to only say what would be written.
 
     Raises:
-        OutputError: A file exists and differs, or cannot be written. Nothing has been written then.
+        OutputError: A path leads out of the folder, or a file exists and differs or cannot be written. Nothing has been
+            written then.
     """
-    whole = {folder / path: text for path, text in texts.items()}
+    if out := [path for path in texts if not _inside(path)]:
+        raise OutputError(f"{', '.join(map(repr, map(str, out)))} would lie outside of {folder}: nothing is written")
+    whole = {folder / path: text.encode() if isinstance(text, str) else text for path, text in texts.items()}
+    done: list[Path] = []
     try:
-        exists = [p for p, text in whole.items() if p.exists() and p.read_text(encoding="utf-8") != text]
+        if folders := [p for p in whole if p.is_dir()]:
+            raise OutputError(f"{', '.join(map(str, folders))} is a folder: move it away, or give another -o")
+        old = {p: p.read_bytes() for p in whole if p.exists()}
+        exists = [p for p, before in old.items() if before != whole[p]]
         if exists and not force:
             raise OutputError(f"{', '.join(map(str, exists))} exists and differs; --force replaces it")
         if dry_run:
@@ -169,15 +219,30 @@ def write(texts: Mapping[Path, str], folder: Path, *, force: bool = False, dry_r
             parent.mkdir(parents=True, exist_ok=True)
         beside = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in whole}
         try:
-            for path, text in whole.items():
-                beside[path].write_text(text, encoding="utf-8", newline="\n")
+            for path, content in whole.items():
+                beside[path].write_bytes(content)
             for path in whole:
                 beside[path].replace(path)
+                done.append(path)
+        except BaseException:
+            for path in done:
+                path.write_bytes(old[path]) if path in old else path.unlink()
+            raise
         finally:
             for path in beside.values():
                 path.unlink(missing_ok=True)
     except OutputError:
         raise
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error}") from None
     return list(whole)
+
+
+def _inside(path: Path) -> bool:
+    """Whether a path names a file below the folder that it is joined to, on any system."""
+    return (
+        bool(path.name)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and not any(c in part for part in path.parts for c in "\\:\0")
+    )

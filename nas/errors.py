@@ -39,6 +39,10 @@ class StudyError(NasError, RuntimeError):
     """A study's storage cannot be used, or it holds a study of another space, dataset or recipe."""
 
 
+class WeightsError(NasError, ValueError):
+    """A file of weights is missing, no checkpoint, or of another model or scale."""
+
+
 class OutputError(NasError, FileExistsError):
     """A file would be overwritten, or cannot be written."""
 

@@ -14,14 +14,18 @@ def graph_of(job: ProxyJob) -> Any:
     return Variant(job.base, job.scale, job.swaps).graph()
 
 
-def begin(new: Any, old: Any) -> None:
-    """Let a module start near the trained layer that it replaces: equal tensors, then what its registry entry knows."""
+def begin(new: Any, old: Any) -> bool:
+    """Let a module start near the trained layer that it replaces: equal tensors, then what its registry entry knows.
+
+    Returns:
+        Whether its entry knew how.
+    """
     from nas.ops import start
 
     own = new.state_dict()
     shared = {k: v for k, v in old.state_dict().items() if k in own and own[k].shape == v.shape}
     new.load_state_dict(shared, strict=False)
-    start.begin(new, old)
+    return start.begin(new, old)
 
 
 def begin_swaps(model: Any, graph: Any, baseline: Any, given: dict[str, Any]) -> None:

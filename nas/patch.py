@@ -21,22 +21,21 @@ from pathlib import Path
 import nas
 from nas.errors import HostError
 from nas.ops import registry
+from nas.release import OLDEST, STAND_INS, nearest, version_text
 from nas.render import ANCHOR, ModelFiles, render_branch
 from nas.standalone import standalone
-
-OLDEST, NEWEST = (8, 0, 100), (8, 4, 190)
-"""Releases between which the anchors were checked; later ones work as long as they have them."""
 
 TASKS = Path("ultralytics/nn/tasks.py")
 MODULES = Path("ultralytics/nn/modules/swapnas.py")
 
 _DEFINITION = "def parse_model("
-_BEGIN, _END = "# >>> swapnas", "# <<< swapnas"
-_BLOCK = re.compile(rf"^[ ]*{_BEGIN}[^\n]*: (?P<names>[^\n:]*)\n.*?^[ ]*{_END}[^\n]*\n(?P<gap>\n*)", re.M | re.S)
+BEGIN, _END = "# >>> swapnas", "# <<< swapnas"
+_BLOCK = re.compile(rf"^[ ]*{BEGIN}[^\n]*: (?P<names>[^\n:]*)\n.*?^[ ]*{_END}[^\n]*\n(?P<gap>\n*)", re.M | re.S)
 
 _PROOF = """
 import os, sys
 sys.path.insert(0, os.getcwd())
+sys.path.append(os.path.join(os.getcwd(), "stand-ins"))  # last: only for what is not installed
 import ultralytics
 from ultralytics.nn.tasks import DetectionModel
 assert os.path.realpath(ultralytics.__file__).startswith(os.path.realpath(os.getcwd())), ultralytics.__file__
@@ -50,15 +49,20 @@ class Tree:
 
     Attributes:
         root: The folder that holds ``ultralytics``.
-        version: Its release.
+        release: Its release, as numbers.
         tasks: The text of ``nn/tasks.py``, with line ends as they are.
         modules: The text of our module file, None where there is none.
     """
 
     root: Path
-    version: str
+    release: tuple[int, ...]
     tasks: str
     modules: str | None
+
+    @property
+    def version(self) -> str:
+        """Its release, as it is written."""
+        return version_text(self.release)
 
 
 def read_tree(path: Path | None) -> Tree:
@@ -89,11 +93,11 @@ def read_tree(path: Path | None) -> Tree:
     if found is None:
         raise HostError(f"{root / 'ultralytics/__init__.py'} says no version")
     version = tuple(map(int, found.groups()))
-    text = ".".join(map(str, version))
+    text = version_text(version)
     if version < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
+        oldest = version_text(OLDEST)
         raise HostError(f"Ultralytics {text} in {root}: {oldest} is the oldest release that can be patched")
-    return Tree(root, text, tasks, modules)
+    return Tree(root, version, tasks, modules)
 
 
 def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
@@ -110,7 +114,7 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
         raise HostError(f"{tree.root / TASKS} was patched with {lost}, which this tool does not know: revert it first")
     ours = [n for n in names if not known[n].cls.__module__.startswith("ultralytics.")]
     text = original
-    head = f"{_BEGIN} {nas.__version__}: {', '.join(ours)}\n"
+    head = f"{BEGIN} {nas.__version__}: {', '.join(ours)}\n"
     line = f"from ultralytics.nn.modules.swapnas import {', '.join(ours)}  # noqa: E402  beside what needs it\n"
     imports = f"{head}{line}{_END}\n\n\n"
     for anchor, block in ((_DEFINITION, imports), (ANCHOR, render_branch(ours))):
@@ -119,21 +123,30 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
         if count != 1:
             raise HostError(
                 f"Ultralytics {tree.version} in {tree.root}: the anchor {place.strip()!r} stands {count} times in "
-                f"{TASKS}, not once; the nearest release that is known to have it is {_nearest(tree.version)}"
+                f"{TASKS}, not once; the nearest release that is known to have it is {nearest(tree.release)}"
             )
         before = re.search(rf"^{re.escape(place)}", text, re.M)
         assert before is not None, "counted above"
         text = text[: before.start()] + block + text[before.start() :]
-    file = (
-        "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
-        f'"""Modules of SwapNAS {nas.__version__}; do not edit: `nas emit-yaml --revert PATH` takes this out."""\n\n'
-        f"from __future__ import annotations\n\n{standalone(ours)}"
-    )
+    file = module_file(ours, "do not edit: `nas emit-yaml --revert PATH` takes this out.")
     if "\r\n" in tree.tasks:
         text, file = text.replace("\n", "\r\n"), file.replace("\n", "\r\n")
     new = {TASKS: text, MODULES: file}
     old = {TASKS: tree.tasks, MODULES: tree.modules}
     return {path: content for path, content in new.items() if content != old[path]}
+
+
+def module_file(modules: Iterable[str], note: str) -> str:
+    """Return the text of the module file that goes to `MODULES`.
+
+    Raises:
+        ValueError: A module is not registered.
+    """
+    return (
+        "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
+        f'"""Modules of SwapNAS {nas.__version__}; {note}"""\n\n'
+        f"from __future__ import annotations\n\n{standalone(modules)}"
+    )
 
 
 def reverted(tree: Tree) -> dict[Path, str | None]:
@@ -175,6 +188,9 @@ def prove(tree: Tree, new: dict[Path, str], files: ModelFiles) -> None:
         shutil.copytree(tree.root / "ultralytics", copy / "ultralytics", ignore=shutil.ignore_patterns("__pycache__"))
         for path, text in new.items():
             (copy / path).write_bytes(text.encode())
+        (copy / "stand-ins").mkdir()
+        for name, text in STAND_INS.items():
+            (copy / "stand-ins" / name).write_text(text, encoding="utf-8")
         model = copy / f"{files.name}.yaml"
         model.write_text(files.yaml, encoding="utf-8")
         done = subprocess.run(
@@ -230,11 +246,11 @@ def _split(tree: Tree) -> tuple[str, Sequence[str]]:
     """
     text = tree.tasks.replace("\r\n", "\n")
     blocks = list(_BLOCK.finditer(text))
-    marks = len(re.findall(rf"^[ ]*{_BEGIN}", text, re.M)), len(re.findall(rf"^[ ]*{_END}", text, re.M))
+    marks = len(re.findall(rf"^[ ]*{BEGIN}", text, re.M)), len(re.findall(rf"^[ ]*{_END}", text, re.M))
     names = {block["names"] for block in blocks}
     if marks not in ((0, 0), (2, 2)) or len(blocks) != marks[0] or len(names) > 1 or bool(blocks) != bool(tree.modules):
         raise HostError(
-            f"{tree.root / TASKS} is half patched: {marks[0]} lines {_BEGIN!r} and {marks[1]} lines {_END!r}, expected "
+            f"{tree.root / TASKS} is half patched: {marks[0]} lines {BEGIN!r} and {marks[1]} lines {_END!r}, expected "
             f"two of each (or none), of the same modules, and {MODULES} {'there' if marks[0] else 'not there'}; "
             "take its original from the release"
         )
@@ -243,11 +259,6 @@ def _split(tree: Tree) -> tuple[str, Sequence[str]]:
         gap = block["gap"] if block[0].startswith(" ") else block["gap"][2:]
         text = text[: block.start()] + gap + text[block.end() :]
     return text, [name for name in next(iter(names), "").split(", ") if name]
-
-
-def _nearest(version: str) -> str:
-    own = tuple(map(int, version.split(".")))
-    return ".".join(map(str, min(max(own, OLDEST), NEWEST)))
 
 
 def _lines(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, TypeAlias
 
 import jinja2
 
@@ -16,6 +17,9 @@ import nas
 from nas.graph import LayerGraph, Row, RowArg, with_letter
 from nas.ops import registry
 from nas.variant import Variant
+
+Dispatch: TypeAlias = Literal["tuple", "set", "frozenset"]
+"""How parse_model lists the modules that it treats alike, by release."""
 
 ANCHOR = "        elif m is Concat:\n"
 """The line of Ultralytics' parse_model before which the branch goes; unique in every release from 8.0.0 to 8.4.190."""
@@ -69,8 +73,12 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
     )
 
 
-def render_branch(modules: Iterable[str]) -> str:
+def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> str:
     """Return the branch of parse_model that knows the channels of registered modules; empty for none.
+
+    Args:
+        modules: Their names.
+        dispatch: How the lists of modules are written; any of them works in every release.
 
     Raises:
         ValueError: A module is not registered.
@@ -81,7 +89,7 @@ def render_branch(modules: Iterable[str]) -> str:
         rules[registry.get(name).rule].append(name)
     if not names:
         return ""
-    lists = {rule: ", ".join(members) for rule, members in rules.items()}
+    lists = {rule: _members(members, dispatch) for rule, members in rules.items()}
     context = {"version": nas.__version__, "names": ", ".join(names), **lists}
     return environment().get_template("branch.py.j2").render(context)
 
@@ -102,6 +110,15 @@ def render_snippet(variant: Variant) -> str:
             branch=render_branch(modules),
         )
     )
+
+
+def _members(names: list[str], dispatch: Dispatch) -> str:
+    """Return modules as Python would test for them; empty for none."""
+    text = ", ".join(names)
+    if dispatch == "tuple" and len(names) == 1:
+        text += ","
+    before, after = {"tuple": ("(", ")"), "set": ("{", "}"), "frozenset": ("frozenset({", "})")}[dispatch]
+    return f"{before}{text}{after}" if names else ""
 
 
 @cache

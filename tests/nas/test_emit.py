@@ -166,3 +166,92 @@ def test_several_scales_are_a_variant_each(tmp_path):
     for wrong in (["--scale", "n,q"], ["--front"], ["--all"]):
         assert CliRunner().invoke(cli, [*swap, *wrong]).exit_code in (1, 2)
     assert CliRunner().invoke(cli, ["emit-yaml", "--study", "a", "--front", "--all"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.yaml", "/tmp/out.yaml", "a/../../out.yaml", "a\\..\\out.yaml", "C:out.yaml", ""]
+)
+def test_nothing_is_written_outside_of_the_folder(name, tmp_path):
+    with pytest.raises(OutputError, match=r"would lie outside of .*nothing is written"):
+        emit.write({emit.Path("fine.yaml"): "fine", emit.Path(name): "x"}, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_a_files_place(files, texts, tmp_path):
+    (tmp_path / f"{files.name}.yaml").mkdir()
+    for force in (False, True):
+        with pytest.raises(OutputError, match=r"\.yaml is a folder: move it away"):
+            emit.write(texts, tmp_path, force=force)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_write_that_fails_half_way_is_taken_back(files, texts, tmp_path, monkeypatch):
+    """The second file cannot be put in its place: the first is as it was, and nothing lies beside."""
+    first, second, _ = (tmp_path / path for path in texts)
+    first.write_text("mine")
+    plain = emit.Path.replace
+
+    def refuse(path, target):
+        if target == second:
+            raise PermissionError("read-only")
+        return plain(path, target)
+
+    monkeypatch.setattr(emit.Path, "replace", refuse)
+    with pytest.raises(OutputError, match=r"cannot write to .*read-only"):
+        emit.write(texts, tmp_path, force=True)
+    assert [p.name for p in tmp_path.iterdir()] == [first.name]
+    assert first.read_text() == "mine"
+
+
+def test_a_trials_own_bytes_and_the_costs_of_all_scales(ranked_study):
+    study = ranked_study([({"neck.up_*": "CARAFE"}, "done", 0.42, 8.2)])
+    from dataclasses import replace
+
+    trial = replace(study.trials()[0], yaml="what was trained\n")
+    (own,) = emit.files_at_scales(trial)
+    assert own[1].yaml == trial.yaml
+    (n, s) = emit.files_at_scales(trial, ["n", "s", "n"])
+    assert n[1].yaml == trial.yaml
+    stated = [line[2] for line in s[1].yaml.splitlines() if line.startswith("  ") and "GFLOPs" in line]
+    assert stated == ["n", "s"]
+    assert s[0].swaps == trial.variant.swaps
+    assert [v.scale for v, _ in emit.files_at_scales(trial.variant, ["s"])] == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--scale", "q"], "yolov8 has no scale 'q'; its scales: n, s, m, l, x"),
+        (["--scale", "n,q"], "yolov8 has no scale 'q'"),
+        (["--base", "yolov9"], "unknown base 'yolov9'"),
+        (["--base", "../yolov8"], "unknown base '../yolov8'"),
+        (["--swap", "neck.up_p9=CARAFE"], "yolov8 has no layer 'neck.up_p9'"),
+        (["--swap", "neck.up_p4=SPConv"], "SPConv fits slots of kind"),
+    ],
+)
+def test_what_does_not_fit_the_base(more, words, tmp_path):
+    from nas.cli import cli
+
+    command = ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "-o", str(tmp_path / "out"), *more]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_or_cannot_be_written(tmp_path, monkeypatch):
+    from nas.cli import cli
+
+    (tmp_path / "out").write_text("mine")
+    swap = ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "--form", "yaml", "-o"]
+    assert CliRunner().invoke(cli, [*swap, str(tmp_path / "out")]).exit_code == 2
+    result = CliRunner().invoke(cli, [*swap, str(tmp_path / "out" / "below")])
+    assert result.exit_code == 1
+    assert "cannot write to" in result.output
+    monkeypatch.setattr(
+        emit.Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system"))
+    )
+    result = CliRunner().invoke(cli, [*swap, str(tmp_path / "other")])
+    assert result.exit_code == 1
+    assert "Read-only file system" in result.output
+    assert "Traceback" not in result.output

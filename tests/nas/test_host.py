@@ -127,7 +127,7 @@ def test_what_cannot_be_built_says_why():
         (
             "yolov8-x.yaml",
             "backbone: []\nhead: []\nscales: {n: 1, s: 1}",
-            "gives no scale letter, expected one of n, s",
+            "no scale letter, expected one of n, s",
         ),
         ("yolov8s-x.yaml", "backbone: []\nhead: []\nscales: {n: 1, s: 1}", "gives the scale 's', expected one of n"),
         ("yolov8n-x.yaml", "a: 1", "is no model YAML"),

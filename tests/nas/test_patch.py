@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import ultralytics
 from click.testing import CliRunner
+from releases import RELEASES, fetched, run, stand_ins
 
 from nas import emit, patch
 from nas.cli import cli
@@ -23,7 +21,6 @@ from nas.variant import Variant, parse_swaps
 
 SWAPS = ["neck.up_p4=CARAFE", "neck.c2f_p4=C2f_DCNv4", "backbone.down_p4=SPConv"]
 VARIANT = parse_swaps("yolov8", "n", SWAPS)
-RELEASES = ["8.0.100", "8.0.200", "8.1.40", "8.2.50", "8.3.0", "8.3.70", "8.3.200", "8.4.0", "8.4.100"]
 
 
 def contents(root):
@@ -250,7 +247,7 @@ def test_from_the_command_line(whole, tmp_path):
     assert run(*several).exit_code == 0
     assert sorted(p.suffix for p in (tmp_path / "scales").iterdir()) == [".patch", ".yaml", ".yaml"]
 
-    assert run(*swaps, "--ultralytics", whole).exit_code == 2
+    assert run(*swaps, "--form", "yaml", "--ultralytics", whole).exit_code == 2
     for wrong in (["--revert", whole, "--study", "x"], [*swaps, "--apply", whole], [*swaps, "--form", "diff"]):
         assert run(*wrong).exit_code == 2
     done = run(*swaps, "--form", "patch", "--ultralytics", tmp_path / "none")
@@ -285,66 +282,17 @@ with torch.no_grad():
     y = model(torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64))
 torch.save((sum(p.numel() for p in model.parameters()), y[0] if isinstance(y, (list, tuple)) else y), output)
 """
-STUBS = {
-    "pkg_resources.py": """
-def parse_version(text):
-    return tuple(int(p) for p in text.split("+")[0].split(".") if p.isdigit())
-def parse_requirements(lines):
-    return []
-def require(name):
-    return []
-class DistributionNotFound(Exception):
-    pass
-class VersionConflict(Exception):
-    pass
-""",
-    "pandas.py": "class DataFrame:\n    pass\nclass Series:\n    pass\n",
-    "seaborn.py": "",
-}
-"""What old releases import and building a model does not use."""
-
-
-@pytest.fixture(scope="module")
-def releases(tmp_path_factory):
-    """Return a function that unpacks a release, fetched once."""
-    cache = tmp_path_factory.mktemp("releases")
-
-    def fetch(version):
-        root = cache / version
-        if not root.exists():
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--no-deps",
-                "--no-binary=:none:",
-                "-d",
-                str(cache),
-            ]
-            done = subprocess.run([*command, f"ultralytics=={version}"], capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"Ultralytics {version} cannot be fetched: {done.stderr.strip()[-200:]}")
-            with zipfile.ZipFile(cache / f"ultralytics-{version}-py3-none-any.whl") as wheel:
-                wheel.extractall(root)
-        return root
-
-    return fetch
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", RELEASES)
-def test_every_release_builds_the_same_patched_and_in_memory(version, releases, tmp_path, monkeypatch):
+def test_every_release_builds_the_same_patched_and_in_memory(version, own_cache, tmp_path):
     import torch
 
-    original = releases(version)
+    original = fetched(version, own_cache)
     root = tmp_path / "patched"
     shutil.copytree(original, root)
-    stubs = tmp_path / "stubs"
-    stubs.mkdir()
-    for name, text in STUBS.items():
-        (stubs / name).write_text(text)
+    stubs = stand_ins(tmp_path / "stubs")
     (stubs / "modules.py").write_text(f"from __future__ import annotations\n\n{standalone(VARIANT.modules)}")
     (stubs / "branch.txt").write_text(patch.render_branch(VARIANT.modules))
     files = render(VARIANT)
@@ -352,18 +300,9 @@ def test_every_release_builds_the_same_patched_and_in_memory(version, releases, 
     model.write_text(files.yaml)
 
     def build(tree, output, *more):
-        path = os.pathsep.join(map(str, (tree, stubs)))
-        arguments = [str(a) for a in (model, tmp_path / "weights.pt", output, *more)]
-        done = subprocess.run(
-            [sys.executable, "-c", BUILD, *arguments],
-            env=os.environ | {"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        run(BUILD, model, tmp_path / "weights.pt", output, *more, path=[tree, stubs])
         return torch.load(output)
 
-    monkeypatch.setenv("PYTHONPATH", str(stubs))  # for the proof, which runs before anything is written
     before = contents(root)
     emit.apply_patch(VARIANT, files, root)
     assert emit.apply_patch(VARIANT, files, root) == []

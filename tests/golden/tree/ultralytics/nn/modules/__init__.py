@@ -1,0 +1,1 @@
+"""Where a patch puts its module file."""
