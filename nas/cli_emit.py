@@ -139,6 +139,7 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str) 
 def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
     """Return the variants that the options ask for, and their files."""
     from nas import emit
+    from nas.own import use
     from nas.variant import parse_swaps
 
     scales = [scale.strip() for scale in (options["scale"] or "").split(",") if scale.strip()]
@@ -147,6 +148,7 @@ def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
         return [(variant, emit.files_of_variant(variant)) for variant in variants]
     which: emit.Which = "front" if options["front"] else "all" if options["everything"] else "best"
     study = open_study(options["study"], options["storage"])
+    use(study.settings.space.modules)
     chosen = []
     for trial in emit.chosen_trials(study, number=options["trial"], which=which):
         for scale in scales or [trial.variant.scale]:

@@ -15,6 +15,10 @@ class SpaceError(NasError, ValueError):
     """A search space, a swap or a choice is wrong. Lists every problem that was found, one a line."""
 
 
+class ModuleFileError(NasError, ImportError):
+    """A file of own modules cannot be read, fails when it is imported, or registers nothing that can be used."""
+
+
 class DataError(NasError, ValueError):
     """A dataset is missing, malformed, or holds labels or images that cannot be trained on."""
 

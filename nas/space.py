@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from nas.errors import SpaceError
 from nas.graph import LayerGraph, load_base
 from nas.ops.registry import did_you_mean
+from nas.own import ModuleFile
 from nas.variant import Variant, make_variant
 
 
@@ -48,6 +49,8 @@ class SearchSpace:
         slots: In order of the file.
         forbid: Assignments (slot to label, globs allowed in both) of which no variant may hold all.
         limits: ``max_gflops`` (at 640 px, Ultralytics' convention) and ``max_params``.
+        modules: Files of own modules, with their texts: what was searched is what is emitted. `nas.own.use` registers
+            them; reading a space file does so.
     """
 
     name: str
@@ -56,6 +59,7 @@ class SearchSpace:
     slots: tuple[Slot, ...]
     forbid: tuple[tuple[tuple[str, str], ...], ...] = ()
     limits: tuple[tuple[str, float], ...] = ()
+    modules: tuple[ModuleFile, ...] = ()
 
     @property
     def active(self) -> tuple[Slot, ...]:
@@ -82,6 +86,8 @@ class SearchSpace:
             "limits": dict(self.limits),
             "name": self.name,
         }
+        if self.modules:
+            body["modules"] = [[file.name, file.text] for file in self.modules]
         return json.dumps(body, sort_keys=True)
 
     @classmethod
@@ -95,6 +101,7 @@ class SearchSpace:
             tuple(Slot(k, tuple(ls), tuple(cs), e) for k, ls, cs, e in body["slots"]),
             tuple(tuple((slot, label) for slot, label in rule) for rule in body["forbid"]),
             tuple(sorted(body["limits"].items())),
+            tuple(ModuleFile(name, text) for name, text in body.get("modules", ())),
         )
 
     @property
