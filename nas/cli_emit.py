@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli_shared import JSON, STORAGE, open_study, prepare
+from nas.cli_shared import JSON, MODULES, STORAGE, load_own, open_study, prepare
 
 if TYPE_CHECKING:
     from nas.render import ModelFiles
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
 )
+@MODULES
 @click.option("--base", help="Without a study: the base. Default: yolov8.")
 @click.option("--scale", metavar="LETTER[,LETTER]", help="Scales, a variant each. Default: the study's, or n.")
 @click.option(
@@ -68,6 +69,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         return _revert(options, as_json)
     _check(options)
     prepare()
+    load_own(options["module_files"])
     from nas import emit
 
     forms = [form.strip() for form in options["forms"].split(",") if form.strip()]
@@ -112,6 +114,8 @@ def _check(options: dict[str, Any]) -> None:
         raise click.UsageError(f"give one of {', '.join(which)}")
     if options["study"] and options["base"]:
         raise click.UsageError("--base goes with --swap; a study knows its base")
+    if options["study"] and options["module_files"]:
+        raise click.UsageError("--modules goes with --swap; a study holds the modules that it searched")
 
 
 def _revert(options: dict[str, Any], as_json: bool) -> None:

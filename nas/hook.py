@@ -1,11 +1,13 @@
 """Registers the modules with Ultralytics as soon as both are there, so that ``import nas`` is all that a script needs.
 
 Importing this package must stay cheap, and may come before or after Ultralytics. So the modules are registered when the
-import of ``ultralytics.nn.tasks`` ends; where that is itself a part of importing `nas.ops`, when this ends.
+import of ``ultralytics.nn.tasks`` ends. Where that is itself a part of importing this package, whose modules are then
+half made, they are registered when the first model is built.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -15,16 +17,16 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-_TASKS, _OPS = "ultralytics.nn.tasks", "nas.ops"
+_TASKS = "ultralytics.nn.tasks"
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Has the end of two imports noticed; finding is left to the finders after it."""
+    """Has the end of one import noticed; finding is left to the finders after it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in (_TASKS, _OPS):
+        if fullname != _TASKS:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
@@ -50,28 +52,47 @@ class _Announcing(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.inner
         self.inner.exec_module(module)
-        _try_register(ended=module.__name__)
+        try_register(ended=_TASKS)
 
 
 def install() -> None:
     """Register the modules now if Ultralytics is imported, else when it is."""
     if not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watcher())
-    if _TASKS in sys.modules:
-        _try_register(ended="")
+    try_register()
 
 
-def _try_register(ended: str) -> None:
-    """Register unless one of the two is still being imported, whose end comes here again.
+def try_register(ended: str = "") -> None:
+    """Register the modules if Ultralytics is there, or have that done when the first model is built.
 
     A host that cannot take them must stay usable without them, so this warns; `nas.host.register` raises.
+
+    Args:
+        ended: The module whose import has come to its end, though Python does not say so yet.
     """
-    if any(_is_importing(name) for name in (_TASKS, _OPS) if name != ended) or _TASKS not in sys.modules:
+    tasks: Any = sys.modules.get(_TASKS)
+    if tasks is None or (_is_importing(_TASKS) and ended != _TASKS):
+        return
+    half_made = [name for name in list(sys.modules) if name.startswith("nas.") and _is_importing(name)]
+    if half_made and half_made != [ended]:
+        tasks.parse_model = _registering(tasks, tasks.parse_model)
         return
     try:
         importlib.import_module("nas.host").register()
     except Exception as error:  # an import of Ultralytics must not fail by what is registered with it
         warnings.warn(f"the modules of nas are not registered: {error}", RuntimeWarning, stacklevel=2)
+
+
+def _registering(tasks: Any, stock: Any) -> Any:
+    """Return a parse_model that registers the modules and makes way for the one that knows them."""
+
+    @functools.wraps(stock)
+    def parse_model(*args: Any, **kwargs: Any) -> Any:
+        tasks.parse_model = stock
+        try_register()
+        return tasks.parse_model(*args, **kwargs)
+
+    return parse_model
 
 
 def _is_importing(name: str) -> bool:

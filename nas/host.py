@@ -49,7 +49,8 @@ def register() -> None:
     global _pristine, _rebound
     tasks: Any = importlib.import_module("ultralytics.nn.tasks")
     if _pristine is None:
-        _pristine = (tasks.parse_model, parse_model_source(tasks))
+        stock = inspect.unwrap(tasks.parse_model)  # `nas.hook` may have wrapped it
+        _pristine = (stock, parse_model_source(tasks))
     entries = {e.name: e for e in registry.entries().values() if not e.cls.__module__.startswith("ultralytics.")}
     modules = {name: entry.cls for name, entry in entries.items()}
     before = _rebound[0] if _rebound else {}

@@ -135,14 +135,17 @@ def print_cost(path: Path, *, as_json: bool) -> None:
 
     Raises:
         BuildError: It is no model YAML, or cannot be built.
+        ModuleFileError: It names own modules that are not there.
     """
     from nas.cost import IMGSZ, model_cost
     from nas.host import build, scale_of
+    from nas.own import load_named
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"cannot read {path}: {error}") from None
+    load_named(text, path.parent)
     cost = model_cost(build(text, scale_of(path, text)))
     if as_json:
         return click.echo(json.dumps({"model": str(path), "imgsz": IMGSZ, **cost.to_json()}, indent=2))

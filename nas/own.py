@@ -28,6 +28,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from nas.errors import ModuleFileError
+from nas.hook import try_register
 
 if TYPE_CHECKING:
     from nas.ops.registry import Entry
@@ -103,6 +104,24 @@ def load_modules(*paths: str | Path) -> None:
         HostError: Ultralytics has a module of such a name.
     """
     use([read_file(Path(path)) for path in paths])
+
+
+def load_named(text: str, folder: Path) -> None:
+    """Register the own modules that an emitted file names, from beside it or from wherever they are found.
+
+    Args:
+        text: Of the emitted file.
+        folder: Where it lies.
+
+    Raises:
+        ModuleFileError: A file is nowhere, or cannot be used.
+    """
+    for match in _NAME.finditer(text):
+        beside = folder / f"{match['stem']}.py"
+        if match[0] not in _given and beside.is_file() and read_file(beside).import_name == match[0]:
+            _given[match[0]] = read_file(beside)
+        importlib.import_module(match[0])
+        _put(_registered[match[0]])
 
 
 def use(files: Sequence[ModuleFile]) -> None:
@@ -214,7 +233,7 @@ def _found(import_name: str, stem: str) -> ModuleFile:
     """Look for a file by name and content.
 
     Raises:
-        ImportError: It is nowhere. Not its child ModuleNotFoundError, which makes Ultralytics ask a package index for it.
+        ModuleFileError: It is nowhere. No ModuleNotFoundError, which would make Ultralytics ask a package index for it.
     """
     others = []
     for path in _places(import_name, stem):
@@ -225,11 +244,10 @@ def _found(import_name: str, stem: str) -> ModuleFile:
                 keep_copy(file)
                 return file
             others.append(f"{path} has another content ({file.digest})")
-    raise ImportError(
+    raise ModuleFileError(
         f"{import_name} is the file {stem}.py whose SHA-256 starts with {import_name[-8:]}, and it is not here"
         + "".join(f"; {other}" for other in others)
-        + "; put it into the current folder, or name its folder in NAS_MODULES",
-        name=import_name,
+        + "; put it into the current folder, or name its folder in NAS_MODULES"
     )
 
 
@@ -292,6 +310,7 @@ class _Loader(importlib.abc.InspectLoader):
             raise ModuleFileError(f"{file.name} registers no module: decorate its class with @nas.module(...)")
         _registered[module.__name__] = mine
         _put(mine)
+        try_register(ended=module.__name__)
 
 
 def _told(file: ModuleFile, error: Exception) -> str:

@@ -13,6 +13,7 @@ from functools import cache
 import jinja2
 
 import nas
+from nas import own
 from nas.graph import LayerGraph, Row, RowArg
 from nas.ops import registry
 from nas.variant import Variant
@@ -56,6 +57,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "version": nas.__version__,
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(len(variant.swaps)),
+        "files": own.files_of(variant.modules),
         "nc": graph.nc,
         "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in graph.scales],
         "parts": _parts(graph),
