@@ -213,7 +213,9 @@ def _check_distinct(files: Sequence[ModuleFile]) -> None:
             raise ModuleFileError(f"two files are called {file.name}: rename one of them")
         for module in _registered[file.import_name]:
             if owners.setdefault(module, file) != file:
-                raise ModuleFileError(f"{owners[module].name} and {file.name} both register {module}: rename one of them")
+                raise ModuleFileError(
+                    f"{owners[module].name} and {file.name} both register {module}: rename one of them"
+                )
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -300,7 +302,9 @@ class _Loader(importlib.abc.InspectLoader):
             for name in mine:
                 registry.drop(name)
             _put(ours)
-        lost = [n for n, e in mine.items() if e.cls.__module__ == module.__name__ and getattr(module, n, None) is not e.cls]
+        lost = [
+            n for n, e in mine.items() if e.cls.__module__ == module.__name__ and getattr(module, n, None) is not e.cls
+        ]
         if lost:
             raise ModuleFileError(
                 f"{file.name}: {lost[0]} is not at the top level of the file under its own name, where checkpoints would "
