@@ -1,8 +1,8 @@
 """SwapNAS: measured architecture search over YOLO module swaps.
 
-``import nas`` lets plain Ultralytics build, train and load every model YAML and checkpoint of the tool, whichever of the
-two is imported first; `register` does it at once, and raises where it cannot be done. Importing this package is cheap:
-torch and Ultralytics wait until they are needed.
+``import nas`` lets plain Ultralytics build, train and load every model YAML and checkpoint of the tool, whichever of
+the two is imported first; `register` does it at once, and raises where it cannot be done. Importing this package is
+cheap: torch and Ultralytics wait until they are needed.
 
 For modules of your own (see docs/own-modules.md)::
 
@@ -13,8 +13,8 @@ For modules of your own (see docs/own-modules.md)::
     class MyBlock(nn.Module):
         def __init__(self, c1, c2, n=1): ...
 
-`Arg` and `FromSlot` describe the constructor's further parameters, `counts_macs` what the class spends outside its child
-modules, and `load_modules` loads such a file into a script.
+`Arg` and `FromSlot` describe the constructor's further parameters, `counts_macs` what the class spends outside its
+child modules, and `load_modules` loads such a file into a script.
 """
 
 from __future__ import annotations

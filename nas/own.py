@@ -1,10 +1,10 @@
 """Own modules: Python files of the user's, imported as ``nas.own.NAME_DIGEST``.
 
-``nas.own.my_block_1a2b3c4d`` is the file ``my_block.py`` whose text has a SHA-256 that starts so. A checkpoint holds its
-classes by this path, so that what was trained is what is loaded: an edited file is another module, two files of one name
-are two modules, and a file of another content is never taken for the one that is asked for. The text comes from whoever
-has it (a study, a training job, `nas.load_modules`), else from a copy that is kept in the cache, else from a file of that
-name and content in a folder of NAS_MODULES, in the current folder or on Python's path.
+``nas.own.my_block_1a2b3c4d`` is the file ``my_block.py`` whose text has a SHA-256 that starts so. A checkpoint holds
+its classes by this path, so that what was trained is what is loaded: an edited file is another module, two files of one
+name are two modules, and a file of another content is never taken for the one that is asked for. The text comes from
+whoever has it (a study, a training job, `nas.load_modules`), else from a copy that is kept in the cache, else from a
+file of that name and content in a folder of NAS_MODULES, in the current folder or on Python's path.
 
 Importing a file registers what it decorates with ``@nas.module(...)``.
 """
@@ -132,8 +132,8 @@ def use(files: Sequence[ModuleFile]) -> None:
     """
     for file in files:
         _given[file.import_name] = file
-        keep_copy(file)
         importlib.import_module(file.import_name)
+        keep_copy(file)
         _put(_registered[file.import_name])
     _check_distinct(files)
     tasks = sys.modules.get("ultralytics.nn.tasks")
@@ -275,7 +275,8 @@ class _Loader(importlib.abc.InspectLoader):
         try:
             return compile(self.file.text, self.file.label, "exec", dont_inherit=True)
         except SyntaxError as error:
-            raise ModuleFileError(f"{self.file.name}:{error.lineno}: {error.msg}") from None
+            line = f":{error.lineno}" if error.lineno else ""
+            raise ModuleFileError(f"{self.file.name}{line}: {error.msg}") from None
         except ValueError as error:  # a null byte
             raise ModuleFileError(f"{self.file.name}: {error}") from None
 
@@ -307,8 +308,8 @@ class _Loader(importlib.abc.InspectLoader):
         ]
         if lost:
             raise ModuleFileError(
-                f"{file.name}: {lost[0]} is not at the top level of the file under its own name, where checkpoints would "
-                "look for it"
+                f"{file.name}: {lost[0]} is not at the top level of the file under its own name, where checkpoints "
+                "would look for it"
             )
         if not mine:
             raise ModuleFileError(f"{file.name} registers no module: decorate its class with @nas.module(...)")

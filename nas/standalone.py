@@ -5,8 +5,8 @@ others, with their comments, in an order in which each stands after what it need
 fall away; private names get their file's name before them, so that none hides another; CUDA sources become texts.
 Operators move to a namespace of their own, so that the file and this package can be imported together.
 
-Files of own modules are taken apart in the same way, with what they do beside defining names; theirs keep their names, and
-one that means two things in the one file is an error.
+Files of own modules are taken apart in the same way, with what they do beside defining names; theirs keep their names,
+and one that means two things in the one file is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def source(name: str) -> str:
 
 
 class _Assembly:
-    """Collects definitions from files. `meanings` has what each name stands for in the one file, and where that is so."""
+    """Collects definitions from files. `meanings` has what each name stands for in the one file, and where."""
 
     def __init__(self) -> None:
         self.files: dict[str, SourceFile] = {}
@@ -87,7 +87,7 @@ class _Assembly:
         for name in names:
             self.meanings.setdefault(file.public(name), {}).setdefault(file.name, file)
         for other, candidate in enumerate(file.statements):
-            if subject(candidate) in names and not (_is_call(candidate) and file.drops(candidate.value.func)):
+            if subject(candidate) in names and not _registers(file, candidate):
                 self._use(file, other)
 
     def text(self, namespace: str) -> str:
@@ -152,8 +152,10 @@ def standalone(modules: Iterable[str]) -> str:
     return re.sub(r"\bnas\.ops\.(?:\w+\.)*(\w+)", r"\1", text)
 
 
-def _is_call(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+def _registers(file: SourceFile, statement: ast.stmt) -> bool:
+    """Whether a statement registers a class that stands before it: ``nas.module(...)(MyBlock)``."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Call) and file.drops(value.func)
 
 
 def _is_base(statement: ast.stmt, name: ast.Name) -> bool:

@@ -33,7 +33,7 @@ SWAPS = [
     "neck.up_p4=CARAFE",
 ]
 KINDS = {"SPConv", "C2f_DCNv4", "MyBlock", "DynamicConv", "DySample", "CARAFE"}
-SMALL = dict(epochs=1, imgsz=64, batch=8, device="cpu", workers=0, plots=False, exist_ok=True)
+SMALL = {"epochs": 1, "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "plots": False, "exist_ok": True}
 FORMS = ("plugin", "bundle", "patch", "snippet")
 
 CHECK = """
@@ -174,7 +174,7 @@ def test_trains_reloads_and_exports(form, emitted, trained, tmp_path):
 
 @pytest.mark.parametrize("safe", [False, True])
 def test_a_plugin_checkpoint_is_where_a_new_training_starts(safe, emitted, trained, tiny_data, tmp_path):
-    """In a process that has imported `nas` and asks it for nothing; with safe loading, it must know the own file first."""
+    """In a process that has imported `nas` and asks it for nothing; safe loading needs the own file first."""
     first = "import nas; nas.load_modules(sys.argv[3])" if safe else "import nas"
     code = f"""
 import sys
@@ -208,7 +208,8 @@ if __name__ == "__main__":
     model.add_callback("teardown", keep)
     start = {k: v.detach().clone() for k, v in model.model.named_parameters()}
     torch.save(start, "start.pt")
-    model.train(data=sys.argv[2], trainer=TRAINER, project=os.getcwd(), name="run", optimizer="SGD", warmup_epochs=0, **SMALL)
+    fixed = dict(optimizer="SGD", warmup_epochs=0, project=os.getcwd(), name="run")
+    model.train(data=sys.argv[2], trainer=TRAINER, **fixed, **SMALL)
 """
 
 

@@ -1,7 +1,7 @@
-"""Two CPU processes in place of two GPUs: Ultralytics' own launcher, file of pickled state, sampler and loop, over gloo.
+"""Two CPU processes in place of two GPUs: Ultralytics' own launcher, pickled state, sampler and loop, over gloo.
 
-Ultralytics counts devices in its device string, and a CPU has no number there. What is put in place of its own is how many
-processes there are, the backend, and that a CPU has no device index. Nothing here knows of any module.
+Ultralytics counts devices in its device string, and a CPU has no number there. What is put in place of its own is how
+many processes there are, the backend, and that a CPU has no device index. Nothing here knows of any module.
 """
 
 import torch
