@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,7 +139,8 @@ def test_a_checkpoint_finds_the_file(place, tmp_path, monkeypatch):
             (tmp_path / folder / "plain.py").write_text(content)
             if place == "path":
                 monkeypatch.syspath_prepend(tmp_path / folder)
-        monkeypatch.setenv("NAS_MODULES", f"{tmp_path / 'other'}:{tmp_path / 'right'}" if place != "path" else "")
+        folders = [str(tmp_path / "other"), str(tmp_path / "right")]
+        monkeypatch.setenv("NAS_MODULES", os.pathsep.join(folders) if place != "path" else "")
     assert type(pickle.loads(pickled)).__module__ == file.import_name
 
 
@@ -201,3 +204,18 @@ def test_a_class_of_the_running_script_is_refused():
     cls = type("Block", (torch.nn.Module,), {"__module__": "__main__"})
     with pytest.raises(ValueError, match="Block is defined in the script that runs"):
         registry.register(rule="same", kinds={"up"}, paper="-", summary="-")(cls)
+
+
+def test_a_bank_is_of_one_content(folder, calibrator, fake_worker):
+    """What was distilled from another text is not taken; the training process gets the text."""
+    maker = calibrator()
+    recipe = dict(maker.calibration.proxies)["bank-0"]
+    banks = []
+    for more in ("", "# edited\n"):
+        with (folder / "my_block.py").open("a") as file:
+            file.write(more)
+        space = load_space(str(folder / "my_space.yaml"))
+        banks.append(replace(maker.weights, space=space).bank(recipe, 0).folder)
+        assert fake_worker.distilled[-1].proxy.modules == space.modules
+    assert banks[0] != banks[1]
+    assert len(fake_worker.distilled) == 2
