@@ -1,29 +1,60 @@
 """SwapNAS: measured architecture search over YOLO module swaps.
 
-``import nas; nas.register()`` lets plain Ultralytics build, train and load every model YAML that the tool emits.
-Importing this package is cheap: torch and Ultralytics wait until they are needed.
+``import nas`` lets plain Ultralytics build, train and load every model YAML and checkpoint of the tool, whichever of
+the two is imported first; `register` does it at once, and raises where it cannot be done. Importing this package is
+cheap: torch and Ultralytics wait until they are needed.
+
+For modules of your own (see docs/own-modules.md)::
+
+    import nas
+    from torch import nn
+
+    @nas.module(rule="block", kinds={"block"}, paper="-", summary="two convolutions")
+    class MyBlock(nn.Module):
+        def __init__(self, c1, c2, n=1): ...
+
+`Arg` and `FromSlot` describe the constructor's further parameters, `counts_macs` what the class spends outside its
+child modules, and `load_modules` loads such a file into a script.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nas.hook import install
+
 if TYPE_CHECKING:
     from nas.host import register as register
+    from nas.ops.registry import Arg as Arg
+    from nas.ops.registry import FromSlot as FromSlot
+    from nas.ops.registry import counts_macs as counts_macs
+    from nas.ops.registry import register as module
+    from nas.own import load_modules as load_modules
     from nas.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
-__all__ = ["Trainer", "__version__", "register"]
+__all__ = ["Arg", "FromSlot", "Trainer", "__version__", "counts_macs", "load_modules", "module", "register"]
+
+PUBLIC = {
+    "Arg": ("nas.ops.registry", "Arg"),
+    "FromSlot": ("nas.ops.registry", "FromSlot"),
+    "Trainer": ("nas.trainer", "Trainer"),
+    "counts_macs": ("nas.ops.registry", "counts_macs"),
+    "load_modules": ("nas.own", "load_modules"),
+    "module": ("nas.ops.registry", "register"),
+    "register": ("nas.host", "register"),
+}
+"""Public name to the module that has it, and its name there; imported at first use."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import the two public names at first use."""
-    if name == "register":
-        from nas.host import register
+    """Import a public name at first use."""
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'nas' has no attribute {name!r}")
+    from importlib import import_module
 
-        return register
-    if name == "Trainer":
-        from nas.trainer import Trainer
+    source, inner = PUBLIC[name]
+    return getattr(import_module(source), inner)
 
-        return Trainer
-    raise AttributeError(f"module 'nas' has no attribute {name!r}")
+
+install()

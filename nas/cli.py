@@ -19,7 +19,7 @@ from nas import __version__
 from nas.cli_base import import_model, space_init
 from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
-from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, open_study, prepare
+from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, MODULES, STORAGE, WEIGHTS, load_own, open_study, prepare
 from nas.errors import NasError
 
 if TYPE_CHECKING:
@@ -177,14 +177,17 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
 
 @cli.command()
 @click.argument("module", required=False)
+@MODULES
 @JSON
-def ops(module: str | None, as_json: bool) -> None:
+def ops(module: str | None, module_files: tuple[Path, ...], as_json: bool) -> None:
     """List the modules that can be swapped in, or show MODULE in full.
 
     \b
     nas ops CARAFE
+    nas ops --modules my_block.py
     """
     prepare()
+    load_own(module_files)
     from nas import listing
 
     listing.print_modules(module, as_json=as_json)
@@ -240,14 +243,17 @@ def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@MODULES
 @JSON
-def cost(model: Path, as_json: bool) -> None:
+def cost(model: Path, module_files: tuple[Path, ...], as_json: bool) -> None:
     """Print what a model YAML costs, what the stock counter would have said, and what nobody counts.
 
     \b
     nas cost out/yolov8n-1a2b3c4d.yaml
+    nas cost my_model_yolov8n.yaml --modules my_block.py
     """
     prepare()
+    load_own(module_files)
     from nas import listing
 
     listing.print_cost(model, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli_shared import JSON, STORAGE, open_study, prepare
+from nas.cli_shared import JSON, MODULES, STORAGE, load_own, open_study, prepare
 
 if TYPE_CHECKING:
     from nas.pretrained import Pretrained
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
 )
+@MODULES
 @click.option("--space", metavar="NAME", help="Take random variants of this space: one that ships, or a .yaml file.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="With --space: how many; the baseline is none.")
 @click.option("--seed", type=click.IntRange(0), help="With --space: of the draw. Default: 0.")
@@ -89,6 +90,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         return _revert(options, as_json)
     _check(options)
     cache = prepare()
+    load_own(options["module_files"])
     from nas import emit
 
     forms = _forms(options)
@@ -131,6 +133,8 @@ def _check(options: dict[str, Any]) -> None:
         raise click.UsageError(f"give one of {', '.join(which)}")
     if options["base"] and not options["swaps"]:
         raise click.UsageError("--base goes with --swap; a study or space knows its base")
+    if options["module_files"] and not options["swaps"]:
+        raise click.UsageError("--modules goes with --swap; a study or space knows its modules")
     if options["space"] and options["sample"] is None:
         raise click.UsageError("--space draws random variants: give --sample N, how many")
     for key in ("sample", "seed"):
@@ -229,6 +233,7 @@ def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
     from nas import emit
     from nas.base import load_base
     from nas.draw import draw
+    from nas.own import use
     from nas.space_file import load_space
     from nas.variant import parse_swaps
 
@@ -242,5 +247,6 @@ def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
     else:
         which: emit.Which = "front" if options["front"] else "all" if options["everything"] else "best"
         study = open_study(options["study"], options["storage"])
+        use(study.settings.space.modules)
         found = emit.chosen_trials(study, number=options["trial"], which=which)
     return [pair for one in found for pair in emit.files_at_scales(one, scales)]

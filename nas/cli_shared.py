@@ -19,6 +19,14 @@ BASE_EPOCHS = click.option(
     help="Epochs of the baseline; with --weights, 0 takes them as they are. Default: 40, for the demo data 16.",
 )
 BANK_EPOCHS = click.option("--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8.")
+MODULES = click.option(
+    "--modules",
+    "module_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.py",
+    help="A Python file with modules of your own; repeat.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -30,6 +38,14 @@ def prepare() -> Path:
     cache = cache_dir()
     os.environ.update(offline_environment(cache))
     return cache
+
+
+def load_own(files: tuple[Path, ...]) -> None:
+    """Register the modules of the user's own files; `prepare` comes first."""
+    if files:
+        from nas.own import load_modules
+
+        load_modules(*files)
 
 
 def open_study(name: str, storage: str | None) -> Study:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from nas.bundle import bundle, prove
 from nas.cost import costed
 from nas.errors import OutputError, StudyError
+from nas.own import files_of
 from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
 from nas.patch import prove as prove_patch
 from nas.pretrained import Pretrained
@@ -152,6 +153,7 @@ def texts_of(
                 "plugin": (".train.py", files.train),
             }[form]
             texts[Path(f"{files.name}{ending}")] = text
+            texts |= {Path(file.name): file.text for file in files_of(variant.modules)}
     if weights and set(forms) != {"bundle"}:
         texts[Path(weights.name)] = weights.content
     return texts

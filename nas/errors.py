@@ -19,6 +19,10 @@ class ModelError(NasError, ValueError):
     """A model YAML cannot be read, or is of no base that is known. Lists every problem, one a line."""
 
 
+class ModuleFileError(NasError, ImportError):
+    """A file of own modules cannot be read, fails when it is imported, or registers nothing that can be used."""
+
+
 class DataError(NasError, ValueError):
     """A dataset is missing, malformed, or holds labels or images that cannot be trained on."""
 

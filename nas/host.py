@@ -11,7 +11,7 @@ import inspect
 import linecache
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _MARK = "swapnas"
 _pristine: tuple[Any, str] | None = None
 """The host's own parse_model and its source, kept at the first registration."""
-_rebound: tuple[frozenset[str], Any] | None = None
-"""The modules registered so far, and the parse_model that knows them."""
+_rebound: tuple[dict[str, type[nn.Module]], Any] | None = None
+"""The classes registered so far by name, and the parse_model that knows them."""
 
 
 def version() -> str:
@@ -49,14 +49,16 @@ def register() -> None:
     global _pristine, _rebound
     tasks: Any = importlib.import_module("ultralytics.nn.tasks")
     if _pristine is None:
-        _pristine = (tasks.parse_model, parse_model_source(tasks))
+        stock = inspect.unwrap(tasks.parse_model)  # `nas.hook` may have wrapped it
+        _pristine = (stock, parse_model_source(tasks))
     entries = {e.name: e for e in registry.entries().values() if not e.cls.__module__.startswith("ultralytics.")}
-    modules = frozenset(entries)
-    if _rebound and _rebound[0] == modules and tasks.parse_model is _rebound[1]:
+    modules = {name: entry.cls for name, entry in entries.items()}
+    before = _rebound[0] if _rebound else {}
+    if _rebound and before == modules and tasks.parse_model is _rebound[1]:
         return
     for name, entry in entries.items():
         taken = getattr(tasks, name, entry.cls)
-        if taken is not entry.cls:
+        if taken is not entry.cls and taken is not before.get(name):
             raise HostError(f"Ultralytics {version()} has a {name} of its own ({taken}): rename the registered module")
         _check_strings(entry, _pristine[0])
     text = patched_source(_pristine[1], render_branch(modules))
@@ -72,6 +74,20 @@ def register() -> None:
     serialization: Any = importlib.import_module("torch.serialization")
     serialization.add_safe_globals([importlib.import_module("torch").nn.Module.load_state_dict])
     register_costs()
+    allow_loading(modules.values())
+
+
+def allow_loading(classes: Iterable[type[nn.Module]]) -> None:
+    """Let checkpoints with these classes load where only known classes may be (``ULTRALYTICS_SAFE_LOAD=1``).
+
+    So may the other modules of their files, which they are built of.
+    """
+    from torch import nn, serialization
+
+    files = {cls.__module__ for cls in classes} | {name for name in sys.modules if name.startswith("nas.ops.")}
+    parts = [part for name in files & set(sys.modules) for part in vars(sys.modules[name]).values()]
+    found = {part for part in parts if isinstance(part, type) and issubclass(part, nn.Module)}
+    serialization.add_safe_globals([part for part in found if part.__module__ in files])
 
 
 def parse_model_source(tasks: Any) -> str:

@@ -28,6 +28,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
     """
     from nas.errors import SpaceError
     from nas.ops import registry
+    from nas.own import files_of
 
     try:
         entries = [registry.get(module)] if module else list(registry.entries().values())
@@ -69,7 +70,8 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         slot = {"up": "neck.up_p4", "down": "backbone.down_p3", "block": "neck.c2f_p3"}
         kind = next((k for k in ("up", "down", "block") if k in entry.kinds), None)
         if kind:
-            console.print(f"\nnas emit-yaml --swap {slot[kind]}={entry.name} -o out/", markup=False)
+            files = "".join(f"--modules {file.name} " for file in files_of([entry.name]))
+            console.print(f"\nnas emit-yaml {files}--swap {slot[kind]}={entry.name} -o out/", markup=False)
     return None
 
 
@@ -104,6 +106,8 @@ def print_space(name: str, *, as_json: bool) -> None:
         kind = "insertion" if slot.layers[0].startswith("after ") else str(layer.kind)
         table.add_row(slot.key, kind + ("" if slot.enabled else " (off)"), tied, "  ".join(slot.choices))
     console.print(table, markup=False)
+    for file in s.modules:
+        console.print(f"own modules: {file.name} ({file.digest})", markup=False)
     for rule in s.forbid:
         console.print("forbidden: " + ", ".join(f"{k}={v}" for k, v in rule), markup=False)
     for key, value in s.limits:
@@ -135,14 +139,17 @@ def print_cost(path: Path, *, as_json: bool) -> None:
 
     Raises:
         BuildError: It is no model YAML, or cannot be built.
+        ModuleFileError: It names own modules that are not there.
     """
     from nas.cost import IMGSZ, model_cost
     from nas.host import build, scale_of
+    from nas.own import load_named
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"cannot read {path}: {error}") from None
+    load_named(text, path.parent)
     cost = model_cost(build(text, scale_of(path, text)))
     if as_json:
         return click.echo(json.dumps({"model": str(path), "imgsz": IMGSZ, **cost.to_json()}, indent=2))

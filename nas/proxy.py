@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.errors import ProxyError
+from nas.own import ModuleFile
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
 
@@ -40,6 +41,7 @@ class ProxyJob:
         overlay: Files of named tensors that take the place of those, such as a bank's; a later one wins.
         save: Where to write the trained tensors by name; None writes nothing.
         scratch: Where the training may make files, which it removes; None is the system's place for them.
+        modules: Files of own modules, which the training process registers.
     """
 
     name: str
@@ -55,6 +57,7 @@ class ProxyJob:
     overlay: tuple[str, ...] = ()
     save: str | None = None
     scratch: str | None = None
+    modules: tuple[ModuleFile, ...] = ()
 
 
 @dataclass(frozen=True)

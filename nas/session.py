@@ -20,6 +20,7 @@ from nas.calibrate import (
 )
 from nas.data import Dataset, load, write_resolved
 from nas.errors import DataError, StudyError
+from nas.own import use
 from nas.proxy import ProxyWorker, available_cores
 from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 from nas.space import SearchSpace
@@ -151,6 +152,8 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *_CALIBRATED)
         recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in asked})
     recipe = _changed(recipe, options)
+    if not options["space"]:
+        use(kept.space.modules)
     wanted = replace(
         kept,
         space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),

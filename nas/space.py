@@ -18,6 +18,7 @@ from nas.base import load_base
 from nas.errors import SpaceError
 from nas.graph import LayerGraph
 from nas.ops.registry import did_you_mean
+from nas.own import ModuleFile
 from nas.variant import Variant, make_variant
 
 
@@ -49,6 +50,8 @@ class SearchSpace:
         slots: In order of the file.
         forbid: Assignments (slot to label, globs allowed in both) of which no variant may hold all.
         limits: ``max_gflops`` (at 640 px, Ultralytics' convention) and ``max_params``.
+        modules: Files of own modules, with their texts: what was searched is what is emitted. `nas.own.use` registers
+            them; reading a space file does so.
     """
 
     name: str
@@ -57,6 +60,7 @@ class SearchSpace:
     slots: tuple[Slot, ...]
     forbid: tuple[tuple[tuple[str, str], ...], ...] = ()
     limits: tuple[tuple[str, float], ...] = ()
+    modules: tuple[ModuleFile, ...] = ()
 
     @property
     def active(self) -> tuple[Slot, ...]:
@@ -83,6 +87,8 @@ class SearchSpace:
             "limits": dict(self.limits),
             "name": self.name,
         }
+        if self.modules:
+            body["modules"] = [[file.name, file.text] for file in self.modules]
         return json.dumps(body, sort_keys=True)
 
     @classmethod
@@ -96,6 +102,7 @@ class SearchSpace:
             tuple(Slot(k, tuple(ls), tuple(cs), e) for k, ls, cs, e in body["slots"]),
             tuple(tuple((slot, label) for slot, label in rule) for rule in body["forbid"]),
             tuple(sorted(body["limits"].items())),
+            tuple(ModuleFile(name, text) for name, text in body.get("modules", ())),
         )
 
     @property

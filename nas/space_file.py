@@ -11,6 +11,7 @@ For example::
     forbid:
       - {neck.up_p4: CARAFE, neck.up_p3: keep}                     # no variant with both
     constraints: {max_gflops: 10, max_params: 4000000}
+    modules: [my_block.py]    # own modules, for the choices above; paths are relative to this file
 
 Argument lists multiply out into plain choices, and every slot has ``keep`` (``none`` where something may be inserted),
 so that a space is a flat product of categoricals. Reading a file reports all its problems at once, each with its line.
@@ -28,13 +29,14 @@ from typing import Any
 import yaml
 
 from nas.base import bases, load_base
-from nas.errors import SpaceError
+from nas.errors import HostError, ModuleFileError, SpaceError
 from nas.graph import LayerGraph
 from nas.ops.registry import did_you_mean
+from nas.own import ModuleFile, read_file, use
 from nas.space import SearchSpace, Slot, matches
 from nas.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots, misfit, parse_choice
 
-_KEYS = ("base", "scale", "slots", "forbid", "constraints")
+_KEYS = ("base", "scale", "slots", "forbid", "constraints", "modules")
 _SLOT_KEYS = ("choices", "tie", "enabled")
 _LIMITS = ("max_gflops", "max_params")
 _MOST_CHOICES = 200
@@ -141,10 +143,31 @@ class _Reader:
         if "slots" not in top:
             self.problem(root, "a space needs slots")
             return None
+        modules = self.modules(top["modules"][1]) if "modules" in top else ()
+        if modules is None:  # every choice of theirs would be one more problem
+            return None
         slots = self.slots(top["slots"][1], graph)
         forbid = self.forbid(top["forbid"][1], slots) if "forbid" in top else ()
         limits = self.limits(top["constraints"][1]) if "constraints" in top else ()
-        return SearchSpace(name, base, scale, tuple(slots), forbid, limits)
+        return SearchSpace(name, base, scale, tuple(slots), forbid, limits, modules)
+
+    def modules(self, node: yaml.Node) -> tuple[ModuleFile, ...] | None:
+        """Return the files of own modules, registered; None where one has a problem."""
+        if not isinstance(node, yaml.SequenceNode):
+            self.problem(node, "modules: expected a list of Python files, such as [my_block.py]")
+            return None
+        files: dict[str, ModuleFile] = {}
+        before = len(self.problems)
+        for item in node.value:
+            try:
+                file = read_file(Path(self.file).parent / str(item.value))
+                use([*files.values(), file])
+                if file.name in files:
+                    self.problem(item, f"modules: {file.name} stands here twice")
+                files[file.name] = file
+            except (ModuleFileError, HostError) as error:
+                self.problem(item, f"modules: {error}")
+        return tuple(files[name] for name in sorted(files)) if len(self.problems) == before else None
 
     def slots(self, node: yaml.Node, graph: LayerGraph) -> list[Slot]:
         slots: list[Slot] = []

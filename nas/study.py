@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank import SwapBank
 from nas.errors import StudyError
+from nas.own import differences as module_differences
 from nas.recipe import Recipe
 from nas.scores import EpochScore
 from nas.space import SearchSpace
@@ -95,6 +96,7 @@ class Settings:
         found = []
         if self.space.fingerprint != other.space.fingerprint:
             found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
+            found += module_differences(self.space.modules, other.space.modules)
         if self.fingerprint != other.fingerprint:
             found.append(
                 f"data: it was made on {self.data or 'the demo data'} (fingerprint {self.fingerprint}), "

@@ -112,6 +112,7 @@ class Weights:
             recipe=recipe,
             seed=seed,
             scratch=str(self.scratch),
+            modules=self.space.modules,
         )
 
     def inherited(self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None) -> dict[str, Any]:
@@ -192,6 +193,8 @@ class Weights:
             "seed": seed,
             "versions": [list(pair) for pair in self.versions],
         }
+        if self.space.modules:
+            about["modules"] = [file.import_name for file in self.space.modules]
         folder = self.folder / f"bank-{_key([about], ())}"
         with self._alone(folder):
             bank = open_bank(folder, about)

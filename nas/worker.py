@@ -31,6 +31,7 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
 
     os.environ.update(offline_environment(Path(cache)))  # first: these, and a job that is received, import the host
     from nas.distil import DistilJob, distil
+    from nas.own import use
     from nas.training import train
 
     if not os.environ.get("NAS_DEBUG"):  # the host prints tables, and warnings would break the parent's live line
@@ -43,6 +44,7 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
             return
         try:
             go_offline(Path(cache))
+            use((job.proxy if isinstance(job, DistilJob) else job).modules)
             work: Any = distil if isinstance(job, DistilJob) else train
             message: tuple[str, Any] = ("done", work(job, threads, lambda seen: pipe.send(("progress", seen))))
         except BrokenPipeError:

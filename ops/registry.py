@@ -195,13 +195,19 @@ def register(
     """Register the decorated module; see `Entry` for the arguments.
 
     Raises:
-        ValueError: The name is taken by another class, or only one of `start` and `starts` is given.
+        ValueError: The name is taken by another class, the class is of the script that runs, or only one of `start` and
+            `starts` is given.
     """
     if (start is None) != (not starts):
         raise ValueError("register: expected a start and what it starts as (`start`, `starts`), or neither")
 
     def add(cls: ModuleT) -> ModuleT:
         name = cls.__name__
+        if cls.__module__ == "__main__":
+            raise ValueError(
+                f"{name} is defined in the script that runs, where checkpoints and other processes cannot find it: "
+                "put it into a file of its own"
+            )
         if name in _ENTRIES and _ENTRIES[name].cls is not cls:
             raise ValueError(f"a module named {name!r} is registered already: {_ENTRIES[name].cls}")
         _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits, start, starts)
@@ -218,6 +224,16 @@ def counts_macs(rule: MacsRule) -> Callable[[ModuleT], ModuleT]:
         return cls
 
     return add
+
+
+def replace(entry: Entry) -> None:
+    """Register an entry in place of whatever has its name; for files that are loaded anew."""
+    _ENTRIES[entry.name] = entry
+
+
+def drop(name: str) -> None:
+    """Take a module out of the registry, if it is there."""
+    _ENTRIES.pop(name, None)
 
 
 def entries() -> dict[str, Entry]:
