@@ -118,7 +118,7 @@ def apply_patch(variant: Variant, files: ModelFiles, path: Path, *, dry_run: boo
     """Teach an Ultralytics tree a variant's modules, proved first; return the files that change.
 
     Raises:
-        OutputError: The variant is the stock model.
+        OutputError: The variant has no modules that Ultralytics has not.
         HostError: The tree cannot be patched or written, or does not build the variant then.
     """
     tree, new = _patch(variant, files, path)
@@ -137,10 +137,11 @@ def revert_patch(path: Path, *, dry_run: bool = False) -> list[Path]:
 
 
 def _patch(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree, dict[Path, str]]:
-    if not variant.modules:
-        raise OutputError(f"{files.name} is the stock model: it needs no patch")
+    if not variant.added:
+        what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
+        raise OutputError(f"{files.name} {what}: it needs no patch")
     tree = read_tree(path)
-    new = patched(tree, variant.modules)
+    new = patched(tree, variant.added)
     if new:
         prove_patch(tree, new, files)
     return tree, new

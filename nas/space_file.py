@@ -237,7 +237,7 @@ class _Reader:
             wrong: dict[str, list[str]] = {}
             for layer in layers:
                 name = layer.removeprefix(AFTER)
-                why = misfit(graph[name], parse_choice(label), inserted=layer.startswith(AFTER))
+                why = misfit(graph, name, parse_choice(label), inserted=layer.startswith(AFTER))
                 wrong.setdefault(why, []).append(layer)
             for why, where in wrong.items():
                 if why:

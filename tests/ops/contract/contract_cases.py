@@ -13,6 +13,8 @@ from typing import TypeAlias
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.modules.block import SPPF
+from ultralytics.nn.modules.conv import Conv
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.ops.registry import Entry, Value, entries, macs_rules
@@ -30,16 +32,19 @@ SLOTS: dict[str, list[dict[str, Value]]] = {
         {"kernel": 5, "stride": 2},
     ],
     "block": [{"shortcut": True}],
+    "guided": [{"scale": 2}, {"scale": 3}],
 }
-ARGUMENTS = {"same": ("c",), "conv": ("c1", "c2"), "block": ("c1", "c2", "n")}
-CHANNELS: dict[str, tuple[int, ...]] = {"same": (C1,), "conv": (C1, C2), "block": (C1, C2, 2)}
+ARGUMENTS = {"same": ("c",), "conv": ("c1", "c2"), "block": ("c1", "c2", "n"), "guided": ("c", "c_guide")}
+CHANNELS: dict[str, tuple[int, ...]] = {"same": (C1,), "conv": (C1, C2), "block": (C1, C2, 2), "guided": (C1, C2)}
 
 
 def slots_of(entry: Entry) -> list[dict[str, Value]]:
-    """Return the places of `SLOTS` that an entry fits; what takes nothing from its place has one."""
-    from_slot = any(not hasattr(p, "default") for p in entry.params)
-    slots = [slot for slot in SLOTS[entry.rule] if entry.fits is None or entry.fits(slot)]
-    return slots if from_slot or entry.rule != "same" else [{"scale": 1}]
+    """Return the places that an entry fits; what takes nothing from its place has one."""
+    if entry.kinds == {"attention"}:
+        return [{"scale": 1}]
+    if entry.kinds == {"pool"}:
+        return [{"kernel": 1, "stride": 1}]
+    return [slot for slot in SLOTS[entry.rule] if entry.fits is None or entry.fits(slot)]
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,17 @@ class Case:
 
     def build(self, *channels: int) -> nn.Module:
         args = self.entry.row_args(self.slot, self.given)
-        return self.entry.cls(*(channels or CHANNELS[self.entry.rule]), *args)
+        module = self.entry.cls(*(channels or CHANNELS[self.entry.rule]), *args)
+        if self.entry.cls is SPPF:
+            module.cv1.act = Conv.default_act  # as parse_model does for rows of the length that ours have
+        return module
 
     def inputs(self, n: int = 2, h: int = 6, w: int = 9) -> Input:
-        return torch.randn(n, C1, h, w)
+        x = torch.randn(n, C1, h, w)
+        if self.entry.rule != "guided":
+            return x
+        scale = int(self.slot["scale"])
+        return [x, torch.randn(n, C2, h * scale, w * scale)]
 
     def shape(self, n: int, h: int, w: int) -> tuple[int, ...]:
         if self.entry.rule == "block":
@@ -111,9 +123,7 @@ def counted(module: nn.Module, x: Input) -> tuple[int, int]:
     layers, stated, handles, rules = [0], [0], [], macs_rules()
 
     def add(m, inputs, output):
-        if isinstance(m, nn.ConvTranspose2d):
-            layers[0] += inputs[0].numel() * m.weight[0].numel()
-        elif isinstance(m, nn.Conv1d | nn.Conv2d):
+        if isinstance(m, nn.Conv1d | nn.Conv2d):
             layers[0] += output.numel() * m.weight[0].numel()
         elif isinstance(m, nn.Linear):
             layers[0] += output.numel() * m.in_features

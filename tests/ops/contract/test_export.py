@@ -46,7 +46,6 @@ def test_onnx(case, perturb, tmp_path):
     """Exported as Ultralytics does, at batch 1; run at other batches and sizes."""
     module = perturb(case.build()).eval()
     path = str(tmp_path / "module.onnx")
-    axes = {0: "batch", 2: "height", 3: "width"}
     x = case.inputs(1)
     names = [f"x{i}" for i in range(len(tensors(x)))]
     with warnings.catch_warnings():
@@ -59,7 +58,7 @@ def test_onnx(case, perturb, tmp_path):
             dynamo=False,
             input_names=names,
             output_names=["y"],
-            dynamic_axes=dict.fromkeys([*names, "y"], axes),
+            dynamic_axes={t: {0: "batch", 2: f"height of {t}", 3: f"width of {t}"} for t in (*names, "y")},
         )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for x in (case.inputs(1), case.inputs(2), case.inputs(3, 8, 5)):
