@@ -228,6 +228,8 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
     kinds = ", ".join(sorted(entry.kinds))
     if inserted and layer.section == "head":
         return "nothing can stand behind a head"
+    if inserted and entry.rule == "guided":
+        return f"{choice.module} cannot be inserted: it takes two inputs, and fits slots of kind {kinds}"
     if inserted and (entry.rule != "same" or any(isinstance(p, registry.FromSlot) for p in entry.params)):
         return f"{choice.module} cannot be inserted: it takes its sizes from a layer that it replaces"
     if inserted:

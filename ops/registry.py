@@ -169,7 +169,10 @@ class Entry:
         for name in sorted(given):
             if name not in args:
                 raise ValueError(f"{self.name} has no argument {name!r}{did_you_mean(name, args)}")
-            value = args[name].check(given[name])
+            try:
+                value = args[name].check(given[name])
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
             if value != args[name].default:
                 checked[name] = value
         return checked
