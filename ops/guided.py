@@ -27,7 +27,9 @@ from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.start import upsampled
 
 
-def _pair(module: nn.Module, inputs: list[torch.Tensor], scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair(
+    module: nn.Module, inputs: list[torch.Tensor] | torch.Tensor, scale: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the map to upsample and its guide.
 
     Raises:

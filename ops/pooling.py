@@ -26,7 +26,9 @@ _K = Arg("k", 5, "window of a pooling", low=3, high=13, odd=True)
 
 def _start(new: nn.Module, old: nn.Module) -> None:
     """Copy both convolutions, the first one of which is before the poolings."""
-    first, last = (new.cv1, new.cv5) if isinstance(new, SPPELAN) else (new.cv1, new.cv2)
+    first, last = new.cv1, new.cv5 if isinstance(new, SPPELAN) else new.cv2
+    assert isinstance(first, Conv)
+    assert isinstance(last, Conv)
     if not isinstance(old, SPPF) or getattr(old, "n", 3) != 3 or getattr(old, "add", False):
         raise CannotStart(f"{type(old).__name__}: expected SPPF of three poolings, without a shortcut")
     pairs = ((first, old.cv1), (last, old.cv2))

@@ -107,15 +107,15 @@ class ACmix(Attention):
 
         def window(t: torch.Tensor) -> list[torch.Tensor]:
             wide = t.index_select(-2, rows).index_select(-1, columns)
-            return [wide[..., i : i + h, :].unflatten(-1, (self.kernel, w)) for i in range(self.kernel)]
+            return [wide[..., i : i + h, :].reshape(n, self.head, d, h, self.kernel, w) for i in range(self.kernel)]
 
         query = (q.reshape(n, self.head, d, h, w) * d**-0.5).unsqueeze(4)
         # Every tap has the same part from the pixel's own position, which the softmax does not see.
         keys = window(k.reshape(n, self.head, d, h, w) - place)
         logits = torch.cat([(query * key).sum(2) for key in keys], 3)
-        weights = logits.softmax(3).unsqueeze(2).split(self.kernel, 4)
+        weights = torch.split(logits.softmax(3).unsqueeze(2), self.kernel, 4)
         values = window(v.reshape(n, self.head, d, h, w))
-        attention = (weights[0] * values[0]).sum(4)
+        attention: torch.Tensor = (weights[0] * values[0]).sum(4)
         for share, value in zip(weights[1:], values[1:], strict=True):
             attention = attention + (share * value).sum(4)
         return attention.reshape(n, c, h, w)

@@ -74,5 +74,5 @@ class EMA(Gate):
         v = self.conv3x3(group)
         p = self.gn.bias.softmax(0).view(1, k, 1, 1).to(v.dtype)
         q = v.mean((2, 3), keepdim=True).softmax(1)
-        weight = (p * v + q * z).sum(1, keepdim=True).sigmoid()
+        weight: torch.Tensor = (p * v + q * z).sum(1, keepdim=True).sigmoid()
         return weight.view(n, self.groups, 1, h, w).expand(-1, -1, k, -1, -1).reshape(n, c, h, w)

@@ -30,6 +30,9 @@ BOUNDS = {
     "C2f_DynamicConv": ("backbone.c2f_p3", 0.005, 0.04),
     "CARAFE": ("neck.up_p3", 0.01, None),
     "DySample": ("neck.up_p3", 0.005, None),
+    "FADE": ("neck.up_p3", 0.02, None),
+    "SE": ("after neck.c2f_p3", 0.02, None),
+    "LSKA": ("after neck.c2f_p3", 0.005, None),
 }
 REFRESHED = 0.03
 """What the refresh of BatchNorm statistics may change in the mAP50-95 of a baseline that was trained for seconds."""
