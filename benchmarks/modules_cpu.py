@@ -46,7 +46,7 @@ def main() -> None:
         ratio = min(times["own"]) / min(times["stock"])
         found[entry.name] = {"beside": name, "time": float(f"{ratio:.2g}")}
         print(f"{entry.name:20}{ratio:8.2f} x {name}")
-    how = f"torch {torch.__version__.split('+')[0]}, {torch.get_num_threads()} threads, batch {args.batch}"
+    how = f"torch {torch.__version__.split('+')[0]}, threads: {torch.get_num_threads()}, batch {args.batch}"
     body = {"how": f"{how}, fastest of {args.rounds}", "modules": found}
     args.output.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
