@@ -89,9 +89,8 @@ def module_lines(entry: Entry) -> list[str]:
         lines.append(f"Needs {entry.requires}.")
     if entry.starts:
         lines.append(f"In a trained model it starts as {entry.starts}.")
-    lines += [""] * bool(entry.args) + [
-        f"- `{a.name}` ({a.default}; {a.accepts}): {a.help}" for a in entry.args.values()
-    ]
+    lines += [""] * bool(entry.args)
+    lines += [f"- `{a.name}` ({a.default}; {a.accepts}): {a.help}" for a in entry.args.values()]
     return [*lines, *(["", f"    {usage(entry)}"] if usage(entry) else []), ""]
 
 
