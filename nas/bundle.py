@@ -35,11 +35,12 @@ def bundle(variant: Variant, files: ModelFiles, weights: str | None = None) -> d
         weights: Name of a checkpoint that will lie beside, if there is one.
 
     Raises:
-        OutputError: The variant is the stock model, which needs no bundle.
+        OutputError: The variant has no modules that Ultralytics has not, and needs no bundle.
     """
-    modules = variant.modules
+    modules = variant.added
     if not modules:
-        raise OutputError(f"{files.name} is the stock model: it needs no bundle; --form yaml writes its model YAML")
+        what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
+        raise OutputError(f"{files.name} {what}: it needs no bundle; --form yaml writes its model YAML")
     graph = variant.graph()
     context = {
         "name": files.name,

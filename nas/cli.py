@@ -180,7 +180,7 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
 @MODULES
 @JSON
 def ops(module: str | None, module_files: tuple[Path, ...], as_json: bool) -> None:
-    """List the modules that can be swapped in, or show MODULE in full.
+    """List the modules that can be swapped in or inserted, by kind of slot, or show MODULE in full.
 
     \b
     nas ops CARAFE

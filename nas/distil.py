@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ProxyError
+from nas.learner import Learner, Tap
 from nas.proxy import ProxyJob
 from nas.variant import AFTER
 
@@ -95,77 +96,6 @@ class Bank:
     cpu_seconds: float
 
 
-class _Learner:
-    """A candidate while it learns."""
-
-    def __init__(self, candidate: Candidate, module: Any, name: str, row: int, lr0: float) -> None:
-        import torch
-
-        self.candidate = candidate
-        self.module = module
-        self.name = name
-        self.inserted = candidate.slot.startswith(AFTER)
-        self.row = row - self.inserted  # of the layer that it learns from
-        self.failure = ""
-        self.start_error = math.nan
-        self.begun = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
-        given = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(given, lr=lr0, weight_decay=0.0) if given else None
-
-    def step(self, seen: tuple[Any, Any], lr: float) -> None:
-        """Take one step towards the layer's output."""
-        import torch
-
-        if self.optimizer is None or self.failure:
-            return
-        self.module.train()
-        loss = self.error(seen)
-        if not math.isfinite(float(loss.detach())):
-            self.failure = "its distillation diverged: the error was no longer a number"
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 10.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-
-    def error(self, seen: tuple[Any, Any]) -> Any:
-        """Return the error for a layer's input and output; an inserted module has to hand on what it gets."""
-        inputs, target = seen
-        return relative_error(self.module(target if self.inserted else inputs), target)
-
-    def settle(self, error: float) -> float:
-        """Take back what was learnt if the start was nearer to the layer; return the error that this leaves."""
-        if self.failure or not (math.isfinite(error) and error >= self.start_error):
-            return error
-        self.module.load_state_dict(self.begun)
-        return self.start_error
-
-    def state(self) -> dict[str, Any]:
-        """Return what a save keeps."""
-        return {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
-            "failure": self.failure,
-            "start_error": self.start_error,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
-        self.module.load_state_dict(state["module"])
-        if self.optimizer:
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.failure, self.start_error = state["failure"], state["start_error"]
-
-
-def relative_error(output: Any, target: Any) -> Any:
-    """Return the mean squared error over the variance of the target (about its channels' means)."""
-    target = target.float()
-    spread = (target - target.mean((0, 2, 3), keepdim=True)).square().mean()
-    return (output.float() - target).square().mean() / spread.clamp_min(1e-12)
-
-
 def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], None]) -> Bank:
     """Distil candidates, or go on with it, and write a file of named tensors for each that succeeds.
 
@@ -203,14 +133,14 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
             for learner, error in zip(learners, _errors(teacher, learners, trainer), strict=True):
                 learner.start_error = error
         last = time.monotonic()
-        with _Tap(teacher, sorted({x.row for x in learners})) as tap:
+        with Tap(teacher, _rows(learners)) as tap:
             for step in range(done, steps):
                 batch = trainer.preprocess_batch(_batch(dataset, recipe.batch, job.proxy.seed, step, per_epoch))
                 with torch.no_grad():
                     teacher.predict(batch["img"])
                 lr = _rate(step, steps, recipe.bank_lr0)
                 for learner in learners:
-                    learner.step(tap.seen[learner.row], lr)
+                    learner.step(tap.seen, lr)
                 if time.monotonic() - last > _SAVE_EVERY_S:
                     _save(saved, {"step": step + 1, "spent": time.process_time() - started, "learners": learners})
                     last = time.monotonic()
@@ -224,7 +154,7 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         return Bank(teacher_map, drops, found, time.process_time() - started)
 
 
-def _learner(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> _Learner:
+def _learner(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> Learner:
     """Build a candidate as the model that will use it builds it, with initial values of its own seed."""
     import torch
 
@@ -236,39 +166,28 @@ def _learner(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> _L
     torch.manual_seed(_draw(proxy.seed, candidate.slot, candidate.label))
     again = candidate.label == AGAIN
     variant = Variant(proxy.base, proxy.scale, () if again else ((candidate.slot, candidate.label),))
-    names = variant.graph().names
-    row = names.index(candidate.slot.removeprefix(AFTER)) + candidate.slot.startswith(AFTER)
+    graph = variant.graph()
+    names = graph.names
+    inserted = candidate.slot.startswith(AFTER)
+    row = names.index(candidate.slot.removeprefix(AFTER)) + inserted
+    sources = () if inserted or again else graph.layers[row].sources[1:]  # the layer itself has one source
     module: Any = build(render(variant).yaml, proxy.scale, nc).model[row]  # type: ignore[index]  # the host's list
-    if not again and proxy.recipe.start == "near" and not candidate.slot.startswith(AFTER):
-        begin(module, teacher.model[row])
+    begun = False
+    if not again and proxy.recipe.start == "near":
+        begun = begin(module, None if inserted else teacher.model[row])
     if proxy.recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
     device = next(teacher.parameters()).device
-    return _Learner(candidate, module.to(device).train(), names[row], row, proxy.recipe.bank_lr0)
+    guide = names.index(sources[0]) if sources else None
+    return Learner(candidate, module.to(device).train(), names[row], row, guide, begun, proxy.recipe.bank_lr0)
 
 
-class _Tap:
-    """Keeps what layers of the teacher take and put out while it is open."""
-
-    def __init__(self, teacher: Any, rows: list[int]) -> None:
-        self.seen: dict[int, tuple[Any, Any]] = {}
-        self._handles = [teacher.model[row].register_forward_hook(self._note(row)) for row in rows]
-
-    def _note(self, row: int) -> Any:
-        def hook(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            self.seen[row] = (inputs[0], output)
-
-        return hook
-
-    def __enter__(self) -> _Tap:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+def _rows(learners: list[Learner]) -> list[int]:
+    """Return the rows of the teacher that learners look at."""
+    return sorted({row for learner in learners for row in learner.rows})
 
 
-def _errors(teacher: Any, learners: list[_Learner], trainer: Any) -> list[float]:
+def _errors(teacher: Any, learners: list[Learner], trainer: Any) -> list[float]:
     """Return each candidate's error on the validation images, in evaluation mode."""
     import torch
 
@@ -276,17 +195,17 @@ def _errors(teacher: Any, learners: list[_Learner], trainer: Any) -> list[float]
         learner.module.eval()
     totals = [0.0] * len(learners)
     images = 0
-    with torch.no_grad(), _Tap(teacher, sorted({x.row for x in learners})) as tap:
+    with torch.no_grad(), Tap(teacher, _rows(learners)) as tap:
         for batch in trainer.validation_batches():
             teacher.predict(batch["img"])
             count = len(batch["img"])
             images += count
             for i, learner in enumerate(learners):
-                totals[i] += count * float(learner.error(tap.seen[learner.row]))
+                totals[i] += count * float(learner.error(tap.seen))
     return [total / max(1, images) for total in totals]
 
 
-def _finish(learner: _Learner, error: float, job: DistilJob) -> Distilled:
+def _finish(learner: Learner, error: float, job: DistilJob) -> Distilled:
     """Write a candidate's tensors, unless they are of no use."""
     c = learner.candidate
     failure = learner.failure
@@ -300,14 +219,14 @@ def _finish(learner: _Learner, error: float, job: DistilJob) -> Distilled:
     return Distilled(c, name, learner.start_error, error)
 
 
-def _without(teacher: Any, learners: list[_Learner], trainer: Any) -> Iterator[tuple[str, float]]:
+def _without(teacher: Any, learners: list[Learner], trainer: Any) -> Iterator[tuple[str, float]]:
     """Give, for each slot, the baseline's mAP50-95 while that layer puts out only its channels' means."""
     import torch
 
     slots = {x.candidate.slot: x.row for x in learners if not x.inserted}
     sums: dict[int, Any] = {}
     batches = 0
-    with torch.no_grad(), _Tap(teacher, sorted(set(slots.values()))) as tap:
+    with torch.no_grad(), Tap(teacher, sorted(set(slots.values()))) as tap:
         for batch in trainer.validation_batches():
             teacher.predict(batch["img"])
             batches += 1
@@ -369,7 +288,7 @@ def _save(path: Path, body: dict[str, Any]) -> None:
     beside.replace(path)
 
 
-def _restore(path: Path, learners: list[_Learner], steps: int) -> tuple[int, float]:
+def _restore(path: Path, learners: list[Learner], steps: int) -> tuple[int, float]:
     """Take up a save, if there is one that fits; return its step and the CPU seconds spent until then."""
     import torch
 

@@ -140,7 +140,7 @@ def texts_of(
             if not new:
                 raise OutputError(f"the Ultralytics in {tree.root} is patched with these modules already")
             texts[Path(f"{files.name}.patch")] = diff(tree, new)
-        elif form == "snippet" and ultralytics is not None and variant.modules:
+        elif form == "snippet" and ultralytics is not None and variant.added:
             tree = read_tree(ultralytics)
             snippet = release_snippet(tree, variant, files)
             prove_patch(tree, snippet.pasted, files)
@@ -163,7 +163,7 @@ def apply_patch(variant: Variant, files: ModelFiles, path: Path, *, dry_run: boo
     """Teach an Ultralytics tree a variant's modules, proved first; return the files that change.
 
     Raises:
-        OutputError: The variant is the stock model.
+        OutputError: The variant has no modules that Ultralytics has not.
         HostError: The tree cannot be patched or written, or does not build the variant then.
     """
     tree, new = _patch(variant, files, path)
@@ -182,10 +182,11 @@ def revert_patch(path: Path, *, dry_run: bool = False) -> list[Path]:
 
 
 def _patch(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree, dict[Path, str]]:
-    if not variant.modules:
-        raise OutputError(f"{files.name} is the stock model: it needs no patch")
+    if not variant.added:
+        what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
+        raise OutputError(f"{files.name} {what}: it needs no patch")
     tree = read_tree(path)
-    new = patched(tree, variant.modules)
+    new = patched(tree, variant.added)
     if new:
         prove_patch(tree, new, files)
     return tree, new

@@ -153,9 +153,32 @@ class LayerGraph:
             raise SpaceError(f"{self.base} has no layer {name!r}{did_you_mean(name, self._index)}")
         return self.layers[self._index[name]]
 
-    def swap(self, name: str, module: str, args: tuple[RowArg, ...], label: str) -> LayerGraph:
-        """Return the graph with another module in a layer's place; name, inputs and repeats stay."""
-        new = replace(self[name], module=module, args=args, swap=label)
+    def guide_of(self, name: str) -> str:
+        """Return the layer that can guide a module in `name`'s place; empty if there is none.
+
+        It is the other source of the concatenation that takes `name`'s output: what is concatenated has one size. It
+        has to come before `name`.
+        """
+        for layer in self.layers:
+            others = [s for s in layer.sources if s != name]
+            if layer.module == "Concat" and name in layer.sources and len(others) == 1:
+                (guide,) = others
+                if guide != IMAGE and self._index[guide] < self._index[name]:
+                    return guide
+        return ""
+
+    def swap(self, name: str, module: str, args: tuple[RowArg, ...], label: str, guide: str = "") -> LayerGraph:
+        """Return the graph with another module in a layer's place; name, inputs and repeats stay.
+
+        Args:
+            name: The layer.
+            module: The class that takes its place.
+            args: Its row arguments.
+            label: The choice's label.
+            guide: A layer whose output it takes beside its input; empty for none.
+        """
+        sources = (*self[name].sources, guide) if guide else self[name].sources
+        new = replace(self[name], sources=sources, module=module, args=args, swap=label)
         return replace(self, layers=tuple(new if layer.name == name else layer for layer in self.layers))
 
     def insert(self, name: str, module: str, args: tuple[RowArg, ...], label: str) -> LayerGraph:

@@ -51,7 +51,7 @@ def register() -> None:
     if _pristine is None:
         stock = inspect.unwrap(tasks.parse_model)  # `nas.hook` may have wrapped it
         _pristine = (stock, parse_model_source(tasks))
-    entries = {e.name: e for e in registry.entries().values() if not e.cls.__module__.startswith("ultralytics.")}
+    entries = {e.name: e for e in registry.entries().values() if not e.native}
     modules = {name: entry.cls for name, entry in entries.items()}
     before = _rebound[0] if _rebound else {}
     if _rebound and before == modules and tasks.parse_model is _rebound[1]:

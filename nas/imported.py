@@ -151,12 +151,12 @@ class _Alignment:
             for j in range(len(rows) + 1):
                 ways: list[tuple[float, str]] = []
                 if i and j:
-                    price, kind = _compared(layers[i - 1], rows[j - 1])
+                    price, kind = _compared(self.graph, layers[i - 1], rows[j - 1])
                     ways.append((best[i - 1][j - 1][0] + price, kind))
                 if i:
                     ways.append((best[i - 1][j][0] + _MISSING, "missing"))
                 if j:
-                    known = i and not isinstance(_insertion(layers[i - 1], rows[j - 1]), str)
+                    known = i and not isinstance(_insertion(self.graph, layers[i - 1], rows[j - 1]), str)
                     ways.append((best[i][j - 1][0] + (_INSERTED if known else _MISSING), "inserted"))
                 if ways:
                     best[i][j] = min(ways, key=lambda way: way[0])
@@ -172,14 +172,14 @@ class _Alignment:
     def _matched(self, layer: Layer, row: ModelRow, kind: str) -> None:
         if kind == "same":
             return
-        choice = _swap(layer, row)
+        choice = _swap(self.graph, layer, row)
         if isinstance(choice, str):
             self.left_out.append((row.line, f"{layer.name}: {choice}"))
         else:
             self.swaps.append(Swap(row.line, layer.name, choice.label))
 
     def _inserted(self, before: Layer | None, row: ModelRow, number: int) -> None:
-        choice = _insertion(before, row)
+        choice = _insertion(self.graph, before, row)
         if isinstance(choice, Choice) and before and "+" in self.stands.get(number - 1, ""):
             choice = f"a second module behind {before.name}; one can be inserted"
         if isinstance(choice, Choice) and row.sources != (number - 1,):
@@ -204,26 +204,26 @@ class _Alignment:
         return wrong
 
 
-def _compared(layer: Layer, row: ModelRow) -> tuple[float, str]:
+def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, str]:
     """Return what it costs to take a row for a layer, and how it then differs."""
     if (row.module, row.repeats, row.args) == (layer.module, layer.repeats, layer.args):
         return _SAME, "same"
-    if not isinstance(_swap(layer, row), str):
+    if not isinstance(_swap(graph, layer, row), str):
         return _SWAPPED, "swapped"
     return (_CHANGED if row.module == layer.module or layer.kind else 2 * _MISSING), "changed"
 
 
-def _swap(layer: Layer, row: ModelRow) -> Choice | str:
+def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
     """Return the choice that a row is in a layer's place, or why it is none."""
     known = _known(row.module)
     if isinstance(known, str):
         return f"{layer.module} replaced; {known}" if row.module != layer.module else _changed(layer, row)
-    if problem := misfit(layer, Choice(known.name), inserted=False):
+    if problem := misfit(graph, layer.name, Choice(known.name), inserted=False):
         return problem
     if row.repeats != layer.repeats:
         return f"{row.repeats} repeats in place of {layer.repeats}: swaps keep them"
     own = row.args
-    if known.rule != "same":
+    if known.rule in ("conv", "block"):
         if not own or own[0] != layer.args[0]:
             given = f"{own[0]}" if own else "no"
             return f"{row.module} has {given} output channels in place of {layer.args[0]}: swaps keep them"
@@ -231,14 +231,14 @@ def _swap(layer: Layer, row: ModelRow) -> Choice | str:
     return _choice(known, own, layer)
 
 
-def _insertion(before: Layer | None, row: ModelRow) -> Choice | str:
+def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice | str:
     """Return the choice that a row is behind a layer, or why it is none."""
     known = _known(row.module)
     if isinstance(known, str):
         return f"inserted; {known}"
     if before is None:
         return f"{row.module} stands before the first layer"
-    problem = misfit(before, Choice(known.name), inserted=True)
+    problem = misfit(graph, before.name, Choice(known.name), inserted=True)
     if problem:
         return problem
     if row.repeats != 1:

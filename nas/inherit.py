@@ -14,14 +14,21 @@ def graph_of(job: ProxyJob) -> Any:
     return Variant(job.base, job.scale, job.swaps).graph()
 
 
-def begin(new: Any, old: Any) -> bool:
+def begin(new: Any, old: Any | None) -> bool:
     """Let a module start near the trained layer that it replaces: equal tensors, then what its registry entry knows.
 
+    Args:
+        new: The module.
+        old: The layer, None for a module that is inserted: then it starts near handing on what it gets.
+
     Returns:
-        Whether its entry knew how.
+        Whether its entry knew a start.
     """
+    from torch import nn
+
     from nas.ops import start
 
+    old = nn.Identity() if old is None else old
     own = new.state_dict()
     shared = {k: v for k, v in old.state_dict().items() if k in own and own[k].shape == v.shape}
     new.load_state_dict(shared, strict=False)
@@ -29,14 +36,14 @@ def begin(new: Any, old: Any) -> bool:
 
 
 def begin_swaps(model: Any, graph: Any, baseline: Any, given: dict[str, Any]) -> None:
-    """Let every swapped layer for which there are no tensors of its own start near what it replaces."""
+    """Let every swapped or inserted layer for which there are no tensors of its own start near what was there."""
     from nas.base import load_base
 
     rows = {name: i for i, name in enumerate(load_base(graph.base).names)}
     for i, layer in enumerate(graph.layers):
         own = {f"{layer.name}:{key}" for key in model.model[i].state_dict()}
-        if layer.swap and layer.name in rows and not own <= set(given):
-            begin(model.model[i], baseline.model[rows[layer.name]])
+        if layer.swap and not own <= set(given):
+            begin(model.model[i], baseline.model[rows[layer.name]] if layer.name in rows else None)
 
 
 def initial_state(job: ProxyJob, nc: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
 from nas.console import make_console
 from nas.errors import BuildError
+
+if TYPE_CHECKING:
+    from nas.ops.registry import Entry
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -21,58 +25,93 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def print_modules(module: str | None, *, as_json: bool) -> None:
-    """Print the registry, or one module in full.
+    """Print the registry by kind of slot, or one module in full.
 
     Raises:
         SpaceError: There is no such module.
     """
     from nas.errors import SpaceError
     from nas.ops import registry
-    from nas.own import files_of
+    from nas.reference import WHERE, in_order, kinds_of, measure
 
     try:
-        entries = [registry.get(module)] if module else list(registry.entries().values())
+        entries = [registry.get(module)] if module else sorted(registry.entries().values(), key=in_order)
     except ValueError as error:
         raise SpaceError(str(error)) from None
     if as_json:
-        body = [
-            {
-                "name": e.name,
-                "fits": sorted(e.kinds),
-                "channels": e.rule,
-                "paper": e.paper,
-                "summary": e.summary,
-                "requires": e.requires,
-                "starts": e.starts,
-                "arguments": {
-                    a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in e.args.values()
-                },
-            }
-            for e in entries
-        ]
-        return click.echo(json.dumps(body, indent=2))
+        return click.echo(json.dumps([_module_json(e) for e in entries], indent=2))
     console = make_console()
-    table = _table("module", "fits", "arguments", "what it is", "paper")
-    for e in entries:
-        table.add_row(e.name, ", ".join(sorted(e.kinds)), ", ".join(e.args), e.summary, e.paper)
-    console.print(table)
     if module:
-        (entry,) = entries
+        return _print_module(entries[0])
+    for kinds in dict.fromkeys(kinds_of(e) for e in entries):
+        console.print(f"{kinds}", style="bold", markup=False)
+        table = _table("module", "parameters", "MACs", "what it is", "paper", right=("parameters", "MACs"))
+        for e in (e for e in entries if kinds_of(e) == kinds):
+            figures = measure(e)
+            table.add_row(e.name, f"{figures.params:,}", _millions(figures.macs), e.summary, e.paper)
+        console.print(table)
+        console.print()
+    console.print(f"parameters and MACs: {WHERE}, defaults; `nas ops NAME` shows one with its arguments", markup=False)
+    return None
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:.3g} M" if macs else "0"
+
+
+def _module_json(entry: Entry) -> dict[str, Any]:
+    """Return all that is known of a module as plain values."""
+    from nas.reference import measure
+
+    figures = measure(entry)
+    return {
+        "name": entry.name,
+        "fits": sorted(entry.kinds),
+        "channels": entry.rule,
+        "paper": entry.paper,
+        "summary": entry.summary,
+        "requires": entry.requires,
+        "starts": entry.starts,
+        "from_ultralytics": entry.native,
+        "params": figures.params,
+        "macs": figures.macs,
+        "norms": figures.norms,
+        "norms_folded": figures.folded,
+        "arguments": {
+            a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
+        },
+    }
+
+
+def _print_module(entry: Entry) -> None:
+    """Print one module in full."""
+    from nas.reference import WHERE, kinds_of, measure, usage
+
+    figures = measure(entry)
+    console = make_console()
+    facts = {
+        "": entry.summary,
+        "paper": entry.paper,
+        "fits": ("after a layer: " if entry.kinds == {"attention"} else "slots of kind ") + kinds_of(entry),
+        "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
+        "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
+        "from": "Ultralytics itself: needs no registration" if entry.native else "",
+        "takes": "two maps: its layer's input, and a guide of its output's size" if entry.rule == "guided" else "",
+        "needs": entry.requires,
+        "starts": entry.starts and f"in a trained model: {entry.starts}",
+    }
+    console.print(entry.name, style="bold", markup=False)
+    for name, text in facts.items():
+        if text:
+            console.print(f"{name:8}{text}" if name else text, markup=False)
+    if entry.args:
         console.print()
         arguments = _table("argument", "default", "accepts", "what it does")
         for a in entry.args.values():
             arguments.add_row(a.name, str(a.default), a.accepts, a.help)
         console.print(arguments)
-        if entry.requires:
-            console.print(f"\nneeds: {entry.requires}", markup=False)
-        if entry.starts:
-            console.print(f"\nstarts, in a trained layer's place: {entry.starts}", markup=False)
-        slot = {"up": "neck.up_p4", "down": "backbone.down_p3", "block": "neck.c2f_p3"}
-        kind = next((k for k in ("up", "down", "block") if k in entry.kinds), None)
-        if kind:
-            files = "".join(f"--modules {file.name} " for file in files_of([entry.name]))
-            console.print(f"\nnas emit-yaml {files}--swap {slot[kind]}={entry.name} -o out/", markup=False)
-    return None
+    if usage(entry):
+        console.print(f"\n{usage(entry)}", markup=False)
 
 
 def print_spaces() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jinja2
 
@@ -76,7 +76,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
 
 
 def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> str:
-    """Return the branch of parse_model that knows the channels of registered modules; empty for none.
+    """Return the branch of parse_model that knows the channels of registered modules; empty if it needs none.
 
     Args:
         modules: Their names.
@@ -85,8 +85,8 @@ def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> s
     Raises:
         ValueError: A module is not registered.
     """
-    rules: dict[str, list[str]] = {"same": [], "conv": [], "block": []}
-    names = sorted(set(modules))
+    rules: dict[str, list[str]] = {rule: [] for rule in get_args(registry.ChannelRule)}
+    names = sorted({name for name in modules if not registry.get(name).native})
     for name in names:
         rules[registry.get(name).rule].append(name)
     if not names:
@@ -98,9 +98,10 @@ def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> s
 
 def render_snippet(variant: Variant) -> str:
     """Return the text that tells how to register a variant's modules by hand."""
-    modules = variant.modules
+    modules = variant.added
     if not modules:
-        return f"{variant.name} is the stock model: it needs no registration.\n"
+        what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
+        return f"{variant.name} {what}: it needs no registration.\n"
     return (
         environment()
         .get_template("snippet.txt.j2")

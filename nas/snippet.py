@@ -87,14 +87,14 @@ def release_snippet(tree: Tree, variant: Variant, files: ModelFiles) -> Snippet:
         OutputError: The variant is the stock model, or the tree has been patched.
         HostError: A place for the lines is not there.
     """
-    if not variant.modules:
+    if not variant.added:
         raise OutputError(f"{files.name} is the stock model: it needs no registration")
     if BEGIN in tree.tasks or tree.modules is not None:
         raise OutputError(f"the Ultralytics in {tree.root} is patched: a snippet is for one that is not")
     where = places(tree)
-    line = f"from ultralytics.nn.modules.{MODULES.stem} import {', '.join(variant.modules)}"
-    branch = render_branch(variant.modules, where.dispatch)
-    copy = module_file(variant.modules, "a snippet tells where this file goes.")
+    line = f"from ultralytics.nn.modules.{MODULES.stem} import {', '.join(variant.added)}"
+    branch = render_branch(variant.added, where.dispatch)
+    copy = module_file(variant.added, "a snippet tells where this file goes.")
     text = (
         environment()
         .get_template("snippet_release.txt.j2")

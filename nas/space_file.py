@@ -218,7 +218,7 @@ class _Reader:
                 if item.value != first:
                     self.problem(item, f"{key}: {item.value!r} here; this slot's own choice is {first!r}")
                 continue
-            for label in self.multiply(item):
+            for label in self.multiply(item, key):
                 if label in labels:
                     self.problem(item, f"{key}: {label} stands here twice (arguments at their defaults are left out)")
                 else:
@@ -229,31 +229,33 @@ class _Reader:
             self.problem(node, f"{key}: {len(labels)} choices; at most {_MOST_CHOICES} make sense in one slot")
         return tuple(labels)
 
-    def multiply(self, item: yaml.Node) -> list[str]:
+    def multiply(self, item: yaml.Node, key: str) -> list[str]:
         """Return the labels of one entry of a list of choices."""
         try:
             if isinstance(item, yaml.ScalarNode):
                 return [parse_choice(str(item.value)).label]
         except SpaceError as error:
             close = did_you_mean(str(item.value), {KEEP: 1, NONE: 1})
-            self.problem(item, str(error) if "known" in close else f"unknown choice {item.value!r}{close}")
+            self.problem(
+                item, f"{key}: {error}" if "known" in close else f"{key}: unknown choice {item.value!r}{close}"
+            )
             return []
         if not isinstance(item, yaml.MappingNode) or len(item.value) != 1:
-            self.problem(item, "expected a module's name, or {module: {argument: value or list of values}}")
+            self.problem(item, f"{key}: expected a module's name, or {{module: {{argument: value or list of values}}}}")
             return []
         module, args = str(item.value[0][0].value), self.value(item.value[0][1])
         if not isinstance(args, dict):
-            self.problem(item, f"{module}: expected arguments, such as {{{module}: {{argument: [values]}}}}")
+            self.problem(item, f"{key}: {module}: expected arguments, such as {{{module}: {{argument: [values]}}}}")
             return []
         lists = {k: v if isinstance(v, list) else [v] for k, v in args.items()}
         for name in (k for k, v in lists.items() if not v):
-            self.problem(item, f"{module}: {name} has an empty list of values")
+            self.problem(item, f"{key}: {module}: {name} has an empty list of values")
         labels = []
         for values in itertools.product(*lists.values()):
             try:
                 labels.append(make_choice(module, dict(zip(lists, values, strict=True))).label)
             except SpaceError as error:
-                self.problem(item, str(error))
+                self.problem(item, f"{key}: {error}")
                 if "no argument" in str(error) or "unknown module" in str(error):
                     break
         return labels
@@ -263,7 +265,7 @@ class _Reader:
             wrong: dict[str, list[str]] = {}
             for layer in layers:
                 name = layer.removeprefix(AFTER)
-                why = misfit(graph[name], parse_choice(label), inserted=layer.startswith(AFTER))
+                why = misfit(graph, name, parse_choice(label), inserted=layer.startswith(AFTER))
                 wrong.setdefault(why, []).append(layer)
             for why, where in wrong.items():
                 if why:

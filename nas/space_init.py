@@ -37,8 +37,8 @@ def starting_space(base: str, scale: str | None = None, modules: Iterable[str] =
         entries = [registry.get(name) for name in modules] or list(registry.entries().values())
     except ValueError as error:
         raise SpaceError(str(error)) from None
-    fitting = {layer.name: tuple(_fitting(layer, entries)) for layer in graph.layers}
-    inserted = {AFTER + name: tuple(_insertable(graph[name], entries)) for name in _ends(graph)}
+    fitting = {layer.name: tuple(_fitting(graph, layer, entries)) for layer in graph.layers}
+    inserted = {AFTER + name: tuple(_insertable(graph, graph[name], entries)) for name in _ends(graph)}
     slots = [*_slots(graph, fitting), *(_slot(key, labels, NONE) for key, labels in inserted.items() if labels)]
     if not slots:
         raise SpaceError(f"nothing fits a layer of {base}: {', '.join(e.name for e in entries)}")
@@ -51,14 +51,18 @@ def space_of(variant: Variant, file: str = "my.yaml") -> str:
     return _text(variant.graph(), variant.scale, slots, "which of these swaps are worth it?", file)
 
 
-def _fitting(layer: Layer, entries: Sequence[registry.Entry]) -> list[str]:
+def _fitting(graph: LayerGraph, layer: Layer, entries: Sequence[registry.Entry]) -> list[str]:
     if layer.kind is None:
         return []
-    return [e.name for e in entries if not misfit(layer, Choice(e.name), inserted=False) and e.name != layer.module]
+    return [
+        e.name
+        for e in entries
+        if not misfit(graph, layer.name, Choice(e.name), inserted=False) and e.name != layer.module
+    ]
 
 
-def _insertable(layer: Layer, entries: Sequence[registry.Entry]) -> list[str]:
-    return [e.name for e in entries if not misfit(layer, Choice(e.name), inserted=True)]
+def _insertable(graph: LayerGraph, layer: Layer, entries: Sequence[registry.Entry]) -> list[str]:
+    return [e.name for e in entries if not misfit(graph, layer.name, Choice(e.name), inserted=True)]
 
 
 def _ends(graph: LayerGraph) -> list[str]:

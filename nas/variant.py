@@ -130,6 +130,11 @@ class Variant:
         """The registered modules that it uses, sorted."""
         return tuple(sorted({parse_choice(label).module for _, label in self.swaps}))
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Those of `modules` that Ultralytics does not have: they need registration."""
+        return tuple(name for name in self.modules if not registry.get(name).native)
+
     def with_scale(self, scale: str) -> Variant:
         """Return the same swaps at another scale."""
         check_scale(load_base(self.base), scale)
@@ -147,14 +152,20 @@ class Variant:
         """
         base = load_base(self.base)
         graph = base
-        for slot, label in self.swaps:
+        # Insertions come last: whoever takes the output of a layer, a guided module too, then takes the inserted one's.
+        for slot, label in sorted(self.swaps, key=lambda swap: swap[0].startswith(AFTER)):
             choice = parse_choice(label)
             name = slot.removeprefix(AFTER)
-            problem = misfit(base[name], choice, inserted=slot.startswith(AFTER))
+            inserted = slot.startswith(AFTER)
+            problem = misfit(base, name, choice, inserted=inserted)
             if problem:
                 raise SpaceError(f"{slot}: {problem}")
             args = row_args(base[name], choice)
-            graph = (graph.insert if slot.startswith(AFTER) else graph.swap)(name, choice.module, args, label)
+            if inserted:
+                graph = graph.insert(name, choice.module, args, label)
+            else:
+                guide = base.guide_of(name) if registry.get(choice.module).rule == "guided" else ""
+                graph = graph.swap(name, choice.module, args, label, guide)
         return graph
 
 
@@ -213,12 +224,15 @@ def check_scale(graph: LayerGraph, scale: str) -> None:
         raise SpaceError(f"{graph.base} has no scale {scale!r}; its scales: {', '.join(graph.scales)}")
 
 
-def misfit(layer: Layer, choice: Choice, *, inserted: bool) -> str:
-    """Say why a module cannot go into a layer's place (or behind it); empty if it can."""
+def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> str:
+    """Say why a module cannot go into a layer's place (or behind it) in a base; empty if it can."""
+    layer = graph[name]
     entry = registry.get(choice.module)
     kinds = ", ".join(sorted(entry.kinds))
     if inserted and layer.section == "head":
         return "nothing can stand behind a head"
+    if inserted and entry.rule == "guided":
+        return f"{choice.module} cannot be inserted: it takes two inputs, and fits slots of kind {kinds}"
     if inserted and (entry.rule != "same" or any(isinstance(p, registry.FromSlot) for p in entry.params)):
         return f"{choice.module} cannot be inserted: it takes its sizes from a layer that it replaces"
     if inserted:
@@ -232,14 +246,19 @@ def misfit(layer: Layer, choice: Choice, *, inserted: bool) -> str:
         return f"{choice.module} fits slots of kind {kinds}, this one is {layer.kind}; what fits: {', '.join(fitting)}"
     if entry.fits and not entry.fits(layer.slot_values):
         return f"{choice.module} does not fit {layer.slot_values}: {entry.requires}"
+    if entry.rule == "guided" and not graph.guide_of(name):
+        return (
+            f"{choice.module} needs a guide, a second map of its output's size: the other source of a Concat that "
+            f"takes {name} and one layer before it; there is none"
+        )
     return ""
 
 
 def row_args(layer: Layer, choice: Choice) -> tuple[RowArg, ...]:
-    """Return a choice's arguments as the row of a model YAML: output channels first, unless the rule is ``same``."""
+    """Return a choice's arguments as the row of a model YAML: output channels first, unless they are the input's."""
     entry = registry.get(choice.module)
     own = entry.row_args(layer.slot_values, dict(choice.args))
-    return tuple(own) if entry.rule == "same" else (layer.args[0], *own)
+    return tuple(own) if entry.rule in ("same", "guided") else (layer.args[0], *own)
 
 
 def describe_swaps(swaps: Iterable[tuple[str, str]]) -> str:

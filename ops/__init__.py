@@ -1,5 +1,16 @@
 """The modules that a search may swap in; importing this package registers them all. See `nas.ops.registry`."""
 
-from nas.ops import c2f, carafe, dcnv4, dynamicconv, dysample, spconv
+from nas.ops import attention, c2f, carafe, dcnv4, dynamicconv, dysample, guided, pooling, spconv, upsampling
 
-__all__ = ["c2f", "carafe", "dcnv4", "dynamicconv", "dysample", "spconv"]
+__all__ = [
+    "attention",
+    "c2f",
+    "carafe",
+    "dcnv4",
+    "dynamicconv",
+    "dysample",
+    "guided",
+    "pooling",
+    "spconv",
+    "upsampling",
+]

@@ -24,11 +24,14 @@ Value: TypeAlias = int | float | bool | str
 """A value that a module's argument may take in a space file or a model YAML."""
 
 SlotKind = Literal["up", "down", "conv", "block", "attention", "pool"]
-ChannelRule = Literal["same", "conv", "block"]
-"""How ``parse_model`` calls a constructor: ``same`` (c, ...), ``conv`` (c1, c2, ...), ``block`` (c1, c2, n, ...)."""
+ChannelRule = Literal["same", "conv", "block", "guided"]
+"""How ``parse_model`` calls a constructor: ``same`` (c, ...), ``conv`` (c1, c2, ...), ``block`` (c1, c2, n, ...),
+``guided`` (c, c_guide, ...). A guided module takes a list of two maps, its layer's input with c channels and a guide of
+its output's size with c_guide channels, and puts out c channels."""
 
 MacsRule = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], int]
-"""(module, its forward's positional inputs, its output) -> multiply-accumulates spent outside its child modules."""
+"""(module, its forward's positional inputs, its output) -> multiply-accumulates spent outside its child modules. The
+input of a guided module is one list."""
 
 Start: TypeAlias = Callable[[nn.Module, nn.Module], None]
 """(the new module, the trained layer that it replaces): sets the new module's parameters and statistics."""
@@ -47,7 +50,7 @@ class Arg:
         low: Smallest value allowed, for numbers.
         high: Largest value allowed, for numbers.
         odd: Whether only odd integers are allowed.
-        options: The values allowed, for strings.
+        options: The only values allowed: always for strings, for numbers in place of bounds.
     """
 
     name: str
@@ -56,13 +59,13 @@ class Arg:
     low: float | None = None
     high: float | None = None
     odd: bool = False
-    options: tuple[str, ...] = ()
+    options: tuple[Value, ...] = ()
 
     @property
     def accepts(self) -> str:
         """Say in words which values the argument takes."""
         if self.options:
-            return "one of " + ", ".join(self.options)
+            return "one of " + ", ".join(map(str, self.options))
         if isinstance(self.default, bool):
             return "true or false"
         kind = "an odd whole number" if self.odd else "a whole number" if isinstance(self.default, int) else "a number"
@@ -83,10 +86,10 @@ class Arg:
             if not isinstance(value, bool):
                 raise wrong
             return value
-        if isinstance(self.default, str):
-            if not isinstance(value, str) or value not in self.options:
+        if self.options:
+            if isinstance(value, bool) or value not in self.options:
                 raise wrong
-            return value
+            return self.options[self.options.index(value)]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise wrong
         if isinstance(self.default, int):
@@ -146,6 +149,11 @@ class Entry:
     starts: str = ""
 
     @property
+    def native(self) -> bool:
+        """Whether Ultralytics has the class and its ``parse_model`` knows the channels: it needs no registration."""
+        return self.cls.__module__.startswith("ultralytics.")
+
+    @property
     def args(self) -> dict[str, Arg]:
         """The arguments that a choice may set, by name."""
         return {p.name: p for p in self.params if isinstance(p, Arg)}
@@ -161,7 +169,10 @@ class Entry:
         for name in sorted(given):
             if name not in args:
                 raise ValueError(f"{self.name} has no argument {name!r}{did_you_mean(name, args)}")
-            value = args[name].check(given[name])
+            try:
+                value = args[name].check(given[name])
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
             if value != args[name].default:
                 checked[name] = value
         return checked
@@ -193,6 +204,9 @@ def register(
     starts: str = "",
 ) -> Callable[[ModuleT], ModuleT]:
     """Register the decorated module; see `Entry` for the arguments.
+
+    A class of Ultralytics is registered by calling the decorator with it, where ``parse_model`` calls its constructor
+    as `rule` says; it is then used as it is, and a model needs no registration for it.
 
     Raises:
         ValueError: The name is taken by another class, the class is of the script that runs, or only one of `start` and

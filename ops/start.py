@@ -33,7 +33,8 @@ def begin(new: nn.Module, old: nn.Module) -> bool:
 
     Args:
         new: The module that takes its place, on any device.
-        old: The trained layer: Ultralytics' ``Conv`` or ``C2f``, or ``nn.Upsample``.
+        old: The trained layer: Ultralytics' ``Conv``, ``C2f`` or ``SPPF``, or ``nn.Upsample``; ``nn.Identity`` for a
+            module that is inserted and replaces nothing.
 
     Returns:
         Whether it did. False, and nothing is changed, if `new` is not registered or has no start, or if its start does

@@ -28,7 +28,9 @@ def swapped(base: str) -> Variant:
     """Return the variant with something in every layer's place that anything fits."""
     graph, swaps = load_base(base), {}
     for turn, layer in enumerate(graph.layers):
-        fitting = [n for n in registry.entries() if layer.kind and not misfit(layer, Choice(n), inserted=False)]
+        fitting = [
+            n for n in registry.entries() if layer.kind and not misfit(graph, layer.name, Choice(n), inserted=False)
+        ]
         if fitting:
             swaps[layer.name] = fitting[turn % len(fitting)]
     return make_variant(base, graph.default_scale, swaps)

@@ -72,6 +72,11 @@ def test_ops():
         assert name in result.output
     assert "k_up" in invoke("ops", "CARAFE").output
     assert json.loads(invoke("ops", "CARAFE", "--json").stdout)[0]["arguments"]["k_up"]["default"] == 5
+    kinds = [line for line in result.output.splitlines() if line in ("up", "down, conv", "block", "pool", "attention")]
+    assert kinds == ["up", "down, conv", "block", "pool", "attention"]
+    assert "nas emit-yaml --swap 'after neck.c2f_p3=EMA' -o out/" in invoke("ops", "EMA").output
+    assert "Ultralytics itself: needs no registration" in invoke("ops", "SPP").output
+    assert "a guide of its output's size" in invoke("ops", "FADE").output
     result = invoke("ops", "CARAFFE")
     assert result.exit_code == 1
     assert "did you mean CARAFE" in result.stderr

@@ -163,6 +163,20 @@ def test_an_inserted_module_learns_to_hand_on(make, modules, tmp_path):
     assert (state["neck.c2f_p3+Gate:gain"] - 1).abs().mean() < 0.3
 
 
+def test_an_inserted_module_that_starts_near_is_left_as_it_starts(make, tmp_path):
+    """To hand on what it gets, the nearest that it could learn is to do nothing."""
+    (se,) = make(tmp_path, Candidate("after neck.c2f_p3", "SE"), bank_epochs=1).candidates
+    assert 0 < se.error == se.start_error < 0.02
+    state = torch.load(tmp_path / se.file, weights_only=True)
+    assert state["neck.c2f_p3+SE:residual_scale"].item() == pytest.approx(0.1)
+
+
+def test_a_guided_module_learns_from_its_input_and_its_guide(make, tmp_path):
+    fade, sapa = make(tmp_path, Candidate("neck.up_p3", "FADE"), Candidate("neck.up_p3", "SAPA(k_up=3)")).candidates
+    assert fade.error < fade.start_error < 0.2
+    assert sapa.error < sapa.start_error
+
+
 def test_an_extended_bank_is_the_one_made_at_once(make, whole, tmp_path):
     folder, made = whole
     first, second = make(tmp_path, CARAFE, CONTROL), make(tmp_path, IDLER, SPCONV)

@@ -48,9 +48,11 @@ def came_back(variant: Variant, **given: str) -> bool:
 
 def random_swaps(base: str, rng: random.Random, share: float) -> dict[str, str]:
     """Return swaps of about a share of the layers, with arguments where a module has options."""
-    swaps = {}
-    for layer in load_base(base).layers:
-        fitting = [n for n in registry.entries() if layer.kind and not misfit(layer, Choice(n), inserted=False)]
+    graph, swaps = load_base(base), {}
+    for layer in graph.layers:
+        fitting = [
+            n for n in registry.entries() if layer.kind and not misfit(graph, layer.name, Choice(n), inserted=False)
+        ]
         if fitting and rng.random() < share:
             entry = registry.get(rng.choice(fitting))
             chosen = [a for a in entry.args.values() if a.options and rng.random() < 0.5]

@@ -99,10 +99,10 @@ slot: 1
     message = str(caught.value)
     for expected in (
         "bad.yaml:2: yolov8 has no scale 'q'",
-        "bad.yaml:4: unknown choice 'kep'; did you mean keep?",
-        "bad.yaml:4: unknown module 'CARAFFE'; did you mean CARAFE",
-        "bad.yaml:4: DySample has no argument 'styl'; did you mean style?",
-        "bad.yaml:4: style='xx': expected one of lp, pl",
+        "bad.yaml:4: neck.up_*: unknown choice 'kep'; did you mean keep?",
+        "bad.yaml:4: neck.up_*: unknown module 'CARAFFE'; did you mean CARAFE",
+        "bad.yaml:4: neck.up_*: DySample has no argument 'styl'; did you mean style?",
+        "bad.yaml:4: neck.up_*: DySample: style='xx': expected one of lp, pl",
         "bad.yaml:5: yolov8 has no layer 'neck.c2f_p44'; did you mean neck.c2f_p4",
         "bad.yaml:6: neck.c2f_*: C2f_SPConv stands here twice",
         "bad.yaml:6: neck.c2f_p4, neck.c2f_p3, neck.c2f_n4, neck.c2f_n5: CARAFE fits slots of kind up",

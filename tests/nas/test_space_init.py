@@ -20,7 +20,7 @@ def test_every_base_has_a_space_with_every_layer_that_something_fits(base):
     graph = load_base(base)
     offered = {layer: slot.choices[1:] for slot in space.slots for layer in slot.layers}
     for layer in graph.layers:
-        fits = layer.kind and not misfit(layer, Choice("DynamicConv"), inserted=False)
+        fits = layer.kind and not misfit(graph, layer.name, Choice("DynamicConv"), inserted=False)
         assert ("DynamicConv" in offered.get(layer.name, ())) == bool(fits), layer.name
     assert space.base == base
     assert space.scale == graph.default_scale

@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from contract_cases import Case, slots_of
 from host_backend import COMPILER, Host
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.ops.registry import entries, macs_rules
 from nas.standalone import standalone
 
-OURS = [e for e in entries().values() if not e.cls.__module__.startswith("ultralytics.")]
+OURS = [e for e in entries().values() if not e.native]
 
 
 def imported(path, *names):
@@ -32,10 +34,12 @@ def everything(tmp_path_factory):
     return imported(tmp_path_factory.mktemp("one") / "all_modules.py", *(e.name for e in OURS))
 
 
+def case_of(entry):
+    return Case(entry, slots_of(entry)[0])
+
+
 def built(cls, entry):
-    channels = {"same": (16,), "conv": (16, 24), "block": (16, 24, 2)}[entry.rule]
-    slot = {"scale": 2, "kernel": 3, "stride": 1, "shortcut": True}
-    return cls(*channels, *entry.row_args(slot, {}))
+    return case_of(replace(entry, cls=cls)).build()
 
 
 @pytest.mark.parametrize("entry", OURS, ids=lambda e: e.name)
@@ -44,7 +48,7 @@ def test_computes_the_same(entry, everything):
     other = built(getattr(everything, entry.name), entry).train()
     assert type(other).__module__ == "all_modules"
     other.load_state_dict(module.state_dict(), strict=True)
-    x = torch.randn(2, 16, 6, 9)
+    x = case_of(entry).inputs()
     assert torch.equal(other(x), module(x))
     for mine, true in zip(other.buffers(), module.buffers(), strict=True):
         assert torch.equal(mine, true)
@@ -52,19 +56,21 @@ def test_computes_the_same(entry, everything):
 
 @pytest.mark.parametrize("entry", OURS, ids=lambda e: e.name)
 def test_costs_the_same(entry, everything):
-    x = torch.randn(1, 16, 6, 9)
-    counts = []
+    x = case_of(entry).inputs(1)
+    counts, ruled = [], False
     for rules, cls in ((macs_rules(), entry.cls), (everything.macs_rules(), getattr(everything, entry.name))):
         module, total = built(cls, entry).eval(), [0]
         for part in module.modules():
             rule = next((rules[c] for c in type(part).__mro__ if c in rules), None)
             if rule:
+                ruled = True
                 part.register_forward_hook(
                     lambda m, i, o, rule=rule, total=total: total.__setitem__(0, total[0] + rule(m, i, o))
                 )
         module(x)
         counts.append(total[0])
-    assert counts[0] == counts[1] > 0
+    assert counts[0] == counts[1]
+    assert (counts[0] > 0) == ruled
 
 
 @pytest.mark.parametrize("name", ["CARAFE", "DySample", "DCNv4", "SPConv"])

@@ -78,6 +78,7 @@ OPEN = Arg("o", 1.0, "-")
 LOW = Arg("l", 1, "-", low=1)
 BOOL = Arg("b", False, "-")
 TEXT = Arg("t", "lp", "-", options=("lp", "pl"))
+SIZES = Arg("s", 7, "-", options=(7, 11))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ TEXT = Arg("t", "lp", "-", options=("lp", "pl"))
         (LOW, 10**6, 10**6),
         (BOOL, True, True),
         (TEXT, "pl", "pl"),
+        (SIZES, 11.0, 11),
     ],
 )
 def test_good_values(arg, value, expected):
@@ -123,6 +125,10 @@ def test_good_values(arg, value, expected):
         (LOW, 0),
         (BOOL, 1),
         (BOOL, "true"),
+        (SIZES, 9),
+        (SIZES, "7"),
+        (SIZES, True),
+        (SIZES, [7]),
         (TEXT, "xx"),
         (TEXT, 1),
         (TEXT, None),
@@ -143,6 +149,7 @@ def test_accepts_in_words():
     assert LOW.accepts == "a whole number, at least 1"
     assert BOOL.accepts == "true or false"
     assert TEXT.accepts == "one of lp, pl"
+    assert SIZES.accepts == "one of 7, 11"
 
 
 def test_entry_arguments():
@@ -164,7 +171,7 @@ def test_no_option_is_a_name_that_the_host_would_replace():
     for entry in entries().values():
         for arg in entry.args.values():
             assert not names & set(arg.options), f"{entry.name}.{arg.name}"
-            assert isinstance(arg.default, str) == bool(arg.options)
+            assert arg.options or not isinstance(arg.default, str)
 
 
 def test_from_slot_names_a_parameter():

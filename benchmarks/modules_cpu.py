@@ -1,0 +1,90 @@
+"""How long each registered module takes on this CPU, beside the stock layer whose place it takes.
+
+    python benchmarks/modules_cpu.py --rounds 15
+
+A step is forward and backward of one module in plain PyTorch, at the size of `nas.reference`. Every module runs in
+turns with the layer that it replaces (an attention replaces none: with the C2f block that it stands behind), and what
+is written is the ratio of the fastest steps: what else the machine does only ever adds. docs/modules.md shows it, from
+benchmarks/results/modules_cpu.json. SPPF stands beside itself: how far it is from 1 says how good the run is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "modules_cpu.json"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+
+    import torch
+
+    import nas.ops  # noqa: F401  registers the modules
+    from nas.ops.registry import entries
+    from nas.reference import example, in_order
+
+    torch.manual_seed(0)
+    found = {}
+    for entry in sorted(entries().values(), key=in_order):
+        module, inputs = example(entry)
+        stock, name = replaced(entry, module, inputs)
+        times = {"own": [], "stock": []}
+        for turn in range(args.rounds + 1):
+            for key, part, x in (("own", module, inputs), ("stock", stock, first(inputs))):
+                spent = step(part, x, args.batch)
+                if turn:
+                    times[key].append(spent)
+        ratio = min(times["own"]) / min(times["stock"])
+        found[entry.name] = {"beside": name, "time": float(f"{ratio:.2g}")}
+        print(f"{entry.name:20}{ratio:8.2f} x {name}")
+    how = f"torch {torch.__version__.split('+')[0]}, threads: {torch.get_num_threads()}, batch {args.batch}"
+    body = {"how": f"{how}, fastest of {args.rounds}", "modules": found}
+    args.output.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def first(inputs):
+    """Return the input that a stock layer takes."""
+    return inputs[0] if isinstance(inputs, list) else inputs
+
+
+def replaced(entry, module, inputs):
+    """Return the layer in whose place the module stands, and what it is called."""
+    import torch
+    from torch import nn
+    from ultralytics.nn.modules import SPPF, C2f, Conv
+
+    c = first(inputs).shape[1]
+    if "up" in entry.kinds:
+        return nn.Upsample(scale_factor=2), "nearest"
+    if "attention" in entry.kinds or "block" in entry.kinds:
+        return C2f(c, c, 1, True), "C2f"
+    if "pool" in entry.kinds:
+        return SPPF(c, c), "SPPF"
+    with torch.no_grad():
+        stride = first(inputs).shape[2] // module.eval()(inputs).shape[2]
+    return Conv(c, c, 3, stride), "Conv 3x3" + ", stride 2" * (stride == 2)
+
+
+def step(module, inputs, batch: int) -> float:
+    """Return the seconds of one forward and backward."""
+    module.train()
+    grown = [
+        x.expand(batch, -1, -1, -1).contiguous().requires_grad_()
+        for x in (inputs if isinstance(inputs, list) else [inputs])
+    ]
+    started = time.perf_counter()
+    module(grown if isinstance(inputs, list) else grown[0]).square().mean().backward()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

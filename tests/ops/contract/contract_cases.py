@@ -1,0 +1,142 @@
+"""What the contract is tested on: every registered module, in every kind of place that it fits.
+
+Each entry is built with its defaults, and again with every other value of its flags and texts (of numbers with options,
+the last), for every stride and kernel of `SLOTS` that it fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import pytest
+import torch
+from torch import nn
+from ultralytics.nn.modules.block import SPPF
+from ultralytics.nn.modules.conv import Conv
+
+import nas.ops  # noqa: F401  registers the modules
+from nas.ops.registry import Entry, Value, entries, macs_rules
+
+Input: TypeAlias = torch.Tensor | list[torch.Tensor]
+"""What a layer of the host gets: a tensor, or a list where its row names several sources."""
+
+C1, C2 = 16, 24
+SLOTS: dict[str, list[dict[str, Value]]] = {
+    "same": [{"scale": 2}, {"scale": 4}],
+    "conv": [
+        {"kernel": 3, "stride": 1},
+        {"kernel": 3, "stride": 2},
+        {"kernel": 1, "stride": 1},
+        {"kernel": 5, "stride": 2},
+    ],
+    "block": [{"shortcut": True}],
+    "guided": [{"scale": 2}, {"scale": 3}],
+}
+ARGUMENTS = {"same": ("c",), "conv": ("c1", "c2"), "block": ("c1", "c2", "n"), "guided": ("c", "c_guide")}
+CHANNELS: dict[str, tuple[int, ...]] = {"same": (C1,), "conv": (C1, C2), "block": (C1, C2, 2), "guided": (C1, C2)}
+
+
+def slots_of(entry: Entry) -> list[dict[str, Value]]:
+    """Return the places that an entry fits; what takes nothing from its place has one."""
+    if entry.kinds == {"attention"}:
+        return [{"scale": 1}]
+    if entry.kinds == {"pool"}:
+        return [{"kernel": 1, "stride": 1}]
+    return [slot for slot in SLOTS[entry.rule] if entry.fits is None or entry.fits(slot)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An entry, the slot that it goes into, and what is chosen for it."""
+
+    entry: Entry
+    slot: dict[str, Value]
+    given: dict[str, Value] = field(default_factory=dict)
+
+    def build(self, *channels: int) -> nn.Module:
+        args = self.entry.row_args(self.slot, self.given)
+        module = self.entry.cls(*(channels or CHANNELS[self.entry.rule]), *args)
+        if self.entry.cls is SPPF:
+            module.cv1.act = Conv.default_act  # as parse_model does for rows of the length that ours have
+        return module
+
+    def inputs(self, n: int = 2, h: int = 6, w: int = 9) -> Input:
+        x = torch.randn(n, C1, h, w)
+        if self.entry.rule != "guided":
+            return x
+        scale = int(self.slot["scale"])
+        return [x, torch.randn(n, C2, h * scale, w * scale)]
+
+    def shape(self, n: int, h: int, w: int) -> tuple[int, ...]:
+        if self.entry.rule == "block":
+            return (n, C2, h, w)
+        if self.entry.rule == "conv":
+            k, s = (int(self.slot[key]) for key in ("kernel", "stride"))
+            return tuple(nn.Conv2d(C1, C2, k, s, k // 2)(torch.zeros(n, C1, h, w)).shape)
+        scale = int(self.slot["scale"])
+        return (n, C1, h * scale, w * scale)
+
+    def __str__(self) -> str:
+        chosen = "".join(f",{k}={v}" for k, v in self.given.items())
+        slot = "".join(f"{key[0]}{value}" for key, value in self.slot.items())
+        return f"{self.entry.name}({slot}{chosen})"
+
+
+def _cases() -> list[Case]:
+    cases = []
+    for entry in entries().values():
+        slots = slots_of(entry)
+        cases += [Case(entry, slot) for slot in slots]
+        for arg in entry.args.values():
+            others: list[Value] = [o for o in arg.options if o != arg.default]
+            if isinstance(arg.default, bool):
+                others = [not arg.default]
+            elif not isinstance(arg.default, str):
+                others = others[-1:]
+            cases += [Case(entry, slots[0], {arg.name: other}) for other in others]
+    return cases
+
+
+CASES = _cases()
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_entry = pytest.mark.parametrize("entry", entries().values(), ids=lambda e: e.name)
+
+
+def each(x: Input, change: Callable[[torch.Tensor], torch.Tensor]) -> Input:
+    """Return the input with every tensor of it changed."""
+    return [change(t) for t in x] if isinstance(x, list) else change(x)
+
+
+def tensors(x: Input) -> list[torch.Tensor]:
+    return x if isinstance(x, list) else [x]
+
+
+def run(module: nn.Module, x: Input) -> torch.Tensor:
+    with torch.no_grad():
+        return module(x)
+
+
+def counted(module: nn.Module, x: Input) -> tuple[int, int]:
+    """Return the MACs of convolutions and linears, and of all that the rules state."""
+    layers, stated, handles, rules = [0], [0], [], macs_rules()
+
+    def add(m, inputs, output):
+        if isinstance(m, nn.Conv1d | nn.Conv2d):
+            layers[0] += output.numel() * m.weight[0].numel()
+        elif isinstance(m, nn.Linear):
+            layers[0] += output.numel() * m.in_features
+        rule = next((rules[cls] for cls in type(m).__mro__ if cls in rules), None)
+        if rule is not None:
+            macs = rule(m, inputs, output)
+            assert isinstance(macs, int)
+            assert macs > 0
+            stated[0] += macs
+
+    for m in module.modules():
+        handles.append(m.register_forward_hook(add))
+    run(module, x)
+    for handle in handles:
+        handle.remove()
+    return layers[0], stated[0]
