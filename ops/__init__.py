@@ -1,5 +1,49 @@
 """The modules that a search may swap in; importing this package registers them all. See `nas.ops.registry`."""
 
-from nas.ops import c2f, carafe, dcnv4, dynamicconv, dysample, spconv
+from nas.ops import (
+    akconv,
+    c2f,
+    carafe,
+    csp,
+    dcnv2,
+    dcnv3,
+    dcnv4,
+    dilated,
+    downsample,
+    dsconv,
+    dualconv,
+    dynamicconv,
+    dysample,
+    hosted,
+    msblock,
+    octconv,
+    orepa,
+    pconv,
+    rcsosa,
+    reparam,
+    spconv,
+)
 
-__all__ = ["c2f", "carafe", "dcnv4", "dynamicconv", "dysample", "spconv"]
+__all__ = [
+    "akconv",
+    "c2f",
+    "carafe",
+    "csp",
+    "dcnv2",
+    "dcnv3",
+    "dcnv4",
+    "dilated",
+    "downsample",
+    "dsconv",
+    "dualconv",
+    "dynamicconv",
+    "dysample",
+    "hosted",
+    "msblock",
+    "octconv",
+    "orepa",
+    "pconv",
+    "rcsosa",
+    "reparam",
+    "spconv",
+]
