@@ -33,11 +33,12 @@ def bundle(variant: Variant, files: ModelFiles) -> dict[str, str]:
         files: What was rendered for it; its model YAML is taken as it is.
 
     Raises:
-        OutputError: The variant is the stock model, which needs no bundle.
+        OutputError: The variant has no modules but Ultralytics' own, so that it needs no bundle.
     """
-    modules = variant.modules
+    modules = variant.registered
     if not modules:
-        raise OutputError(f"{files.name} is the stock model: it needs no bundle; --form yaml writes its model YAML")
+        what = "swaps in Ultralytics' own modules" if variant.modules else "is the stock model"
+        raise OutputError(f"{files.name} {what}: it needs no bundle; --form yaml writes its model YAML")
     graph = variant.graph()
     context = {
         "name": files.name,

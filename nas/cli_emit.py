@@ -84,7 +84,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         paths = [p for v, f in chosen for p in emit.apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
         paths = list(dict.fromkeys(paths))
     else:
-        if "patch" in forms and len({tuple(variant.modules) for variant, _ in chosen}) > 1:
+        if "patch" in forms and len({tuple(variant.registered) for variant, _ in chosen}) > 1:
             raise click.UsageError("patches of several variants exclude each other; --apply makes one edit for all")
         texts: dict[Path, str] = {}
         for variant, files in chosen:

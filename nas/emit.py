@@ -137,10 +137,11 @@ def revert_patch(path: Path, *, dry_run: bool = False) -> list[Path]:
 
 
 def _patch(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree, dict[Path, str]]:
-    if not variant.modules:
-        raise OutputError(f"{files.name} is the stock model: it needs no patch")
+    if not variant.registered:
+        what = "swaps in Ultralytics' own modules" if variant.modules else "is the stock model"
+        raise OutputError(f"{files.name} {what}: it needs no patch")
     tree = read_tree(path)
-    new = patched(tree, variant.modules)
+    new = patched(tree, variant.registered)
     if new:
         prove_patch(tree, new, files)
     return tree, new

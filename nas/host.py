@@ -50,7 +50,7 @@ def register() -> None:
     tasks: Any = importlib.import_module("ultralytics.nn.tasks")
     if _pristine is None:
         _pristine = (tasks.parse_model, parse_model_source(tasks))
-    entries = {e.name: e for e in registry.entries().values() if not e.cls.__module__.startswith("ultralytics.")}
+    entries = {e.name: e for e in registry.entries().values() if not e.hosted}
     modules = frozenset(entries)
     if _rebound and _rebound[0] == modules and tasks.parse_model is _rebound[1]:
         return

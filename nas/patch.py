@@ -108,7 +108,7 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
     known = registry.entries()
     if lost := ", ".join(name for name in names if name not in known):
         raise HostError(f"{tree.root / TASKS} was patched with {lost}, which this tool does not know: revert it first")
-    ours = [n for n in names if not known[n].cls.__module__.startswith("ultralytics.")]
+    ours = [n for n in names if not known[n].hosted]
     text = original
     head = f"{_BEGIN} {nas.__version__}: {', '.join(ours)}\n"
     line = f"from ultralytics.nn.modules.swapnas import {', '.join(ours)}  # noqa: E402  beside what needs it\n"

@@ -69,13 +69,15 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
 
 
 def render_branch(modules: Iterable[str]) -> str:
-    """Return the branch of parse_model that knows the channels of registered modules; empty for none.
+    """Return the branch of parse_model that knows the channels of registered modules.
+
+    It is empty for none, and for those that Ultralytics knows by itself.
 
     Raises:
         ValueError: A module is not registered.
     """
     rules: dict[str, list[str]] = {"same": [], "conv": [], "block": []}
-    names = sorted(set(modules))
+    names = [name for name in sorted(set(modules)) if not registry.get(name).hosted]
     for name in names:
         rules[registry.get(name).rule].append(name)
     if not names:
@@ -87,9 +89,10 @@ def render_branch(modules: Iterable[str]) -> str:
 
 def render_snippet(variant: Variant) -> str:
     """Return the text that tells how to register a variant's modules by hand."""
-    modules = variant.modules
+    modules = variant.registered
     if not modules:
-        return f"{variant.name} is the stock model: it needs no registration.\n"
+        what = "swaps in Ultralytics' own modules" if variant.modules else "is the stock model"
+        return f"{variant.name} {what}: it needs no registration.\n"
     return (
         environment()
         .get_template("snippet.txt.j2")

@@ -129,6 +129,11 @@ class Variant:
         """The registered modules that it uses, sorted."""
         return tuple(sorted({parse_choice(label).module for _, label in self.swaps}))
 
+    @property
+    def registered(self) -> tuple[str, ...]:
+        """Those of its modules that Ultralytics does not know by itself, sorted."""
+        return tuple(name for name in self.modules if not registry.get(name).hosted)
+
     def with_scale(self, scale: str) -> Variant:
         """Return the same swaps at another scale."""
         check_scale(load_base(self.base), scale)

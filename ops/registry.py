@@ -146,6 +146,11 @@ class Entry:
     starts: str = ""
 
     @property
+    def hosted(self) -> bool:
+        """Whether Ultralytics' model YAMLs know the class by themselves, so that it needs no registration."""
+        return self.cls.__module__.startswith("ultralytics.")
+
+    @property
     def args(self) -> dict[str, Arg]:
         """The arguments that a choice may set, by name."""
         return {p.name: p for p in self.params if isinstance(p, Arg)}

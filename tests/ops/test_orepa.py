@@ -27,7 +27,7 @@ def branches(m):
                     w[at] += m.vector[1, o] * m.weight_orepa_avg_conv[o, i, 0, 0] / 9
                     w[at] += m.vector[2, o] * m.weight_orepa_pfir_conv[o, i, 0, 0] * prior
                     for t in range(c1):
-                        into = m.weight_orepa_1x1_kxk_idconv1[t, i, 0, 0] + (t == i)
+                        into = m.weight_orepa_1x1_kxk_idconv1.weight[t, i] + (t == i)
                         w[at] += m.vector[3, o] * into * m.weight_orepa_1x1_kxk_conv2[o, t, y, x]
                     if y == x == 1:
                         w[at] += m.vector[4, o] * m.weight_orepa_1x1[o, i, 0, 0]
@@ -53,11 +53,20 @@ def test_kernel_and_layer_equal_the_formula(perturb, c2, s):
 def test_orepa_starts_as_the_authors():
     rows = OREPA(8, 8).vector
     assert rows[:, 0].tolist() == [0.25, 0.25, 0, 0.5, 1, 0.5]
-    assert not OREPA(8, 8).weight_orepa_1x1_kxk_idconv1.any()
+    assert not OREPA(8, 8).weight_orepa_1x1_kxk_idconv1.weight.any()
 
 
 def test_orepa_state_keys():
-    weights = {"origin", "avg_conv", "pfir_conv", "1x1_kxk_idconv1", "1x1_kxk_conv2", "1x1", "gconv_dw", "gconv_pw"}
+    weights = {
+        "origin",
+        "avg_conv",
+        "pfir_conv",
+        "1x1_kxk_idconv1.weight",
+        "1x1_kxk_conv2",
+        "1x1",
+        "gconv_dw",
+        "gconv_pw",
+    }
     expected = {f"weight_orepa_{w}" for w in weights} | {"weight_orepa_avg_avg", "weight_orepa_prior"}
     assert {k for k in OREPA(4, 4).state_dict() if not k.startswith("bn.")} == expected | {"vector", "id_tensor"}
 
