@@ -157,7 +157,8 @@ def test_modules_of_ultralytics_need_none():
     mixed = make_variant("yolov8", "n", {"neck.down_n4": "SCDown", "neck.down_n5": "HWD"})
     (text,) = (text for name, text in bundle(mixed, render(mixed)).items() if name.endswith("_modules.py"))
     assert "class HWD(" in text
-    assert "SCDown" not in text
+    assert "import SCDown" not in text
+    assert "for module in (HWD,)" in text
     assert "SCDown" not in render(mixed).snippet
 
 
