@@ -1,4 +1,4 @@
-"""C2f blocks whose bottlenecks end in another convolution.
+"""C2f blocks whose bottlenecks end in another convolution: ``C2f_NAME`` for every registered convolution ``NAME``.
 
 Paper: none of their own; the block is Ultralytics' ``C2f`` (YOLOv8), the convolutions are those of the files beside
 this one, which name their papers.
@@ -7,39 +7,91 @@ Origin: Ultralytics' ``C2f`` is imported, not copied (AGPL-3.0, as this project)
 Deliberate differences:
     - The second 3x3 ``Conv`` of every bottleneck is the other convolution. All other state keys are those of ``C2f``,
       so that its weights transfer.
+
+A block is one line here, `c2f_of` of its convolution: a class of this file, which pickles, imports and moves into
+generated files as any other. Its registration follows from the convolution's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from typing import Any
 
 from torch import nn
 from ultralytics.nn.modules.block import C2f
 
+from nas.ops.akconv import AKConv
+from nas.ops.dcnv2 import DCNv2
+from nas.ops.dcnv3 import DCNv3
 from nas.ops.dcnv4 import DCNv4
+from nas.ops.dilated import MDCR, DilatedConv
+from nas.ops.dsconv import DSConv
+from nas.ops.dualconv import DualConv, HetConv
 from nas.ops.dynamicconv import DynamicConv
+from nas.ops.hosted import GhostConv
+from nas.ops.orepa import OREPA
+from nas.ops.pconv import PConv
 from nas.ops.registry import FromSlot, get, register
+from nas.ops.reparam import RepVGG
 from nas.ops.spconv import SPConv
 from nas.ops.start import CannotStart, begin, set_norm, trained
 
-_SHORTCUT = FromSlot("shortcut", "shortcut")
-
 
 class C2fWith(C2f):  # type: ignore[misc]  # Ultralytics is untyped
-    """C2f with another convolution as ``cv2`` of its bottlenecks.
+    """C2f with another convolution as ``cv2`` of its bottlenecks; (N, c1, H, W) to (N, c2, H, W).
+
+    Attributes:
+        convolution: The class, called as ``convolution(c, c, 3, 1, ...)``.
 
     Args:
         c1: Input channels.
         c2: Output channels.
         n: Bottlenecks.
         shortcut: Whether a bottleneck adds its input.
-        conv: Makes the convolution for a number of channels, kernel 3 and stride 1.
+        *args: The convolution's own, behind its kernel and stride.
+        **kwargs: The same, by name.
     """
 
-    def __init__(self, c1: int, c2: int, n: int, shortcut: bool, conv: Callable[[int], nn.Module]) -> None:
+    convolution: type[nn.Module]
+
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, *args: Any, **kwargs: Any) -> None:
         super().__init__(c1, c2, n, shortcut)
         for bottleneck in self.m:
-            bottleneck.cv2 = conv(self.c)
+            bottleneck.cv2 = self.convolution(self.c, self.c, 3, 1, *args, **kwargs)
+
+
+def c2f_of(convolution: type[nn.Module]) -> type[C2fWith]:
+    """Return the class ``C2f_NAME`` of the convolution NAME, to be bound to that name in this file.
+
+    Args:
+        convolution: A class whose constructor takes c1, c2, kernel, stride, then what is its own.
+    """
+    own = list(inspect.signature(convolution).parameters.values())[4:]
+    block = list(inspect.signature(C2fWith.__init__).parameters.values())[1:5]
+    members = {
+        "__module__": __name__,
+        "__doc__": f"C2f with `{convolution.__name__}` in its bottlenecks; (N, c1, H, W) to (N, c2, H, W).",
+        "__signature__": inspect.Signature(block + own),
+        "convolution": convolution,
+    }
+    return type(f"C2f_{convolution.__name__}", (C2fWith,), members)
+
+
+C2f_DCNv4 = c2f_of(DCNv4)
+C2f_SPConv = c2f_of(SPConv)
+C2f_DynamicConv = c2f_of(DynamicConv)
+C2f_OREPA = c2f_of(OREPA)
+C2f_RepVGG = c2f_of(RepVGG)
+C2f_DualConv = c2f_of(DualConv)
+C2f_HetConv = c2f_of(HetConv)
+C2f_GhostConv = c2f_of(GhostConv)
+C2f_PConv = c2f_of(PConv)
+C2f_AKConv = c2f_of(AKConv)
+C2f_DSConv = c2f_of(DSConv)
+C2f_DCNv2 = c2f_of(DCNv2)
+C2f_DCNv3 = c2f_of(DCNv3)
+C2f_DilatedConv = c2f_of(DilatedConv)
+C2f_MDCR = c2f_of(MDCR)
 
 
 def _start(new: nn.Module, old: nn.Module) -> None:
@@ -70,67 +122,42 @@ def _start(new: nn.Module, old: nn.Module) -> None:
         assert begun, "checked above"
 
 
-@register(
-    rule="block",
-    kinds={"block"},
-    params=(_SHORTCUT, *get("DCNv4").args.values()),
-    paper=get("DCNv4").paper,
-    summary="C2f with deformable convolutions",
-    start=_start,
-    starts="the replaced block, its second convolutions begun as DCNv4: "
-    "off by less than a tenth of the output's variance on a trained YOLOv8n",
-)
-class C2f_DCNv4(C2fWith):
-    """C2f with `nas.ops.dcnv4.DCNv4` in its bottlenecks; (N, c1, H, W) to (N, c2, H, W)."""
-
-    def __init__(
-        self,
-        c1: int,
-        c2: int,
-        n: int = 1,
-        shortcut: bool = False,
-        group_width: int = 16,
-        offset_scale: float = 1.0,
-        dw_kernel_size: int = 0,
-        center_feature_scale: bool = False,
-        remove_center: bool = False,
-    ) -> None:
-        def conv(c: int) -> DCNv4:
-            return DCNv4(c, c, 3, 1, group_width, offset_scale, dw_kernel_size, center_feature_scale, remove_center)
-
-        super().__init__(c1, c2, n, shortcut, conv)
+_NEAR = {
+    "DCNv4": "less than a tenth",
+    "SPConv": "about a tenth",
+    "DualConv": "less than a tenth",
+    "HetConv": "less than a tenth",
+    "PConv": "about a tenth",
+    "AKConv": "a few hundredths",
+    "DilatedConv": "a few hundredths",
+}
+"""How far off a block starts, as a part of the variance of the replaced one's output; the others are exact."""
 
 
-@register(
-    rule="block",
-    kinds={"block"},
-    params=(_SHORTCUT, *get("SPConv").args.values()),
-    paper=get("SPConv").paper,
-    summary="C2f with split convolutions",
-    start=_start,
-    starts="the replaced block, its second convolutions begun as SPConv: "
-    "off by about a tenth of the output's variance on a trained YOLOv8n",
-)
-class C2f_SPConv(C2fWith):
-    """C2f with `nas.ops.spconv.SPConv` in its bottlenecks; (N, c1, H, W) to (N, c2, H, W)."""
-
-    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, ratio: float = 0.5) -> None:
-        super().__init__(c1, c2, n, shortcut, lambda c: SPConv(c, c, 3, 1, ratio))
+def _register(block: type[C2fWith]) -> None:
+    """Register a block by what its convolution's entry says."""
+    name = block.convolution.__name__
+    entry = get(name)
+    register(
+        rule="block",
+        kinds={"block"},
+        params=(FromSlot("shortcut", "shortcut"), *entry.args.values()),
+        paper=entry.paper,
+        summary=f"C2f, its second convolutions {name}: {entry.summary}",
+        start=_start if entry.start else None,
+        starts=_starts(name) if entry.start else "",
+    )(block)
 
 
-@register(
-    rule="block",
-    kinds={"block"},
-    params=(_SHORTCUT, *get("DynamicConv").args.values()),
-    paper=get("DynamicConv").paper,
-    summary="C2f with dynamic convolutions",
-    start=_start,
-    starts="the replaced block exactly, its second convolutions mixed from experts that differ",
-)
-class C2f_DynamicConv(C2fWith):
-    """C2f with `nas.ops.dynamicconv.DynamicConv` in its bottlenecks; (N, c1, H, W) to (N, c2, H, W)."""
+def _starts(name: str) -> str:
+    """Say how a block starts whose convolution has a start."""
+    if name not in _NEAR:
+        return f"the replaced block exactly, its second convolutions begun as {name}"
+    return (
+        f"the replaced block, its second convolutions begun as {name}: "
+        f"off by {_NEAR[name]} of the output's variance on a trained YOLOv8n"
+    )
 
-    def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = False, num_experts: int = 4, gate: str = "sigmoid"
-    ) -> None:
-        super().__init__(c1, c2, n, shortcut, lambda c: DynamicConv(c, c, 3, 1, num_experts, gate))
+
+for _block in C2fWith.__subclasses__():
+    _register(_block)

@@ -149,6 +149,24 @@ def covariance(k: int, like: torch.Tensor) -> torch.Tensor:
     return torch.pow(torch.tensor(NEIGHBOUR), torch.cdist(points, points)).to(like)
 
 
+def fitted(weight: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Return the combination of what is seen of a window that comes nearest to a kernel on it.
+
+    Least squares under the assumed covariance of pixels, for each pair of channels by itself.
+
+    Args:
+        weight: (c2, c1, k, k) the kernel.
+        seen: (T, k, k) weights by which the window's pixels make up each value that is seen.
+
+    Returns:
+        (c2, c1, T).
+    """
+    values = seen.flatten(1).to(weight)
+    shared = covariance(weight.shape[3], weight) @ values.T  # (k * k, T)
+    found: torch.Tensor = torch.linalg.solve(values @ shared, (weight.flatten(2) @ shared).unsqueeze(3))
+    return found.squeeze(3)
+
+
 def _power(weight: torch.Tensor) -> torch.Tensor:
     """Return the variances (c2,) of the sums of a kernel (c2, c1, k, k), for independent inputs of variance 1."""
     taps = weight.flatten(2)

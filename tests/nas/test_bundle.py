@@ -12,7 +12,7 @@ from nas import emit
 from nas.bundle import bundle, module_name, prove
 from nas.errors import OutputError
 from nas.render import render
-from nas.variant import Variant, parse_swaps
+from nas.variant import Variant, make_variant, parse_swaps
 
 VARIANT = parse_swaps("yolov8", "n", ["neck.up_p4=CARAFE", "neck.c2f_p4=C2f_DCNv4", "backbone.down_p4=SPConv"])
 SMALL = ["--imgsz", "64", "--batch", "8", "--device", "cpu", "workers=0", "plots=False"]
@@ -147,6 +147,19 @@ def test_the_stock_model_needs_none():
     variant = Variant("yolov8", "n")
     with pytest.raises(OutputError, match="is the stock model: it needs no bundle; --form yaml writes its model YAML"):
         bundle(variant, render(variant))
+
+
+def test_modules_of_ultralytics_need_none():
+    variant = make_variant("yolov8", "n", {"neck.down_n4": "SCDown"})
+    with pytest.raises(OutputError, match="swaps in Ultralytics' own modules: it needs no bundle"):
+        bundle(variant, render(variant))
+    assert "Ultralytics' own modules: it needs no registration" in render(variant).snippet
+    mixed = make_variant("yolov8", "n", {"neck.down_n4": "SCDown", "neck.down_n5": "HWD"})
+    (text,) = (text for name, text in bundle(mixed, render(mixed)).items() if name.endswith("_modules.py"))
+    assert "class HWD(" in text
+    assert "import SCDown" not in text
+    assert "for module in (HWD,)" in text
+    assert "SCDown" not in render(mixed).snippet
 
 
 def test_a_bundle_that_does_not_build_is_not_handed_over(files):

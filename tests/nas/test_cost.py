@@ -19,6 +19,9 @@ SWAPS = [
 ]
 
 
+SWAPS.append(["neck.down_n5=OREPA", "backbone.down_p3=RepVGG", "neck.c2f_*=C2f_DCNv3", "backbone.c2f_p3=C2f_OREPA"])
+
+
 @pytest.mark.parametrize("scale", ["n", "s", "m"])
 def test_stock_models_cost_what_ultralytics_says(scale):
     from ultralytics.nn.tasks import DetectionModel
@@ -35,6 +38,14 @@ def test_the_hosts_own_summary_says_the_same(swaps):
     variant = parse_swaps("yolov8", "n", swaps)
     model = build(render(variant).yaml, "n")
     assert model_cost(model).gflops == pytest.approx(get_flops(model), rel=1e-9)
+
+
+def test_maps_of_half_the_smallest_resolution_are_counted_as_they_are():
+    """P5 is one pixel high on the images that the host's counter looks at, and cannot be halved there."""
+    cost, stock = (costed(parse_swaps("yolov8", "n", s))[1].gflops for s in (["backbone.c2f_p5=C2f_OctConv"], []))
+    # Two convolutions 3x3 of 128 channels on 20 x 20, of which each half at half the resolution saves 3/8.
+    convolutions, norm = 2 * 9 * 128**2 * 400 * 3 / 8, 4 * 64 * 400 * 3 / 4
+    assert stock - cost == pytest.approx(2 * (convolutions + norm) / 1e9, rel=1e-6)
 
 
 @pytest.mark.parametrize("swaps", SWAPS, ids=lambda s: s[0])

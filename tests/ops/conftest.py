@@ -1,11 +1,15 @@
 """Fixtures for the ops: every test starts from the same random state, on one thread (the tensors are tiny)."""
 
+import copy
+
 import pytest
 import torch
 from host_backend import COMPILER, Host
+from ultralytics.nn.tasks import BaseModel
 
 from nas.ops.functional import carafe, dcnv4, dysample, spconv
 from nas.ops.kernels import runtime
+from nas.ops.registry import macs_rules
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +83,45 @@ def kernels(request, host_programs, monkeypatch, launched):
         monkeypatch.setattr(owner, name, filled)
     yield request.param if request.param == "cuda" else "cpu"
     assert launched, "no kernel ran"
+
+
+@pytest.fixture
+def fused():
+    """Return a function that fuses a copy of a module as Ultralytics fuses a model, and returns it."""
+
+    class Model(BaseModel):
+        def __init__(self, layer):
+            super().__init__()
+            self.model = torch.nn.Sequential(layer)
+
+        def is_fused(self, thresh=0):
+            return False
+
+    def fuse(module: torch.nn.Module) -> torch.nn.Module:
+        return Model(copy.deepcopy(module).eval()).fuse(verbose=False).model[0]
+
+    return fuse
+
+
+@pytest.fixture
+def macs():
+    """Return a function that counts a module's MACs on an input: its convolutions and linears, and what rules state."""
+
+    def count(module: torch.nn.Module, x: torch.Tensor) -> int:
+        rules, total = macs_rules(), [0]
+
+        def add(m, inputs, output):
+            if isinstance(m, torch.nn.Conv2d | torch.nn.Linear):
+                channel = 1 if isinstance(m, torch.nn.Conv2d) else -1
+                total[0] += output.numel() // output.shape[channel] * m.weight.numel()
+            rule = next((rules[cls] for cls in type(m).__mro__ if cls in rules), None)
+            total[0] += rule(m, inputs, output) if rule else 0
+
+        handles = [m.register_forward_hook(add) for m in module.modules()]
+        with torch.no_grad():
+            module.eval()(x)
+        for handle in handles:
+            handle.remove()
+        return total[0]
+
+    return count

@@ -1,16 +1,19 @@
 """C2f blocks: Ultralytics' block, with another convolution in the bottlenecks."""
 
+import inspect
+import pickle
+
 import pytest
 import torch
 from torch import nn
 from ultralytics.nn.modules.block import C2f
 
-from nas.ops.c2f import C2f_DCNv4, C2f_DynamicConv, C2f_SPConv
-from nas.ops.dcnv4 import DCNv4
-from nas.ops.dynamicconv import DynamicConv
-from nas.ops.spconv import SPConv
+from nas.ops import c2f  # importing the package registers the modules
+from nas.ops.c2f import C2f_AKConv, C2f_DCNv4, C2f_DynamicConv, C2f_SPConv, C2fWith, c2f_of
+from nas.ops.registry import entries, get
 
-BLOCKS = {C2f_DCNv4: DCNv4, C2f_SPConv: SPConv, C2f_DynamicConv: DynamicConv}
+CONVOLUTIONS = [e for e in entries().values() if e.rule == "conv" and "conv" in e.kinds]
+BLOCKS = {cls: cls.convolution for cls in C2fWith.__subclasses__()}
 every_block = pytest.mark.parametrize(("block", "op"), BLOCKS.items(), ids=lambda c: c.__name__)
 
 
@@ -42,6 +45,43 @@ def test_equals_c2f_around_the_op(block, op, shortcut):
     x = torch.randn(2, 16, 5, 6)
     assert torch.equal(module(x), plain(x))
     assert torch.equal(module.forward_split(x), plain(x)), "some exports swap the forward"
+
+
+@pytest.mark.parametrize("entry", CONVOLUTIONS, ids=lambda e: e.name)
+def test_every_convolution_has_its_block(entry):
+    block = get(f"C2f_{entry.name}")
+    assert block.cls is getattr(c2f, block.name), "generated files and pickles find it by this name"
+    assert (block.cls.__module__, block.cls.__qualname__) == ("nas.ops.c2f", block.name)
+    assert pickle.loads(pickle.dumps(block.cls)) is block.cls
+    assert block.args == entry.args
+    assert block.paper == entry.paper
+    assert (block.start is None) == (entry.start is None)
+    assert block.starts == "" or entry.name in block.starts
+
+
+def test_a_block_of_ones_own():
+    """What a file of a user's does; the class takes the place of the convolution in the constructor."""
+
+    class Mine(nn.Module):
+        def __init__(self, c1, c2, k=3, s=1, depth=7):
+            super().__init__()
+            self.depth = depth
+
+        def forward(self, x):
+            return x
+
+    block = c2f_of(Mine)
+    assert block.__name__ == "C2f_Mine"
+    assert list(inspect.signature(block).parameters) == ["c1", "c2", "n", "shortcut", "depth"]
+    assert block(8, 8, 2, True, 3).m[1].cv2.depth == 3
+    assert block(8, 8, depth=4).m[0].cv2.depth == 4
+
+
+def test_wrong_arguments_are_the_convolutions():
+    with pytest.raises(ValueError, match="AKConv: num_param=0"):
+        C2f_AKConv(8, 8, 1, True, 0)
+    with pytest.raises(TypeError, match="points"):
+        C2f_AKConv(8, 8, points=3)
 
 
 def test_arguments_reach_the_op():

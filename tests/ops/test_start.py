@@ -20,7 +20,21 @@ import nas.ops  # noqa: F401  registers the modules
 from nas.ops.registry import Entry, Value, entries, register
 from nas.ops.start import CannotStart, begin, trained
 
-NO_START = {"SAPA", "BilinearUp"}
+NO_START = {
+    *("SAPA", "BilinearUp"),  # other upsamplings than the nearest
+    *("DCNv3", "C2f_DCNv3"),  # weights of a softmax: means of what is around
+    *(
+        "DSConv",
+        "C2f_DSConv",
+        "MDCR",
+        "C2f_MDCR",
+        "GhostConv",
+        "C2f_GhostConv",
+        "SCDown",
+        "ADownCeil",
+    ),  # layers in a row
+    *("C2f_Faster", "C2f_MSBlock", "C2f_OctConv", "C3k2Block", "GELAN", "MSBlock", "RCSOSA"),  # other blocks
+}
 """Modules that keep their own initial values. A newcomer without a start fails until it is written here."""
 
 SLOTS: dict[str, list[dict[str, Value]]] = {
@@ -39,6 +53,11 @@ CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
     "TransposedUp": [{"depthwise": True}],
     "SPConv": [{"ratio": 0.25}, {"ratio": 0.75}],
     "DynamicConv": [{"gate": "softmax"}, {"num_experts": 1}, {"num_experts": 6, "gate": "softmax"}],
+    "AKConv": [{"num_param": 1}, {"num_param": 12}],
+    "DilatedConv": [{"dilation": 1}, {"dilation": 3}],
+    "DualConv": [{"g": 1}, {"g": 8}],
+    "HetConv": [{"p": 2}],
+    "PConv": [{"n_div": 2}, {"n_div": 16}],
     "DCNv4": [
         {"group_width": 4},
         {"group_width": 8, "remove_center": True},
@@ -50,7 +69,7 @@ CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
 CHANNELS = {"same": [(36, 36)], "conv": [(32, 24), (16, 48)], "block": [(24, 32)]}
 REDUNDANT = {"conv1x1.bias"}
 """Cancelled by a batch norm, also at the start."""
-SLEEPS = {"offset_mask_dw.weight", "offset_mask_dw.bias"}
+SLEEPS = {"offset_mask_dw.weight", "offset_mask_dw.bias", "weight_orepa_pfir_conv"}
 """What only reaches the output through weights that start at zero; it learns from the second step on."""
 
 
@@ -91,7 +110,7 @@ def _cases() -> list[Case]:
         choices = CHOICES.get(entry.name.removeprefix("C2f_"), [])
         for channels in CHANNELS[entry.rule]:
             cases += [Case(entry, slot, channels) for slot in slots]
-            cases += [Case(entry, slots[i % 2], channels, given) for i, given in enumerate(choices)]
+            cases += [Case(entry, slots[i % len(slots[:2])], channels, given) for i, given in enumerate(choices)]
     return [c for c in cases if not (c.given.get("style") == "pl" and c.slot["scale"] == 3 and c.channels[0] % 9)]
 
 
@@ -154,7 +173,22 @@ BOUNDS = {  # on smooth maps and on white noise; what was measured, and a tenth
     "C2f_SPConv": (0.38, 0.47),
     "DCNv4": (0.82, 0.97),  # 5x5 and one group; 3x3 and groups of 4 channels are 0.4 to 0.6, and 0.74 to 0.9
     "C2f_DCNv4": (0.38, 0.46),
+    "RepVGG": (0.005, 1e-9),  # exact; by a batch's statistics only as far as the moments of its branches are known
+    "C2f_RepVGG": (0.013, 1e-9),
+    "DualConv": (0.75, 1.0),  # 5x5; 3x3 in four groups is 0.55 and 0.83
+    "C2f_DualConv": (0.42, 0.52),
+    "HetConv": (0.78, 0.92),  # 5x5; 3x3 of one channel in two is 0.37 and 0.56, of one in four 0.54 and 0.78
+    "C2f_HetConv": (0.37, 0.48),
+    "PConv": (0.83, 1.2),  # one channel in 16; one in two is 0.4 to 0.6, and 0.7 to 0.9
+    "C2f_PConv": (0.36, 0.43),
+    "AKConv": (0.82, 1.2),  # one point; five are 0.3 and 0.65, and twelve 0.2, all of it at the border
+    "C2f_AKConv": (0.44, 0.53),
+    "DilatedConv": (0.85, 1.2),  # dilation 3; at 2 it is 0.5 and 1.1
+    "C2f_DilatedConv": (0.30, 0.34),
+    "HWD": (0.8, 1.07),  # 5x5; 3x3 is 0.43 and 0.66
 }
+EXACT = ("OREPA", "C2f_OREPA", "DCNv2", "C2f_DCNv2", "SPDConv")
+BOUNDS |= dict.fromkeys(EXACT, (1e-9, 1e-9))
 
 
 @every_case

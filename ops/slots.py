@@ -1,0 +1,51 @@
+"""What modules ask of their place: kernels and strides that they fit, and divisions of channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from nas.ops.registry import Value
+
+
+def odd_kernel(slot: Mapping[str, Value]) -> bool:
+    """Odd kernels of 3 and more, any stride."""
+    return int(slot["kernel"]) >= 3 and int(slot["kernel"]) % 2 == 1
+
+
+def odd_kernel_in_place(slot: Mapping[str, Value]) -> bool:
+    """Odd kernels of 3 and more, stride 1."""
+    return odd_kernel(slot) and slot["stride"] == 1
+
+
+def three(slot: Mapping[str, Value]) -> bool:
+    """Only 3x3, any stride."""
+    return slot["kernel"] == 3
+
+
+def halving(slot: Mapping[str, Value]) -> bool:
+    """Odd kernels of 3 and more, stride 2."""
+    return odd_kernel(slot) and slot["stride"] == 2
+
+
+def check_kernel(name: str, k: int, s: int, *, strides: bool = True) -> None:
+    """Refuse what a convolution with padding ``k // 2`` is not meant for.
+
+    Args:
+        name: Of the module, for the message.
+        k: Kernel size.
+        s: Stride.
+        strides: Whether it can stride.
+
+    Raises:
+        ValueError: An even or negative kernel, or a stride that it cannot take.
+    """
+    if k < 1 or k % 2 == 0 or s < 1 or (s > 1 and not strides):
+        stride = "a stride of 1 or more" if strides else "stride 1"
+        raise ValueError(f"{name}: k={k}, s={s}: expected an odd kernel and {stride}")
+
+
+def divisor(limit: int, *channels: int) -> int:
+    """Return the largest number up to `limit` that divides all of `channels`."""
+    common = math.gcd(*channels)
+    return max(d for d in range(1, min(limit, common) + 1) if common % d == 0)

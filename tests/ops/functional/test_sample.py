@@ -1,0 +1,63 @@
+"""Sampling at points against four pixels and their weights, point by point."""
+
+import math
+
+import pytest
+import torch
+
+from nas.ops.functional.sample import sample, sample_macs
+
+
+def plain(x, rows, columns, border):
+    h, w = x.shape[2:]
+    y = torch.zeros(*x.shape[:2], *rows.shape[1:], dtype=x.dtype)
+    for index in torch.cartesian_prod(*(torch.arange(s) for s in rows.shape)).tolist():
+        b, t, i, j = index
+        p, q = float(rows[b, t, i, j]), float(columns[b, t, i, j])
+        if border:
+            p, q = min(max(p, 0), h - 1), min(max(q, 0), w - 1)
+        for r in (math.floor(p), math.floor(p) + 1):
+            for s in (math.floor(q), math.floor(q) + 1):
+                if 0 <= r < h and 0 <= s < w:
+                    y[b, :, t, i, j] += x[b, :, r, s] * (1 - abs(p - r)) * (1 - abs(q - s))
+    return y
+
+
+@pytest.mark.parametrize("border", [True, False])
+@pytest.mark.parametrize("size", [(5, 4), (8, 7), (1, 3), (1, 1)])
+def test_equals_four_pixels_a_point(border, size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    rows, columns = torch.rand(2, 2, 3, 4, 5, dtype=torch.float64).mul(12).sub(3)
+    torch.testing.assert_close(sample(x, rows, columns, border=border), plain(x, rows, columns, border))
+
+
+@pytest.mark.parametrize("border", [True, False])
+def test_whole_pixels_are_exact(border):
+    x = torch.randn(1, 2, 11, 9)
+    i, j = torch.meshgrid(torch.arange(11.0), torch.arange(9.0), indexing="ij")
+    assert torch.equal(sample(x, i[None, None], j[None, None], border=border)[:, :, 0], x)
+
+
+@pytest.mark.parametrize("border", [True, False])
+def test_gradients(border):
+    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    rows, columns = (torch.rand(2, 1, 2, 3, 3, dtype=torch.float64) * 7 - 1.5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *a: sample(*a, border=border), (x, rows, columns))
+
+
+def test_at_and_beyond_the_border_a_point_has_nowhere_to_go():
+    x = torch.randn(1, 2, 4, 4)
+    rows = torch.tensor([3.0, 7.0]).view(1, 2, 1, 1).requires_grad_()
+    sample(x, rows, torch.ones(1, 2, 1, 1), border=True).sum().backward()
+    assert not rows.grad.any()
+
+
+def test_half_precision_keeps_coordinates():
+    x = torch.arange(600.0).expand(1, 1, 3, -1).to(torch.bfloat16)
+    at = torch.full((1, 1, 1, 1), 300.5)
+    assert float(sample(x, at * 0, at, border=True)) == pytest.approx(300.5, rel=2**-8)
+    assert sample(x, at, at, border=True).dtype == torch.bfloat16
+
+
+def test_macs():
+    assert sample_macs(10, 16) == 10 * (4 * 16 + 10)
