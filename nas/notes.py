@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nas.bank import IDLE
 from nas.predict import held_back, surprises
-from nas.propose import observations
+from nas.promise import observations
 from nas.rank import RankRow, baseline_of, rank
 from nas.scores import SCORES
 from nas.study import Study

@@ -29,6 +29,7 @@ class Trial:
         gflops: As `nas.cost.Cost.gflops`.
         stock_gflops: As `nas.cost.Cost.stock_gflops`.
         uncounted: As `nas.cost.Cost.uncounted`.
+        latency_ms: Of one image on the study's machine, as `nas.latency.Latency.ms`; None where it was not measured.
         curve: A score an epoch.
         average: Validation of the averaged weights.
         distillation: The largest distillation error among its swaps, in variances of the layer's output; None without a
@@ -50,6 +51,7 @@ class Trial:
     gflops: float = 0.0
     stock_gflops: float = 0.0
     uncounted: tuple[tuple[str, int], ...] = ()
+    latency_ms: float | None = None
     curve: tuple[EpochScore, ...] = ()
     average: Validation | None = None
     distillation: float | None = None
