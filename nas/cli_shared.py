@@ -19,6 +19,10 @@ BASE_EPOCHS = click.option(
     help="Epochs of the baseline; with --weights, 0 takes them as they are. Default: 40, for the demo data 16.",
 )
 BANK_EPOCHS = click.option("--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8.")
+SAMPLERS = ("auto", "gp", "tpe", "evolution", "nsga2", "random", "brute")
+"""As in `nas.samplers`, which takes too long to import for `--help`; a test compares them."""
+OBJECTIVES = ("map_per_gflop", "map", "map,gflops", "map,latency")
+"""As in `nas.objective`."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -20,8 +20,8 @@ _TRIES = 100
 def evolution(history: History) -> dict[str, str] | None:
     """Return a mutation of the best of a few members of the population, the latest trials.
 
-    Regularised evolution of Real et al., AAAI 2019 (arXiv:1802.01548): what is old dies, however good it is. One slot is
-    changed; where all that gives is known, one more.
+    Regularised evolution of Real et al., AAAI 2019 (arXiv:1802.01548): what is old dies, however good it is. One
+    slot is changed; where all that gives is known, one more.
     """
     rng = random.Random(history.drawn)
     if len(history.done) < _POPULATION:

@@ -22,7 +22,10 @@ Codes: TypeAlias = npt.NDArray[np.int64]
 _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _RATIOS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Variance of the noise over that of the process."""
-_MOST_FOR_GRID = 150
+_PER_DOUBLING = 0.5
+"""Log-likelihood by which a length has to beat its double: that parts add up is the first guess, on which the scores of
+single swaps are silent."""
+_MOST_FOR_GRID = 100
 """Scores that length and noise are found from: beyond, they hardly move, and the grid would take the time of a step."""
 
 
@@ -83,6 +86,7 @@ def _likeliest(apart: Array, told: Array, error: float | None) -> tuple[float, f
             mean = (ones * turned / variances).sum() / (ones**2 / variances).sum()
             scale = max(float(((turned - mean * ones) ** 2 / variances).sum()) / n, 1e-12)
             likelihood = -0.5 * float(n * math.log(scale) + np.log(variances).sum())
+            likelihood += _PER_DOUBLING * math.log2(length)
             if error:
                 likelihood -= 0.5 * (math.log(scale * ratio / error**2) / (2 * math.log(1.6))) ** 2
             if likelihood > best:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.gp import Codes
 from nas.objective import Array, Goal
-from nas.predict import Assignment, Key, key_of
+from nas.predict import Assignment, Key, Observation, key_of
 from nas.rank import baseline_of
 from nas.space import SearchSpace
 from nas.trial import Trial
@@ -69,8 +69,7 @@ class History:
     @cached_property
     def values(self) -> Array:
         """What `goal` maximises of every finished trial, (n, objectives)."""
-        dearest = max((self.goal.cost(t) for t in self.done), default=0.0)
-        return np.array([self.goal.values(t, self.least, dearest) for t in self.done])
+        return self.goal.values(self.done, self.least)
 
     def is_new(self, assignment: Assignment) -> bool:
         """Whether something is allowed and not known."""
@@ -90,6 +89,11 @@ class History:
             if self.is_new(assignment):
                 return assignment
         return None
+
+
+def observations(trials: Iterable[Trial]) -> list[Observation]:
+    """Return what finished trials say to a prediction."""
+    return [Observation(t.assignment, t.map) for t in trials if t.status == "done"]
 
 
 def encode(space: SearchSpace, assignments: Iterable[Assignment]) -> Codes:

@@ -21,7 +21,7 @@ from nas.objective import Array, fronts_of
 from nas.space import SearchSpace
 from nas.trial import Trial
 
-_MOST_SEEN = 300
+_MOST_SEEN = 200
 """Trials, the best and the latest ones, that a process learns from: its time grows with their cube."""
 _PARENTS = 10
 """Variants whose neighbours are candidates."""
@@ -79,8 +79,8 @@ def _seen(history: History) -> tuple[list[Trial], Array]:
     maps = np.array([t.map for t in trials])
     middle = float(np.median(maps))
     lowest = middle - 2 * (float(maps.max()) - middle)
-    if history.goal.objective != "map":  # down to the floor, cheap variants are weighed against better ones
-        lowest = min(lowest, history.least)
+    if history.goal.objective != "map":  # how bad a cheap variant is decides whether its like may come above the floor
+        lowest = min(lowest, history.least - 5 * (float(maps.max()) - history.least))
     return trials, np.maximum(maps, lowest)
 
 
@@ -162,9 +162,14 @@ class Parts:
         """Return the quantity of (m, slots) codes, (m,)."""
         return self._sum(self._rows(codes))
 
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has been seen."""
+        return bool(self._seen.all())
+
     def least(self) -> float:
-        """Return the smallest sum that the choices seen can make."""
-        parts = [np.where(self._seen, self._effects, 0.0)[a:b].min() for a, b in itertools.pairwise(self._starts)]
+        """Return the smallest sum that choices can make."""
+        parts = [self._effects[a:b].min() for a, b in itertools.pairwise(self._starts)]
         return float(self._mean - self._centre @ self._effects + sum(parts))
 
     def _rows(self, codes: Codes) -> Array:

@@ -7,6 +7,7 @@ against the baseline, or has less than the least mAP that was asked for, stands 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -71,45 +72,47 @@ class Goal:
         value = maps if self.objective == "map" else maps / np.maximum(costs, 1e-9)
         return np.where(maps < least, maps - least, value)
 
-    def values(self, trial: Trial, least: float, dearest: float = 0.0) -> tuple[float, ...]:
-        """Return what a sampler maximises: one number, or mAP and the negated cost.
+    def values(self, trials: Sequence[Trial], least: float) -> Array:
+        """Return what a sampler maximises of finished trials, (n, 1), or (n, 2): mAP and the negated cost.
 
-        Args:
-            trial: Finished.
-            least: As from `least`.
-            dearest: Cost of the dearest trial; what is below the least mAP is told as dearer, so that it is on no
-                front.
+        Of two objectives, what is below the least mAP is told as worse in both than all that is not, so that it is on
+        no front.
         """
+        maps, costs = np.array([t.map for t in trials]), np.array([self.cost(t) for t in trials])
         if not self.has_front:
-            return (float(self.utility(np.array(trial.map), np.array(trial.gflops), least)),)
-        if trial.map < least:
-            return trial.map - 1.0, -dearest - 1.0
-        return trial.map, -self.cost(trial)
+            return self.utility(maps, costs, least)[:, None]
+        below, dearest = maps < least, costs.max(initial=0.0) + 1.0
+        return np.column_stack([maps - below, -np.where(below, dearest + costs, costs)])
 
     def order(self, trials: Sequence[Trial], least: float) -> list[Trial]:
         """Return finished trials, best first; of one front the highest mAP first."""
         if not self.has_front:
-            value = {t.number: t.map if self.objective == "map" else t.map_per_gflop for t in trials}
-            return sorted(trials, key=lambda t: (t.map < least, -value[t.number], t.number))
+            by_map = self.objective == "map"
+            return sorted(trials, key=lambda t: (t.map < least, -(t.map if by_map else t.map_per_gflop), t.number))
         points = np.array([(t.map, -self.cost(t)) for t in trials]).reshape(-1, 2)
-        fronts = fronts_of(points)
-        place = {t.number: int(front) for t, front in zip(trials, fronts, strict=True)}
-        return sorted(trials, key=lambda t: (t.map < least, place[t.number], -t.map, self.cost(t), t.number))
+        placed = zip(fronts_of(points).tolist(), trials, strict=True)
+        keys = sorted((t.map < least, front, -t.map, self.cost(t), t.number, i) for i, (front, t) in enumerate(placed))
+        return [trials[key[-1]] for key in keys]
 
 
 def fronts_of(points: Array) -> npt.NDArray[np.int64]:
     """Return the number of the Pareto front of every point, from 0.
 
     Args:
-        points: (n, objectives), more is better in each. A point is on front k if only points of earlier fronts are at
-            least as good in all and better in one (fast non-dominated sort of Deb et al., IEEE TEVC 6(2), 2002).
+        points: (n, 1) or (n, 2), more is better in each. A point is on front k if only points of earlier fronts are at
+            least as good in all and better in one, and some point of front k - 1 is; equal points share their front.
     """
-    behind = (points[:, None] <= points[None]).all(-1) & (points[:, None] < points[None]).any(-1)
-    fronts = np.full(len(points), -1, dtype=np.int64)
-    left, number = np.ones(len(points), dtype=bool), 0
-    while left.any():
-        front = left & ~(behind & left[None]).any(1)
-        fronts[front] = number
-        left &= ~front
-        number += 1
+    if points.shape[1] == 1:
+        return np.unique(-points[:, 0], return_inverse=True)[1].reshape(-1).astype(np.int64)
+    fronts = np.zeros(len(points), dtype=np.int64)
+    ends: list[float] = []  # the negated second coordinate that each front has reached: rising, as fronts lie behind
+    before = None
+    for i in np.lexsort((-points[:, 1], -points[:, 0])):
+        if before is not None and (points[i] == points[before]).all():
+            fronts[i] = fronts[before]
+            continue
+        before = i
+        end = -float(points[i, 1])
+        fronts[i] = at = bisect.bisect_right(ends, end)
+        ends[at : at + 1] = [end]
     return fronts

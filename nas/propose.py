@@ -1,7 +1,7 @@
 """What to try next: the baseline, every swap alone, then what a sampler chooses.
 
-What is proposed depends only on the study's seed and on what is finished or under way, so a search that was stopped goes
-on as if it had not been. Nothing is proposed twice, and nothing that the space forbids.
+What is proposed depends only on the study's seed and on what is finished or under way, so a search that was stopped
+goes on as if it had not been. Nothing is proposed twice, and nothing that the space forbids.
 """
 
 from __future__ import annotations

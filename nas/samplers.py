@@ -10,7 +10,6 @@ from nas.evolve import evolution, nsga2
 from nas.history import History
 from nas.improve import most_promising
 from nas.predict import key_of
-from nas.promise import additive
 from nas.tpe import tpe
 
 
@@ -41,7 +40,6 @@ def uniform(history: History) -> dict[str, str] | None:
 
 SAMPLERS: Mapping[str, Sampler] = {
     "gp": Sampler("expected improvement under a Gaussian process", most_promising),
-    "additive": Sampler("the sum of single swaps, one in four from a TPE", additive),
     "tpe": Sampler("multivariate tree-structured Parzen estimator", tpe),
     "evolution": Sampler("regularised evolution", evolution, singles_first=False),
     "nsga2": Sampler("NSGA-II", nsga2, singles_first=False),
@@ -52,6 +50,7 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 AUTO = "auto"
 """The name that leaves the choice to `resolve`."""
+
 
 def resolve(name: str) -> str:
     """Return the sampler that a name stands for; what ``auto`` stands for is what replays have shown to be best."""

@@ -47,7 +47,8 @@ class SearchSpace:
         scale: Scale letter.
         slots: In order of the file.
         forbid: Assignments (slot to label, globs allowed in both) of which no variant may hold all.
-        limits: ``max_gflops`` (at 640 px, Ultralytics' convention) and ``max_params``.
+        limits: ``max_gflops`` (at 640 px, Ultralytics' convention), ``max_params``, ``max_latency_ms`` (on the study's
+            machine, at its image size) and ``min_map`` (mAP50-95).
     """
 
     name: str

@@ -7,12 +7,12 @@ import optuna
 from nas.history import History
 
 _TRIES = 30
-_MOST_SEEN = 300
+_MOST_SEEN = 200
 """Trials, the latest ones, that it learns from: beyond, asking takes longer than a validation."""
 
 
 def tpe(history: History) -> dict[str, str] | None:
-    """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011); None if all that it draws is known."""
+    """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011); None if all that is known."""
     kinds: dict[str, optuna.distributions.BaseDistribution] = {
         slot.key: optuna.distributions.CategoricalDistribution(slot.choices) for slot in history.space.active
     }
@@ -26,9 +26,7 @@ def tpe(history: History) -> dict[str, str] | None:
     return None
 
 
-def _shadow_study(
-    history: History, kinds: dict[str, optuna.distributions.BaseDistribution]
-) -> optuna.Study:
+def _shadow_study(history: History, kinds: dict[str, optuna.distributions.BaseDistribution]) -> optuna.Study:
     """Return a study in memory that knows the finished trials by what the goal maximises.
 
     The stored study is not asked itself: it would record every proposal that turns out to be a duplicate.
