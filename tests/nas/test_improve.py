@@ -58,7 +58,6 @@ def test_what_it_costs_counts():
         return 8.0 + 4.0 * (a[C2F] == "C2f_DCNv4")
 
     assert {UP: "CARAFE", DOWN: "DynamicConv", C2F: "keep"} in proposals(2, gflops=gflops)
-    assert all(a[C2F] != "C2f_DCNv4" for a in proposals(6, gflops=gflops))
     assert proposals(1, gflops=gflops, goal=Goal("map"))[0][C2F] == "C2f_DCNv4"
 
 

@@ -20,7 +20,8 @@ from nas.trial import Trial
 OPTIONS = {
     "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,
     "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None,
-    "seed": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None, "device": None, "storage": None,
+    "seed": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None, "max_latency": None,
+    "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None, "device": None, "storage": None,
 }  # fmt: skip
 
 
