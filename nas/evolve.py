@@ -7,7 +7,8 @@ import random
 import numpy as np
 import numpy.typing as npt
 
-from nas.history import Codes, History, decode, encode
+from nas.gp import Codes
+from nas.history import History, decode, encode
 from nas.objective import Array, fronts_of
 
 _POPULATION = 20
@@ -57,7 +58,8 @@ def nsga2(history: History) -> dict[str, str] | None:
 
     def parent() -> Codes:
         a, b = rng.randrange(len(alive)), rng.randrange(len(alive))
-        return codes[a if rank[a] <= rank[b] else b]
+        chosen: Codes = codes[a if rank[a] <= rank[b] else b]
+        return chosen
 
     for _ in range(_TRIES):
         child, other = parent().copy(), parent()

@@ -68,7 +68,8 @@ def distances(a: Codes, b: Codes) -> Array:
     most = int(max(a.max(initial=0), b.max(initial=0))) + 1
     flat = [np.eye(most, dtype=np.float32)[codes].reshape(len(codes), -1) for codes in (a, b)]
     shared: Array = (flat[0] @ flat[1].T).astype(np.float64)
-    return a.shape[1] - shared
+    apart: Array = a.shape[1] - shared
+    return apart
 
 
 def _likeliest(apart: Array, told: Array, error: float | None) -> tuple[float, float]:

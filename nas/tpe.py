@@ -33,7 +33,8 @@ def _shadow_study(history: History, kinds: dict[str, optuna.distributions.BaseDi
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(multivariate=True, n_startup_trials=1, seed=history.drawn)
-    directions = ["maximize"] * (2 if history.goal.has_front else 1)
+    up = optuna.study.StudyDirection.MAXIMIZE
+    directions = [up] * (2 if history.goal.has_front else 1)
     shadow = optuna.create_study(directions=directions, sampler=sampler)
     told = list(zip(history.done, history.values.tolist(), strict=True))[-_MOST_SEEN:]
     shadow.add_trials(
