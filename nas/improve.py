@@ -155,7 +155,7 @@ class Parts:
         self._mean = float(values.mean())
         self._effects: Array = np.linalg.lstsq(rows - rows.mean(0), values - self._mean, rcond=1e-9)[0]
         self._centre: Array = rows.mean(0)
-        self._seen: npt.NDArray[np.bool_] = rows.astype(bool).any(axis=0)
+        self._seen: npt.NDArray[np.bool_] = np.asarray(rows.any(axis=0))
         self.sd = float((values - self._sum(rows)).std())
 
     def __call__(self, codes: Codes) -> Array:

@@ -156,6 +156,7 @@ class Study:
         self.place = where
         self.settings = settings
         self._inner = inner
+        self._settled: dict[int, Trial] = {}  # finished trials change no more, and reading a thousand takes its time
 
     @classmethod
     def create(cls, where: StudyPlace, settings: Settings, trials: int) -> Study:
@@ -313,7 +314,14 @@ class Study:
         """Return every trial that has started, in order."""
         with explained(self.place):
             frozen = self._inner.get_trials(deepcopy=False)
-        return [_thaw(t) for t in frozen if _RECORD in t.user_attrs]
+        found = []
+        for t in frozen:
+            if _RECORD in t.user_attrs:
+                trial = self._settled.get(t.number) or _thaw(t)
+                if t.state.is_finished():
+                    self._settled[t.number] = trial
+                found.append(trial)
+        return found
 
     def start(self, trial: Trial) -> OpenTrial:
         """Store a new trial as running and return a handle to it; its number is the storage's."""
