@@ -20,6 +20,7 @@ from nas.gate import no_variant_left, out_of_reach, over_limit
 from nas.latency import LatencyMeter
 from nas.propose import propose
 from nas.proxy import ProxyFailure, ProxyResult
+from nas.render import render
 from nas.scores import EpochScore
 from nas.space import SearchSpace
 from nas.study import OpenTrial, Study, current_versions
@@ -260,7 +261,7 @@ class _Runner:
             BuildError: It cannot be built, counted or timed.
         """
         if self.replay:
-            return "", *self.replay.cost(trial.assignment)
+            return render(trial.variant).yaml, *self.replay.cost(trial.assignment)
         files, cost = costed(trial.variant)
         timed = self.meter and (trial.variant.is_baseline or not over_limit(self.settings.space, cost, None))
         latency = self.meter.measure(files.yaml, trial.variant.scale) if self.meter and timed else None

@@ -108,6 +108,14 @@ def test_every_sampler_goes_through_a_table(table, sampler):
     assert {row["seed"] for row in body["rows"]} == {5}
 
 
+def test_what_a_replay_finds_can_be_emitted(table):
+    assert nas("search", "--replay", str(table), "--trials", "9").exit_code == 0
+    run = nas("emit-yaml", "--study", "t-replay", "--best", "-o", "out")
+    assert run.exit_code == 0, run.output
+    (file,) = Path("out").glob("*.yaml")
+    assert "backbone:" in file.read_text()
+
+
 def test_a_replay_is_gone_on_with_and_says_that_it_is_one(table):
     assert nas("search", "--replay", str(table), "--trials", "3").exit_code == 0
     run = nas("search", "--replay", str(table), "--trials", "2", "--sampler", "random")
