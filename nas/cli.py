@@ -19,7 +19,19 @@ from nas import __version__
 from nas.cli_base import import_model, space_init
 from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
-from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, MODULES, STORAGE, WEIGHTS, load_own, open_study, prepare
+from nas.cli_shared import (
+    BANK_EPOCHS,
+    BASE_EPOCHS,
+    JSON,
+    MODULES,
+    OBJECTIVES,
+    SAMPLERS,
+    STORAGE,
+    WEIGHTS,
+    load_own,
+    open_study,
+    prepare,
+)
 from nas.errors import NasError
 
 if TYPE_CHECKING:
@@ -115,6 +127,30 @@ def _interrupt(*_: object) -> None:
 @click.option("--enable", multiple=True, metavar="SLOT", help="Switch on a slot that the space has off; globs work.")
 @click.option("--max-gflops", type=click.FloatRange(0, min_open=True), help="Train no variant above this (at 640 px).")
 @click.option("--max-params", type=click.FloatRange(0, min_open=True), help="Train no variant with more parameters.")
+@click.option(
+    "--max-latency",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Train no variant that takes longer for one image here.",
+)
+@click.option("--min-map", type=click.FloatRange(0, 1), help="Rank variants with less mAP50-95 below all others.")
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    help="What is looked for, and what the ranking is ordered by. Default: map_per_gflop.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    help="How the next variant is chosen (docs/samplers.md). Default: auto, the one that did best in replays.",
+)
+@click.option("--latency", is_flag=True, help="Measure latencies, for the ranking, though nothing else asks for them.")
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="TABLE",
+    help="Train nothing: take scores from a table that `nas studies export` wrote.",
+)
 @click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
 @STORAGE
 @JSON
@@ -127,12 +163,14 @@ def search(as_json: bool, **options: Any) -> None:
     nas search                                              a first look, on demo data, in minutes
     nas search seeds --data data.yaml --trials 40 --study blood
     nas search --study blood --trials 20                    20 more
+    nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
     """
     cache = prepare()
     from nas.console import Progress, make_console
+    from nas.replay import ReplaySession
     from nas.session import Session
 
-    session = Session.open(cache, **options)
+    session = ReplaySession.open(**options) if options["replay"] else Session.open(cache, **options)
     with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
         session.run(progress)
     _print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
@@ -157,7 +195,7 @@ def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool)
     from nas.rank import export_rows, to_csv
     from nas.rank import rank as rank_trials
 
-    rows = rank_trials(study.trials(), study.settings.floor)
+    rows = rank_trials(study.trials(), study.settings.floor, study.settings.goal)
     if as_json:
         body = {"study": study.place.name, "settings": json.loads(study.settings.to_json()), "rows": export_rows(rows)}
         return click.echo(json.dumps(body, indent=2))
@@ -243,31 +281,58 @@ def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
 
 @cli.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--latency", is_flag=True, help="Measure also how long one image takes on this machine.")
+@click.option(
+    "--imgsz", type=click.IntRange(32), default=640, help="Image side in pixels, of the latency. Default: 640."
+)
+@click.option("--device", default="cpu", help="cpu, or a GPU's number, for the latency. Default: cpu.")
 @MODULES
 @JSON
-def cost(model: Path, module_files: tuple[Path, ...], as_json: bool) -> None:
+def cost(model: Path, latency: bool, imgsz: int, device: str, module_files: tuple[Path, ...], as_json: bool) -> None:
     """Print what a model YAML costs, what the stock counter would have said, and what nobody counts.
 
     \b
     nas cost out/yolov8n-1a2b3c4d.yaml
     nas cost my_model_yolov8n.yaml --modules my_block.py
+    nas cost out/yolov8n-1a2b3c4d.yaml --latency --imgsz 320
     """
-    prepare()
+    cache = prepare()
     load_own(module_files)
     from nas import listing
 
-    listing.print_cost(model, as_json=as_json)
+    listing.print_cost(model, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @STORAGE
 @JSON
-def studies(storage: str | None, as_json: bool) -> None:
+@click.pass_context
+def studies(ctx: click.Context, storage: str | None, as_json: bool) -> None:
     """List the studies below the current directory, or of one storage."""
+    if ctx.invoked_subcommand:
+        return
     prepare()
     from nas import listing
 
     listing.print_studies(storage, as_json=as_json)
+
+
+@studies.command("export")
+@click.argument("study")
+@STORAGE
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Default: <study>.json.")
+def studies_export(study: str, storage: str | None, output: Path | None) -> None:
+    """Write what STUDY measured as a table: every training's choices, seed, scores and costs.
+
+    \b
+    nas studies export blood -o blood.json
+    nas search --replay blood.json
+    """
+    opened = open_study(study, storage)
+    from nas.table import export, write_table
+
+    path = output or Path(f"{study}.json")
+    click.echo(f"{write_table(export(opened), path)} trainings written to {path}")
 
 
 @cli.command()

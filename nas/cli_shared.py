@@ -27,6 +27,10 @@ MODULES = click.option(
     metavar="FILE.py",
     help="A Python file with modules of your own; repeat.",
 )
+SAMPLERS = ("auto", "gp", "tpe", "evolution", "nsga2", "random", "brute")
+"""As in `nas.samplers`, which takes too long to import for `--help`; a test compares them."""
+OBJECTIVES = ("map_per_gflop", "map", "map,gflops", "map,latency")
+"""As in `nas.objective`."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -43,12 +43,15 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
         "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
         "Δ%": lambda r: "" if r.delta_gflops is None or r.trial.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
         "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
+        "ms": lambda r: "" if r.trial.latency_ms is None else f"{r.trial.latency_ms:.1f}",
         "distil": lambda r: "" if r.trial.distillation is None else f"{r.trial.distillation:.2f}",
         "mAP/GFLOP": lambda r: f"{r.trial.map_per_gflop:.4f}",
     }
     if width < _WIDE:
         for name in ("95 %", "verdict", "params", "Δ%", "distil"):
             del columns[name]
+    if all(r.trial.latency_ms is None for r in rows):
+        del columns["ms"]
     if all(r.trial.distillation is None for r in rows):
         columns.pop("distil", None)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -68,7 +71,7 @@ class Progress:
 
     def __init__(self, console: Console, study: Study) -> None:
         self.console = console
-        self.floor = study.settings.floor
+        self.floor, self.goal = study.settings.floor, study.settings.goal
         self._live: Live | None = None
         self._head = ""
         self._since = 0.0
@@ -135,7 +138,7 @@ class Progress:
             self.console.print(head, markup=False)
 
     def _best(self) -> str:
-        rows = rank(self._finished, self.floor)
+        rows = rank(self._finished, self.floor, self.goal)
         return (
             f"best so far: {rows[0].trial.describe()}, {rows[0].trial.map_per_gflop:.4f} mAP50-95 per GFLOP"
             if rows

@@ -55,7 +55,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
             numbers = ", ".join(str(t.number) for t in trials if t.yaml) or "none"
             raise StudyError(f"the study {name!r} has no trial {number} that was built; its trials: {numbers}")
         return found
-    rows = rank(trials, study.settings.floor)
+    rows = rank(trials, study.settings.floor, study.settings.goal)
     if not rows:
         raise StudyError(f"the study {name!r} has no finished trial yet; `nas search --study {name}`")
     if which == "best":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,12 +174,18 @@ def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None
     )
 
 
-def print_cost(path: Path, *, as_json: bool) -> None:
+def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None = None) -> None:
     """Print what a model YAML costs.
+
+    Args:
+        path: The YAML.
+        as_json: Whether to print JSON.
+        timed: Where latencies are kept, the device and the image side in pixels; None measures none.
 
     Raises:
         BuildError: It is no model YAML, or cannot be built.
         ModuleFileError: It names own modules that are not there.
+        StudyError: There is no such device.
     """
     from nas.cost import IMGSZ, model_cost
     from nas.host import build, scale_of
@@ -189,9 +196,16 @@ def print_cost(path: Path, *, as_json: bool) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"cannot read {path}: {error}") from None
     load_named(text, path.parent)
-    cost = model_cost(build(text, scale_of(path, text)))
+    scale = scale_of(path, text)
+    cost = model_cost(build(text, scale))
+    latency = None
+    if timed:
+        from nas.latency import LatencyMeter
+
+        latency = LatencyMeter(*timed).measure(text, scale)
     if as_json:
-        return click.echo(json.dumps({"model": str(path), "imgsz": IMGSZ, **cost.to_json()}, indent=2))
+        body = {"model": str(path), "imgsz": IMGSZ, **cost.to_json()}
+        return click.echo(json.dumps(body | ({"latency": asdict(latency)} if latency else {}), indent=2))
     click.echo(f"parameters      {cost.params:,}")
     click.echo(f"GFLOPs          {cost.gflops:.2f}   (one image of {IMGSZ} px, Ultralytics' convention)")
     missed = cost.gflops - cost.stock_gflops
@@ -199,6 +213,10 @@ def print_cost(path: Path, *, as_json: bool) -> None:
     click.echo(f"stock counter   {cost.stock_gflops:.2f}   ({share})")
     listed = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in cost.uncounted if count >= 50_000)
     click.echo(f"not counted     {listed}   (elements written)")
+    if latency:
+        spread = f"middle half of {latency.runs} runs within {latency.spread_ms:.2f} ms"
+        click.echo(f"latency         {latency.ms:.2f} ms   (one image of {latency.imgsz} px, fused, float32; {spread})")
+        click.echo(f"measured on     {latency.on}")
     return None
 
 
@@ -211,7 +229,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
     body = []
     for study in found:
         trials = study.trials()
-        rows = rank(trials, study.settings.floor)
+        rows = rank(trials, study.settings.floor, study.settings.goal)
         base = baseline_of(trials)
         body.append(
             {

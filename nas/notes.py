@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 from nas.bank import IDLE
+from nas.history import observations
 from nas.predict import held_back, surprises
-from nas.propose import observations
 from nas.rank import RankRow, baseline_of, rank
 from nas.scores import SCORES
 from nas.study import Study
@@ -18,7 +18,7 @@ def ranking_notes(study: Study) -> list[str]:
     """Return what has to be said under a ranking."""
     s = study.settings
     trials = study.trials()
-    rows = rank(trials, s.floor)
+    rows = rank(trials, s.floor, s.goal)
     notes = [
         (
             f"Proxy: {_proxy_words(study)}; {s.images[0]} training and {s.images[1]} validation images of "
@@ -27,9 +27,12 @@ def ranking_notes(study: Study) -> list[str]:
         *_trust(study, rows),
         "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
         (
-            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline stand below the others. "
-            "* on the Pareto front of mAP and GFLOPs."
+            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline"
+            + (f", or have less than {s.goal.min_map:g}," if s.goal.min_map else "")
+            + " stand below the others. * on the Pareto front of mAP and "
+            + ("latency." if s.goal.needs_latency else "GFLOPs.")
         ),
+        *_goal_words(study, rows),
         *_parts(study),
         *_bank_words(study),
     ]
@@ -43,6 +46,25 @@ def ranking_notes(study: Study) -> list[str]:
     for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
         notes += [f"{words}: {t.variant.id} ({t.describe()}) {t.failure}" for t in trials if t.status == status]
     return notes
+
+
+def _goal_words(study: Study, rows: Sequence[RankRow]) -> list[str]:
+    """Say what the order is by, where it is not mAP per GFLOP, and what latencies are of."""
+    s = study.settings
+    lines = []
+    if s.objective != "map_per_gflop":
+        fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
+        lines.append(f"Order: by {s.goal.words}{fronts}.")
+    if s.latency_on:
+        lines.append(
+            f"ms: latency of one image of {s.recipe.imgsz} px, fused, float32, median, on {s.latency_on}; "
+            "it says nothing of other machines."
+        )
+    if rows and all(r.trial.map < s.goal.min_map for r in rows):
+        lines.append(f"No variant reaches the mAP50-95 of {s.goal.min_map:g} that was asked for.")
+    if s.table:
+        lines.insert(0, "Replay: nothing was trained, the scores come from a table of an earlier study.")
+    return lines
 
 
 def _proxy_words(study: Study) -> str:
@@ -139,7 +161,8 @@ def _bank_words(study: Study) -> list[str]:
 def conclusion(study: Study) -> list[str]:
     """Return what was compared, what won and by how much, and what to type next."""
     trials = study.trials()
-    rows = rank(trials, study.settings.floor)
+    s = study.settings
+    rows = rank(trials, s.floor, s.goal)
     base = baseline_of(trials)
     if not rows:
         return ["No variant has finished yet."]
@@ -151,7 +174,7 @@ def conclusion(study: Study) -> list[str]:
     if len(rows) == 1:
         told = "Only the baseline has finished yet."
     elif best.trial.variant.is_baseline:
-        told += " No swap beats the baseline in mAP50-95 per GFLOP."
+        told += f" No swap beats the baseline in {s.goal.words}."
     else:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
         told += (
@@ -161,4 +184,6 @@ def conclusion(study: Study) -> list[str]:
     if base.map < 0.02:
         told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
     where = f"--study {name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
+    if s.table:
+        return [told, f"Next:  nas search --study {name} --replay TABLE --trials 10   (10 more)"]
     return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} --trials 10"]

@@ -12,10 +12,8 @@ integrated out, as in REML). Leaving out one observation has a closed form, and 
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -312,64 +310,3 @@ def surprises(
         aside.add(farthest)
     found |= {key: judged(aside - {key})[key] for key in sorted(aside)}
     return sorted((s for s in found.values() if s.distance > z), key=lambda s: -s.distance)
-
-
-class AdditiveCost:
-    """GFLOPs of any assignment from those of some: every swap adds its own, almost exactly; one never costed, none."""
-
-    def __init__(self, costs: _Data) -> None:
-        self._model = Additive(costs, costs.pairs[:0], ratios=(0.0,))
-
-    @classmethod
-    def fit(cls, costs: Sequence[tuple[Assignment, float]], slots: Sequence[Slot]) -> AdditiveCost:
-        """Fit to assignments and their GFLOPs, at least one."""
-        return cls(_Data([Observation(*cost) for cost in costs], slots, error=0.0))
-
-    def predict(self, assignment: Assignment) -> float:
-        """Return the GFLOPs of an assignment; what is not assigned is kept."""
-        return self._model.predict(assignment).mean
-
-
-def candidates(
-    model: Additive,
-    slots: Sequence[Slot],
-    cost: Callable[[Assignment], float],
-    score: Callable[[float, float], float],
-    known: Collection[Key],
-    forbids: Callable[[Assignment], bool],
-    count: int = 1,
-    seed: int = 0,
-    enumerate_up_to: int = 20_000,
-) -> list[dict[str, str]]:
-    """Return untried assignments with the best predicted ranking score, best first; fewer if there are no more.
-
-    A score is ranked by `score` of its prediction and its GFLOPs; `known` holds keys, as `key_of`, of what was tried.
-    Every assignment is looked at if the slots span no more than `enumerate_up_to`. Otherwise one slot at a time is
-    changed while that helps, from the best observed, from every slot's best alone, and from starts drawn with `seed`.
-    """
-    keep = {slot.key: slot.choices[0] for slot in slots}
-    values: dict[Key, float] = {}
-
-    def value(assignment: dict[str, str]) -> float:
-        key = key_of(assignment)
-        if key not in values:
-            values[key] = -math.inf if forbids(assignment) else score(model.predict(assignment).mean, cost(assignment))
-        return values[key]
-
-    def climb(start: dict[str, str]) -> None:
-        best = max((start | {slot.key: label} for slot in slots for label in slot.choices), key=value)
-        if value(best) > value(start):
-            climb(best)
-
-    if math.prod(len(slot.choices) for slot in slots) <= enumerate_up_to:
-        for labels in itertools.product(*(slot.choices for slot in slots)):
-            value(dict(zip(keep, labels, strict=True)))
-    else:
-        rng = random.Random(seed)
-        climb(max((keep | {k: v for k, v in a.items() if k in keep} for a in model.data.assignments), key=value))
-        alone = [max(({slot.key: label} for label in slot.choices), key=lambda a: value(keep | a)) for slot in slots]
-        climb({key: label for choice in alone for key, label in choice.items()})
-        for _ in range(20):
-            climb({slot.key: rng.choice(slot.choices) for slot in slots})
-    fresh = sorted((-number, key) for key, number in values.items() if key not in known and number > -math.inf)
-    return [dict(key) for _, key in fresh[:count]]

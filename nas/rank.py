@@ -1,8 +1,9 @@
 """The ranking: which variants are worth their GFLOPs.
 
-Variants are ordered by mAP50-95 per GFLOP. Alone that order crowns whatever is smallest, so a variant that loses more
-than the study's floor against the baseline stands below all that do not, and the difference to the baseline and the
-Pareto front stand beside it. With one seed a variant, the interval and the verdict have nothing to rest on, and say so.
+Variants are ordered by mAP50-95 per GFLOP, or by what else the study looks for (`nas.objective`). Alone that order
+crowns whatever is smallest, so a variant that loses more than the study's floor against the baseline stands below all
+that do not, and the difference to the baseline and the Pareto front stand beside it. With one seed a variant, the
+interval and the verdict have nothing to rest on, and say so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nas.objective import Goal
 from nas.trial import Trial
 
 
@@ -24,8 +26,8 @@ class RankRow:
         trial: Its trial.
         delta_map: mAP50-95 minus the baseline's, paired by seed; None without a baseline.
         delta_gflops: GFLOPs over the baseline's, minus 1; None without a baseline.
-        below_floor: Whether it loses more than the floor allows.
-        on_front: Whether no other variant has both more mAP and fewer GFLOPs (one of them at least as good).
+        below_floor: Whether it loses more than the floor allows, or has less than the least mAP asked for.
+        on_front: Whether no other variant has both more mAP and less cost (one of them at least as good).
         seeds: How many seeds it rests on.
         interval: 95 % interval of `delta_map`; None with fewer than two seeds.
         verdict: ``baseline``, ``better``, ``worse`` or ``cannot tell``; the last one with fewer than two seeds.
@@ -47,18 +49,20 @@ def baseline_of(trials: Sequence[Trial]) -> Trial | None:
     return next((t for t in trials if t.status == "done" and t.variant.is_baseline), None)
 
 
-def rank(trials: Sequence[Trial], floor: float) -> list[RankRow]:
+def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None) -> list[RankRow]:
     """Return the finished trials, best first.
 
     Args:
         trials: Of one study.
         floor: mAP50-95 that a variant may lose against the baseline.
+        goal: What the study looks for; by default mAP per GFLOP.
     """
+    goal = goal or Goal()
     done = [t for t in trials if t.status == "done"]
     base = baseline_of(done)
-    least = base.map - floor if base else 0.0
-    ordered = sorted(done, key=lambda t: (t.map < least, -t.map_per_gflop, t.number))
-    front = {t.number for t in pareto_front(done)}
+    least = goal.least(base, floor)
+    ordered = goal.order(done, least)
+    front = {t.number for t in pareto_front(done, goal)}
     return [
         RankRow(
             rank=place,
@@ -73,30 +77,24 @@ def rank(trials: Sequence[Trial], floor: float) -> list[RankRow]:
     ]
 
 
-def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that no other one beats in both mAP50-95 and GFLOPs, by GFLOPs."""
+def pareto_front(trials: Sequence[Trial], goal: Goal | None = None) -> list[Trial]:
+    """Return the trials that no other one beats in both mAP50-95 and cost, by cost.
+
+    The cost is GFLOPs, or latency where the study looks for that.
+    """
+    cost = (goal or Goal()).cost
     front: list[Trial] = []
-    for trial in sorted(trials, key=lambda t: (t.gflops, -t.map, t.number)):
+    for trial in sorted(trials, key=lambda t: (cost(t), -t.map, t.number)):
         if not front or trial.map > front[-1].map:
             front.append(trial)
     return front
 
 
-def search_score(trial: Trial, base: Trial | None, floor: float) -> float:
-    """Return what the sampler maximises: the ranking's order as a number.
-
-    mAP per GFLOP for variants above the floor; below it a negative number that says how far, so that a search does not
-    chase what is merely small.
-    """
-    if base is not None and trial.map < base.map - floor:
-        return trial.map - base.map
-    return trial.map_per_gflop
-
-
 COLUMNS = (
     "rank", "id", "swaps", "map50_95", "delta_map50_95", "map50", "gflops", "delta_gflops_percent", "params",
     "map50_95_per_gflop", "score", "below_floor", "on_front", "seeds", "interval_low", "interval_high", "verdict",
-    "stock_counter_gflops", "distillation_error", "inherited_tensors", "tensors", "seed", "epochs", "seconds",
+    "stock_counter_gflops", "latency_ms", "distillation_error", "inherited_tensors", "tensors", "seed", "epochs",
+    "seconds",
 )  # fmt: skip
 """Columns of the exported table, in order."""
 
@@ -126,6 +124,7 @@ def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
                     r.interval[1] if r.interval else None,
                     r.verdict,
                     round(r.trial.stock_gflops, 4),
+                    None if r.trial.latency_ms is None else round(r.trial.latency_ms, 3),
                     None if r.trial.distillation is None else round(r.trial.distillation, 4),
                     *r.trial.inherited,
                     r.trial.seed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +16,15 @@ from typing import Any, Protocol
 from nas.bank import SwapBank
 from nas.cost import Cost, costed
 from nas.errors import BuildError, StudyError
+from nas.gate import no_variant_left, out_of_reach, over_limit
+from nas.latency import LatencyMeter
 from nas.propose import propose
-from nas.proxy import ProxyFailure
-from nas.render import ModelFiles
+from nas.proxy import ProxyFailure, ProxyResult
+from nas.render import render
 from nas.scores import EpochScore
 from nas.space import SearchSpace
 from nas.study import OpenTrial, Study, current_versions
+from nas.table import Replay
 from nas.trial import Status, Trial
 from nas.weights import Listener, Weights, Worker
 
@@ -70,7 +73,16 @@ def plan(study: Study, trials: int | None) -> Plan:
     return Plan(spent, spent + trials, finishing=False)
 
 
-def search(study: Study, todo: Plan, data: Path, worker: Worker, observer: Observer) -> list[Trial]:
+def search(
+    study: Study,
+    todo: Plan,
+    data: Path,
+    worker: Worker,
+    observer: Observer,
+    *,
+    replay: Replay | None = None,
+    meter: LatencyMeter | None = None,
+) -> list[Trial]:
     """Run trials until the plan is fulfilled or the space is exhausted, and return all trials of the study.
 
     Args:
@@ -79,14 +91,16 @@ def search(study: Study, todo: Plan, data: Path, worker: Worker, observer: Obser
         data: A data.yaml that the host can read as it is.
         worker: Trains the proxies.
         observer: Told of everything.
+        replay: Answers in place of building and training.
+        meter: Measures latencies where the study wants them.
 
     Raises:
-        StudyError: The baseline fails: nothing could be compared with it.
+        StudyError: The baseline fails: nothing could be compared with it; or no variant is within the space's limits.
     """
     settings = study.settings
     shutil.rmtree(_scratch(study), ignore_errors=True)
     study.ask_for(todo.target, todo.target - todo.spent if not todo.finishing else study.request)
-    runner = _Runner(study, data, worker, observer)
+    runner = _Runner(study, data, worker, observer, replay, meter)
     runner.prepare()
     rejected = 0
     while rejected < _MOST_REJECTED:
@@ -94,16 +108,28 @@ def search(study: Study, todo: Plan, data: Path, worker: Worker, observer: Obser
         spent = sum(t.spent or t.status == "running" for t in trials)
         if spent >= todo.target:
             break
-        assignment = propose(runner.space, trials, seed=settings.seed, floor=settings.floor, error=settings.error)
+        assignment = propose(
+            runner.space,
+            trials,
+            seed=settings.seed,
+            floor=settings.floor,
+            error=settings.error,
+            sampler=settings.sampler,
+            goal=settings.goal,
+        )
         if assignment is None:
+            no_variant_left(runner.space, trials)
             observer.note(f"every variant of the space has been tried: the search ends after {spent} trials")
             break
         trial = runner.run(assignment, spent + 1, todo.target)
         rejected = rejected + 1 if trial.status == "rejected" else 0
+        if rejected and out_of_reach(runner.space, study.trials()):
+            rejected = _MOST_REJECTED
         if trial.variant.is_baseline and trial.status != "done":
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {trial.failure}")
     else:
-        observer.note(f"{rejected} variants in a row were over the limits of the space: the search ends here")
+        no_variant_left(runner.space, study.trials())
+        observer.note("the variants that are left seem to be over the limits of the space: the search ends here")
     runner.settle_doubtful("failed")
     shutil.rmtree(_scratch(study), ignore_errors=True)
     return study.trials()
@@ -133,10 +159,19 @@ def _scratch(study: Study) -> Path:
 class _Runner:
     """Runs single trials of one search."""
 
-    def __init__(self, study: Study, data: Path, worker: Worker, observer: Observer) -> None:
+    def __init__(
+        self,
+        study: Study,
+        data: Path,
+        worker: Worker,
+        observer: Observer,
+        replay: Replay | None,
+        meter: LatencyMeter | None,
+    ) -> None:
         self.study = study
         self.settings = study.settings
-        self.space = study.settings.space
+        self.replay, self.meter = replay, meter
+        self.space = replay.space(study.settings.space) if replay else study.settings.space
         self.worker = worker
         self.observer = observer
         self.doubtful: list[OpenTrial] = []
@@ -150,6 +185,8 @@ class _Runner:
             StudyError: They cannot be made.
         """
         recipe = self.settings.recipe
+        if self.replay:
+            return
         if recipe.init in ("baseline", "bank"):
             self.study.keep_baseline_training(self.weights.baseline(recipe).curve)
         if recipe.init == "bank":
@@ -162,7 +199,7 @@ class _Runner:
 
     def run(self, assignment: Mapping[str, str], position: int, target: int) -> Trial:
         """Try one assignment: build, cost, gate, train. Whatever the variant does wrong ends in its trial."""
-        variant = self.settings.space.variant(assignment)
+        variant = self.space.variant(assignment)
         trial = Trial(
             -1,
             variant,
@@ -187,13 +224,13 @@ class _Runner:
         variant = handle.trial.variant
         started = time.monotonic()
         try:
-            files, cost = costed(variant)
+            yaml, cost, latency_ms = self._costs(handle.trial)
         except BuildError as error:
             seconds = round(time.monotonic() - started, 2)
             return handle.end(status="failed", failure=f"build: {error}", seconds=seconds)
-        handle.trial = replace(handle.trial, **_cost_fields(files, cost))
+        handle.trial = replace(handle.trial, yaml=yaml, latency_ms=latency_ms, **_cost_fields(cost))
         handle.store()
-        over = over_limit(self.settings.space, cost)
+        over = over_limit(self.settings.space, cost, latency_ms)
         if over and not variant.is_baseline:  # what is compared with is always trained
             return handle.end(status="rejected", failure=over)
         self.observer.trial_started(handle.trial, position, target)
@@ -204,8 +241,7 @@ class _Runner:
             self.observer.epoch(score, recipe.epochs)
 
         try:
-            job = self.weights.job(variant, recipe, self.settings.seed, files.yaml)
-            result = self.worker.run(replace(job, **self.weights.inherited(recipe, variant.swaps, self.bank)), on_epoch)
+            result = self._train(handle.trial, on_epoch)
         except ProxyFailure as failure:
             return self._failed(handle, failure, round(time.monotonic() - started, 2))
         self.settle_doubtful("failed")
@@ -217,6 +253,31 @@ class _Runner:
             inherited=result.inherited,
             seconds=round(result.seconds, 2),
         )
+
+    def _costs(self, trial: Trial) -> tuple[str, Cost, float | None]:
+        """Return a variant's YAML, its cost, and its latency if that is wanted and nothing else speaks against it.
+
+        Raises:
+            BuildError: It cannot be built, counted or timed.
+        """
+        if self.replay:
+            return render(trial.variant).yaml, *self.replay.cost(trial.assignment)
+        files, cost = costed(trial.variant)
+        timed = self.meter and (trial.variant.is_baseline or not over_limit(self.settings.space, cost, None))
+        latency = self.meter.measure(files.yaml, trial.variant.scale) if self.meter and timed else None
+        return files.yaml, cost, latency.ms if latency else None
+
+    def _train(self, trial: Trial, on_epoch: Callable[[EpochScore], None]) -> ProxyResult:
+        """Train, or look up what a training gave.
+
+        Raises:
+            ProxyFailure: It fails.
+        """
+        if self.replay:
+            return self.replay.run(trial.assignment)
+        recipe = self.settings.recipe
+        job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
+        return self.worker.run(replace(job, **self.weights.inherited(recipe, trial.variant.swaps, self.bank)), on_epoch)
 
     def _failed(self, handle: OpenTrial, failure: ProxyFailure, seconds: float) -> Trial:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
@@ -244,10 +305,9 @@ class _Runner:
         self.doubtful = []
 
 
-def _cost_fields(files: ModelFiles, cost: Cost) -> dict[str, Any]:
-    """Return what a trial keeps of a variant's files and cost."""
+def _cost_fields(cost: Cost) -> dict[str, Any]:
+    """Return what a trial keeps of a variant's cost."""
     return {
-        "yaml": files.yaml,
         "params": cost.params,
         "gflops": cost.gflops,
         "stock_gflops": cost.stock_gflops,
@@ -265,13 +325,3 @@ def without(space: SearchSpace, bank: SwapBank) -> SearchSpace:
         if any((layer, label) in failed for layer in slot.layers)
     )
     return replace(space, forbid=space.forbid + barred)
-
-
-def over_limit(space: SearchSpace, cost: Cost) -> str:
-    """Say which of the space's limits a cost exceeds; empty if none."""
-    limits = dict(space.limits)
-    if cost.gflops > limits.get("max_gflops", float("inf")):
-        return f"{cost.gflops:.2f} GFLOPs, over the limit of {limits['max_gflops']:g}"
-    if cost.params > limits.get("max_params", float("inf")):
-        return f"{cost.params} parameters, over the limit of {limits['max_params']:g}"
-    return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas import demo
 from nas import search as searching
@@ -20,14 +20,19 @@ from nas.calibrate import (
 )
 from nas.data import Dataset, load, write_resolved
 from nas.errors import DataError, StudyError
+from nas.objective import Goal
 from nas.own import use
 from nas.proxy import ProxyWorker, available_cores
 from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
+from nas.samplers import AUTO
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.storage import StudyPlace, place
 from nas.study import Settings, Study, current_versions
 from nas.weights import Weights
+
+if TYPE_CHECKING:
+    from nas.latency import LatencyMeter
 
 _DEMO_SPACE = "quick"
 _DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
@@ -46,12 +51,14 @@ class Session:
         dataset: Checked; its fingerprint is the study's.
         trials: What was asked for; None finishes what was asked for before.
         cache: Where training processes may write.
+        news: What the options have changed; empty if nothing.
     """
 
     study: Study
     dataset: Dataset
     trials: int | None
     cache: Path
+    news: str = ""
 
     @classmethod
     def open(cls, cache: Path, **options: Any) -> Session:
@@ -74,6 +81,8 @@ class Session:
                 )
             return cls._begin(cache, where, options)
         study = Study.load(where, write=True)
+        if study.settings.table:
+            raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
         wanted, dataset = _wanted(study, options)
         differences = study.settings.differences(wanted)
         if differences and study.is_barren:  # a first attempt that could not work must not block the name
@@ -86,6 +95,10 @@ class Session:
                 "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
             )
         study.settings = wanted  # the data and the weights to inherit from may have moved
+        if options["sampler"] and options["sampler"] != wanted.sampler:
+            study.change_sampler(options["sampler"])
+            news = f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
+            return cls(study, dataset, options["trials"], cache, news)
         return cls(study, dataset, options["trials"], cache)
 
     @classmethod
@@ -106,6 +119,9 @@ class Session:
             seed=options["seed"] or 0,
             floor=options["floor"] if options["floor"] is not None else 0.02,
             versions=current_versions(),
+            sampler=options["sampler"] or AUTO,
+            objective=options["objective"] or Goal().objective,
+            latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
         )
         every = 1 + len(space.single_swaps())
         trials = options["trials"] or (min(every, _MOST_TRIALS) if options["data"] else every + 1)
@@ -115,6 +131,8 @@ class Session:
         """Run the trials that are asked for."""
         todo = searching.plan(self.study, self.trials)
         name = self.study.place.name
+        if self.news:
+            observer.note(self.news)
         if todo.spent >= todo.target:
             return observer.note(
                 f"the study {name} has all {todo.spent} trials that were asked for; --trials N runs N more"
@@ -132,8 +150,17 @@ class Session:
             )
         data = write_resolved(self.dataset, self.study.place.folder)
         with ProxyWorker(self.cache) as worker:
-            searching.search(self.study, todo, data, worker, observer)
+            searching.search(self.study, todo, data, worker, observer, meter=self._meter())
         return None
+
+    def _meter(self) -> LatencyMeter | None:
+        """Return what measures latencies, where the study wants them."""
+        s = self.study.settings
+        if not s.latency_on:
+            return None
+        from nas.latency import LatencyMeter
+
+        return LatencyMeter(self.cache / "latency", s.recipe.device, s.recipe.imgsz)
 
 
 def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
@@ -165,8 +192,19 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         seed=kept.seed if options["seed"] is None else options["seed"],
         floor=kept.floor if options["floor"] is None else options["floor"],
         versions=current_versions(),
+        objective=options["objective"] or kept.objective,
     )
-    return wanted, dataset
+    measured = bool(kept.latency_on) or options["latency"]
+    return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
+
+
+def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:
+    """Return the machine that latencies are measured on; empty where nothing asks for them."""
+    if wanted or Goal(objective or "map").needs_latency or "max_latency_ms" in dict(space.limits):
+        from nas.latency import machine
+
+        return machine(recipe.device)
+    return ""
 
 
 def _limited(space: SearchSpace, options: dict[str, Any]) -> SearchSpace:
@@ -174,7 +212,10 @@ def _limited(space: SearchSpace, options: dict[str, Any]) -> SearchSpace:
     if options["scale"]:
         space = space.with_scale(options["scale"])
     return space.enable(options["enable"]).with_limits(
-        max_gflops=options["max_gflops"], max_params=options["max_params"]
+        max_gflops=options["max_gflops"],
+        max_params=options["max_params"],
+        max_latency_ms=options["max_latency"],
+        min_map=options["min_map"],
     )
 
 

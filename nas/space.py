@@ -49,7 +49,8 @@ class SearchSpace:
         scale: Scale letter.
         slots: In order of the file.
         forbid: Assignments (slot to label, globs allowed in both) of which no variant may hold all.
-        limits: ``max_gflops`` (at 640 px, Ultralytics' convention) and ``max_params``.
+        limits: ``max_gflops`` (at 640 px, Ultralytics' convention), ``max_params``, ``max_latency_ms`` (on the study's
+            machine, at its image size) and ``min_map`` (mAP50-95).
         modules: Files of own modules, with their texts: what was searched is what is emitted. `nas.own.use` registers
             them; reading a space file does so.
     """

@@ -10,7 +10,7 @@ For example::
       backbone.down_p2: {choices: [keep, SPConv], enabled: false}  # off until asked for
     forbid:
       - {neck.up_p4: CARAFE, neck.up_p3: keep}                     # no variant with both
-    constraints: {max_gflops: 10, max_params: 4000000}
+    constraints: {max_gflops: 10, max_params: 4000000, max_latency_ms: 20, min_map: 0.3}
     modules: [my_block.py]    # own modules, for the choices above; paths are relative to this file
 
 Argument lists multiply out into plain choices, and every slot has ``keep`` (``none`` where something may be inserted),
@@ -38,7 +38,7 @@ from nas.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots
 
 _KEYS = ("base", "scale", "slots", "forbid", "constraints", "modules")
 _SLOT_KEYS = ("choices", "tie", "enabled")
-_LIMITS = ("max_gflops", "max_params")
+_LIMITS = ("max_gflops", "max_params", "max_latency_ms", "min_map")
 _MOST_CHOICES = 200
 
 
@@ -298,6 +298,8 @@ class _Reader:
                     value = float(value)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 self.problem(value_node, f"constraints: {key}={value!r}; expected a number above 0")
+            elif key == "min_map" and value > 1:
+                self.problem(value_node, f"constraints: min_map={value!r}; expected an mAP50-95 between 0 and 1")
             else:
                 limits[key] = float(value)
         return tuple(sorted(limits.items()))

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank import SwapBank
 from nas.errors import StudyError
+from nas.objective import Goal
 from nas.own import differences as module_differences
 from nas.recipe import Recipe
 from nas.scores import EpochScore
@@ -49,6 +50,10 @@ class Settings:
         calibration: What a calibration says of the proxy (`nas.judge.Answer` as plain values); empty without one.
         floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
         versions: Of the tool and the packages that decide results.
+        sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
+        objective: One of `nas.objective.OBJECTIVES`.
+        latency_on: The machine that latencies are measured on, as `nas.latency.machine`; empty if none are.
+        table: Digest of the table that is searched in place of training; empty if proxies are trained.
     """
 
     space: SearchSpace
@@ -62,6 +67,15 @@ class Settings:
     versions: tuple[tuple[str, str], ...]
     score: str = "map"
     calibration: str = ""
+    sampler: str = "auto"
+    objective: str = "map_per_gflop"
+    latency_on: str = ""
+    table: str = ""
+
+    @property
+    def goal(self) -> Goal:
+        """What the study looks for."""
+        return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -103,12 +117,20 @@ class Settings:
                 f"{other.data or 'the demo data'} has {other.fingerprint}"
             )
         found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
-        for key in ("seed", "floor", "score"):
+        for key in ("seed", "floor", "score", "objective", "latency_on", "table"):
             if getattr(self, key) != getattr(other, key):
-                found.append(f"{key}: {getattr(self, key)}, not {getattr(other, key)}")
-        theirs = dict(other.versions)
-        found += [f"version of {k}: {v}, not {theirs.get(k)}" for k, v in self.versions if theirs.get(k) != v]
+                mine, theirs = (getattr(s, key) for s in (self, other))
+                found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
+        versions = dict(other.versions)
+        found += [f"version of {k}: {v}, not {versions.get(k)}" for k, v in self.versions if versions.get(k) != v]
         return found
+
+
+_WORDS = {"latency_on": "latency measured on", "table": "table that is replayed"}
+
+
+def _or_none(value: object) -> object:
+    return "none" if value == "" else value
 
 
 def _space_words(space: SearchSpace) -> str:
@@ -136,6 +158,7 @@ class Study:
         self.place = where
         self.settings = settings
         self._inner = inner
+        self._settled: dict[int, Trial] = {}  # finished trials change no more, and reading a thousand takes its time
 
     @classmethod
     def create(cls, where: StudyPlace, settings: Settings, trials: int) -> Study:
@@ -159,6 +182,12 @@ class Study:
             inner.set_user_attr(_SETTINGS, settings.to_json())  # the last one: what has settings is whole
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
+
+    def change_sampler(self, sampler: str) -> None:
+        """Let another sampler choose from here on; what it chooses is scored alike."""
+        self.settings = replace(self.settings, sampler=sampler)
+        with explained(self.place):
+            self._inner.set_user_attr(_SETTINGS, self.settings.to_json())
 
     @property
     def is_barren(self) -> bool:
@@ -287,7 +316,14 @@ class Study:
         """Return every trial that has started, in order."""
         with explained(self.place):
             frozen = self._inner.get_trials(deepcopy=False)
-        return [_thaw(t) for t in frozen if _RECORD in t.user_attrs]
+        found = []
+        for t in frozen:
+            if _RECORD in t.user_attrs:
+                trial = self._settled.get(t.number) or _thaw(t)
+                if t.state.is_finished():
+                    self._settled[t.number] = trial
+                found.append(trial)
+        return found
 
     def start(self, trial: Trial) -> OpenTrial:
         """Store a new trial as running and return a handle to it; its number is the storage's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from nas.scores import EpochScore, Validation, scores
@@ -29,6 +30,7 @@ class Trial:
         gflops: As `nas.cost.Cost.gflops`.
         stock_gflops: As `nas.cost.Cost.stock_gflops`.
         uncounted: As `nas.cost.Cost.uncounted`.
+        latency_ms: Of one image on the study's machine, as `nas.latency.Latency.ms`; None where it was not measured.
         curve: A score an epoch.
         average: Validation of the averaged weights.
         distillation: The largest distillation error among its swaps, in variances of the layer's output; None without a
@@ -50,6 +52,7 @@ class Trial:
     gflops: float = 0.0
     stock_gflops: float = 0.0
     uncounted: tuple[tuple[str, int], ...] = ()
+    latency_ms: float | None = None
     curve: tuple[EpochScore, ...] = ()
     average: Validation | None = None
     distillation: float | None = None
@@ -74,7 +77,7 @@ class Trial:
     def _last(self) -> Validation | None:
         return next((s.validation for s in reversed(self.curve) if s.validation), None)
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, float]:
         """Every score of `nas.scores.SCORES`; of a finished trial."""
         return scores(self.curve, self.average)

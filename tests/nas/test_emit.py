@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from nas import emit
 from nas.errors import OutputError, StudyError
+from nas.objective import Goal
 from nas.render import render
 from nas.variant import Variant, parse_swaps
 
@@ -105,7 +106,7 @@ print(generate_ddp_file(trainer))
 def test_choosing_from_a_study(tmp_path):
     class Empty:
         place = type("P", (), {"name": "empty"})
-        settings = type("S", (), {"floor": 0.02})
+        settings = type("S", (), {"floor": 0.02, "goal": Goal()})
 
         def trials(self):
             return []

@@ -1,4 +1,4 @@
-"""Planted truths that are found again, errors that are as large as they say, and candidates against brute force."""
+"""Planted truths that are found again, and errors that are as large as they say."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nas.errors import SpaceError
-from nas.predict import Additive, AdditiveCost, Observation, candidates, held_back, key_of, surprises
+from nas.predict import Additive, Observation, held_back, key_of, surprises
 from nas.space import Slot
 
 BASE = 0.4
@@ -233,69 +233,6 @@ def test_two_hundred_observations_take_no_time():
     started = time.process_time()
     assert held_back(observations, slots).rms_error < 0.01
     assert time.process_time() - started < 5  # a second where nothing else runs
-
-
-def test_cost():
-    slots = make_slots(4)
-    truth = Truth(slots, seed=11, scale=0.5, noise=0.0)
-    costs = [(o.assignment, o.score) for o in truth.study(3)]
-    model = AdditiveCost.fit(costs, slots)
-    assert all(model.predict(a) == pytest.approx(truth.value(a)) for a in every(slots))
-    few = AdditiveCost.fit(costs[:3], slots)
-    unseen = {"s3": "C", "s0": "A"}
-    assert few.predict(unseen) == pytest.approx(few.predict({"s0": "A"})) == pytest.approx(truth.value({"s0": "A"}))
-    with pytest.raises(SpaceError, match="at least one"):
-        AdditiveCost.fit([], slots)
-
-
-def searched(slots, seed=12):
-    truth = Truth(slots, seed=seed)
-    model = Additive.fit(truth.study(15), slots)
-    gflops = Truth(slots, seed=seed + 1, scale=0.5)
-
-    def cost(assignment):
-        return 7.6 + gflops.value(assignment)
-
-    def score(mean, gflops):
-        return mean / gflops if mean >= BASE - 0.02 else mean - BASE
-
-    return model, cost, score
-
-
-def brute(model, slots, cost, score, allowed=lambda a: True):
-    return sorted((a for a in every(slots) if allowed(a)), key=lambda a: -score(model.predict(a).mean, cost(a)))
-
-
-def test_candidates_are_the_best_by_brute_force():
-    slots = make_slots(3)
-    model, cost, score = searched(slots)
-    best = brute(model, slots, cost, score)
-    assert candidates(model, slots, cost, score, set(), lambda a: False, count=5) == best[:5]
-    known = {key_of(a) for a in best[:3]}
-
-    def forbids(assignment):
-        return assignment["s0"] == best[3]["s0"]
-
-    found = candidates(model, slots, cost, score, known, forbids, count=1000)
-    assert found == [a for a in best[3:] if not forbids(a)]
-    assert len(found) > 10
-    assert candidates(model, slots, cost, score, {key_of(a) for a in best}, lambda a: False) == []
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_climbing_finds_what_brute_force_finds(seed):
-    slots = make_slots(6)
-    model, cost, score = searched(slots, seed=20 + seed)
-
-    def forbids(assignment):
-        return assignment["s0"] == assignment["s1"] == "A"
-
-    best = brute(model, slots, cost, score, lambda a: not forbids(a))
-    climbed = candidates(model, slots, cost, score, set(), forbids, seed=seed, enumerate_up_to=0)
-    assert climbed == best[:1]
-    assert climbed == candidates(model, slots, cost, score, set(), forbids, seed=seed, enumerate_up_to=0)
-    known = {key_of(best[0])}
-    assert candidates(model, slots, cost, score, known, forbids, enumerate_up_to=0) == best[1:2]
 
 
 def test_only_the_baseline():

@@ -1,16 +1,18 @@
-"""What is tried next: the order, what predictions and the sampler have to say, and that nothing else decides."""
+"""What is tried next: the order, what every sampler keeps to, and that nothing else decides."""
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable
 
 import pytest
 
-import nas.propose
+from nas.cli_shared import OBJECTIVES as OFFERED_OBJECTIVES
+from nas.cli_shared import SAMPLERS as OFFERED_SAMPLERS
+from nas.objective import OBJECTIVES, Goal
 from nas.predict import key_of
-from nas.propose import EXPLORATION, promising, propose
+from nas.propose import propose
+from nas.samplers import AUTO, SAMPLERS
 from nas.scores import EpochScore, Validation
 from nas.space import SearchSpace
 from nas.space_file import load_space, read_space
@@ -23,134 +25,6 @@ EFFECT = {
 }  # fmt: skip
 SPACE = load_space("quick")
 SINGLES = 7
-
-
-def parts(assignment: dict[str, str]) -> float:
-    return 0.4 + sum(EFFECT.get(swap, 0.0) for swap in assignment.items())
-
-
-def trial(
-    assignment: dict[str, str], score: float = 0.4, gflops: float = 8.0, status: str = "done", space=SPACE, number=0
-) -> Trial:
-    curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),) if status == "done" else ()
-    return Trial(number, space.variant(assignment), assignment, status, gflops=gflops, curve=curve)
-
-
-def tried(count: int, space: SearchSpace = SPACE, score: Callable = parts, seed: int = 0, **how) -> list[Trial]:
-    """Return what a search of so many trials has tried."""
-    trials: list[Trial] = []
-    while len(trials) < count:
-        assignment = propose(space, trials, seed=seed, floor=how.get("floor", 1.0), error=how.get("error"))
-        if assignment is None:
-            break
-        trials.append(trial(assignment, score(assignment), space=space, number=len(trials)))
-    return trials
-
-
-def combinations(space: SearchSpace = SPACE) -> list[dict[str, str]]:
-    return [a for a in space.assignments() if sum(v != "keep" for v in a.values()) > 1]
-
-
-def test_the_baseline_then_every_swap_alone():
-    assert [t.assignment for t in tried(SINGLES)] == [SPACE.baseline(), *SPACE.single_swaps()]
-
-
-def test_then_the_best_by_their_parts():
-    trials = tried(SINGLES + 3)
-    by_parts = sorted(combinations(), key=lambda a: -parts(a))
-    assert [t.assignment for t in trials[SINGLES:]] == by_parts[:3]
-
-
-def test_what_it_costs_counts():
-    """The best swap is no longer worth it when it takes half as many GFLOPs again."""
-
-    def gflops(a):
-        return 8.0 + 4.0 * (a[C2F] == "C2f_DCNv4")
-
-    singles = [trial(a, parts(a), gflops(a)) for a in (SPACE.baseline(), *SPACE.single_swaps())]
-    best = max(combinations(), key=lambda a: parts(a) / gflops(a))
-    assert propose(SPACE, singles, seed=0, floor=1.0) == best == {UP: "CARAFE", DOWN: "DynamicConv", C2F: "keep"}
-
-
-def test_what_falls_below_the_floor_comes_last():
-    """However few GFLOPs it takes."""
-
-    def cheap(a):
-        return 8.0 - 5.0 * (a[DOWN] == "SPConv")
-
-    def score(a):
-        return parts(a) - 0.1 * (a[DOWN] == "SPConv")
-
-    singles = [trial(a, score(a), cheap(a)) for a in (SPACE.baseline(), *SPACE.single_swaps())]
-    for floor, swapped in ((0.001, "DynamicConv"), (1.0, "SPConv")):
-        assert propose(SPACE, singles, seed=0, floor=floor)[DOWN] == swapped
-
-
-def test_one_in_four_combinations_is_the_samplers(monkeypatch):
-    turns = []
-    monkeypatch.setattr(nas.propose, "promising", lambda *args, **how: turns.append(len(args[1])) and None)
-    tried(SINGLES + 12)
-    assert EXPLORATION == 4
-    assert [n - SINGLES for n in turns] == [0, 1, 2, 4, 5, 6, 8, 9, 10]
-
-
-@pytest.mark.parametrize(("floor", "good"), [(1.0, "DynamicConv"), (0.001, "keep")])
-def test_the_sampler_follows_the_ranking(monkeypatch, floor, good):
-    """Left to itself it tries what ranks high more often than chance would, and not what is merely small."""
-    monkeypatch.setattr(nas.propose, "promising", lambda *_args, **_how: None)
-    space = load_space("seeds")
-    rng = random.Random(0)
-    drawn = [{slot.key: rng.choice(slot.choices) for slot in space.active} for _ in range(60)]
-    small = ("neck.down_n4", "DynamicConv")
-    trials = [
-        trial(a, 0.3 if small in a.items() else 0.4, 2.0 if small in a.items() else 8.0, space=space)
-        for a in (space.baseline(), *drawn)
-    ]
-    monkeypatch.setattr(SearchSpace, "single_swaps", lambda _: [])
-    found = [propose(space, trials, seed=seed, floor=floor)["neck.down_n4"] for seed in range(30)]
-    assert (found.count("DynamicConv") > 15) == (good == "DynamicConv")  # chance is 7.5
-
-
-def test_the_samplers_seed_decides_what_it_draws(monkeypatch):
-    monkeypatch.setattr(nas.propose, "promising", lambda *_args, **_how: None)
-    trials = [trial(a) for a in (SPACE.baseline(), *SPACE.single_swaps())]
-    drawn = [[propose(SPACE, trials, seed=seed, floor=1.0) for seed in range(6)] for _ in range(2)]
-    assert drawn[0] == drawn[1]
-    assert len({key_of(a) for a in drawn[0]}) > 1
-
-
-def test_what_was_cut_short_changes_nothing():
-    trials = tried(SINGLES + 9)
-    for count in range(SINGLES, SINGLES + 9):
-        cut = trial(trials[count].assignment, status="interrupted")
-        torn = [cut, *itertools.chain.from_iterable((t, cut) for t in trials[:count])]
-        assert propose(SPACE, torn, seed=0, floor=1.0) == trials[count].assignment
-
-
-def test_only_what_counts_is_not_tried_again():
-    first, second, third = SPACE.single_swaps()[:3]
-    base = trial(SPACE.baseline())
-    for status in ("done", "failed", "rejected", "running"):
-        assert propose(SPACE, [base, trial(first, status=status)], seed=0, floor=1.0) == second
-    assert propose(SPACE, [base, trial(first, status="interrupted")], seed=0, floor=1.0) == first
-    assert propose(SPACE, [trial(SPACE.baseline(), status="failed")], seed=0, floor=1.0) == SPACE.baseline()
-    assert propose(SPACE, [base, trial(second), trial(first, status="failed")], seed=0, floor=1.0) == third
-
-
-@pytest.mark.parametrize("status", ["failed", "rejected"])
-def test_it_goes_on_where_nothing_can_be_predicted(status):
-    trials = [trial(SPACE.baseline()), *(trial(a, status=status) for a in SPACE.single_swaps())]
-    assert promising(SPACE, trials, set(), floor=1.0, error=None, seed=0) is None
-    assert propose(SPACE, trials, seed=0, floor=1.0) in combinations()
-
-
-def test_scores_that_are_all_equal_stop_nothing():
-    found = tried(100, score=lambda _: 0.4)
-    assert len(found) == SPACE.size
-    found = tried(100, score=lambda _: 0.0)
-    assert len(found) == SPACE.size
-
-
 FORBIDDING = """
 slots:
   neck.up_p4: [CARAFE, DySample]
@@ -161,39 +35,116 @@ forbid:
   - {"neck.up_*": DySample, neck.c2f_p3: C2f_SPConv}
   - {neck.up_p3: DySample}
 """
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 
 
-@pytest.mark.parametrize("predicted", [True, False])
-def test_every_allowed_variant_once_and_no_other(predicted, monkeypatch):
+def parts(assignment: dict[str, str]) -> float:
+    return 0.4 + sum(EFFECT.get(swap, 0.0) for swap in assignment.items())
+
+
+def trial(
+    assignment: dict[str, str], score: float = 0.4, gflops: float = 8.0, status: str = "done", space=SPACE, number=0
+) -> Trial:
+    curve = (EpochScore(1, 2.0, 0.1, Validation(score + 0.2, score, 1.0)),) if status == "done" else ()
+    variant = space.variant(assignment)
+    return Trial(number, variant, assignment, status, gflops=gflops, latency_ms=gflops, curve=curve)
+
+
+def tried(count: int, space: SearchSpace = SPACE, score: Callable = parts, seed: int = 0, **how) -> list[Trial]:
+    """Return what a search of so many trials has tried."""
+    trials: list[Trial] = []
+    gflops = how.pop("gflops", lambda _: 8.0)
+    while len(trials) < count:
+        assignment = propose(space, trials, seed=seed, **{"floor": 1.0, **how})
+        if assignment is None:
+            break
+        trials.append(trial(assignment, score(assignment), gflops(assignment), space=space, number=len(trials)))
+    return trials
+
+
+def combinations(space: SearchSpace = SPACE) -> list[dict[str, str]]:
+    return [a for a in space.assignments() if sum(v != "keep" for v in a.values()) > 1]
+
+
+def test_the_command_offers_what_there_is():
+    assert set(OFFERED_SAMPLERS) == {AUTO, *SAMPLERS}
+    assert tuple(OBJECTIVES) == OFFERED_OBJECTIVES
+
+
+@every_sampler
+def test_the_baseline_is_first(sampler):
+    singles = [SPACE.baseline(), *SPACE.single_swaps()]
+    first = [t.assignment for t in tried(SINGLES, sampler=sampler)]
+    assert first[0] == SPACE.baseline()
+    assert (first == singles) == SAMPLERS[sampler].singles_first
+
+
+@every_sampler
+def test_every_allowed_variant_once_and_no_other(sampler):
     """The forbidden ones would be the best."""
-    if not predicted:
-        monkeypatch.setattr(nas.propose, "promising", lambda *_args, **_how: None)
     space = read_space(FORBIDDING, "f.yaml", "f")
-    found = tried(100, space, lambda a: 0.4 + 0.02 * sum(v != "keep" for v in a.values()))
+    found = tried(100, space, lambda a: 0.4 + 0.02 * sum(v != "keep" for v in a.values()), sampler=sampler)
     allowed = [key_of(a) for a in space.assignments()]
     assert len(allowed) < space.size
     assert sorted(key_of(t.assignment) for t in found) == sorted(allowed)
-    assert propose(space, found, seed=0, floor=1.0) is None
+    assert propose(space, found, seed=0, floor=1.0, sampler=sampler) is None
 
 
-def test_a_large_space_is_gone_through_without_a_repeat():
+@every_sampler
+def test_a_whole_small_space_holds_the_optimum(sampler):
+    found = tried(SPACE.size + 1, sampler=sampler)
+    assert len(found) == SPACE.size
+    assert max(found, key=lambda t: t.map).assignment == {UP: "CARAFE", DOWN: "DynamicConv", C2F: "C2f_DCNv4"}
+
+
+@every_sampler
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_same_history_gives_the_same_proposal(sampler, objective):
+    """Whatever was cut short meanwhile."""
+    how = {"sampler": sampler, "goal": Goal(objective), "floor": 0.05}
+    trials = tried(24, gflops=lambda a: 8.0 - (a[DOWN] == "SPConv"), seed=3, **how)
+    for count in (1, SINGLES, 23):
+        cut = trial(trials[count].assignment, status="interrupted")
+        torn = [cut, *itertools.chain.from_iterable((t, cut) for t in trials[:count])]
+        assert propose(SPACE, torn, seed=3, **how) == trials[count].assignment
+
+
+@every_sampler
+def test_only_what_counts_is_not_tried_again(sampler):
+    base, first = trial(SPACE.baseline()), tried(2, sampler=sampler)[1].assignment
+    for status in ("done", "failed", "rejected", "running"):
+        assert propose(SPACE, [base, trial(first, status=status)], seed=0, floor=1.0, sampler=sampler) != first
+    cut = trial(first, status="interrupted")
+    assert propose(SPACE, [base, cut], seed=0, floor=1.0, sampler=sampler) == first
+    failed = trial(SPACE.baseline(), status="failed")
+    assert propose(SPACE, [failed], seed=0, floor=1.0, sampler=sampler) == SPACE.baseline()
+
+
+@every_sampler
+@pytest.mark.parametrize("status", ["failed", "rejected"])
+def test_it_goes_on_where_nothing_can_be_predicted(sampler, status):
+    trials = [trial(SPACE.baseline()), *(trial(a, status=status) for a in SPACE.single_swaps())]
+    assert propose(SPACE, trials, seed=0, floor=1.0, sampler=sampler) in combinations()
+
+
+@every_sampler
+def test_scores_that_are_all_equal_stop_nothing(sampler):
+    for score in (0.4, 0.0):
+        assert len(tried(100, score=lambda _, s=score: s, sampler=sampler)) == SPACE.size
+
+
+@every_sampler
+def test_a_large_space_is_gone_through_without_a_repeat(sampler):
     space = load_space("seeds")
     assert space.size > 20_000
     count = 1 + len(space.single_swaps()) + 10
-    found = tried(count, space, lambda a: 0.4 + 0.001 * sum(len(v) for v in a.values()))
+    found = tried(count, space, lambda a: 0.4 + 0.001 * sum(len(v) for v in a.values()), sampler=sampler)
     assert len({t.variant.id for t in found}) == count
 
 
-def test_the_error_of_a_calibration_is_believed(monkeypatch):
-    heard = []
-
-    class Spy(nas.propose.Additive):
-        @classmethod
-        def fit(cls, observations, slots, error=None):
-            heard.append(error)
-            return super().fit(observations, slots, error)
-
-    monkeypatch.setattr(nas.propose, "Additive", Spy)
-    tried(SINGLES + 1, error=0.004)
-    tried(SINGLES + 1)
-    assert heard == [0.004, None]
+@every_sampler
+def test_the_seed_decides_what_is_drawn(sampler):
+    space = load_space("seeds")
+    trials = tried(1 + len(space.single_swaps()) + 2, space, sampler=sampler)
+    drawn = {key_of(propose(space, trials, seed=seed, floor=1.0, sampler=sampler)) for seed in range(4)}
+    assert (len(drawn) > 1) == (sampler not in ("brute", "gp"))  # these draw nothing, or only what to look at

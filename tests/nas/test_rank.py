@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from nas.rank import COLUMNS, export_rows, pareto_front, rank, search_score, to_csv
+from nas.objective import Goal
+from nas.rank import COLUMNS, export_rows, pareto_front, rank, to_csv
 from nas.scores import EpochScore, Validation
 from nas.trial import Trial
 from nas.variant import Variant
@@ -56,11 +57,21 @@ def test_front():
     assert [t.number for t in pareto_front(trials)] == [3, 0, 1]
 
 
-def test_search_score_follows_the_ranking():
-    base = trial(0, 0.40, 8.0)
-    trials = [base, trial(1, 0.41, 9.0), trial(2, 0.39, 7.0), trial(3, 0.30, 0.1), trial(4, 0.2, 0.1)]
-    by_score = sorted(trials, key=lambda t: -search_score(t, base, 0.02))
-    assert [t.number for t in by_score] == [2, 0, 1, 3, 4]
+def test_other_goals_have_other_orders():
+    trials = [trial(0, 0.40, 8.0), trial(1, 0.41, 9.0), trial(2, 0.39, 7.0), trial(3, 0.30, 4.0), trial(4, 0.395, 8.5)]
+    assert [r.trial.number for r in rank(trials, 0.02, Goal("map"))] == [1, 0, 4, 2, 3]
+    assert [r.trial.number for r in rank(trials, 1.0, Goal("map,gflops"))] == [1, 0, 2, 3, 4]
+    assert [r.trial.number for r in rank(trials, 0.02, Goal("map,gflops"))] == [1, 0, 2, 4, 3]
+    timed = [replace(t, latency_ms=ms) for t, ms in zip(trials, (5.0, 4.0, 6.0, 3.0, 5.0), strict=True)]
+    rows = rank(timed, 1.0, Goal("map,latency"))
+    assert [r.trial.number for r in rows] == [1, 3, 0, 4, 2]
+    assert [r.trial.number for r in rows if r.on_front] == [1, 3]
+
+
+def test_the_least_map_stands_beside_the_floor():
+    trials = [trial(0, 0.40, 8.0), trial(1, 0.41, 9.0), trial(2, 0.39, 7.0)]
+    rows = rank(trials, 0.02, Goal(min_map=0.405))
+    assert [(r.trial.number, r.below_floor) for r in rows] == [(1, False), (2, True), (0, True)]
 
 
 def test_export():

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import nas.latency
 from nas.answer import ANSWER_FILE, SCHEMA, load_answer
 from nas.cli import cli
 from nas.errors import StudyError
+from nas.latency import machine
+from nas.objective import Goal
 from nas.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
 from nas.scores import EpochScore, Validation
 from nas.session import Session
@@ -20,7 +23,9 @@ from nas.trial import Trial
 OPTIONS = {
     "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,
     "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None,
-    "seed": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None, "device": None, "storage": None,
+    "seed": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None, "max_latency": None,
+    "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None, "device": None,
+    "storage": None,
 }  # fmt: skip
 
 
@@ -116,6 +121,39 @@ def test_what_says_nothing_is_refused(begin, tmp_path, options, words):
     assert not list(tmp_path.rglob("*.db"))
     assert recipe_of(begin(epochs=0)).epochs == 0  # which a bank is good for
     assert recipe_of(begin(study="s", base_epochs=0, init="scratch")).base_epochs == 0  # which does not matter there
+
+
+def test_sampler_objective_and_limits(begin):
+    settings = begin(sampler="tpe", objective="map,gflops", min_map=0.3, max_latency=20.0).study.settings
+    assert (settings.sampler, settings.objective, settings.goal) == ("tpe", "map,gflops", Goal("map,gflops", 0.3))
+    assert dict(settings.space.limits) == {"max_latency_ms": 20.0, "min_map": 0.3}
+    assert settings.latency_on == machine("cpu")
+
+
+@pytest.mark.parametrize("options", [{"latency": True}, {"objective": "map,latency"}])
+def test_latency_is_measured_where_it_is_asked_for(begin, options):
+    assert begin().study.settings.latency_on == ""
+    assert begin(study="l", **options).study.settings.latency_on == machine("cpu")
+
+
+def test_another_sampler_may_go_on_and_is_said(begin):
+    finish_a_trial(begin(study="a", sampler="tpe").study)
+    assert begin(study="a").study.settings.sampler == "tpe"
+    session = begin(study="a", sampler="random")
+    assert session.news == "sampler: random from here on, tpe so far; scores do not depend on it"
+    assert Study.load(session.study.place).settings.sampler == "random"
+
+
+def test_another_objective_or_machine_may_not_go_on(begin, monkeypatch):
+    finish_a_trial(begin(study="a", latency=True).study)
+    with pytest.raises(StudyError, match="objective: map_per_gflop, not map"):
+        begin(study="a", objective="map")
+    monkeypatch.setattr(nas.latency, "machine", lambda device: "another machine")
+    with pytest.raises(StudyError, match=r"latency measured on: .* 1 thread, .*, not another machine"):
+        begin(study="a")
+    finish_a_trial(begin(study="b").study)
+    with pytest.raises(StudyError, match="latency measured on: none, not another machine"):
+        begin(study="b", latency=True)
 
 
 def test_a_refusal_holds_for_a_study_that_is_resumed(begin):

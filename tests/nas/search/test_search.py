@@ -163,10 +163,12 @@ def test_more_means_more_than_what_was_finished_before_a_kill(run, make_study, m
     assert sum(t.status == "done" for t in trials) == 1 + 3
 
 
-def test_the_baseline_is_exempt_from_limits(run, make_study, space):
-    limited = space.with_limits(max_gflops=7.0, max_params=None)
-    trials, _, trainer = run(make_study(limited), 2)
-    assert trials[0].status == "done"
+def test_the_baseline_is_exempt_from_limits(run, make_study, space, fake_trainer):
+    limited = space.with_limits(max_params=3_000_000.5)
+    study, trainer = make_study(limited.with_limits(max_gflops=7.0)), fake_trainer()
+    with pytest.raises(StudyError, match=r"no variant is within the limits .*the least of them has 8.00 GFLOPs, the"):
+        run(study, 2, trainer)
+    assert study.trials()[0].status == "done"
     assert len(trainer.jobs) == 1
 
 
@@ -185,8 +187,23 @@ def test_limits_that_nothing_satisfies_end_the_search(run, make_study, space, mo
     limited = space.with_limits(max_gflops=8.5, max_params=None)
     trials, listener, trainer = run(make_study(limited), 5)
     assert len(trainer.jobs) == 1
-    assert listener.said[-1] == "3 variants in a row were over the limits of the space: the search ends here"
+    assert (
+        listener.said[-1] == "the variants that are left seem to be over the limits of the space: the search ends here"
+    )
     assert len(trials) == 4
+
+
+def test_a_limit_out_of_reach_ends_the_search_when_every_swap_has_been_costed(run, make_study, space):
+    study = make_study(space.with_limits(max_gflops=7.5))
+    with pytest.raises(StudyError, match="no variant is within the limits"):
+        run(study, 9)
+    assert len(study.trials()) == 1 + len(space.single_swaps())
+
+
+def test_what_seems_to_be_over_a_limit_is_asked_last(run, make_study, space):
+    """Two swaps are over the limit, and that is known from the single ones."""
+    trials, _, _ = run(make_study(space.with_limits(max_gflops=9.5)), 5)
+    assert [t.status for t in trials] == ["done"] * 5
 
 
 def test_more_trials_and_finished_requests(run, make_study):

@@ -11,6 +11,7 @@ import nas.search
 from nas.distil import AGAIN
 from nas.errors import StudyError
 from nas.notes import ranking_notes
+from nas.objective import Goal
 from nas.proxy import ProxyFailure
 from nas.scores import EpochScore, Validation
 from nas.space_file import read_space
@@ -60,7 +61,18 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
     monkeypatch.setattr(nas.search, "propose", proposes)
     for name, calibration in (("a", ""), ("b", '{"error": 0.004}')):
         run(make_study(name=name, changes={"calibration": calibration, "seed": 7}), 2)
-    assert heard == [{"seed": 7, "floor": 0.02, "error": None}, {"seed": 7, "floor": 0.02, "error": 0.004}]
+    assert [(how["seed"], how["floor"], how["error"]) for how in heard] == [(7, 0.02, None), (7, 0.02, 0.004)]
+
+
+def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study, monkeypatch):
+    heard = []
+    monkeypatch.setattr(nas.search, "propose", lambda space, trials, **how: heard.append(how))
+    study = make_study(changes={"sampler": "tpe", "objective": "map"})
+    run(study, 2)
+    assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]
+    study.change_sampler("nsga2")
+    assert Study.load(study.place).settings == study.settings
+    assert study.settings.sampler == "nsga2"
 
 
 def test_nothing_is_trained_without_epochs(run, make_study):

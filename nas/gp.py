@@ -1,0 +1,95 @@
+"""A Gaussian process over variants: what an untried one will score, and how sure that is.
+
+Two variants are alike by how many slots they share: the covariance of their scores is ``exp(-d / l)`` for a Hamming
+distance of d slots (the kernel of an exponential on a graph of categories; see Kondor & Lafferty, ICML 2002). A long
+length l makes the process nearly a sum of the parts, a short one lets combinations be more than their parts. Length and
+noise come from a grid by the likelihood, the mean and the scale of the scores in closed form (Rasmussen & Williams,
+Gaussian Processes for Machine Learning, 2006, sections 2.7 and 5.4).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Codes: TypeAlias = npt.NDArray[np.int64]
+
+_LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_RATIOS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+"""Variance of the noise over that of the process."""
+_PER_DOUBLING = 0.5
+"""Log-likelihood by which a length has to beat its double: that parts add up is the first guess, on which the scores of
+single swaps are silent."""
+_MOST_FOR_GRID = 100
+"""Scores that length and noise are found from: beyond, they hardly move, and the grid would take the time of a step."""
+
+
+class GaussianProcess:
+    """A fitted process; its posterior is over scores without the noise of one training."""
+
+    def __init__(self, codes: Codes, scores: Array, error: float | None = None) -> None:
+        """Fit.
+
+        Args:
+            codes: (n, slots), the index of each slot's choice; equal rows are repeated trainings. At least one row.
+            scores: (n,).
+            error: Standard deviation of the noise where it has been measured; None estimates it.
+        """
+        self._codes, self._centre = codes, float(scores.mean())
+        self._scale = float(scores.std()) or 1.0
+        told = (scores - self._centre) / self._scale
+        some = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_FOR_GRID)).astype(int))
+        self._length, ratio = _likeliest(distances(codes[some], codes[some]), told[some], error and error / self._scale)
+        covariance = np.exp(-distances(codes, codes) / self._length)
+        covariance[np.diag_indices(len(codes))] += ratio
+        self._root: Array = cholesky(covariance, lower=True, check_finite=False)
+        ones = np.ones(len(codes))
+        weighted: Array = cho_solve((self._root, True), ones, check_finite=False)
+        self._mean = float(weighted @ told / weighted.sum())
+        self._weights: Array = cho_solve((self._root, True), told - self._mean, check_finite=False)
+        self._variance = max(float((told - self._mean) @ self._weights) / len(codes), 1e-12)
+
+    def predict(self, codes: Codes) -> tuple[Array, Array]:
+        """Return mean and standard deviation for (m, slots) codes, (m,) each."""
+        across = np.exp(-distances(codes, self._codes) / self._length)
+        mean = self._mean + across @ self._weights
+        known = solve_triangular(self._root, across.T, lower=True, check_finite=False)
+        left = np.maximum(1.0 - (known**2).sum(0), 1e-9)
+        return mean * self._scale + self._centre, np.sqrt(self._variance * left) * self._scale
+
+
+def distances(a: Codes, b: Codes) -> Array:
+    """Return how many slots differ between the rows of (n, slots) and of (m, slots), as (n, m)."""
+    most = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    flat = [np.eye(most, dtype=np.float32)[codes].reshape(len(codes), -1) for codes in (a, b)]
+    shared: Array = (flat[0] @ flat[1].T).astype(np.float64)
+    apart: Array = a.shape[1] - shared
+    return apart
+
+
+def _likeliest(apart: Array, told: Array, error: float | None) -> tuple[float, float]:
+    """Return the length and the noise ratio that explain standardised scores best.
+
+    A measured error pulls the noise towards itself, by a log-normal prior with a factor of 1.6 as its deviation.
+    """
+    n = len(told)
+    best, found = -math.inf, (_LENGTHS[0], _RATIOS[-1])
+    for length in _LENGTHS:
+        values, vectors = eigh(np.exp(-apart / length), check_finite=False)
+        ones, turned = vectors.T @ np.ones(n), vectors.T @ told
+        for ratio in _RATIOS:
+            variances = np.maximum(values, 0.0) + ratio
+            mean = (ones * turned / variances).sum() / (ones**2 / variances).sum()
+            scale = max(float(((turned - mean * ones) ** 2 / variances).sum()) / n, 1e-12)
+            likelihood = -0.5 * float(n * math.log(scale) + np.log(variances).sum())
+            likelihood += _PER_DOUBLING * math.log2(length)
+            if error:
+                likelihood -= 0.5 * (math.log(scale * ratio / error**2) / (2 * math.log(1.6))) ** 2
+            if likelihood > best:
+                best, found = likelihood, (length, ratio)
+    return found
