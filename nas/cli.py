@@ -18,7 +18,7 @@ import click
 from nas import __version__
 from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
-from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, open_study, prepare
+from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, CONFIRM, JSON, SEEDS, STORAGE, WEIGHTS, open_study, prepare
 from nas.errors import NasError
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def _interrupt(*_: object) -> None:
     type=click.IntRange(1),
     help="Variants to train, the baseline included; for a study that has trials: further ones.",
 )
+@SEEDS
+@CONFIRM
 @click.option(
     "--epochs",
     type=click.IntRange(0),
@@ -117,7 +119,7 @@ def _interrupt(*_: object) -> None:
 @STORAGE
 @JSON
 def search(as_json: bool, **options: Any) -> None:
-    """Search SPACE: train short proxies of its variants and rank them by mAP per GFLOP.
+    """Search SPACE: train short proxies of its variants, rank them by mAP per GFLOP, and confirm the first.
 
     SPACE is a file, or one that ships with the tool (`nas space list`).
 
@@ -125,6 +127,7 @@ def search(as_json: bool, **options: Any) -> None:
     nas search                                              a first look, on demo data, in minutes
     nas search seeds --data data.yaml --trials 40 --study blood
     nas search --study blood --trials 20                    20 more
+    nas search --study blood --confirm 5:5                  five seeds each for the first five
     """
     cache = prepare()
     from nas.console import Progress, make_console

@@ -20,9 +20,10 @@ from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
+from nas.settings import Settings, current_versions
 from nas.space_file import load_space
 from nas.storage import place
-from nas.study import Settings, Study, current_versions, list_studies
+from nas.study import Study, list_studies
 from nas.trial import Trial
 from nas.variant import Variant
 
@@ -192,7 +193,7 @@ def test_a_study_of_an_older_version(tmp_path):
     Study.create(where, settings(), 3)
     inner = optuna.load_study(study_name="a", storage=where.url)
     body = json.loads(inner.user_attrs["nas_settings"])
-    assert body["schema"] == 2
+    assert body["schema"] == 3
     del body["score"], body["calibration"]
     inner.set_user_attr("nas_settings", json.dumps({**body, "schema": 1}))
     words = (
