@@ -6,23 +6,20 @@ Results go to stdout, progress and warnings to stderr. Exit code 0 is success, 1
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from nas import __version__
 from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
-from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, CONFIRM, JSON, SEEDS, STORAGE, WEIGHTS, open_study, prepare
+from nas.cli_rank import effects, print_ranking, rank
+from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, CONFIRM, JSON, SEEDS, STORAGE, WEIGHTS, prepare
 from nas.errors import NasError
-
-if TYPE_CHECKING:
-    from nas.study import Study
 
 
 class _Group(click.Group):
@@ -57,6 +54,8 @@ def cli(debug: bool) -> None:
 cli.add_command(calibrate)
 cli.add_command(bank)
 cli.add_command(emit_yaml)
+cli.add_command(rank)
+cli.add_command(effects)
 
 
 def main() -> NoReturn:
@@ -136,44 +135,7 @@ def search(as_json: bool, **options: Any) -> None:
     session = Session.open(cache, **options)
     with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
         session.run(progress)
-    _print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
-
-
-@cli.command()
-@click.argument("study")
-@STORAGE
-@JSON
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-def rank(study: str, storage: str | None, as_json: bool, as_csv: bool) -> None:
-    """Print the ranking of STUDY.
-
-    \b
-    nas rank blood --csv > blood.csv
-    """
-    _print_ranking(open_study(study, storage), as_json=as_json, as_csv=as_csv, conclude=False)
-
-
-def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool) -> None:
-    from nas import console, notes
-    from nas.rank import export_rows, to_csv
-    from nas.rank import rank as rank_trials
-
-    rows = rank_trials(study.trials(), study.settings.floor)
-    if as_json:
-        body = {"study": study.place.name, "settings": json.loads(study.settings.to_json()), "rows": export_rows(rows)}
-        return click.echo(json.dumps(body, indent=2))
-    if as_csv:
-        return click.echo(to_csv(rows), nl=False)
-    out = console.make_console()
-    if rows:
-        out.print(console.ranking_table(rows, out.width))
-    for line in [
-        "",
-        *notes.ranking_notes(study),
-        *(["", *notes.conclusion(study)] if conclude or not rows else []),
-    ]:
-        out.print(line, markup=False)
-    return None
+    print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
 
 
 @cli.command()

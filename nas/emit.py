@@ -12,7 +12,7 @@ from nas.cost import costed
 from nas.errors import OutputError, StudyError
 from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
 from nas.patch import prove as prove_patch
-from nas.rank import rank
+from nas.rank import ranking_of
 from nas.render import ModelFiles, render
 from nas.study import Study
 from nas.trial import Trial
@@ -52,7 +52,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
             numbers = ", ".join(str(t.number) for t in trials if t.yaml) or "none"
             raise StudyError(f"the study {name!r} has no trial {number} that was built; its trials: {numbers}")
         return found
-    rows = rank(trials, study.settings.floor)
+    rows = ranking_of(study)
     if not rows:
         raise StudyError(f"the study {name!r} has no finished trial yet; `nas search --study {name}`")
     if which == "best":

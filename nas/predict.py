@@ -12,10 +12,8 @@ integrated out, as in REML). Leaving out one observation has a closed form, and 
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -168,13 +166,23 @@ class Additive:
         self.left_out: tuple[Array, Array] = (data.scores - miss / data.root, sd / data.root)
 
     @classmethod
-    def fit(cls, observations: Sequence[Observation], slots: Sequence[Slot], error: float | None = None) -> Additive:
+    def fit(
+        cls,
+        observations: Sequence[Observation],
+        slots: Sequence[Slot],
+        error: float | None = None,
+        interactions: bool | None = None,
+    ) -> Additive:
         """Fit the model to at least one observation, which should be the baseline's.
 
         The first choice of a slot keeps, and every other one has an effect. `error` is the standard deviation of one
         score, where a calibration measured it; None estimates it. Something that the slots do not have is refused.
+        `interactions` says whether to learn them; None does where that pays.
         """
-        plain, paired, gains = _fits(_Data(observations, slots, error))
+        data = _Data(observations, slots, error)
+        if interactions is not None:
+            return cls(data, data.pairs[: None if interactions else 0])
+        plain, paired, gains = _fits(data)
         return paired if gains[-1] else plain
 
     def predict(self, assignment: Assignment) -> Prediction:
@@ -186,6 +194,20 @@ class Additive:
     def effect(self, slot: str, label: str) -> Prediction:
         """Return by how much a swap alone moves the score; keeping moves nothing."""
         return self._read(self._features({slot: label}) - self._features({}))
+
+    def contrast(self, weights: Mapping[tuple[str, str], float]) -> Prediction:
+        """Return a weighted sum of effects of swaps, each a slot and a label."""
+        row = np.zeros(len(self._mean))
+        for swap, weight in weights.items():
+            row[1 + self.data.design.column[swap]] = weight
+        return Prediction(float(row @ self._mean), math.sqrt(max(float(row @ self._covariance @ row), 0.0)))
+
+    def interactions(self) -> list[tuple[Key, Prediction]]:
+        """Return the learnt pairs, each with what it adds to the sum of its parts."""
+        swaps, at = self.data.design.swaps, 1 + len(self.data.design.swaps)
+        sds = np.sqrt(np.maximum(np.diag(self._covariance)[at:], 0.0))
+        numbers = zip(self._learnt, self._mean[at:], sds, strict=True)
+        return [((swaps[a], swaps[b]), Prediction(float(mean), float(sd))) for (a, b), mean, sd in numbers]
 
     def _features(self, assignment: Assignment) -> Array:
         row = self.data.design.rows([assignment])[0]
@@ -329,47 +351,6 @@ class AdditiveCost:
         """Return the GFLOPs of an assignment; what is not assigned is kept."""
         return self._model.predict(assignment).mean
 
-
-def candidates(
-    model: Additive,
-    slots: Sequence[Slot],
-    cost: Callable[[Assignment], float],
-    score: Callable[[float, float], float],
-    known: Collection[Key],
-    forbids: Callable[[Assignment], bool],
-    count: int = 1,
-    seed: int = 0,
-    enumerate_up_to: int = 20_000,
-) -> list[dict[str, str]]:
-    """Return untried assignments with the best predicted ranking score, best first; fewer if there are no more.
-
-    A score is ranked by `score` of its prediction and its GFLOPs; `known` holds keys, as `key_of`, of what was tried.
-    Every assignment is looked at if the slots span no more than `enumerate_up_to`. Otherwise one slot at a time is
-    changed while that helps, from the best observed, from every slot's best alone, and from starts drawn with `seed`.
-    """
-    keep = {slot.key: slot.choices[0] for slot in slots}
-    values: dict[Key, float] = {}
-
-    def value(assignment: dict[str, str]) -> float:
-        key = key_of(assignment)
-        if key not in values:
-            values[key] = -math.inf if forbids(assignment) else score(model.predict(assignment).mean, cost(assignment))
-        return values[key]
-
-    def climb(start: dict[str, str]) -> None:
-        best = max((start | {slot.key: label} for slot in slots for label in slot.choices), key=value)
-        if value(best) > value(start):
-            climb(best)
-
-    if math.prod(len(slot.choices) for slot in slots) <= enumerate_up_to:
-        for labels in itertools.product(*(slot.choices for slot in slots)):
-            value(dict(zip(keep, labels, strict=True)))
-    else:
-        rng = random.Random(seed)
-        climb(max((keep | {k: v for k, v in a.items() if k in keep} for a in model.data.assignments), key=value))
-        alone = [max(({slot.key: label} for label in slot.choices), key=lambda a: value(keep | a)) for slot in slots]
-        climb({key: label for choice in alone for key, label in choice.items()})
-        for _ in range(20):
-            climb({slot.key: rng.choice(slot.choices) for slot in slots})
-    fresh = sorted((-number, key) for key, number in values.items() if key not in known and number > -math.inf)
-    return [dict(key) for _, key in fresh[:count]]
+    def contrast(self, weights: Mapping[tuple[str, str], float]) -> Prediction:
+        """Return a weighted sum of what swaps add."""
+        return self._model.contrast(weights)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import optuna
 
-from nas.predict import Additive, AdditiveCost, Observation, candidates, key_of
+from nas.candidates import candidates
+from nas.predict import Additive, AdditiveCost, Observation, key_of
 from nas.rank import baseline_of, search_score
 from nas.space import SearchSpace
 from nas.trial import Trial

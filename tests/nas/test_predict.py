@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 
+from nas.candidates import candidates
 from nas.errors import SpaceError
-from nas.predict import Additive, AdditiveCost, Observation, candidates, held_back, key_of, surprises
+from nas.predict import Additive, AdditiveCost, Observation, held_back, key_of, surprises
 from nas.space import Slot
 
 BASE = 0.4
