@@ -67,7 +67,7 @@ class Check:
         told = f"at most the {LEVEL:.0%} that verdicts promise"
         if self.share > LEVEL:
             how = "but no more" if self.passes else "and more"
-            told = f"more than the {LEVEL:.0%} that promise, {how} than chance gives here ({self.chance:.1%})"
+            told = f"more than the {LEVEL:.0%} of the promise, {how} than chance gives here ({self.chance:.1%})"
         return (
             f"A/A: {self.pool} seeds of the baseline, dealt out {self.draws} times to a baseline and {self.variants} "
             f"{kind} of {self.seeds} seeds each: called different in {self.share:.1%} of the draws, {told}."

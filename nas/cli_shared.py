@@ -22,7 +22,7 @@ BASE_EPOCHS = click.option(
 BANK_EPOCHS = click.option("--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8.")
 
 
-class _Confirm(click.ParamType):
+class _Confirm(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in the newest click alone
     """``TOP:K``, or 0 for none."""
 
     name = "TOP:K"

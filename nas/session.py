@@ -23,6 +23,7 @@ from nas.errors import DataError, StudyError
 from nas.proxy import ProxyWorker, available_cores
 from nas.race import Confirm
 from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
+from nas.runner import Observer as RunObserver
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
@@ -119,7 +120,7 @@ class Session:
         study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
         return cls(study, dataset, None, cache)
 
-    def run(self, observer: searching.Observer) -> None:
+    def run(self, observer: RunObserver) -> None:
         """Run the trials that are asked for."""
         todo = searching.plan(self.study, self.trials)
         self.study.ask_for_seeds(self.seeds, self.confirm)
@@ -146,7 +147,7 @@ class Session:
         return None
 
 
-def train_baseline_seeds(cache: Path, study: Study, count: int, observer: searching.Observer) -> Study:
+def train_baseline_seeds(cache: Path, study: Study, count: int, observer: RunObserver) -> Study:
     """Train a study's baseline until it has so many seeds, and return the study open for writing.
 
     Raises:

@@ -87,7 +87,7 @@ def compare(differences: Sequence[Sequence[float]], prior: Prior | None = None) 
     tested = known & (counts >= LEAST_SEEDS)
     corrected = holm(np.where(tested, p, 1.0)[counts > 0])
     at = np.cumsum(counts > 0) - 1
-    shrunk = dict(zip(np.flatnonzero(known), shrink(means[known], errors[known] ** 2), strict=False))
+    shrunk = dict(zip(np.flatnonzero(known).tolist(), shrink(means[known], errors[known] ** 2), strict=False))
     reach = np.where(known, _t(degrees), 0.0) * np.where(known, errors, 0.0)
     found = []
     for i, (n, mean) in enumerate(zip(counts, means, strict=True)):
