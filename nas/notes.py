@@ -220,4 +220,6 @@ def conclusion(study: Study) -> list[str]:
     if base.map < 0.02:
         told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
     where = _where(study)
-    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} --trials 10"]
+    unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
+    further = "--confirm 3:3" if unsure else "--trials 10"
+    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]

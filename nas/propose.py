@@ -69,8 +69,9 @@ def promising(
     if base is None or len(done) < 2:
         return None
     singles = 1 + sum(len(slot.choices) - 1 for slot in space.active)
-    model = Additive.fit(observations([*done[:singles], *done[singles:][-_MOST_SEEN:]]), space.active, error)
-    cost = AdditiveCost.fit([(t.assignment, t.gflops) for t in done], space.active)
+    seen = [*done[:singles], *done[singles:][-_MOST_SEEN:]]
+    model = Additive.fit(observations(seen), space.active, error)
+    cost = AdditiveCost.fit([(t.assignment, t.gflops) for t in seen], space.active)
 
     def score(mean: float, gflops: float) -> float:
         return mean - base.map if mean < base.map - floor else mean / max(gflops, 1e-9)

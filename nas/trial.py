@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from nas.scores import EpochScore, Validation, scores
@@ -99,7 +100,7 @@ class Trial:
     def _last(self) -> Validation | None:
         return next((s.validation for s in reversed(self.curve) if s.validation), None)
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, float]:
         """Every score of `nas.scores.SCORES`; of a finished trial."""
         return scores(self.curve, self.average)
