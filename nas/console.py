@@ -34,20 +34,22 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     """Return the ranking as a table; on a narrow terminal without the columns that can be missed most easily."""
     wide = width >= _WIDE
 
-    def reach(value: str, interval: tuple[float, float] | None) -> str:
-        return f"{value} ±{(interval[1] - interval[0]) / 2:.3f}" if interval and wide else value
+    def reach(value: float, sign: str, interval: tuple[float, float] | None, digits: int) -> str:
+        if not (interval and wide):
+            return f"{value:{sign}.3f}"
+        return f"{value:{sign}.{digits}f} ±{(interval[1] - interval[0]) / 2:.{digits}f}"
 
     columns: dict[str, Callable[[RankRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
         "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),
-        "mAP50-95": lambda r: reach(f"{r.trial.map:.3f}", r.map_interval),
+        "mAP50-95": lambda r: reach(r.trial.map, "", r.map_interval, 3),
         "n": lambda r: str(r.seeds),
         "Δ": lambda r: (
-            "" if r.delta_map is None or r.trial.variant.is_baseline else reach(f"{r.delta_map:+.3f}", r.interval)
+            "" if r.delta_map is None or r.trial.variant.is_baseline else reach(r.delta_map, "+", r.interval, 4)
         ),
         "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else f"{r.seeds} seed",
-        "shrunk": lambda r: "" if r.shrunk is None else f"{r.shrunk:+.3f}",
+        "shrunk": lambda r: "" if r.shrunk is None else f"{r.shrunk:+.4f}",
         "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
         "Δ%": lambda r: "" if r.delta_gflops is None or r.trial.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
         "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
