@@ -218,14 +218,17 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "k", *QUICK, "--epochs", "3"]
     args += ["--init", "baseline", "--base-epochs", "1"]
     victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    said = []
     try:
         for line in victim.stderr:
+            said.append(line)
             if "[2/3]" in line:
                 break
         victim.send_signal(signal.SIGKILL)
     finally:
         victim.kill()
         victim.wait()
+    assert "[2/3]" in said[-1], "".join(said)
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 of 3 trials are done; finishing what was asked for" in done.stderr
