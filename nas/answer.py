@@ -31,6 +31,7 @@ class Answer:
         on: What it was measured on, in words.
         fingerprint: Of that dataset.
         base: Base and scale of its variants.
+        degrees: Degrees of freedom that `error` rests on.
         departures: What a study trains otherwise than was calibrated, a line each.
     """
 
@@ -45,6 +46,7 @@ class Answer:
     on: str
     fingerprint: str
     base: str
+    degrees: int = 0
     departures: tuple[str, ...] = ()
 
     def under(self, recipe: Recipe) -> Answer:
@@ -87,6 +89,7 @@ def load_answer(path: Path) -> Answer:
             on=f"{chosen['variants']} variants of {made['space']['name']} on {made['data'] or 'the demo data'}",
             fingerprint=made["fingerprint"],
             base=made["space"]["base"] + made["space"]["scale"],
+            degrees=(chosen["variants"] - 1) * (chosen["seeds"] - 1),
         )
     except (KeyError, TypeError) as error:
         raise StudyError(f"{path} is no calibration: {error}") from None

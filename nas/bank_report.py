@@ -16,7 +16,7 @@ from nas.demo import demo_dataset
 from nas.distil import AGAIN, Distilled
 from nas.errors import StudyError
 from nas.proxy import ProxyFailure, ProxyWorker
-from nas.search import weights_of
+from nas.runner import weights_of
 from nas.study import Study
 from nas.variant import Variant, make_variant
 from nas.weights import Listener

@@ -6,12 +6,11 @@ Results go to stdout, progress and warnings to stderr. Exit code 0 is success, 1
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -19,13 +18,16 @@ from nas import __version__
 from nas.cli_base import import_model, space_init
 from nas.cli_emit import emit_yaml
 from nas.cli_proxy import bank, calibrate
+from nas.cli_rank import effects, print_ranking, rank
 from nas.cli_shared import (
     BANK_EPOCHS,
     BASE_EPOCHS,
+    CONFIRM,
     JSON,
     MODULES,
     OBJECTIVES,
     SAMPLERS,
+    SEEDS,
     STORAGE,
     WEIGHTS,
     load_own,
@@ -33,9 +35,6 @@ from nas.cli_shared import (
     prepare,
 )
 from nas.errors import NasError
-
-if TYPE_CHECKING:
-    from nas.study import Study
 
 
 class _Group(click.Group):
@@ -71,6 +70,8 @@ cli.add_command(calibrate)
 cli.add_command(bank)
 cli.add_command(emit_yaml)
 cli.add_command(import_model)
+cli.add_command(rank)
+cli.add_command(effects)
 
 
 def main() -> NoReturn:
@@ -96,6 +97,8 @@ def _interrupt(*_: object) -> None:
     type=click.IntRange(1),
     help="Variants to train, the baseline included; for a study that has trials: further ones.",
 )
+@SEEDS
+@CONFIRM
 @click.option(
     "--epochs",
     type=click.IntRange(0),
@@ -155,7 +158,7 @@ def _interrupt(*_: object) -> None:
 @STORAGE
 @JSON
 def search(as_json: bool, **options: Any) -> None:
-    """Search SPACE: train short proxies of its variants and rank them by mAP per GFLOP.
+    """Search SPACE: train short proxies of its variants, rank them by mAP per GFLOP, and confirm the first.
 
     SPACE is a file, or one that ships with the tool (`nas space list`).
 
@@ -164,6 +167,7 @@ def search(as_json: bool, **options: Any) -> None:
     nas search seeds --data data.yaml --trials 40 --study blood
     nas search --study blood --trials 20                    20 more
     nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
+    nas search --study blood --confirm 5:5                  five seeds each for the first five
     """
     cache = prepare()
     from nas.console import Progress, make_console
@@ -173,44 +177,7 @@ def search(as_json: bool, **options: Any) -> None:
     session = ReplaySession.open(**options) if options["replay"] else Session.open(cache, **options)
     with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
         session.run(progress)
-    _print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
-
-
-@cli.command()
-@click.argument("study")
-@STORAGE
-@JSON
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-def rank(study: str, storage: str | None, as_json: bool, as_csv: bool) -> None:
-    """Print the ranking of STUDY.
-
-    \b
-    nas rank blood --csv > blood.csv
-    """
-    _print_ranking(open_study(study, storage), as_json=as_json, as_csv=as_csv, conclude=False)
-
-
-def _print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool) -> None:
-    from nas import console, notes
-    from nas.rank import export_rows, to_csv
-    from nas.rank import rank as rank_trials
-
-    rows = rank_trials(study.trials(), study.settings.floor, study.settings.goal)
-    if as_json:
-        body = {"study": study.place.name, "settings": json.loads(study.settings.to_json()), "rows": export_rows(rows)}
-        return click.echo(json.dumps(body, indent=2))
-    if as_csv:
-        return click.echo(to_csv(rows), nl=False)
-    out = console.make_console()
-    if rows:
-        out.print(console.ranking_table(rows, out.width))
-    for line in [
-        "",
-        *notes.ranking_notes(study),
-        *(["", *notes.conclusion(study)] if conclude or not rows else []),
-    ]:
-        out.print(line, markup=False)
-    return None
+    print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
 
 
 @cli.command()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +32,40 @@ SAMPLERS = ("auto", "gp", "tpe", "evolution", "nsga2", "random", "brute")
 """As in `nas.samplers`, which takes too long to import for `--help`; a test compares them."""
 OBJECTIVES = ("map_per_gflop", "map", "map,gflops", "map,latency")
 """As in `nas.objective`."""
+
+
+class _Confirm(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in the newest click alone
+    """``TOP:K``, or 0 for none."""
+
+    name = "TOP:K"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a `nas.race.Confirm`."""
+        from nas.race import Confirm
+
+        if isinstance(value, Confirm):
+            return value
+        if value == "0":
+            return Confirm()
+        match = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", value)
+        if not match or int(match[2]) < 2:
+            self.fail(
+                f"{value!r} is not TOP:K, how many variants get how many seeds each (K at least 2), such as 3:3; "
+                "0 confirms none",
+                param,
+                ctx,
+            )
+        return Confirm(int(match[1]), int(match[2]))
+
+
+CONFIRM = click.option(
+    "--confirm",
+    type=_Confirm(),
+    metavar="TOP:K",
+    help="Train the first TOP of the ranking, and the baseline, under further seeds until each has K. A variant "
+    "that is clearly no longer first leaves its share to the others; 0 confirms none. Default: 3:3.",
+)
+SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

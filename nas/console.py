@@ -32,14 +32,24 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     """Return the ranking as a table; on a narrow terminal without the columns that can be missed most easily."""
+    wide = width >= _WIDE
+
+    def reach(value: float, sign: str, interval: tuple[float, float] | None, digits: int) -> str:
+        if not (interval and wide):
+            return f"{value:{sign}.3f}"
+        return f"{value:{sign}.{digits}f} ±{(interval[1] - interval[0]) / 2:.{digits}f}"
+
     columns: dict[str, Callable[[RankRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
         "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),
-        "mAP50-95": lambda r: f"{r.trial.map:.3f}",
-        "Δ": lambda r: "" if r.delta_map is None or r.trial.variant.is_baseline else f"{r.delta_map:+.3f}",
-        "95 %": lambda r: f"{r.interval[0]:+.3f}…{r.interval[1]:+.3f}" if r.interval else "–",
-        "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else "1 seed",
+        "mAP50-95": lambda r: reach(r.trial.map, "", r.map_interval, 3),
+        "n": lambda r: str(r.seeds),
+        "Δ": lambda r: (
+            "" if r.delta_map is None or r.trial.variant.is_baseline else reach(r.delta_map, "+", r.interval, 4)
+        ),
+        "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else f"{r.seeds} seed",
+        "shrunk": lambda r: "" if r.shrunk is None else f"{r.shrunk:+.4f}",
         "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
         "Δ%": lambda r: "" if r.delta_gflops is None or r.trial.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
         "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
@@ -47,13 +57,11 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
         "distil": lambda r: "" if r.trial.distillation is None else f"{r.trial.distillation:.2f}",
         "mAP/GFLOP": lambda r: f"{r.trial.map_per_gflop:.4f}",
     }
-    if width < _WIDE:
-        for name in ("95 %", "verdict", "params", "Δ%", "distil"):
-            del columns[name]
-    if all(r.trial.latency_ms is None for r in rows):
-        del columns["ms"]
-    if all(r.trial.distillation is None for r in rows):
-        columns.pop("distil", None)
+    idle = [] if wide else ["n", "shrunk", "params", "Δ%", "distil"]
+    idle += ["distil"] * all(r.trial.distillation is None for r in rows)
+    idle += ["shrunk"] * all(r.shrunk is None for r in rows)
+    idle += ["ms"] * all(r.trial.latency_ms is None for r in rows)
+    columns = {name: column for name, column in columns.items() if name not in idle}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         if name == "swaps":
@@ -67,11 +75,12 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
 
 
 class Progress:
-    """Tells a person how a search goes: a live line on a terminal, plain lines elsewhere. See `nas.search.Observer`."""
+    """Tells a person how a search goes: a live line on a terminal, plain lines elsewhere. See `nas.runner.Observer`."""
 
     def __init__(self, console: Console, study: Study) -> None:
         self.console = console
         self.floor, self.goal = study.settings.floor, study.settings.goal
+        self._seed = study.settings.seed
         self._live: Live | None = None
         self._head = ""
         self._since = 0.0
@@ -88,15 +97,15 @@ class Progress:
             self._live.stop()
 
     def baseline_training(self, recipe: Recipe) -> None:
-        """See `nas.search.Observer`."""
+        """See `nas.runner.Observer`."""
         self._begin(f"training the baseline that variants inherit from ({recipe.epochs} epochs, once for these data)")
 
     def distilling(self, count: int) -> None:
-        """See `nas.search.Observer`."""
+        """See `nas.runner.Observer`."""
         self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, once per space and data")
 
     def steps(self, done: int, total: int) -> None:
-        """See `nas.search.Observer`."""
+        """See `nas.runner.Observer`."""
         left = (time.monotonic() - self._since) / done * (total - done)
         line = f"{self._head}  step {done}/{total}  {_duration(left)} left"
         if self._live:
@@ -105,11 +114,11 @@ class Progress:
             self.console.print(f"  {line}", markup=False)
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
-        """See `nas.search.Observer`."""
-        self._begin(f"[{position}/{target}] {trial.describe()} ({trial.gflops:.2f} GFLOPs)")
+        """See `nas.runner.Observer`."""
+        self._begin(f"[{position}/{target}] {self._named(trial)} ({trial.gflops:.2f} GFLOPs)")
 
     def epoch(self, score: EpochScore, epochs: int) -> None:
-        """See `nas.search.Observer`."""
+        """See `nas.runner.Observer`."""
         if not score.epoch:  # weights that were validated as they are
             return
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
@@ -120,14 +129,18 @@ class Progress:
             self.console.print(f"  {line}", markup=False)
 
     def trial_ended(self, trial: Trial) -> None:
-        """See `nas.search.Observer`."""
+        """See `nas.runner.Observer`."""
         words = {"done": f"mAP50-95 {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
         text = words.get(trial.status, f"{trial.status}: {trial.failure}")
-        self.console.print(f"trial {trial.number}: {trial.describe()}: {text}", markup=False)
+        self.console.print(f"trial {trial.number}: {self._named(trial)}: {text}", markup=False)
         self._finished.append(trial)
 
+    def _named(self, trial: Trial) -> str:
+        """Return a trial's swaps, with the seed where it is not the study's first."""
+        return trial.describe() + ("" if trial.seed == self._seed else f", seed {trial.seed}")
+
     def note(self, text: str) -> None:
-        """See `nas.search.Observer`."""
+        """See `nas.runner.Observer`."""
         self.console.print(text, markup=False)
 
     def _begin(self, head: str) -> None:

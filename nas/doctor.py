@@ -11,7 +11,7 @@ import click
 
 from nas.demo import cache_dir
 from nas.errors import NasError
-from nas.study import current_versions
+from nas.settings import current_versions
 
 
 def report() -> dict[str, str]:

@@ -14,7 +14,7 @@ from nas.own import files_of
 from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
 from nas.patch import prove as prove_patch
 from nas.pretrained import Pretrained
-from nas.rank import rank
+from nas.rank import ranking_of
 from nas.render import ModelFiles, render
 from nas.snippet import release_snippet
 from nas.study import Study
@@ -55,7 +55,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
             numbers = ", ".join(str(t.number) for t in trials if t.yaml) or "none"
             raise StudyError(f"the study {name!r} has no trial {number} that was built; its trials: {numbers}")
         return found
-    rows = rank(trials, study.settings.floor, study.settings.goal)
+    rows = ranking_of(study)
     if not rows:
         raise StudyError(f"the study {name!r} has no finished trial yet; `nas search --study {name}`")
     if which == "best":

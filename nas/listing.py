@@ -222,22 +222,24 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
 
 def print_studies(storage: str | None, *, as_json: bool) -> None:
     """Print the studies that there are."""
-    from nas.rank import baseline_of, rank
+    from nas.rank import baseline_of, ranking_of
+    from nas.seeds import together, variants_spent
     from nas.study import list_studies
 
     found, problems = list_studies(storage)
     body = []
     for study in found:
         trials = study.trials()
-        rows = rank(trials, study.settings.floor, study.settings.goal)
-        base = baseline_of(trials)
+        rows = ranking_of(study)
+        base = baseline_of(together(trials))
         body.append(
             {
                 "study": study.place.name,
                 "file": str(study.place.file),
                 "space": study.settings.space.name,
                 "data": study.settings.data or "demo",
-                "trials": sum(t.spent for t in trials),
+                "trials": variants_spent(trials),
+                "runs": sum(t.status == "done" for t in trials),
                 "asked": study.target,
                 "baseline": round(base.map, 4) if base else None,
                 "best": rows[0].trial.describe() if rows else None,

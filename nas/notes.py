@@ -8,26 +8,31 @@ from collections.abc import Sequence
 from nas.bank import IDLE
 from nas.history import observations
 from nas.predict import held_back, surprises
-from nas.rank import RankRow, baseline_of, rank
+from nas.rank import RankRow, ranking_of
 from nas.scores import SCORES
+from nas.seeds import together
 from nas.study import Study
+from nas.trial import Trial
 from nas.variant import KEEP, NONE, describe_swaps
+from nas.verdict import LEAST_SEEDS, LEVEL
 
 
 def ranking_notes(study: Study) -> list[str]:
     """Return what has to be said under a ranking."""
     s = study.settings
     trials = study.trials()
-    rows = rank(trials, s.floor, s.goal)
+    rows = ranking_of(study)
     notes = [
         (
             f"Proxy: {_proxy_words(study)}; {s.images[0]} training and {s.images[1]} validation images of "
             f"{s.data or 'the demo data'}."
         ),
+        *_seeds(study, rows),
         *_trust(study, rows),
         "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
         (
-            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline"
+            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline (with their whole "
+            "interval, where there is one)"
             + (f", or have less than {s.goal.min_map:g}," if s.goal.min_map else "")
             + " stand below the others. * on the Pareto front of mAP and "
             + ("latency." if s.goal.needs_latency else "GFLOPs.")
@@ -44,7 +49,7 @@ def ranking_notes(study: Study) -> list[str]:
             f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
         )
     for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
-        notes += [f"{words}: {t.variant.id} ({t.describe()}) {t.failure}" for t in trials if t.status == status]
+        notes += [f"{words}: {t.variant.id} ({_named(t, s.seed)}) {t.failure}" for t in trials if t.status == status]
     return notes
 
 
@@ -64,6 +69,36 @@ def _goal_words(study: Study, rows: Sequence[RankRow]) -> list[str]:
         lines.append(f"No variant reaches the mAP50-95 of {s.goal.min_map:g} that was asked for.")
     if s.table:
         lines.insert(0, "Replay: nothing was trained, the scores come from a table of an earlier study.")
+    return lines
+
+
+def _named(trial: Trial, first: int) -> str:
+    """Return a trial's swaps, with the seed where it is not the study's first."""
+    return trial.describe() + ("" if trial.seed == first else f", seed {trial.seed}")
+
+
+def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
+    """Say what means, intervals and verdicts rest on."""
+    compared = [r for r in rows if r.delta_map is not None and not r.trial.variant.is_baseline]
+    several = [r for r in compared if r.seeds >= LEAST_SEEDS]
+    if not compared or (not several and not any(r.interval for r in compared)):
+        return []
+    bank = ", the bank" if study.settings.recipe.init == "bank" else ""
+    scratch = study.settings.recipe.init == "scratch"
+    shared = "" if scratch else " The trained weights that all share are in no interval."
+    lines = [
+        (
+            f"Seeds: Δ is the mean difference to the baseline under the same n seeds (new values{bank}, order, "
+            f"augmentation), ± its 95 % interval; {len(several)} of {len(compared)} have several.{shared}"
+        )
+    ]
+    if several:
+        lines.append(
+            f"Verdicts: on Δ; with a chance of at most {LEVEL:.0%} any of them is wrong where nothing differs (Holm's "
+            f"correction over the {len(compared)} variants compared; the intervals are not corrected)."
+        )
+    if any(r.shrunk is not None for r in rows):
+        lines.append("shrunk: Δ without what chance has added to the extremes (empirical Bayes): what to expect of it.")
     return lines
 
 
@@ -96,8 +131,11 @@ def _trust(study: Study, rows: Sequence[RankRow]) -> list[str]:
     s = study.settings
     answer = s.answer
     if not answer:
+        if any(r.seeds >= LEAST_SEEDS for r in rows if not r.trial.variant.is_baseline):
+            return []
         unknown = "One seed a variant, and nobody has measured what this proxy can see here: this is a screening."
-        return [f"{unknown} `nas calibrate {s.space.name}` measures it."]
+        further = f"`nas search {_where(study)} --confirm 3:3` gives the first of it further seeds"
+        return [f"{unknown} `nas calibrate {s.space.name}` measures it; {further}."]
     low, high = answer["spearman_interval"] or (None, None)
     interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
     elsewhere = "" if answer["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
@@ -130,7 +168,7 @@ def _trust(study: Study, rows: Sequence[RankRow]) -> list[str]:
 def _parts(study: Study) -> list[str]:
     """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
     s = study.settings
-    seen = observations(study.trials())
+    seen = observations(together(study.trials()))
     tested = held_back(seen, s.space.active, s.error) if seen else None
     if tested is None:
         return []
@@ -158,32 +196,55 @@ def _bank_words(study: Study) -> list[str]:
     return lines
 
 
+def _where(study: Study) -> str:
+    """Return the options that name a study."""
+    return f"--study {study.place.name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
+
+
+def _verdict_words(row: RankRow) -> str:
+    """Say what a row's seeds say of its mAP."""
+    if row.seeds < LEAST_SEEDS or row.interval is None:
+        return ""
+    how = {"better": "is better than the baseline's", "worse": "is worse than the baseline's"}
+    said = how.get(row.verdict, "cannot be told from the baseline's")
+    return f" Over {row.seeds} seeds its mAP50-95 {said} ({row.interval[0]:+.4f} to {row.interval[1]:+.4f})."
+
+
+def _tally(rows: Sequence[RankRow]) -> str:
+    """Count the verdicts of the variants that have several seeds."""
+    told = [r.verdict for r in rows if r.seeds >= LEAST_SEEDS and not r.trial.variant.is_baseline]
+    counts = ", ".join(f"{told.count(v)} {v}" for v in ("better", "worse", "cannot tell") if v in told)
+    return f" Against the baseline's mAP50-95, of {len(told)} with several seeds: {counts}." if told else ""
+
+
 def conclusion(study: Study) -> list[str]:
     """Return what was compared, what won and by how much, and what to type next."""
-    trials = study.trials()
-    s = study.settings
-    rows = rank(trials, s.floor, s.goal)
-    base = baseline_of(trials)
+    rows = ranking_of(study)
+    base = next((r.trial for r in rows if r.trial.variant.is_baseline), None)
     if not rows:
         return ["No variant has finished yet."]
     if base is None:
         return ["The baseline has not finished: there is nothing to compare these variants with yet."]
     best = rows[0]
-    name = study.place.name
     told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
     if len(rows) == 1:
         told = "Only the baseline has finished yet."
     elif best.trial.variant.is_baseline:
-        told += f" No swap beats the baseline in {s.goal.words}."
+        told += f" No swap beats the baseline in {study.settings.goal.words}."
     else:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
         told += (
             f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
             f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
         )
+        told += _verdict_words(best)
+    if len(rows) > 1:
+        told += _tally(rows)
     if base.map < 0.02:
         told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
-    where = f"--study {name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
-    if s.table:
-        return [told, f"Next:  nas search --study {name} --replay TABLE --trials 10   (10 more)"]
-    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} --trials 10"]
+    where = _where(study)
+    if study.settings.table:
+        return [told, f"Next:  nas search --study {study.place.name} --replay TABLE --trials 10   (10 more)"]
+    unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
+    further = "--confirm 3:3" if unsure else "--trials 10"
+    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]

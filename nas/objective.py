@@ -8,7 +8,7 @@ against the baseline, or has less than the least mAP that was asked for, stands 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -84,14 +84,14 @@ class Goal:
         below, dearest = maps < least, costs.max(initial=0.0) + 1.0
         return np.column_stack([maps - below, -np.where(below, dearest + costs, costs)])
 
-    def order(self, trials: Sequence[Trial], least: float) -> list[Trial]:
-        """Return finished trials, best first; of one front the highest mAP first."""
+    def order(self, trials: Sequence[Trial], below: Callable[[Trial], bool]) -> list[Trial]:
+        """Return finished trials, best first, those that are `below` behind; of one front the highest mAP first."""
         if not self.has_front:
             by_map = self.objective == "map"
-            return sorted(trials, key=lambda t: (t.map < least, -(t.map if by_map else t.map_per_gflop), t.number))
+            return sorted(trials, key=lambda t: (below(t), -(t.map if by_map else t.map_per_gflop), t.number))
         points = np.array([(t.map, -self.cost(t)) for t in trials]).reshape(-1, 2)
         placed = zip(fronts_of(points).tolist(), trials, strict=True)
-        keys = sorted((t.map < least, front, -t.map, self.cost(t), t.number, i) for i, (front, t) in enumerate(placed))
+        keys = sorted((below(t), front, -t.map, self.cost(t), t.number, i) for i, (front, t) in enumerate(placed))
         return [trials[key[-1]] for key in keys]
 
 

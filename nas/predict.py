@@ -166,13 +166,23 @@ class Additive:
         self.left_out: tuple[Array, Array] = (data.scores - miss / data.root, sd / data.root)
 
     @classmethod
-    def fit(cls, observations: Sequence[Observation], slots: Sequence[Slot], error: float | None = None) -> Additive:
+    def fit(
+        cls,
+        observations: Sequence[Observation],
+        slots: Sequence[Slot],
+        error: float | None = None,
+        interactions: bool | None = None,
+    ) -> Additive:
         """Fit the model to at least one observation, which should be the baseline's.
 
         The first choice of a slot keeps, and every other one has an effect. `error` is the standard deviation of one
         score, where a calibration measured it; None estimates it. Something that the slots do not have is refused.
+        `interactions` says whether to learn them; None does where that pays.
         """
-        plain, paired, gains = _fits(_Data(observations, slots, error))
+        data = _Data(observations, slots, error)
+        if interactions is not None:
+            return cls(data, data.pairs[: None if interactions else 0])
+        plain, paired, gains = _fits(data)
         return paired if gains[-1] else plain
 
     def predict(self, assignment: Assignment) -> Prediction:
@@ -184,6 +194,20 @@ class Additive:
     def effect(self, slot: str, label: str) -> Prediction:
         """Return by how much a swap alone moves the score; keeping moves nothing."""
         return self._read(self._features({slot: label}) - self._features({}))
+
+    def contrast(self, weights: Mapping[tuple[str, str], float]) -> Prediction:
+        """Return a weighted sum of effects of swaps, each a slot and a label."""
+        row = np.zeros(len(self._mean))
+        for swap, weight in weights.items():
+            row[1 + self.data.design.column[swap]] = weight
+        return Prediction(float(row @ self._mean), math.sqrt(max(float(row @ self._covariance @ row), 0.0)))
+
+    def interactions(self) -> list[tuple[Key, Prediction]]:
+        """Return the learnt pairs, each with what it adds to the sum of its parts."""
+        swaps, at = self.data.design.swaps, 1 + len(self.data.design.swaps)
+        sds = np.sqrt(np.maximum(np.diag(self._covariance)[at:], 0.0))
+        numbers = zip(self._learnt, self._mean[at:], sds, strict=True)
+        return [((swaps[a], swaps[b]), Prediction(float(mean), float(sd))) for (a, b), mean, sd in numbers]
 
     def _features(self, assignment: Assignment) -> Array:
         row = self.data.design.rows([assignment])[0]
@@ -310,3 +334,23 @@ def surprises(
         aside.add(farthest)
     found |= {key: judged(aside - {key})[key] for key in sorted(aside)}
     return sorted((s for s in found.values() if s.distance > z), key=lambda s: -s.distance)
+
+
+class AdditiveCost:
+    """GFLOPs of any assignment from those of some: every swap adds its own, almost exactly; one never costed, none."""
+
+    def __init__(self, costs: _Data) -> None:
+        self._model = Additive(costs, costs.pairs[:0], ratios=(0.0,))
+
+    @classmethod
+    def fit(cls, costs: Sequence[tuple[Assignment, float]], slots: Sequence[Slot]) -> AdditiveCost:
+        """Fit to assignments and their GFLOPs, at least one."""
+        return cls(_Data([Observation(*cost) for cost in costs], slots, error=0.0))
+
+    def predict(self, assignment: Assignment) -> float:
+        """Return the GFLOPs of an assignment; what is not assigned is kept."""
+        return self._model.predict(assignment).mean
+
+    def contrast(self, weights: Mapping[tuple[str, str], float]) -> Prediction:
+        """Return a weighted sum of what swaps add."""
+        return self._model.contrast(weights)

@@ -15,9 +15,11 @@ from nas.errors import StudyError
 from nas.objective import OBJECTIVES, Goal
 from nas.proxy import ProxyWorker
 from nas.recipe import Recipe
+from nas.runner import Observer
 from nas.samplers import AUTO
+from nas.settings import Settings, current_versions
 from nas.storage import place
-from nas.study import Settings, Study, current_versions
+from nas.study import Study
 from nas.table import Replay, Table, read_table
 
 _USED = (
@@ -74,7 +76,7 @@ class ReplaySession:
             study.change_sampler(settings.sampler)
         return cls(study, Replay(table, settings.seed), options["trials"])
 
-    def run(self, observer: searching.Observer) -> None:
+    def run(self, observer: Observer) -> None:
         """Run the trials that are asked for."""
         todo = searching.plan(self.study, self.trials)
         name, s = self.study.place.name, self.study.settings

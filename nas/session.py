@@ -23,12 +23,15 @@ from nas.errors import DataError, StudyError
 from nas.objective import Goal
 from nas.own import use
 from nas.proxy import ProxyWorker, available_cores
+from nas.race import Confirm
 from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
+from nas.runner import Observer as RunObserver
 from nas.samplers import AUTO
+from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.storage import StudyPlace, place
-from nas.study import Settings, Study, current_versions
+from nas.study import Study
 from nas.weights import Weights
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ _DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the b
 _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
 _MOST_TRIALS = 40
+DEFAULT_CONFIRM = Confirm(3, 3)
+"""How a new study is confirmed unless something else is asked for."""
 _RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")
 
 
@@ -50,6 +55,7 @@ class Session:
         study: Open for writing.
         dataset: Checked; its fingerprint is the study's.
         trials: What was asked for; None finishes what was asked for before.
+        seeds: Seeds of every variant, and `confirm` how the first are confirmed; None leaves them as they are.
         cache: Where training processes may write.
         news: What the options have changed; empty if nothing.
     """
@@ -58,6 +64,8 @@ class Session:
     dataset: Dataset
     trials: int | None
     cache: Path
+    seeds: int | None = None
+    confirm: Confirm | None = None
     news: str = ""
 
     @classmethod
@@ -95,11 +103,11 @@ class Session:
                 "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
             )
         study.settings = wanted  # the data and the weights to inherit from may have moved
+        news = ""
         if options["sampler"] and options["sampler"] != wanted.sampler:
             study.change_sampler(options["sampler"])
             news = f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
-            return cls(study, dataset, options["trials"], cache, news)
-        return cls(study, dataset, options["trials"], cache)
+        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], news)
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, options: dict[str, Any]) -> Session:
@@ -125,19 +133,23 @@ class Session:
         )
         every = 1 + len(space.single_swaps())
         trials = options["trials"] or (min(every, _MOST_TRIALS) if options["data"] else every + 1)
-        return cls(Study.create(where, settings, trials), dataset, None, cache)
+        confirm = DEFAULT_CONFIRM if options["confirm"] is None else options["confirm"]
+        study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
+        return cls(study, dataset, None, cache)
 
-    def run(self, observer: searching.Observer) -> None:
+    def run(self, observer: RunObserver) -> None:
         """Run the trials that are asked for."""
         todo = searching.plan(self.study, self.trials)
+        self.study.ask_for_seeds(self.seeds, self.confirm)
         name = self.study.place.name
         if self.news:
             observer.note(self.news)
+        if searching.is_finished(self.study, todo):
+            more = "--trials N runs N more" + ("" if self.study.confirm.top else ", --confirm 3:3 confirms the first 3")
+            return observer.note(f"the study {name} has all {todo.spent} trials that were asked for; {more}")
         if todo.spent >= todo.target:
-            return observer.note(
-                f"the study {name} has all {todo.spent} trials that were asked for; --trials N runs N more"
-            )
-        if todo.finishing and todo.spent:
+            observer.note(f"study {name}: {todo.spent} trials are done; some are still to get their further seeds")
+        elif todo.finishing and todo.spent:
             observer.note(f"study {name}: {todo.spent} of {todo.target} trials are done; finishing what was asked for")
         elif todo.spent:
             observer.note(f"study {name}: {todo.spent} trials are done; {todo.target - todo.spent} more")
@@ -161,6 +173,26 @@ class Session:
         from nas.latency import LatencyMeter
 
         return LatencyMeter(self.cache / "latency", s.recipe.device, s.recipe.imgsz)
+
+
+def train_baseline_seeds(cache: Path, study: Study, count: int, observer: RunObserver) -> Study:
+    """Train a study's baseline until it has so many seeds, and return the study open for writing.
+
+    Raises:
+        NasError: Its data are gone, its settings are not those of this version, or its baseline has not finished.
+    """
+    nothing = dict.fromkeys(("data", "proxy", "space", "scale", "max_gflops", "max_params", "seed", "floor"))
+    options = {**nothing, **dict.fromkeys(_RECIPE_OPTIONS), "enable": ()}
+    opened = Study.load(study.place, write=True)
+    wanted, dataset = _wanted(opened, options)
+    if differences := opened.settings.differences(wanted):
+        raise StudyError(
+            f"the baseline of {study.place.name!r} cannot be trained as it was:\n  " + "\n  ".join(differences)
+        )
+    with opened.locked(), ProxyWorker(cache) as worker:
+        data = write_resolved(dataset, opened.place.folder)
+        searching.train_baseline(opened, count, data, worker, observer)
+    return opened
 
 
 def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:

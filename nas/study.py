@@ -8,11 +8,8 @@ that dies with its process says so.
 from __future__ import annotations
 
 import contextlib
-import json
-import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,134 +18,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank import SwapBank
 from nas.errors import StudyError
-from nas.objective import Goal
-from nas.own import differences as module_differences
-from nas.recipe import Recipe
+from nas.race import Confirm
 from nas.scores import EpochScore
-from nas.space import SearchSpace
+from nas.settings import Settings
 from nas.storage import StudyPlace, check_file, explained, held, open_storage, place
 from nas.trial import Trial
 
-_SCHEMA = 2
 _SETTINGS, _TARGET, _REQUEST, _RECORD = "nas_settings", "nas_target", "nas_request", "record"
+_SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
 _BASELINE, _BANK = "nas_baseline", "nas_bank"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What makes the trials of a study comparable.
-
-    Attributes:
-        space: What is searched.
-        recipe: How proxies are trained.
-        data: Path of the data.yaml, or empty for the demo data; it may move, its fingerprint may not change.
-        fingerprint: Of the dataset.
-        classes: Class names.
-        images: Training and validation images.
-        seed: Of the proxies and of the sampler.
-        score: Which of `nas.scores.SCORES` ranks.
-        calibration: What a calibration says of the proxy (`nas.judge.Answer` as plain values); empty without one.
-        floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
-        versions: Of the tool and the packages that decide results.
-        sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
-        objective: One of `nas.objective.OBJECTIVES`.
-        latency_on: The machine that latencies are measured on, as `nas.latency.machine`; empty if none are.
-        table: Digest of the table that is searched in place of training; empty if proxies are trained.
-    """
-
-    space: SearchSpace
-    recipe: Recipe
-    data: str
-    fingerprint: str
-    classes: tuple[str, ...]
-    images: tuple[int, int]
-    seed: int
-    floor: float
-    versions: tuple[tuple[str, str], ...]
-    score: str = "map"
-    calibration: str = ""
-    sampler: str = "auto"
-    objective: str = "map_per_gflop"
-    latency_on: str = ""
-    table: str = ""
-
-    @property
-    def goal(self) -> Goal:
-        """What the study looks for."""
-        return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
-
-    @property
-    def answer(self) -> dict[str, Any]:
-        """What a calibration says of the proxy; empty without one."""
-        found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
-        return found
-
-    @property
-    def error(self) -> float | None:
-        """Standard deviation of one score, where a calibration says."""
-        return self.answer.get("error")
-
-    def to_json(self) -> str:
-        """Return the settings as text."""
-        return json.dumps({**asdict(self), "space": self.space.to_json(), "schema": _SCHEMA}, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """Return the settings that `to_json` wrote."""
-        body = json.loads(text)
-        if body.pop("schema") != _SCHEMA:
-            raise StudyError("it was made by another version of the tool, which stores studies differently")
-        body["space"] = SearchSpace.from_json(body["space"])
-        body["recipe"] = Recipe(**body["recipe"])
-        for key in ("classes", "images"):
-            body[key] = tuple(body[key])
-        body["versions"] = tuple((k, v) for k, v in body["versions"])
-        return cls(**body)
-
-    def differences(self, other: Settings) -> list[str]:
-        """Say what of `other` could not stand in this study, a line each."""
-        found = []
-        if self.space.fingerprint != other.space.fingerprint:
-            found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
-            found += module_differences(self.space.modules, other.space.modules)
-        if self.fingerprint != other.fingerprint:
-            found.append(
-                f"data: it was made on {self.data or 'the demo data'} (fingerprint {self.fingerprint}), "
-                f"{other.data or 'the demo data'} has {other.fingerprint}"
-            )
-        found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
-        for key in ("seed", "floor", "score", "objective", "latency_on", "table"):
-            if getattr(self, key) != getattr(other, key):
-                mine, theirs = (getattr(s, key) for s in (self, other))
-                found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
-        versions = dict(other.versions)
-        found += [f"version of {k}: {v}, not {versions.get(k)}" for k, v in self.versions if versions.get(k) != v]
-        return found
-
-
-_WORDS = {"latency_on": "latency measured on", "table": "table that is replayed"}
-
-
-def _or_none(value: object) -> object:
-    return "none" if value == "" else value
-
-
-def _space_words(space: SearchSpace) -> str:
-    choices = sum(len(s.choices) - 1 for s in space.active)
-    return f"{space.name} ({space.base}{space.scale}, {len(space.active)} slots, {choices} swaps, {space.fingerprint})"
-
-
-def current_versions() -> tuple[tuple[str, str], ...]:
-    """Return the versions that decide results."""
-    packages = (
-        "swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy", "opencv-python",
-        "opencv-python-headless",
-    )  # fmt: skip
-    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append((package, metadata.version(package)))
-    return tuple(found)
 
 
 class Study:
@@ -158,11 +36,14 @@ class Study:
         self.place = where
         self.settings = settings
         self._inner = inner
-        self._settled: dict[int, Trial] = {}  # finished trials change no more, and reading a thousand takes its time
+        inner.sampler = optuna.samplers.RandomSampler()  # proposals are `nas.propose`'s; another would fit a model here
+        self._ended: dict[int, Trial] = {}
 
     @classmethod
-    def create(cls, where: StudyPlace, settings: Settings, trials: int) -> Study:
-        """Make a study and write down how many trials are asked for.
+    def create(
+        cls, where: StudyPlace, settings: Settings, trials: int, *, seeds: int = 1, confirm: Confirm | None = None
+    ) -> Study:
+        """Make a study and write down what is asked for: variants, seeds of each, and how the first are confirmed.
 
         One that was cut short before it had settings is taken over.
 
@@ -179,6 +60,8 @@ class Study:
                 raise StudyError(f"{where.file} holds a study {where.name!r} already")
             inner.set_user_attr(_TARGET, trials)
             inner.set_user_attr(_REQUEST, trials)
+            inner.set_user_attr(_SEEDS, seeds)
+            inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds] if confirm else [0, 0])
             inner.set_user_attr(_SETTINGS, settings.to_json())  # the last one: what has settings is whole
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
@@ -268,19 +151,40 @@ class Study:
 
     @property
     def target(self) -> int:
-        """How many trials have been asked for in all."""
+        """How many variants have been asked for in all."""
         return int(self._attribute(_TARGET, 0))
 
     @property
     def request(self) -> int:
-        """How many trials the last request asked for."""
+        """How many variants the last request asked for."""
         return int(self._attribute(_REQUEST, 0))
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds every variant gets; one in studies that are older than seeds."""
+        return int(self._attribute(_SEEDS, 1))
+
+    @property
+    def confirm(self) -> Confirm:
+        """How the first of the ranking are confirmed; not at all in studies that are older than that."""
+        return Confirm(*self._attribute(_CONFIRM, (0, 0)))
+
     def ask_for(self, target: int, request: int) -> None:
-        """Write down how many trials are asked for, before the first of them starts."""
+        """Write down how many variants are asked for, before the first of them starts."""
         with explained(self.place):
             self._inner.set_user_attr(_TARGET, target)
             self._inner.set_user_attr(_REQUEST, request)
+
+    def ask_for_seeds(self, seeds: int | None, confirm: Confirm | None) -> None:
+        """Write down how many seeds are asked for, and how the first are confirmed; None leaves that as it is."""
+        with explained(self.place):
+            if seeds is not None:
+                self._inner.set_user_attr(_SEEDS, seeds)
+            if confirm is not None:
+                self._inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds])
+            newer = Settings.renewed(self._inner.user_attrs[_SETTINGS])
+            if newer:
+                self._inner.set_user_attr(_SETTINGS, newer)
 
     @property
     def baseline_training(self) -> tuple[EpochScore, ...]:
@@ -316,25 +220,31 @@ class Study:
         """Return every trial that has started, in order."""
         with explained(self.place):
             frozen = self._inner.get_trials(deepcopy=False)
-        found = []
-        for t in frozen:
-            if _RECORD in t.user_attrs:
-                trial = self._settled.get(t.number) or _thaw(t)
-                if t.state.is_finished():
-                    self._settled[t.number] = trial
-                found.append(trial)
-        return found
+        return [self._read(t) for t in frozen if _RECORD in t.user_attrs]
+
+    def _read(self, frozen: FrozenTrial) -> Trial:
+        """Return a stored trial; what has ended does not change, and is read once."""
+        if not frozen.state.is_finished():
+            return _thaw(frozen)
+        if frozen.number not in self._ended:
+            self._ended[frozen.number] = _thaw(frozen)
+        return self._ended[frozen.number]
 
     def start(self, trial: Trial) -> OpenTrial:
         """Store a new trial as running and return a handle to it; its number is the storage's."""
         with explained(self.place):
             space = self.settings.space
             kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
-            self._inner.enqueue_trial(dict(trial.assignment))
-            asked = self._inner.ask(fixed_distributions=dict(kinds))
-            handle = OpenTrial(self, asked, replace(trial, number=asked.number))
-            handle.store()
-            return handle
+            body = optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(trial.assignment),
+                distributions=dict(kinds),
+                user_attrs=_attributes(trial),
+            )
+            # In one transaction, and running from its first moment on: `ask` takes several.
+            made = self._inner._storage.create_new_trial(self._inner._study_id, template_trial=body)
+            asked = optuna.Trial(self._inner, made)
+            return OpenTrial(self, asked, replace(trial, number=asked.number))
 
     def give_up_stale(self) -> int:
         """Settle trials that a search left open; call it with the lock held.
@@ -373,18 +283,15 @@ class OpenTrial:
         self._study = study
         self._asked = asked
         self.trial = trial
+        self._stored = _attributes(trial)
 
     def store(self) -> None:
-        """Write the record; a few plain values stand beside it for whoever looks at the storage with other tools."""
-        trial = self.trial
-        body = {
-            "swaps": trial.describe(),
-            "id": trial.variant.id,
-            "gflops": trial.gflops,
-            "params": trial.params,
-        }
-        for key, value in {**body, _RECORD: trial.to_json()}.items():
-            self._asked.set_user_attr(key, value)
+        """Write what of the record has changed."""
+        new = _attributes(self.trial)
+        for key, value in new.items():
+            if self._stored.get(key) != value:
+                self._asked.set_user_attr(key, value)
+        self._stored = new
 
     def report(self, score: EpochScore) -> None:
         """Store an epoch's mAP50-95."""
@@ -399,6 +306,12 @@ class OpenTrial:
             self.store()
             self._study._tell(self._asked, self.trial)
         return self.trial
+
+
+def _attributes(trial: Trial) -> dict[str, Any]:
+    """Return the record, and beside it a few plain values for whoever looks at the storage with other tools."""
+    plain = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
+    return {**plain, "gflops": trial.gflops, "params": trial.params, _RECORD: trial.to_json()}
 
 
 def _thaw(frozen: FrozenTrial, *, settle: bool = True) -> Trial:

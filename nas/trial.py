@@ -1,17 +1,31 @@
-"""A trial: what a study keeps of one variant that it tried."""
+"""A trial: what a study keeps of one run, that is of one variant trained once, with one seed at one fidelity."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nas.scores import EpochScore, Validation, scores
 from nas.variant import KEEP, NONE, Variant, describe_swaps
 
 Status = Literal["running", "done", "failed", "rejected", "interrupted"]
 """``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it is tried again."""
+
+
+class RunKey(NamedTuple):
+    """What a run is known by: no two finished runs of a study have the same.
+
+    Attributes:
+        variant: Its id.
+        seed: Of its training.
+        fidelity: As `Trial.fidelity`.
+    """
+
+    variant: str
+    seed: int
+    fidelity: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,8 @@ class Trial:
         variant: What was tried.
         assignment: Slot key to label, as the space has them.
         status: How it ended.
-        seed: Of its training.
+        seed: Of its training, and of the bank that it is assembled from.
+        fidelity: How far it was trained; empty is the study's own recipe, which alone is ranked.
         score: Which of `nas.scores.SCORES` it is ranked by.
         yaml: The model YAML that it was built from, byte for byte.
         params: Parameters.
@@ -39,6 +54,7 @@ class Trial:
         seconds: Wall time.
         versions: Of the tool and the packages that decide results.
         failure: What went wrong; empty unless `status` is failed or rejected.
+        pooled: mAP50-95 over several seeds, where this stands for all runs of its variant (`nas.seeds`); never stored.
     """
 
     number: int
@@ -46,6 +62,7 @@ class Trial:
     assignment: Mapping[str, str]
     status: Status
     seed: int = 0
+    fidelity: str = ""
     score: str = "map"
     yaml: str = ""
     params: int = 0
@@ -60,10 +77,18 @@ class Trial:
     seconds: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
     failure: str = ""
+    pooled: float | None = None
+
+    @property
+    def key(self) -> RunKey:
+        """What it is known by."""
+        return RunKey(self.variant.id, self.seed, self.fidelity)
 
     @property
     def map(self) -> float:
         """mAP50-95 on the validation images by the study's score; 0 before there is any."""
+        if self.pooled is not None:
+            return self.pooled
         if self.status == "done":
             return self.scores[self.score]
         return self._last.map if self._last else 0.0
@@ -89,7 +114,7 @@ class Trial:
 
     @property
     def spent(self) -> bool:
-        """Whether it counts towards the trials asked for; a baseline that failed has to be tried again."""
+        """Whether it is settled, so that it is not tried again; a baseline that failed has to be."""
         return self.status == "done" or (self.status == "failed" and not self.variant.is_baseline)
 
     def describe(self) -> str:
@@ -99,7 +124,7 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for storing; the number and the assignment are the storage's own."""
         body = asdict(self)
-        del body["number"], body["assignment"]
+        del body["number"], body["assignment"], body["pooled"]
         return body
 
     @classmethod

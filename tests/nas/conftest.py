@@ -19,10 +19,11 @@ from nas.distil import Bank, DistilJob, Distilled
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult, ProxyWorker
 from nas.recipe import Recipe, make_recipe
 from nas.scores import EpochScore, Validation
+from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space, read_space
 from nas.storage import place
-from nas.study import Settings, Study, current_versions
+from nas.study import Study
 from nas.trial import Trial
 from nas.variant import parse_choice, parse_swaps
 from nas.weights import Baseline, Weights

@@ -15,8 +15,9 @@ import nas.bank_report
 from nas.bank_report import BankReport, bank_report, bank_table
 from nas.distil import AGAIN, Candidate, Distilled
 from nas.errors import StudyError
+from nas.settings import Settings
 from nas.storage import place
-from nas.study import Settings, Study
+from nas.study import Study
 
 FAILED = ("neck.up_p3", "CARAFE")
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from nas.cli import cli
 
 NAS = [sys.executable, "-m", "nas"]
-QUICK = ["--epochs", "1", "--imgsz", "32", "--batch", "8", "--init", "scratch", "--device", "cpu"]
+QUICK = ["--epochs", "1", "--imgsz", "32", "--batch", "8", "--init", "scratch", "--device", "cpu", "--confirm", "0"]
 
 
 def invoke(*args: str):
@@ -118,6 +118,10 @@ def test_emit_and_cost(tmp_path):
         ["calibrate"],
         ["nonsense"],
         ["rank"],
+        ["rank", "a", "--aa", "5"],
+        ["effects"],
+        ["search", "--seeds", "0"],
+        *(["search", "--confirm", text] for text in ("3", "3:1", "0:3", "three:3", "3:3:3", "-1:3", "")),
     ],
 )
 def test_wrong_usage_exits_with_2(args):
@@ -128,6 +132,9 @@ def test_known_failures_exit_with_1(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for args, words in (
         (["rank", "blood"], "no study 'blood'"),
+        (["rank", "blood", "--aa", "12"], "no study 'blood'"),
+        (["effects", "blood"], "no study 'blood'"),
+        (["search", "--study", "blood", "--confirm", "3:3"], "no study 'blood' in"),
         (["emit-yaml", "--study", "blood"], "no study 'blood'"),
         (["search", "--study", "blood"], "no study 'blood' in"),
         (["search", "seeds", "--data", "nowhere.yaml"], "nowhere.yaml"),
@@ -181,12 +188,20 @@ def test_search_rank_resume_emit(tiny_data, tmp_path):
     again = command("search", "--study", "mine", cwd=tmp_path)
     assert again.returncode == 0
     assert "has all 3 trials that were asked for" in again.stderr
+    assert "--confirm 3:3 confirms the first 3" in again.stderr
 
     emitted = command("emit-yaml", "--study", "mine", "--best", "-o", "out", cwd=tmp_path)
     assert emitted.returncode == 0, emitted.stderr
     assert (tmp_path / "out" / f"yolov8n-{rows[0]['id']}.yaml").exists()
     priced = json.loads(command("cost", f"out/yolov8n-{rows[0]['id']}.yaml", "--json", cwd=tmp_path).stdout)
     assert priced["gflops"] == pytest.approx(float(rows[0]["gflops"]), abs=1e-3)
+
+    confirmed = command("search", "--study", "mine", "--confirm", "1:2", cwd=tmp_path)
+    assert confirmed.returncode == 0, confirmed.stderr
+    assert "confirming: the first 1 of the ranking and the baseline get further seeds, 2 in all" in confirmed.stderr
+    body = json.loads(command("rank", "mine", "--json", "--aa", "6", cwd=tmp_path).stdout)
+    assert sorted(r["seed_list"] for r in body["rows"]) == ["0", "0 1", "0 1 2 3 4 5"]
+    assert (body["aa"]["pool"], body["confirm"]) == (6, "1:2")
 
     other = command("search", "--study", "mine", "--epochs", "2", "--trials", "1", cwd=tmp_path)
     assert other.returncode == 1
@@ -208,14 +223,17 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "k", *QUICK, "--epochs", "3"]
     args += ["--init", "baseline", "--base-epochs", "1"]
     victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    said = []
     try:
         for line in victim.stderr:
+            said.append(line)
             if "[2/3]" in line:
                 break
         victim.send_signal(signal.SIGKILL)
     finally:
         victim.kill()
         victim.wait()
+    assert "[2/3]" in said[-1], "".join(said)
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 of 3 trials are done; finishing what was asked for" in done.stderr

@@ -106,7 +106,7 @@ print(generate_ddp_file(trainer))
 def test_choosing_from_a_study(tmp_path):
     class Empty:
         place = type("P", (), {"name": "empty"})
-        settings = type("S", (), {"floor": 0.02, "goal": Goal()})
+        settings = type("S", (), {"floor": 0.02, "goal": Goal(), "prior": None})
 
         def trials(self):
             return []

@@ -15,10 +15,11 @@ from nas.proxy import ProxyFailure
 from nas.recipe import Recipe
 from nas.samplers import SAMPLERS
 from nas.scores import EpochScore, Validation
+from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.storage import place
-from nas.study import Settings, Study, current_versions
+from nas.study import Study
 from nas.table import Replay, Table, export, read_table, write_table
 from nas.trial import Trial
 

@@ -14,6 +14,7 @@ from nas.cli import cli
 from nas.errors import StudyError
 from nas.latency import machine
 from nas.objective import Goal
+from nas.race import Confirm
 from nas.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
 from nas.scores import EpochScore, Validation
 from nas.session import Session
@@ -23,9 +24,9 @@ from nas.trial import Trial
 OPTIONS = {
     "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,
     "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None,
-    "seed": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None, "max_latency": None,
-    "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None, "device": None,
-    "storage": None,
+    "seed": None, "seeds": None, "confirm": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None,
+    "max_latency": None, "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None,
+    "device": None, "storage": None,
 }  # fmt: skip
 
 
@@ -173,7 +174,7 @@ CALIBRATED = Recipe(
 def calibration(**changes) -> dict:
     chosen = {
         "proxy": "bank-2", "score": "map_average", "recipe": CALIBRATED.to_json(), "error": 0.002, "resolution": 0.0036,
-        "spread": 0.006, "spearman": 0.8, "spearman_interval": [0.5, 0.9], "variants": 9,
+        "spread": 0.006, "spearman": 0.8, "spearman_interval": [0.5, 0.9], "variants": 9, "seeds": 3,
     }  # fmt: skip
     made = {"space": {"name": "seeds", "base": "yolov8", "scale": "n"}, "data": "/a.yaml", "fingerprint": "f" * 16}
     return {"schema": SCHEMA, "chosen": {**chosen, **changes}, "calibration": made}
@@ -319,3 +320,19 @@ def test_weights_that_have_moved_are_the_same(begin, tmp_path):
     (tmp_path / "v.pt").write_bytes(b"others")
     with pytest.raises(StudyError, match="weights_digest"):
         begin(study="a", weights="v.pt")
+
+
+def test_a_new_study_confirms_its_first_three(begin):
+    study = begin().study
+    assert (study.seeds, study.confirm) == (1, Confirm(3, 3))
+    study = begin(study="a", seeds=2, confirm=Confirm(5, 4)).study
+    assert (study.seeds, study.confirm) == (2, Confirm(5, 4))
+    assert begin(study="b", confirm=Confirm()).study.confirm == Confirm()
+
+
+def test_what_a_resumed_study_is_asked_for_on_top(begin):
+    finish_a_trial(begin(study="a").study)
+    session = begin(study="a", space=None)
+    assert (session.seeds, session.confirm, session.trials) == (None, None, None)
+    session = begin(study="a", space=None, seeds=2, confirm=Confirm(1, 4))
+    assert (session.seeds, session.confirm) == (2, Confirm(1, 4))

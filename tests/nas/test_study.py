@@ -18,11 +18,13 @@ import pytest
 from nas.bank import SwapBank
 from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
+from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
+from nas.settings import Settings, current_versions
 from nas.space_file import load_space
 from nas.storage import place
-from nas.study import Settings, Study, current_versions, list_studies
+from nas.study import Study, list_studies
 from nas.trial import Trial
 from nas.variant import Variant
 
@@ -192,7 +194,7 @@ def test_a_study_of_an_older_version(tmp_path):
     Study.create(where, settings(), 3)
     inner = optuna.load_study(study_name="a", storage=where.url)
     body = json.loads(inner.user_attrs["nas_settings"])
-    assert body["schema"] == 2
+    assert body["schema"] == 3
     del body["score"], body["calibration"]
     inner.set_user_attr("nas_settings", json.dumps({**body, "schema": 1}))
     words = (
@@ -328,3 +330,39 @@ def test_the_lock_dies_with_its_process(tmp_path):
         holder.wait()
     with study.locked():
         pass
+
+
+def test_a_study_of_one_seed_each_is_read_as_it_is_and_renewed_when_it_goes_on(tmp_path):
+    """Version 2 knew neither further seeds nor fidelities, in its settings as in its trials."""
+    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    study = Study.create(where, settings(), 3)
+    variant = Variant("yolov8", "n")
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
+    ended = study.start(Trial(-1, variant, study.settings.space.baseline(), "running")).end(status="done", curve=curve)
+    inner = optuna.load_study(study_name="a", storage=where.url)
+    body = json.loads(inner.user_attrs["nas_settings"])
+    inner.set_user_attr("nas_settings", json.dumps({**body, "schema": 2}))
+    with sqlite3.connect(where.file) as db:
+        db.execute("DELETE FROM study_user_attributes WHERE key IN ('nas_seeds', 'nas_confirm')")
+        (record,) = db.execute("SELECT value_json FROM trial_user_attributes WHERE key = 'record'").fetchone()
+        older = {k: v for k, v in json.loads(record).items() if k != "fidelity"}
+        db.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'record'", (json.dumps(older),))
+    study = Study.load(where)
+    assert study.settings == settings()
+    assert study.trials() == [ended]
+    assert (study.seeds, study.confirm) == (1, Confirm())
+    study.ask_for_seeds(2, Confirm(3, 3))
+    study = Study.load(where)
+    assert (study.seeds, study.confirm) == (2, Confirm(3, 3))
+    kept = optuna.load_study(study_name="a", storage=where.url).user_attrs["nas_settings"]
+    assert json.loads(kept)["schema"] == 3
+
+
+def test_runs_of_one_variant_are_told_apart_by_their_seeds(tmp_path):
+    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    base = study.settings.space.baseline()
+    for seed in (0, 4):
+        study.start(Trial(-1, Variant("yolov8", "n"), base, "running", seed=seed)).end(status="failed")
+    one, other = Study.load(study.place).trials()
+    assert one.key._replace(seed=4) == other.key
+    assert (one.key.seed, one.key.fidelity) == (0, "")

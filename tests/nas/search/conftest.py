@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import nas.search
+import nas.runner
 from nas.cost import Cost
 from nas.distil import Bank, DistilJob, Distilled
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
@@ -16,10 +16,11 @@ from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore, Validation
 from nas.search import plan, search
+from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import read_space
 from nas.storage import place
-from nas.study import Settings, Study, current_versions
+from nas.study import Study
 
 SPACE = """
 slots:
@@ -114,7 +115,7 @@ def fake_costed(variant):
 
 @pytest.fixture(autouse=True)
 def _quick_costs(monkeypatch):
-    monkeypatch.setattr(nas.search, "costed", fake_costed)
+    monkeypatch.setattr(nas.runner, "costed", fake_costed)
 
 
 @pytest.fixture

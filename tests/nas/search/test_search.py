@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import nas.runner
 import nas.search
 from nas.errors import BuildError, StudyError
 from nas.proxy import ProxyFailure
@@ -55,14 +56,14 @@ def test_a_failing_variant_fails_alone(run, make_study, fake_trainer):
 
 
 def test_a_variant_that_cannot_be_built_fails_alone(run, make_study, monkeypatch):
-    costed = nas.search.costed
+    costed = nas.runner.costed
 
     def breaks(variant):
         if ("neck.up_p3", "DySample") in variant.swaps:
             raise BuildError("cannot be built: ValueError: too wide")
         return costed(variant)
 
-    monkeypatch.setattr(nas.search, "costed", breaks)
+    monkeypatch.setattr(nas.runner, "costed", breaks)
     trials, _, trainer = run(make_study(), 9)
     assert sum(t.status == "failed" for t in trials) == 3
     assert len(trainer.jobs) == 6
@@ -135,7 +136,7 @@ def test_killed_between_two_writes(run, make_study, monkeypatch, moment):
             raise SystemExit
 
         if moment == "ask":
-            patch.setattr(study._inner, "ask", dies)
+            patch.setattr(study._inner._storage, "create_new_trial", dies)
         elif moment == "store":
             patch.setattr("nas.study.OpenTrial.store", dies)
         else:

@@ -1,0 +1,263 @@
+"""One run of a study: a variant under one seed, built, costed, held against the limits, trained and stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas.bank import SwapBank
+from nas.cost import Cost, costed
+from nas.distil import Candidate
+from nas.errors import BuildError, StudyError
+from nas.gate import over_limit
+from nas.latency import LatencyMeter
+from nas.proxy import ProxyFailure, ProxyResult
+from nas.render import render
+from nas.schedule import Job
+from nas.scores import EpochScore
+from nas.settings import current_versions
+from nas.space import SearchSpace
+from nas.study import OpenTrial, Study
+from nas.table import Replay
+from nas.trial import Status, Trial
+from nas.variant import Variant
+from nas.weights import Listener, Weights, Worker
+
+_MOST_DOUBTFUL = 3
+"""Trainings in a row that may fail for reasons of the machine before the search stops."""
+
+
+class Observer(Listener, Protocol):
+    """Who is told what a search does, while it does it."""
+
+    def trial_started(self, trial: Trial, position: int, target: int) -> None:
+        """Hear that a proxy starts."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Hear that a trial is finished, has failed, or was over a limit."""
+
+
+def weights_of(study: Study, data: Path, worker: Worker, listener: Listener) -> Weights:
+    """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
+    s = study.settings
+    return Weights(
+        folder=study.place.weights,
+        space=s.space,
+        data=data,
+        fingerprint=s.fingerprint,
+        versions=s.versions,
+        seed=s.seed,
+        worker=worker,
+        listener=listener,
+        scratch=scratch_of(study),
+    )
+
+
+def scratch_of(study: Study) -> Path:
+    """Return the folder for files that trainings make and remove; what a killed one leaves goes at the next start."""
+    return study.place.folder / "run"
+
+
+class Runner:
+    """Makes single runs of one study."""
+
+    def __init__(
+        self,
+        study: Study,
+        data: Path,
+        worker: Worker,
+        observer: Observer,
+        replay: Replay | None = None,
+        meter: LatencyMeter | None = None,
+    ) -> None:
+        self.study = study
+        self.settings = study.settings
+        self.replay, self.meter = replay, meter
+        self.space = replay.space(study.settings.space) if replay else study.settings.space
+        self.worker = worker
+        self.observer = observer
+        self.doubtful: list[OpenTrial] = []
+        self.banks: dict[int, SwapBank] = {}
+        self.weights = weights_of(study, data, worker, observer)
+
+    def prepare(self) -> None:
+        """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.
+
+        Raises:
+            StudyError: They cannot be made.
+        """
+        recipe = self.settings.recipe
+        if self.replay:
+            return
+        if recipe.init in ("baseline", "bank"):
+            self.study.keep_baseline_training(self.weights.baseline(recipe).curve)
+        if recipe.init == "bank":
+            bank = self.banks[self.settings.seed] = self.weights.bank(recipe, self.settings.seed)
+            for failed in bank.failures:
+                swap = f"{failed.candidate.slot}={failed.candidate.label}"
+                self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
+            self.space = without(self.space, bank)
+            self.study.keep_bank(bank)
+
+    def run(self, job: Job, position: int, target: int) -> Trial:
+        """Make one run: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
+
+        Raises:
+            StudyError: It is the baseline, and fails; or a bank cannot be made.
+        """
+        variant = self.space.variant(job.assignment)
+        bank = self._bank(job, variant)
+        trial = Trial(
+            -1,
+            variant,
+            job.assignment,
+            "running",
+            seed=job.seed,
+            score=self.settings.score,
+            versions=current_versions(),
+        )
+        handle = self.study.start(trial)
+        try:
+            ended = self._try(handle, bank, position, target)
+        except KeyboardInterrupt:
+            if handle.trial.status == "running":
+                handle.end(status="interrupted", failure="its search was stopped")
+            raise
+        self.observer.trial_ended(ended)
+        if variant.is_baseline and ended.status != "done":
+            raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
+        return ended
+
+    def _bank(self, job: Job, variant: Variant) -> SwapBank | None:
+        """Return the bank of a run's seed, distilling what it lacks; None where nothing is taken from one.
+
+        A seed of a study with a bank is the bank's too, as in `nas.calibrate`: what distilling adds to the error
+        belongs to it. The trained baseline is one for all.
+        """
+        if self.replay or self.settings.recipe.init != "bank" or not variant.swaps:
+            return None
+        held = self.banks.get(job.seed)
+        if held is None or not held.candidates.keys() >= set(variant.swaps):
+            wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
+            held = self.weights.bank(self.settings.recipe, job.seed, tuple(dict.fromkeys(wanted)) or None)
+            self.banks[job.seed] = held
+        return held
+
+    def _try(self, handle: OpenTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
+        """Build, cost, gate and train; return how it ended."""
+        variant = handle.trial.variant
+        started = time.monotonic()
+        before = next((t for t in self.study.trials() if t.status == "done" and t.variant == variant), None)
+        if before:  # under another seed: it costs what it did, and was not over a limit
+            handle.trial = replace(handle.trial, **{key: getattr(before, key) for key in _OF_COST})
+        else:
+            try:
+                yaml, cost, latency_ms = self._costs(handle.trial)
+            except BuildError as error:
+                seconds = round(time.monotonic() - started, 2)
+                return handle.end(status="failed", failure=f"build: {error}", seconds=seconds)
+            handle.trial = replace(handle.trial, yaml=yaml, latency_ms=latency_ms, **_cost_fields(cost))
+            over = over_limit(self.settings.space, cost, latency_ms)
+            if over and not variant.is_baseline:  # what is compared with is always trained
+                return handle.end(status="rejected", failure=over)
+        handle.store()
+        if bank and (problem := bank.problem(variant.swaps)):
+            return handle.end(status="failed", failure=f"bank of seed {handle.trial.seed}: {problem}")
+        self.observer.trial_started(handle.trial, position, target)
+        recipe = self.settings.recipe
+
+        def on_epoch(score: EpochScore) -> None:
+            handle.report(score)
+            self.observer.epoch(score, recipe.epochs)
+
+        try:
+            result = self._train(handle.trial, bank, on_epoch)
+        except ProxyFailure as failure:
+            return self._failed(handle, failure, round(time.monotonic() - started, 2))
+        self.settle_doubtful("failed")
+        return handle.end(
+            status="done",
+            curve=result.curve,
+            average=result.average,
+            distillation=bank.error(variant.swaps) if bank else None,
+            inherited=result.inherited,
+            seconds=round(result.seconds, 2),
+        )
+
+    def _costs(self, trial: Trial) -> tuple[str, Cost, float | None]:
+        """Return a variant's YAML, its cost, and its latency if that is wanted and nothing else speaks against it.
+
+        Raises:
+            BuildError: It cannot be built, counted or timed.
+        """
+        if self.replay:
+            return render(trial.variant).yaml, *self.replay.cost(trial.assignment)
+        files, cost = costed(trial.variant)
+        timed = self.meter and (trial.variant.is_baseline or not over_limit(self.settings.space, cost, None))
+        latency = self.meter.measure(files.yaml, trial.variant.scale) if self.meter and timed else None
+        return files.yaml, cost, latency.ms if latency else None
+
+    def _train(self, trial: Trial, bank: SwapBank | None, on_epoch: Callable[[EpochScore], None]) -> ProxyResult:
+        """Train, or look up what a training gave.
+
+        Raises:
+            ProxyFailure: It fails.
+        """
+        if self.replay:
+            return self.replay.run(trial.assignment)
+        recipe = self.settings.recipe
+        job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
+        return self.worker.run(replace(job, **self.weights.inherited(recipe, trial.variant.swaps, bank)), on_epoch)
+
+    def _failed(self, handle: OpenTrial, failure: ProxyFailure, seconds: float) -> Trial:
+        """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
+
+        Raises:
+            StudyError: Several variants in a row failed so. None of them is held against its variant.
+        """
+        text = f"{failure.kind}: {failure}"
+        if failure.kind not in ("error", "died") or handle.trial.variant.is_baseline:
+            return handle.end(status="failed", failure=text, seconds=seconds)
+        handle.trial = replace(handle.trial, failure=text, seconds=seconds)
+        self.doubtful.append(handle)
+        if len(self.doubtful) >= _MOST_DOUBTFUL:
+            self.settle_doubtful("interrupted")
+            raise StudyError(
+                f"{_MOST_DOUBTFUL} trainings in a row failed, and not by what their variants are; the last: {text}\n"
+                "mend that and start the search again: it will try them anew"
+            )
+        return replace(handle.trial, status="failed")
+
+    def settle_doubtful(self, status: Status) -> None:
+        """End the trials whose failure may have been the machine's."""
+        for handle in self.doubtful:
+            handle.end(status=status)
+        self.doubtful = []
+
+
+_OF_COST = ("yaml", "params", "gflops", "stock_gflops", "uncounted", "latency_ms")
+
+
+def _cost_fields(cost: Cost) -> dict[str, Any]:
+    """Return what a trial keeps of a variant's cost."""
+    return {
+        "params": cost.params,
+        "gflops": cost.gflops,
+        "stock_gflops": cost.stock_gflops,
+        "uncounted": cost.uncounted,
+    }
+
+
+def without(space: SearchSpace, bank: SwapBank) -> SearchSpace:
+    """Return the space without the swaps that the bank could not make, wherever their layer is swapped."""
+    failed = {(c.candidate.slot, c.candidate.label) for c in bank.failures}
+    barred = tuple(
+        ((slot.key, label),)
+        for slot in space.active
+        for label in slot.choices[1:]
+        if any((layer, label) in failed for layer in slot.layers)
+    )
+    return replace(space, forbid=space.forbid + barred)

@@ -1,0 +1,159 @@
+"""Settings: what makes the trials of a study comparable, as it is stored and checked when a study is resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from nas.errors import StudyError
+from nas.objective import Goal
+from nas.own import differences as module_differences
+from nas.recipe import Recipe
+from nas.space import SearchSpace
+from nas.verdict import Prior
+
+_SCHEMA = 3
+"""Version 3 has several seeds a variant; a study of version 2 has one, and is read as it is."""
+_READABLE = (2, 3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes the trials of a study comparable.
+
+    Attributes:
+        space: What is searched.
+        recipe: How proxies are trained.
+        data: Path of the data.yaml, or empty for the demo data; it may move, its fingerprint may not change.
+        fingerprint: Of the dataset.
+        classes: Class names.
+        images: Training and validation images.
+        seed: Of the proxies and of the sampler.
+        score: Which of `nas.scores.SCORES` ranks.
+        calibration: What a calibration says of the proxy (`nas.judge.Answer` as plain values); empty without one.
+        floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
+        versions: Of the tool and the packages that decide results.
+        sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
+        objective: One of `nas.objective.OBJECTIVES`.
+        latency_on: The machine that latencies are measured on, as `nas.latency.machine`; empty if none are.
+        table: Digest of the table that is searched in place of training; empty if proxies are trained.
+    """
+
+    space: SearchSpace
+    recipe: Recipe
+    data: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    images: tuple[int, int]
+    seed: int
+    floor: float
+    versions: tuple[tuple[str, str], ...]
+    score: str = "map"
+    calibration: str = ""
+    sampler: str = "auto"
+    objective: str = "map_per_gflop"
+    latency_on: str = ""
+    table: str = ""
+
+    @property
+    def goal(self) -> Goal:
+        """What the study looks for."""
+        return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What a calibration says of the proxy; empty without one."""
+        found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
+        return found
+
+    @property
+    def error(self) -> float | None:
+        """Standard deviation of one score, where a calibration says."""
+        return self.answer.get("error")
+
+    @property
+    def prior(self) -> Prior | None:
+        """What a calibration says of the error of a difference; None unless it is one of these data and this recipe."""
+        answer = self.answer
+        here = (self.fingerprint, self.space.base + self.space.scale)
+        if (answer.get("fingerprint"), answer.get("base")) != here or answer.get("departures"):
+            return None
+        if not answer.get("degrees") or not answer["error"]:
+            return None
+        return Prior(math.sqrt(2) * answer["error"], answer["degrees"])
+
+    def to_json(self) -> str:
+        """Return the settings as text."""
+        return json.dumps({**asdict(self), "space": self.space.to_json(), "schema": _SCHEMA}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings that `to_json` wrote."""
+        body = json.loads(text)
+        if body.pop("schema") not in _READABLE:
+            raise StudyError("it was made by another version of the tool, which stores studies differently")
+        body["space"] = SearchSpace.from_json(body["space"])
+        body["recipe"] = Recipe(**body["recipe"])
+        for key in ("classes", "images"):
+            body[key] = tuple(body[key])
+        body["versions"] = tuple((k, v) for k, v in body["versions"])
+        return cls(**body)
+
+    @staticmethod
+    def renewed(text: str) -> str | None:
+        """Return settings of an older version as this one writes them; None for those that are as they should be.
+
+        Once a trial of a study is of this version, an older one must not read it.
+        """
+        body = json.loads(text)
+        return None if body["schema"] == _SCHEMA else json.dumps({**body, "schema": _SCHEMA}, sort_keys=True)
+
+    def differences(self, other: Settings) -> list[str]:
+        """Say what of `other` could not stand in this study, a line each."""
+        found = []
+        if self.space.fingerprint != other.space.fingerprint:
+            found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
+            found += module_differences(self.space.modules, other.space.modules)
+        if self.fingerprint != other.fingerprint:
+            found.append(
+                f"data: it was made on {self.data or 'the demo data'} (fingerprint {self.fingerprint}), "
+                f"{other.data or 'the demo data'} has {other.fingerprint}"
+            )
+        found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
+        for key in ("seed", "floor", "score", "objective", "latency_on", "table"):
+            if getattr(self, key) != getattr(other, key):
+                mine, theirs = (getattr(s, key) for s in (self, other))
+                found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
+        versions = dict(other.versions)
+        found += [f"version of {k}: {v}, not {versions.get(k)}" for k, v in self.versions if versions.get(k) != v]
+        return found
+
+
+_WORDS = {"latency_on": "latency measured on", "table": "table that is replayed"}
+
+
+def _or_none(value: object) -> object:
+    return "none" if value == "" else value
+
+
+def _space_words(space: SearchSpace) -> str:
+    choices = sum(len(s.choices) - 1 for s in space.active)
+    return f"{space.name} ({space.base}{space.scale}, {len(space.active)} slots, {choices} swaps, {space.fingerprint})"
+
+
+def current_versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions that decide results."""
+    packages = (
+        "swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy", "opencv-python",
+        "opencv-python-headless",
+    )  # fmt: skip
+    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append((package, metadata.version(package)))
+    return tuple(found)
