@@ -91,7 +91,7 @@ def _shapes(variant: Variant) -> Shapes:
         layer.register_forward_hook(note(name))
     try:
         with torch.no_grad():
-            stride = int(model.stride.max())  # type: ignore[operator, union-attr]  # a tensor of the host's
+            stride = int(model.stride.max())  # type: ignore[operator]  # a tensor of the host's
             for height, width in _SIZES:
                 model(torch.rand(1, 3, height * stride, width * stride))
     except Exception as error:  # whatever a module's forward raises is what the check is for

@@ -71,7 +71,8 @@ def _seen(history: History) -> tuple[list[Trial], Array]:
     """Return the trials to learn from and their mAPs, from below cut off where nothing depends on how bad it is."""
     trials = history.done
     if len(trials) > _MOST_SEEN:
-        chosen = [*history.goal.order(trials, history.least)[: _MOST_SEEN // 2], *trials[: _MOST_SEEN // 4]]
+        ordered = history.goal.order(trials, lambda t: t.map < history.least)
+        chosen = [*ordered[: _MOST_SEEN // 2], *trials[: _MOST_SEEN // 4]]
         keep = {t.number for t in chosen}
         latest = [t.number for t in trials if t.number not in keep]
         keep.update(latest[len(keep) - _MOST_SEEN :])

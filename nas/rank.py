@@ -2,8 +2,8 @@
 
 Variants are ordered by mAP50-95 per GFLOP, or by what else the study looks for (`nas.objective`). Alone that order
 crowns whatever is smallest, so a variant that clearly loses more than the study's floor against the baseline stands
-below all that do not, and beside each stand the difference to the baseline under the same seeds, its interval, a verdict
-(`nas.verdict`) and the Pareto front. With one seed a variant the verdict has nothing to rest on, and says so.
+below all that do not, and beside each stand the difference to the baseline under the same seeds, its interval, a
+verdict (`nas.verdict`) and the Pareto front. With one seed a variant the verdict has nothing to rest on, and says so.
 """
 
 from __future__ import annotations
