@@ -64,6 +64,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "files": own.files_of(variant.modules),
         "nc": graph.nc,
         "constants": [(key, _value(value)) for key, value in graph.constants],
+        "summary": "" if graph.scales else (summaries or {}).get("", ""),
         "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in graph.scales],
         "parts": _parts(graph),
     }

@@ -12,6 +12,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from nas import host
 from nas.base import HEADS, bases, load_base, name_layers
+from nas.cost import costed
 from nas.errors import SpaceError
 from nas.graph import IMAGE, with_letter
 from nas.model_yaml import read_model_yaml
@@ -153,6 +154,12 @@ def test_the_host_reads_the_scale_from_the_name(base, tmp_path):
         files = render(Variant(base, scale))
         read = host.scale_of(tmp_path / f"{files.name}.yaml", files.yaml)
         assert read == scale or not graph.scales
+
+
+def test_a_base_of_one_size_states_its_cost():
+    text = costed(Variant("yolov9t", ""))[0].yaml
+    assert "\n# YOLOv9t summary: 2128720 parameters, 8.5 GFLOPs\n" in text
+    assert "scales:" not in text
 
 
 def test_scales_that_a_base_does_not_have():
