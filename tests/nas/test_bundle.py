@@ -151,7 +151,7 @@ def test_the_stock_model_needs_none():
 
 def test_modules_of_ultralytics_need_none():
     variant = make_variant("yolov8", "n", {"neck.down_n4": "SCDown"})
-    with pytest.raises(OutputError, match="swaps in Ultralytics' own modules: it needs no bundle"):
+    with pytest.raises(OutputError, match="is made of Ultralytics' own modules: it needs no bundle"):
         bundle(variant, render(variant))
     assert "Ultralytics' own modules: it needs no registration" in render(variant).snippet
     mixed = make_variant("yolov8", "n", {"neck.down_n4": "SCDown", "neck.down_n5": "HWD"})
