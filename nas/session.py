@@ -44,6 +44,10 @@ _EPOCHS_FROM_FILE = 8
 _MOST_TRIALS = 40
 DEFAULT_CONFIRM = Confirm(3, 3)
 """How a new study is confirmed unless something else is asked for."""
+_OF_A_STUDY = (
+    "data", "proxy", "space", "scale", "max_gflops", "max_params", "max_latency", "min_map", "seed", "floor",
+    "objective", "latency",
+)  # fmt: skip
 _RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")
 
 
@@ -181,8 +185,8 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: RunObs
     Raises:
         NasError: Its data are gone, its settings are not those of this version, or its baseline has not finished.
     """
-    nothing = dict.fromkeys(("data", "proxy", "space", "scale", "max_gflops", "max_params", "seed", "floor"))
-    options = {**nothing, **dict.fromkeys(_RECIPE_OPTIONS), "enable": ()}
+    nothing = dict.fromkeys((*_OF_A_STUDY, *_RECIPE_OPTIONS))
+    options = {**nothing, "enable": ()}
     opened = Study.load(study.place, write=True)
     wanted, dataset = _wanted(opened, options)
     if differences := opened.settings.differences(wanted):
