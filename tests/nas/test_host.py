@@ -129,11 +129,15 @@ def test_what_cannot_be_built_says_why():
             "backbone: []\nhead: []\nscales: {n: 1, s: 1}",
             "no scale letter, expected one of n, s",
         ),
-        ("yolov8s-x.yaml", "backbone: []\nhead: []\nscales: {n: 1, s: 1}", "gives the scale 's', expected one of n"),
+        ("yolov8s-x.yaml", "backbone: []\nhead: []\nscales: {n: 1}", "gives the scale 's', expected one of n"),
         ("yolov8n-x.yaml", "a: 1", "is no model YAML"),
         ("yolov8n-x.yaml", "a: [", "is not YAML"),
     ],
 )
-def test_scale_of(tmp_path, name, text, message):
+def test_a_scale_that_cannot_be_read(tmp_path, name, text, message):
     with pytest.raises(BuildError, match=message):
         host.scale_of(tmp_path / name, text)
+
+
+def test_the_only_scale_needs_no_letter(tmp_path):
+    assert host.scale_of(tmp_path / "yolov10b-x.yaml", "backbone: []\nhead: []\nscales: {b: 1}") == "b"
