@@ -218,7 +218,7 @@ def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
     known = _known(row.module)
     if isinstance(known, str):
         return f"{layer.module} replaced; {known}" if row.module != layer.module else _changed(layer, row)
-    if problem := misfit(graph, layer.name, Choice(known.name), inserted=False):
+    if row.module != layer.module and (problem := misfit(graph, layer.name, Choice(known.name), inserted=False)):
         return problem
     if row.repeats != layer.repeats:
         return f"{row.repeats} repeats in place of {layer.repeats}: swaps keep them"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.base import load_base
 from nas.host import register_costs
 from nas.ops.registry import Entry, Value
 from nas.own import files_of
@@ -89,7 +90,7 @@ def measure(entry: Entry) -> Reference:
 
 
 def usage(entry: Entry) -> str:
-    """Return a command that puts the module into a model; empty where no base has such a slot."""
+    """Return a command that puts the module into a model; empty where YOLOv8 has no such slot, or has it there."""
     slots = {
         "up": "neck.up_p4",
         "down": "backbone.down_p3",
@@ -98,6 +99,8 @@ def usage(entry: Entry) -> str:
         "attention": "'after neck.c2f_p3",
     }
     slot = next((slots[kind] for kind in _ORDER if kind in entry.kinds and kind in slots), "")
+    if not slot or load_base("yolov8")[slot.rpartition(" ")[2]].module == entry.name:
+        return ""
     quote = "'" if slot.startswith("'") else ""
     files = "".join(f"--modules {file.name} " for file in files_of([entry.name]))
-    return f"nas emit-yaml {files}--swap {slot}={entry.name}{quote} -o out/" if slot else ""
+    return f"nas emit-yaml {files}--swap {slot}={entry.name}{quote} -o out/"

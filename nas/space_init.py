@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.base import load_base
 from nas.errors import SpaceError
-from nas.graph import Layer, LayerGraph, with_letter
+from nas.graph import IMAGE, Layer, LayerGraph, with_letter
 from nas.ops import registry
 from nas.render import environment
 from nas.variant import AFTER, KEEP, NONE, Choice, Variant, check_scale, misfit
@@ -52,13 +52,10 @@ def space_of(variant: Variant, file: str = "my.yaml") -> str:
 
 
 def _fitting(graph: LayerGraph, layer: Layer, entries: Sequence[registry.Entry]) -> list[str]:
-    if layer.kind is None:
-        return []
-    return [
-        e.name
-        for e in entries
-        if not misfit(graph, layer.name, Choice(e.name), inserted=False) and e.name != layer.module
-    ]
+    if layer.kind is None or layer.sources[0] == IMAGE or graph[layer.sources[0]].module == "nn.Identity":
+        return []  # what takes the image has three channels, which few modules can divide
+    others = [e.name for e in entries if e.name != layer.module]
+    return [name for name in others if not misfit(graph, layer.name, Choice(name), inserted=False)]
 
 
 def _insertable(graph: LayerGraph, layer: Layer, entries: Sequence[registry.Entry]) -> list[str]:

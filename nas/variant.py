@@ -251,6 +251,8 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
             f"{choice.module} needs a guide, a second map of its output's size: the other source of a Concat that "
             f"takes {name} and one layer before it; there is none"
         )
+    if choice.module == layer.module and row_args(layer, choice) == layer.args:
+        return f"{choice.label} is what stands there; `{KEEP}` says so"
     return ""
 
 
