@@ -65,6 +65,9 @@ def register() -> None:
     filename = f"<ultralytics {version()} parse_model with {_MARK} branch>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     scope: dict[str, Any] = {}
+    for name in before.keys() - modules.keys():  # dropped since: what stands there must not keep its name
+        if getattr(tasks, name, None) is before[name]:
+            delattr(tasks, name)
     for name, entry in entries.items():
         setattr(tasks, name, entry.cls)
     exec(compile(text, filename, "exec"), tasks.__dict__, scope)

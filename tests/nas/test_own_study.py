@@ -91,7 +91,7 @@ def test_commands_take_a_file(folder, command):
     assert "nas emit-yaml --modules my_block.py --swap neck.c2f_p3=MyBlock -o out/" in out
     status, _, said = command("emit-yaml", "--study", "s", "--modules", "my_block.py")
     assert status == 2
-    assert "a study holds the modules that it searched" in said
+    assert "a study or space knows its modules" in said
     status, _, said = command("ops", "--modules", "none.py")
     assert status == 1
     assert said.startswith("error: cannot read none.py")

@@ -106,7 +106,7 @@ def test_every_sampler_goes_through_a_table(table, sampler):
     assert body["settings"]["sampler"] == sampler
     assert len(body["rows"]) == 24  # one has failed
     assert "every variant of the space has been tried: the search ends after 25 trials" in run.stderr
-    assert {row["seed"] for row in body["rows"]} == {5}
+    assert {row["seed_list"] for row in body["rows"]} == {"5"}
 
 
 def test_what_a_replay_finds_can_be_emitted(table):
