@@ -11,8 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from nas.bank import SwapBank
-from nas.data import load, write_resolved
-from nas.demo import demo_dataset
+from nas.data import load_or_demo, write_resolved
 from nas.distil import AGAIN, Distilled
 from nas.errors import StudyError
 from nas.proxy import ProxyFailure, ProxyWorker
@@ -88,7 +87,7 @@ def bank_report(study: Study, cache: Path, listener: Listener) -> BankReport:
     s = study.settings
     if s.recipe.init != "bank":
         raise StudyError(f"the study {study.place.name!r} has no bank: its variants start from {s.recipe.init}")
-    dataset = load(s.data) if s.data else load(demo_dataset())
+    dataset = load_or_demo(s.data)
     if dataset.fingerprint != s.fingerprint:
         raise StudyError(f"the data of the study {study.place.name!r} have changed since its bank was distilled")
     recipe = replace(s.recipe, epochs=0)

@@ -46,8 +46,8 @@ def calibrate(as_json: bool, **options: Any) -> None:
     """
     cache = prepare()
     from nas import console, judge_text
+    from nas.calibration_options import open_calibrator
     from nas.judge import judge
-    from nas.session import open_calibrator
     from nas.storage import held
 
     told = console.CalibrationProgress(console.make_console(stderr=True))

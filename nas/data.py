@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import yaml
 
+from nas.demo import demo_dataset
 from nas.errors import DataError, OutputError
 from nas.sample import SUFFIXES, Sample, inspect, label_path
 
@@ -133,6 +134,16 @@ def load(path: str | Path) -> Dataset:
         root=Path(root),
         sources=(tuple(Path(path) for path in sources["train"]), tuple(Path(path) for path in sources["val"])),
     )
+
+
+def load_or_demo(path: str | Path | None) -> Dataset:
+    """Return the checked dataset of a data.yaml; the demo data without a path.
+
+    Raises:
+        DataError: As `load`.
+        OutputError: The demo data cannot be written.
+    """
+    return load(path or demo_dataset())
 
 
 def write_resolved(dataset: Dataset, directory: Path) -> Path:

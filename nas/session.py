@@ -6,41 +6,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import demo
 from nas import search as searching
-from nas.answer import ANSWER_FILE, DEFAULT_SCORE, Answer, load_answer
-from nas.calibrate import (
-    CALIBRATION_SUFFIX,
-    DEFAULT_PROXIES,
-    Calibration,
-    Calibrator,
-    Observer,
-    full_recipe,
-    proxy_recipe,
-)
-from nas.data import Dataset, load, write_resolved
+from nas.answer import DEFAULT_SCORE, load_answer
+from nas.calibration_options import calibration_file
+from nas.data import Dataset, load_or_demo, write_resolved
 from nas.errors import DataError, StudyError
 from nas.objective import Goal
 from nas.own import use
-from nas.proxy import ProxyWorker, available_cores
+from nas.proxy import ProxyWorker
 from nas.race import Confirm
-from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
-from nas.runner import Observer as RunObserver
+from nas.recipe import Recipe
+from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
+from nas.runner import Observer
 from nas.samplers import AUTO
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.storage import StudyPlace, place
 from nas.study import Study
-from nas.weights import Weights
 
 if TYPE_CHECKING:
     from nas.latency import LatencyMeter
 
 _DEMO_SPACE = "quick"
-_DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
-_EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
-_EPOCHS_FROM_FILE = 8
 _MOST_TRIALS = 40
 DEFAULT_CONFIRM = Confirm(3, 3)
 """How a new study is confirmed unless something else is asked for."""
@@ -48,7 +36,6 @@ _OF_A_STUDY = (
     "data", "proxy", "space", "scale", "max_gflops", "max_params", "max_latency", "min_map", "seed", "floor",
     "objective", "latency",
 )  # fmt: skip
-_RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")
 
 
 @dataclass(frozen=True)
@@ -91,16 +78,17 @@ class Session:
                     f"no study {name!r} in {where.file} to resume; "
                     f"name a SPACE to begin it: nas search seeds --study {name}"
                 )
-            return cls._begin(cache, where, options)
+            return cls._begin(cache, where, load_space(space or _DEMO_SPACE), options)
         study = Study.load(where, write=True)
         if study.settings.table:
             raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
         wanted, dataset = _wanted(study, options)
         differences = study.settings.differences(wanted)
         if differences and study.is_barren:  # a first attempt that could not work must not block the name
+            anew = load_space(space) if space else study.settings.space
             with study.locked():
                 study.discard()
-            return cls._begin(cache, where, {**options, "space": space or study.settings.space.name})
+            return cls._begin(cache, where, anew, options)
         if differences:
             raise StudyError(
                 f"the study {name!r} was made with other settings, and scores under different ones cannot be ranked "
@@ -114,11 +102,11 @@ class Session:
         return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], news)
 
     @classmethod
-    def _begin(cls, cache: Path, where: StudyPlace, options: dict[str, Any]) -> Session:
-        space = _limited(load_space(options["space"] or _DEMO_SPACE), options)
-        dataset = _dataset(options["data"])
+    def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
+        space = _limited(space, options)
+        dataset = load_or_demo(options["data"])
         answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
-        recipe = _recipe(options, answer)
+        recipe = new_recipe(options, answer)
         settings = Settings(
             space=space,
             recipe=recipe,
@@ -141,7 +129,7 @@ class Session:
         study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
         return cls(study, dataset, None, cache)
 
-    def run(self, observer: RunObserver) -> None:
+    def run(self, observer: Observer) -> None:
         """Run the trials that are asked for."""
         todo = searching.plan(self.study, self.trials)
         self.study.ask_for_seeds(self.seeds, self.confirm)
@@ -179,13 +167,13 @@ class Session:
         return LatencyMeter(self.cache / "latency", s.recipe.device, s.recipe.imgsz)
 
 
-def train_baseline_seeds(cache: Path, study: Study, count: int, observer: RunObserver) -> Study:
+def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observer) -> Study:
     """Train a study's baseline until it has so many seeds, and return the study open for writing.
 
     Raises:
         NasError: Its data are gone, its settings are not those of this version, or its baseline has not finished.
     """
-    nothing = dict.fromkeys((*_OF_A_STUDY, *_RECIPE_OPTIONS))
+    nothing = dict.fromkeys((*_OF_A_STUDY, *RECIPE_OPTIONS))
     options = {**nothing, "enable": ()}
     opened = Study.load(study.place, write=True)
     wanted, dataset = _wanted(opened, options)
@@ -204,7 +192,7 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     kept = study.settings
     data = options["data"] or kept.data or None
     try:
-        dataset = _dataset(data)
+        dataset = load_or_demo(data)
     except DataError as error:
         raise DataError(
             f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
@@ -212,9 +200,9 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
     recipe = kept.recipe
     if answer:
-        asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *_CALIBRATED)
+        asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *CALIBRATED)
         recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in asked})
-    recipe = _changed(recipe, options)
+    recipe = changed_recipe(recipe, options)
     if not options["space"]:
         use(kept.space.modules)
     wanted = replace(
@@ -253,150 +241,3 @@ def _limited(space: SearchSpace, options: dict[str, Any]) -> SearchSpace:
         max_latency_ms=options["max_latency"],
         min_map=options["min_map"],
     )
-
-
-def _dataset(path: str | None) -> Dataset:
-    """Return the checked dataset; the demo data without a path."""
-    return load(path if path else demo.demo_dataset())
-
-
-def _recipe(options: dict[str, Any], answer: Answer | None) -> Recipe:
-    """Return the recipe of a new study: a calibration's, or the default one, with what the options change of it."""
-    init = _init(options["init"] or (answer.recipe.init if answer else "bank"))
-    demo_epochs, imgsz, batch, base_epochs = _DEMO_RECIPE
-    epochs: int = _EPOCHS.get(init, _EPOCHS_FROM_FILE)
-    if answer:
-        epochs, imgsz, batch, base_epochs = (
-            getattr(answer.recipe, k) for k in ("epochs", "imgsz", "batch", "base_epochs")
-        )
-    elif options["data"]:
-        imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
-    else:
-        epochs = min(epochs, demo_epochs)
-    given = {key: options[key] for key in ("epochs", "imgsz", "batch", "base_epochs") if options[key] is not None}
-    recipe = make_recipe(
-        **{"epochs": epochs, "imgsz": imgsz, "batch": batch, "base_epochs": base_epochs, **given},
-        init=init,
-        device=options["device"],
-        weights=_weights(options["weights"]),
-    )
-    if answer:
-        recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in _CALIBRATED})
-    if options["bank_epochs"] is not None:
-        recipe = replace(recipe, bank_epochs=options["bank_epochs"])
-    return _sound(recipe)
-
-
-_CALIBRATED = ("start", "bank_epochs", "bank_lr0", "validations", "lrf", "weight_decay", "optimizer")
-
-
-def _sound(recipe: Recipe) -> Recipe:
-    """Return the recipe.
-
-    Raises:
-        StudyError: It asks for what says nothing.
-    """
-    if recipe.init == "scratch" and not recipe.epochs:
-        raise StudyError("--epochs 0 validates what is inherited; with --init scratch there is nothing to validate")
-    if not recipe.base_epochs and recipe.init in ("bank", "baseline") and not recipe.weights:
-        raise StudyError("--base-epochs 0 takes the baseline as it is: bring a trained one with --weights FILE.pt")
-    return recipe
-
-
-def _changed(recipe: Recipe, options: dict[str, Any]) -> Recipe:
-    """Return the recipe with what the options give, and the digest of the file to inherit from as it is now."""
-    given: dict[str, Any] = {key: options[key] for key in _RECIPE_OPTIONS if options[key] is not None}
-    given["init"] = _init(given.get("init", recipe.init))
-    given["weights"] = _weights(given.get("weights", recipe.weights))
-    given["init_digest"], given["weights_digest"] = digest_of(given["init"]), digest_of(given["weights"])
-    return _sound(replace(recipe, **given))
-
-
-def _init(text: str) -> str:
-    """Return a kind of start, or the absolute path of a file that exists.
-
-    Raises:
-        StudyError: It is none of these.
-    """
-    return text if text in KINDS else _weights(text, f"expected {', '.join(KINDS)}, or a .pt file that exists")
-
-
-def _weights(text: str | None, expected: str = "expected a .pt file that exists") -> str:
-    """Return the absolute path of a file of weights; empty without one.
-
-    Raises:
-        StudyError: There is no such file.
-    """
-    if not text:
-        return ""
-    path = Path(text)
-    if path.suffix != ".pt" or not path.is_file():
-        raise StudyError(f"cannot inherit from {text!r}: {expected}")
-    return str(path.resolve())
-
-
-def calibration_file(text: str) -> Path:
-    """Return the file of a calibration: a path, its folder, or its name below ``studies/``.
-
-    Raises:
-        StudyError: There is none.
-    """
-    named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / ANSWER_FILE
-    for path in (Path(text), Path(text) / ANSWER_FILE, named):
-        if path.is_file():
-            return path
-    folder = named.parent
-    if folder.is_dir():
-        raise StudyError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
-    raise StudyError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")
-
-
-def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrator:
-    """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
-
-    Raises:
-        NasError: Anything about the space, the dataset or the options is wrong.
-    """
-    space = load_space(options["space"])
-    if options["scale"]:
-        space = space.with_scale(options["scale"])
-    space = space.enable(options["enable"])
-    dataset = _dataset(options["data"])
-    common = make_recipe(
-        init="bank",
-        epochs=0,
-        imgsz=options["imgsz"],
-        batch=options["batch"],
-        base_epochs=options["base_epochs"],
-        device=options["device"],
-        weights=_weights(options["weights"]),
-    )
-    if options["bank_epochs"] is not None:
-        common = replace(common, bank_epochs=options["bank_epochs"])
-    names = options["proxies"] or DEFAULT_PROXIES
-    calibration = Calibration(
-        space=space,
-        variants=options["variants"],
-        data=str(Path(options["data"]).resolve()) if options["data"] else "",
-        fingerprint=dataset.fingerprint,
-        full=full_recipe(common, options["full_epochs"]),
-        full_seeds=options["full_seeds"],
-        proxies=tuple((name, _sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
-        seeds=options["seeds"],
-        versions=current_versions(),
-    )
-    name = place(options["name"] or Path(options["space"]).stem).name
-    folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
-    workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
-    weights = Weights(
-        folder=Path("studies") / "weights",
-        space=space,
-        data=write_resolved(dataset, folder),
-        fingerprint=dataset.fingerprint,
-        versions=calibration.versions,
-        seed=0,
-        worker=ProxyWorker(cache),
-        listener=observer,
-        scratch=folder / "run",
-    )
-    return Calibrator(calibration, folder, weights, workers, cache, observer)

@@ -11,7 +11,7 @@ import pytest
 import nas.latency
 from nas.answer import ANSWER_FILE, SCHEMA, load_answer
 from nas.cli import cli
-from nas.errors import StudyError
+from nas.errors import NasError, StudyError
 from nas.latency import machine
 from nas.objective import Goal
 from nas.race import Confirm
@@ -298,6 +298,20 @@ def test_a_study_takes_no_other_settings(begin, tmp_path, options, words):
 def test_a_study_without_results_is_begun_anew(begin):
     begin(study="a").study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
     assert recipe_of(begin(study="a", epochs=9)).epochs == 9
+
+
+def test_a_space_of_a_file_that_is_gone_is_begun_anew_as_the_study_has_it(begin, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("base: yolov8\nscale: n\nslots:\n  backbone.down_p4: [SPConv]\n", encoding="utf-8")
+    study = begin(space=str(file), study="a").study
+    study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    file.unlink()
+    session = begin(space=None, study="a", epochs=9)
+    assert recipe_of(session).epochs == 9
+    assert session.study.settings.space == study.settings.space
+    with pytest.raises(NasError):  # and what cannot be read costs nothing
+        begin(space="nowhere.yaml", study="a", epochs=5)
+    assert recipe_of(begin(space=None, study="a")).epochs == 9
 
 
 def test_a_study_on_a_calibration_is_resumed_with_and_without_it(begin):

@@ -1,0 +1,94 @@
+"""From the options of ``nas calibrate`` to a calibration that can run, and from a name to a finished one's file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.answer import ANSWER_FILE
+from nas.calibrate import (
+    CALIBRATION_SUFFIX,
+    DEFAULT_PROXIES,
+    Calibration,
+    Calibrator,
+    Observer,
+    full_recipe,
+    proxy_recipe,
+)
+from nas.data import load_or_demo, write_resolved
+from nas.errors import StudyError
+from nas.proxy import ProxyWorker, available_cores
+from nas.recipe import make_recipe
+from nas.recipe_options import sound, weights_file
+from nas.settings import current_versions
+from nas.space_file import load_space
+from nas.storage import place
+from nas.weights import Weights
+
+
+def calibration_file(text: str) -> Path:
+    """Return the file of a calibration: a path, its folder, or its name below ``studies/``.
+
+    Raises:
+        StudyError: There is none.
+    """
+    named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / ANSWER_FILE
+    for path in (Path(text), Path(text) / ANSWER_FILE, named):
+        if path.is_file():
+            return path
+    folder = named.parent
+    if folder.is_dir():
+        raise StudyError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
+    raise StudyError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")
+
+
+def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrator:
+    """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
+
+    Raises:
+        NasError: Anything about the space, the dataset or the options is wrong.
+    """
+    space = load_space(options["space"])
+    if options["scale"]:
+        space = space.with_scale(options["scale"])
+    space = space.enable(options["enable"])
+    dataset = load_or_demo(options["data"])
+    common = make_recipe(
+        init="bank",
+        epochs=0,
+        imgsz=options["imgsz"],
+        batch=options["batch"],
+        base_epochs=options["base_epochs"],
+        device=options["device"],
+        weights=weights_file(options["weights"]),
+    )
+    if options["bank_epochs"] is not None:
+        common = replace(common, bank_epochs=options["bank_epochs"])
+    names = options["proxies"] or DEFAULT_PROXIES
+    calibration = Calibration(
+        space=space,
+        variants=options["variants"],
+        data=str(Path(options["data"]).resolve()) if options["data"] else "",
+        fingerprint=dataset.fingerprint,
+        full=full_recipe(common, options["full_epochs"]),
+        full_seeds=options["full_seeds"],
+        proxies=tuple((name, sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
+        seeds=options["seeds"],
+        versions=current_versions(),
+    )
+    name = place(options["name"] or Path(options["space"]).stem).name
+    folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
+    workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
+    weights = Weights(
+        folder=Path("studies") / "weights",
+        space=space,
+        data=write_resolved(dataset, folder),
+        fingerprint=dataset.fingerprint,
+        versions=calibration.versions,
+        seed=0,
+        worker=ProxyWorker(cache),
+        listener=observer,
+        scratch=folder / "run",
+    )
+    return Calibrator(calibration, folder, weights, workers, cache, observer)
