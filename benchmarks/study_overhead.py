@@ -27,7 +27,7 @@ from nas.search import rules_of
 from nas.seeds import together
 from nas.settings import Settings, current_versions
 from nas.space_file import load_space
-from nas.storage import place
+from nas.place import place
 from nas.study import Study
 from nas.trial import Trial
 

@@ -11,13 +11,13 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, TypeVar
 
 from nas.bank import SwapBank
+from nas.crew import side_by_side
 from nas.distil import AGAIN, Candidate
 from nas.errors import StudyError
 from nas.pick import representatives
@@ -206,8 +206,8 @@ class Calibrator:
             for recipe in {self.weights.baseline_key(r.recipe): r.recipe for r, _ in todo if _inherits(r)}.values():
                 replace(self.weights, worker=workers[0]).baseline(recipe)
             banks = {(_bank_name(r.recipe), r.seed): r for r, _ in todo if r.recipe.init == "bank"}
-            _side_by_side(make_bank, list(banks.values()), workers)
-            _side_by_side(train, todo, workers)
+            _each(make_bank, list(banks.values()), workers)
+            _each(train, todo, workers)
         finally:
             for worker in workers:
                 worker.close()
@@ -249,16 +249,13 @@ def _inherits(run: Run) -> bool:
 Task = TypeVar("Task")
 
 
-def _side_by_side(
-    do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], workers: Sequence[ProxyWorker]
-) -> None:
+def _each(do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], workers: Sequence[ProxyWorker]) -> None:
     """Do every task with one of the workers; the first failure, or Ctrl-C, stops all of them."""
     queue: Queue[Task] = Queue()
     for task in tasks:
         queue.put(task)
-    stop = threading.Event()
 
-    def serve(worker: ProxyWorker) -> None:
+    def serve(worker: ProxyWorker, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 task = queue.get_nowait()
@@ -266,13 +263,4 @@ def _side_by_side(
                 return
             do(task, worker)
 
-    with ThreadPoolExecutor(len(workers)) as pool:
-        futures = [pool.submit(serve, worker) for worker in workers]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            stop.set()
-            for worker in workers:
-                worker.kill()
-            raise
+    side_by_side(workers, serve)

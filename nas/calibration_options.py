@@ -18,12 +18,12 @@ from nas.calibrate import (
 )
 from nas.data import load_or_demo, write_resolved
 from nas.errors import StudyError
+from nas.place import place
 from nas.proxy import ProxyWorker, available_cores
 from nas.recipe import make_recipe
 from nas.recipe_options import sound, weights_file
 from nas.settings import current_versions
 from nas.space_file import load_space
-from nas.storage import place
 from nas.weights import Weights
 
 

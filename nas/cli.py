@@ -30,10 +30,11 @@ from nas.cli_shared import (
     SEEDS,
     STORAGE,
     WEIGHTS,
+    WORKERS,
     load_own,
-    open_study,
     prepare,
 )
+from nas.cli_worker import studies, worker
 from nas.errors import NasError
 
 
@@ -47,7 +48,11 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             if isinstance(error, KeyboardInterrupt):
-                stored = "; what was finished is stored" if ctx.invoked_subcommand in ("search", "calibrate") else ""
+                stored = (
+                    "; what was finished is stored"
+                    if ctx.invoked_subcommand in ("search", "worker", "calibrate")
+                    else ""
+                )
                 click.echo(f"stopped{stored}", err=True)
             else:
                 click.echo(f"error: {error}", err=True)
@@ -72,6 +77,8 @@ cli.add_command(emit_yaml)
 cli.add_command(import_model)
 cli.add_command(rank)
 cli.add_command(effects)
+cli.add_command(worker)
+cli.add_command(studies)
 
 
 def main() -> NoReturn:
@@ -155,6 +162,7 @@ def _interrupt(*_: object) -> None:
     help="Train nothing: take scores from a table that `nas studies export` wrote.",
 )
 @click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
+@WORKERS
 @STORAGE
 @JSON
 def search(as_json: bool, **options: Any) -> None:
@@ -268,38 +276,6 @@ def cost(model: Path, latency: bool, imgsz: int, device: str, module_files: tupl
     from nas import listing
 
     listing.print_cost(model, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
-
-
-@cli.group(invoke_without_command=True)
-@STORAGE
-@JSON
-@click.pass_context
-def studies(ctx: click.Context, storage: str | None, as_json: bool) -> None:
-    """List the studies below the current directory, or of one storage."""
-    if ctx.invoked_subcommand:
-        return
-    prepare()
-    from nas import listing
-
-    listing.print_studies(storage, as_json=as_json)
-
-
-@studies.command("export")
-@click.argument("study")
-@STORAGE
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Default: <study>.json.")
-def studies_export(study: str, storage: str | None, output: Path | None) -> None:
-    """Write what STUDY measured as a table: every training's choices, seed, scores and costs.
-
-    \b
-    nas studies export blood -o blood.json
-    nas search --replay blood.json
-    """
-    opened = open_study(study, storage)
-    from nas.table import export, write_table
-
-    path = output or Path(f"{study}.json")
-    click.echo(f"{write_table(export(opened), path)} trainings written to {path}")
 
 
 @cli.command()

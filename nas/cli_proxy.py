@@ -48,7 +48,7 @@ def calibrate(as_json: bool, **options: Any) -> None:
     from nas import console, judge_text
     from nas.calibration_options import open_calibrator
     from nas.judge import judge
-    from nas.storage import held
+    from nas.locks import held
 
     told = console.CalibrationProgress(console.make_console(stderr=True))
     calibrator = open_calibrator(cache, told, **options)

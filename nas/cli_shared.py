@@ -12,7 +12,18 @@ import click
 if TYPE_CHECKING:
     from nas.study import Study
 
-STORAGE = click.option("--storage", metavar="URL", help="sqlite:///PATH. Default: studies/<study>.db here.")
+STORAGE = click.option(
+    "--storage",
+    metavar="URL",
+    help="sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE for several machines. Default: "
+    "studies/<study>.db here.",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Trainings side by side, each in a process of its own; on GPUs they are dealt out. Default: 1.",
+)
 WEIGHTS = click.option("--weights", metavar="FILE.pt", help="Trained weights that the baseline's training starts from.")
 BASE_EPOCHS = click.option(
     "--base-epochs",
@@ -90,7 +101,7 @@ def load_own(files: tuple[Path, ...]) -> None:
 def open_study(name: str, storage: str | None) -> Study:
     """Return a stored study."""
     prepare()
-    from nas.storage import place
+    from nas.place import place
     from nas.study import Study
 
     return Study.load(place(name, storage))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 
@@ -75,16 +76,24 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
 
 
 class Progress:
-    """Tells a person how a search goes: a live line on a terminal, plain lines elsewhere. See `nas.runner.Observer`."""
+    """Tells a person how a search goes: live lines on a terminal, plain lines elsewhere. See `nas.runner.Observer`."""
 
     def __init__(self, console: Console, study: Study) -> None:
         self.console = console
         self.floor, self.goal = study.settings.floor, study.settings.goal
         self._seed = study.settings.seed
         self._live: Live | None = None
+        self._texts: dict[int, str] = {}
+        self._number: int | None = None
         self._head = ""
         self._since = 0.0
         self._finished = study.trials()
+
+    def beside(self, number: int) -> Progress:
+        """See `nas.runner.Observer`: shares everything but what is going on."""
+        other = copy.copy(self)
+        other._number = number
+        return other
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal:
@@ -109,9 +118,9 @@ class Progress:
         left = (time.monotonic() - self._since) / done * (total - done)
         line = f"{self._head}  step {done}/{total}  {_duration(left)} left"
         if self._live:
-            self._live.update(Text(line))
+            self._show(line)
         elif done in (1, total) or done % max(1, total // 4) == 0:
-            self.console.print(f"  {line}", markup=False)
+            self._say(f"  {line}")
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
         """See `nas.runner.Observer`."""
@@ -124,9 +133,9 @@ class Progress:
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
         line = f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left"
         if self._live:
-            self._live.update(Group(Text(line), Text(self._best(), style="dim")))
+            self._show(line)
         elif score.epoch in (1, epochs) or score.epoch % max(1, epochs // 4) == 0:
-            self.console.print(f"  {line}", markup=False)
+            self._say(f"  {line}")
 
     def trial_ended(self, trial: Trial) -> None:
         """See `nas.runner.Observer`."""
@@ -146,9 +155,22 @@ class Progress:
     def _begin(self, head: str) -> None:
         self._head, self._since = head, time.monotonic()
         if self._live:
-            self._live.update(Text(f"{head}  starting"))
+            self._show(f"{head}  starting")
         else:
-            self.console.print(head, markup=False)
+            self._say(head)
+
+    def _say(self, line: str) -> None:
+        worker = "" if self._number is None else f"worker {self._number + 1}: "
+        self.console.print(worker + line, markup=False)
+
+    def _show(self, line: str) -> None:
+        assert self._live
+        self._texts[self._number or 0] = line
+        lines = [
+            Text(text, overflow="ellipsis", no_wrap=len(self._texts) > 1) for _, text in sorted(self._texts.items())
+        ]
+        best = self._best()
+        self._live.update(Group(*lines, *([Text(best, style="dim")] if best else [])))
 
     def _best(self) -> str:
         rows = rank(self._finished, self.floor, self.goal)
@@ -164,7 +186,7 @@ class CalibrationProgress(Progress):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._live, self._head, self._since = None, "", 0.0
+        self._live, self._head, self._since, self._number = None, "", 0.0, None
         self._first: tuple[float, int] | None = None
 
     def steps(self, done: int, total: int) -> None:

@@ -224,7 +224,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
     """Print the studies that there are."""
     from nas.rank import baseline_of, ranking_of
     from nas.seeds import together, variants_spent
-    from nas.study import list_studies
+    from nas.shelf import list_studies
 
     found, problems = list_studies(storage)
     body = []
@@ -235,7 +235,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
         body.append(
             {
                 "study": study.place.name,
-                "file": str(study.place.file),
+                "file": study.place.shown,
                 "space": study.settings.space.name,
                 "data": study.settings.data or "demo",
                 "trials": variants_spent(trials),

@@ -13,12 +13,12 @@ from typing import Any
 from nas import search as searching
 from nas.errors import StudyError
 from nas.objective import OBJECTIVES, Goal
+from nas.place import place
 from nas.proxy import ProxyWorker
 from nas.recipe import Recipe
-from nas.runner import Observer
+from nas.runner import Observer, Runner
 from nas.samplers import AUTO
 from nas.settings import Settings, current_versions
-from nas.storage import place
 from nas.study import Study
 from nas.table import Replay, Table, read_table
 
@@ -84,11 +84,11 @@ class ReplaySession:
             return observer.note(f"the study {name} has all {todo.spent} trials; --trials N runs N more")
         size = self.replay.space(s.space).size
         observer.note(
-            f"study {name} ({self.study.place.file}): replays {size} of {s.space.size} variants of "
+            f"study {name} ({self.study.place.shown}): replays {size} of {s.space.size} variants of "
             f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
         )
         with ProxyWorker(self.study.place.folder) as idle:  # it starts no process before it has a job
-            searching.search(self.study, todo, Path(), idle, observer, replay=self.replay)
+            searching.search(self.study, todo, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
         return None
 
 

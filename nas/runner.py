@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,15 +16,17 @@ from nas.distil import Candidate
 from nas.errors import BuildError, StudyError
 from nas.gate import over_limit
 from nas.latency import LatencyMeter
+from nas.open_trial import OpenTrial
 from nas.proxy import ProxyFailure, ProxyResult
 from nas.render import render
+from nas.room import Room
 from nas.schedule import Job
 from nas.scores import EpochScore
 from nas.settings import current_versions
 from nas.space import SearchSpace
-from nas.study import OpenTrial, Study
+from nas.study import Study
 from nas.table import Replay
-from nas.trial import Status, Trial
+from nas.trial import STOPPED, Status, Trial
 from nas.variant import Variant
 from nas.weights import Listener, Weights, Worker
 
@@ -39,6 +43,9 @@ class Observer(Listener, Protocol):
     def trial_ended(self, trial: Trial) -> None:
         """Hear that a trial is finished, has failed, or was over a limit."""
 
+    def beside(self, number: int) -> Observer:
+        """Return who is told what one of several workers does, counted from 0; called from its thread."""
+
 
 def weights_of(study: Study, data: Path, worker: Worker, listener: Listener) -> Weights:
     """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
@@ -52,17 +59,12 @@ def weights_of(study: Study, data: Path, worker: Worker, listener: Listener) -> 
         seed=s.seed,
         worker=worker,
         listener=listener,
-        scratch=scratch_of(study),
+        scratch=study.scratch,
     )
 
 
-def scratch_of(study: Study) -> Path:
-    """Return the folder for files that trainings make and remove; what a killed one leaves goes at the next start."""
-    return study.place.folder / "run"
-
-
 class Runner:
-    """Makes single runs of one study."""
+    """Makes single runs of one study, one after the other."""
 
     def __init__(
         self,
@@ -70,18 +72,40 @@ class Runner:
         data: Path,
         worker: Worker,
         observer: Observer,
+        *,
         replay: Replay | None = None,
         meter: LatencyMeter | None = None,
+        device: str | None = None,
+        room: Room | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            study: Whose runs they are.
+            data: A data.yaml that the host can read as it is.
+            worker: Trains the proxies.
+            observer: Told of everything.
+            replay: Answers in place of building and training.
+            meter: Measures latencies where the study wants them.
+            device: Where to train, if not on the recipe's own device.
+            room: Of the device, where others train there too.
+        """
         self.study = study
         self.settings = study.settings
         self.replay, self.meter = replay, meter
         self.space = replay.space(study.settings.space) if replay else study.settings.space
         self.worker = worker
         self.observer = observer
+        self.device, self.room = device or study.settings.recipe.device, room or Room()
         self.doubtful: list[OpenTrial] = []
         self.banks: dict[int, SwapBank] = {}
         self.weights = weights_of(study, data, worker, observer)
+        self._stopped = threading.Event()
+
+    def kill(self) -> None:
+        """End what is being trained, from another thread; its trial is interrupted, and no other begins."""
+        self._stopped.set()
+        self.worker.kill()
 
     def prepare(self) -> None:
         """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.
@@ -102,32 +126,36 @@ class Runner:
             self.space = without(self.space, bank)
             self.study.keep_bank(bank)
 
-    def run(self, job: Job, position: int, target: int) -> Trial:
-        """Make one run: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
+    def begin(self, job: Job) -> OpenTrial:
+        """Claim a run; call it within the study's `leases.alone`."""
+        return self.study.start(
+            Trial(
+                -1,
+                self.space.variant(job.assignment),
+                job.assignment,
+                "running",
+                seed=job.seed,
+                score=self.settings.score,
+                versions=current_versions(),
+            )
+        )
+
+    def run(self, handle: OpenTrial, job: Job, position: int, target: int) -> Trial:
+        """Make a run that is claimed: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
 
         Raises:
             StudyError: It is the baseline, and fails; or a bank cannot be made.
         """
-        variant = self.space.variant(job.assignment)
-        bank = self._bank(job, variant)
-        trial = Trial(
-            -1,
-            variant,
-            job.assignment,
-            "running",
-            seed=job.seed,
-            score=self.settings.score,
-            versions=current_versions(),
-        )
-        handle = self.study.start(trial)
+        variant = handle.trial.variant
         try:
-            ended = self._try(handle, bank, position, target)
-        except KeyboardInterrupt:
-            if handle.trial.status == "running":
-                handle.end(status="interrupted", failure="its search was stopped")
+            ended = self._try(handle, self._bank(job, variant), position, target)
+        except BaseException:
+            if handle.trial.status == "running" and handle not in self.doubtful:
+                with contextlib.suppress(StudyError):  # a storage that fails says so once
+                    handle.end(status="interrupted", failure=STOPPED)
             raise
         self.observer.trial_ended(ended)
-        if variant.is_baseline and ended.status != "done":
+        if variant.is_baseline and ended.status not in ("done", "interrupted"):
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
         return ended
 
@@ -210,7 +238,26 @@ class Runner:
             return self.replay.run(trial.assignment)
         recipe = self.settings.recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        return self.worker.run(replace(job, **self.weights.inherited(recipe, trial.variant.swaps, bank)), on_epoch)
+        job = replace(
+            job,
+            **self.weights.inherited(recipe, trial.variant.swaps, bank),
+            recipe=replace(recipe, device=self.device),
+        )
+
+        def train() -> ProxyResult:
+            if self._stopped.is_set():
+                raise ProxyFailure("died", STOPPED)
+            return self.worker.run(job, on_epoch)
+
+        try:
+            with self.room.shared() as company:
+                return train()
+        except ProxyFailure as failure:
+            if failure.kind != "memory" or not company():
+                raise
+        self.observer.note(f"{trial.describe()}: out of memory beside other trainings; it is trained again alone")
+        with self.room.alone():
+            return train()
 
     def _failed(self, handle: OpenTrial, failure: ProxyFailure, seconds: float) -> Trial:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
@@ -219,6 +266,8 @@ class Runner:
             StudyError: Several variants in a row failed so. None of them is held against its variant.
         """
         text = f"{failure.kind}: {failure}"
+        if self._stopped.is_set():
+            return handle.end(status="interrupted", failure=STOPPED, seconds=seconds)
         if failure.kind not in ("error", "died") or handle.trial.variant.is_baseline:
             return handle.end(status="failed", failure=text, seconds=seconds)
         handle.trial = replace(handle.trial, failure=text, seconds=seconds)

@@ -1,32 +1,30 @@
-"""The search: ask, gate, train, tell; and start again where it stopped.
+"""The search: look, claim, build, gate, train, tell; and start again where it stopped.
 
-What comes next is the affair of `nas.propose` (variants) and `nas.schedule` (their seeds): it depends only on the
-study's seed and on what is finished, so a search that was stopped goes on as if it had not been. A variant is never
-trained twice under one seed.
+What comes next is the affair of `nas.turn`: it depends only on the study's seed and on what it holds, so a search that
+was stopped goes on as if it had not been. A variant is never trained twice under one seed.
 """
 
 from __future__ import annotations
 
-import shutil
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from nas.crew import side_by_side
 from nas.errors import StudyError
-from nas.gate import no_variant_left, out_of_reach
-from nas.latency import LatencyMeter
-from nas.propose import propose
-from nas.race import Rules, contenders
+from nas.lease import LeaseLost
+from nas.open_trial import OpenTrial
+from nas.race import Rules
 from nas.rank import baseline_of
-from nas.runner import Observer, Runner, scratch_of
-from nas.schedule import Job, baseline_seeds, confirmation_runs, confirming, owed
-from nas.seeds import together, variants_spent
+from nas.runner import Runner
+from nas.schedule import baseline_seeds, confirming, owed
+from nas.seeds import variants_spent
 from nas.study import Study
-from nas.table import Replay
-from nas.trial import Trial
-from nas.weights import Worker
+from nas.trial import STOPPED, Trial
+from nas.turn import Turn, next_turn
 
-_MOST_REJECTED = 200
-"""Variants over the limits in a row after which no further ones are looked for."""
+_PAUSE_S = 1.0
+"""How long a worker waits for others before it looks again."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,13 @@ class Plan:
 
 
 def plan(study: Study, trials: int | None) -> Plan:
-    """Settle what an earlier search left open, and return how far this one will go; the caller holds the lock.
+    """Settle what an earlier search left open, and return how far this one will go.
 
     A request that was cut short is finished by giving it again, or by giving none; any other number is that many more.
     Without a number and with nothing left to do the target is what has been spent.
     """
-    study.give_up_stale()
+    with study.leases.alone():
+        study.take_over()
     there = study.trials()
     spent = variants_spent(there)
     open_request = spent < study.target or _left(there, rules_of(study))
@@ -59,43 +58,66 @@ def plan(study: Study, trials: int | None) -> Plan:
     return Plan(spent, spent + trials, finishing=False)
 
 
-def search(
-    study: Study,
-    todo: Plan,
-    data: Path,
-    worker: Worker,
-    observer: Observer,
-    *,
-    replay: Replay | None = None,
-    meter: LatencyMeter | None = None,
-) -> list[Trial]:
+def search(study: Study, todo: Plan, runners: Sequence[Runner]) -> list[Trial]:
     """Screen until the plan is fulfilled or the space is exhausted, confirm, and return all trials of the study.
 
     Args:
-        study: Where they go; the caller holds its lock.
+        study: Where they go.
         todo: From `plan`.
-        data: A data.yaml that the host can read as it is.
-        worker: Trains the proxies.
-        observer: Told of everything.
-        replay: Answers in place of building and training.
-        meter: Measures latencies where the study wants them.
+        runners: Who makes the runs, side by side; the first makes what all of them inherit.
 
     Raises:
         StudyError: The baseline fails: nothing could be compared with it; or no variant is within the space's limits.
     """
-    shutil.rmtree(scratch_of(study), ignore_errors=True)
     study.ask_for(todo.target, todo.target - todo.spent if not todo.finishing else study.request)
-    runner = Runner(study, data, worker, observer, replay, meter)
-    runner.prepare()
-    rules = rules_of(study)
-    _screen(runner, rules, todo)
-    runner.settle_doubtful("failed")
-    _confirm(runner, rules)
-    while runner.doubtful:  # the race was waiting for these
-        runner.settle_doubtful("failed")
-        _confirm(runner, rules)
-    shutil.rmtree(scratch_of(study), ignore_errors=True)
+    return join(study, runners)
+
+
+def join(study: Study, runners: Sequence[Runner]) -> list[Trial]:
+    """Do what a study still asks for, beside whoever works on it already; return all its trials.
+
+    Raises:
+        StudyError: As `search`.
+    """
+    for runner in runners:
+        runner.prepare()
+    side_by_side(runners, _work)
     return study.trials()
+
+
+def _work(runner: Runner, stop: threading.Event) -> None:
+    """Make runs until there are none any more."""
+    told: set[str] = set()
+    while not stop.is_set():
+        turn, handle = _claim(runner)
+        stage = turn.job.stage if turn.job else "over" if turn.over else ""
+        if turn.note and stage not in told:
+            told.add(stage)
+            runner.observer.note(turn.note)
+        if turn.job and handle:
+            runner.run(handle, turn.job, turn.position, turn.target)
+        elif runner.doubtful:  # the others may be waiting for these
+            runner.settle_doubtful("failed")
+        elif turn.over:
+            return
+        elif not turn.job:
+            stop.wait(_PAUSE_S)
+
+
+def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None]:
+    """Return what is to be done next, and the trial that has been claimed for it."""
+    study, handle = runner.study, None
+    try:
+        with study.leases.alone():
+            study.take_over()
+            turn = next_turn(study.trials(), runner.space, runner.settings, rules_of(study), study.target)
+            if turn.job:
+                handle = runner.begin(turn.job)
+    except LeaseLost:
+        if handle:
+            handle.end(status="interrupted", failure=STOPPED)
+        return Turn(), None
+    return turn, handle
 
 
 def rules_of(study: Study) -> Rules:
@@ -110,72 +132,33 @@ def is_finished(study: Study, todo: Plan) -> bool:
 
 
 def _left(trials: list[Trial], rules: Rules) -> bool:
-    """Whether variants that have been tried are still to get seeds."""
-    return any(True for _ in owed(trials, rules)) or any(True for _ in confirming(trials, rules))
+    """Whether variants that have been tried, or are being tried, are still to get seeds."""
+    return (
+        any(t.status == "running" for t in trials)
+        or any(True for _ in owed(trials, rules))
+        or any(True for _ in confirming(trials, rules))
+    )
 
 
-def train_baseline(study: Study, count: int, data: Path, worker: Worker, observer: Observer) -> None:
-    """Train the baseline until it has so many seeds; the caller holds the study's lock.
+def train_baseline(runner: Runner, count: int) -> None:
+    """Train the baseline of a study until it has so many seeds.
 
     Raises:
         StudyError: It fails, or the study has no baseline yet.
     """
-    study.give_up_stale()
+    study = runner.study
+    with study.leases.alone():
+        study.take_over()
     if baseline_of(study.trials()) is None:
         raise StudyError(
             f"the baseline of the study {study.place.name!r} has not finished: `nas search --study {study.place.name}` "
             "trains it first"
         )
     rules = rules_of(study)
-    runner = Runner(study, data, worker, observer)
-    while job := next(baseline_seeds(study.trials(), rules, count), None):
-        runner.run(job, job.seed - rules.first + 1, count)
-    shutil.rmtree(scratch_of(study), ignore_errors=True)
-
-
-def _screen(runner: Runner, rules: Rules, todo: Plan) -> None:
-    """Try variants, each under the screening's seeds, until there are as many as the plan says."""
-    settings, rejected = runner.settings, 0
     while True:
-        trials = runner.study.trials()
-        spent = variants_spent(trials)
-        if job := next(owed(trials, rules), None):
-            runner.run(job, spent, todo.target)
-            continue
-        if spent >= todo.target:
-            return None
-        if rejected >= _MOST_REJECTED or (rejected and out_of_reach(runner.space, trials)):
-            no_variant_left(runner.space, trials)
-            return runner.observer.note(
-                "the variants that are left seem to be over the limits of the space: the search ends here"
-            )
-        assignment = propose(
-            runner.space,
-            together(trials),
-            seed=settings.seed,
-            floor=settings.floor,
-            error=settings.error,
-            sampler=settings.sampler,
-            goal=settings.goal,
-        )
-        if assignment is None:
-            no_variant_left(runner.space, trials)
-            return runner.observer.note(
-                f"every variant of the space has been tried: the search ends after {spent} trials"
-            )
-        trial = runner.run(Job(assignment, rules.first), spent + 1, todo.target)
-        rejected = rejected + 1 if trial.status == "rejected" else 0
-
-
-def _confirm(runner: Runner, rules: Rules) -> None:
-    """Train the first of the ranking and the baseline under further seeds, as far as that tells anything."""
-    told = False
-    while job := next(confirming(trials := runner.study.trials(), rules), None):
-        made, most = confirmation_runs(trials, rules)
-        if not told:
-            told = True
-            runner.observer.note(
-                f"confirming: the first {len(contenders(trials, rules))} of the ranking and the baseline get further "
-                f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
-            )
-        runner.run(job, made + 1, max(made + 1, most))
+        with study.leases.alone():
+            job = next(baseline_seeds(study.trials(), rules, count), None)
+            handle = runner.begin(job) if job else None
+        if not (job and handle):
+            break
+        runner.run(handle, job, job.seed - rules.first + 1, count)

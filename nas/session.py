@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas import search as searching
 from nas.answer import DEFAULT_SCORE, load_answer
 from nas.calibration_options import calibration_file
-from nas.data import Dataset, load_or_demo, write_resolved
+from nas.data import Dataset, load_or_demo
 from nas.errors import DataError, StudyError
+from nas.fleet import runners_of
+from nas.lease import alone_at
 from nas.objective import Goal
 from nas.own import use
-from nas.proxy import ProxyWorker
+from nas.place import StudyPlace, place
 from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
@@ -22,11 +24,7 @@ from nas.samplers import AUTO
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
-from nas.storage import StudyPlace, place
 from nas.study import Study
-
-if TYPE_CHECKING:
-    from nas.latency import LatencyMeter
 
 _DEMO_SPACE = "quick"
 _MOST_TRIALS = 40
@@ -48,6 +46,7 @@ class Session:
         trials: What was asked for; None finishes what was asked for before.
         seeds: Seeds of every variant, and `confirm` how the first are confirmed; None leaves them as they are.
         cache: Where training processes may write.
+        workers: How many train side by side.
         news: What the options have changed; empty if nothing.
     """
 
@@ -57,6 +56,7 @@ class Session:
     cache: Path
     seeds: int | None = None
     confirm: Confirm | None = None
+    workers: int = 1
     news: str = ""
 
     @classmethod
@@ -75,7 +75,7 @@ class Session:
         if not Study.exists(where):
             if options["study"] and not space:
                 raise StudyError(
-                    f"no study {name!r} in {where.file} to resume; "
+                    f"no study {name!r} in {where.shown} to resume; "
                     f"name a SPACE to begin it: nas search seeds --study {name}"
                 )
             return cls._begin(cache, where, load_space(space or _DEMO_SPACE), options)
@@ -84,7 +84,8 @@ class Session:
             raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
         wanted, dataset = _wanted(study, options)
         differences = study.settings.differences(wanted)
-        if differences and study.is_barren:  # a first attempt that could not work must not block the name
+        # A first attempt that could not work must not block the name; on a server others may be making its baseline.
+        if differences and study.is_barren and not where.server:
             anew = load_space(space) if space else study.settings.space
             with study.locked():
                 study.discard()
@@ -99,7 +100,8 @@ class Session:
         if options["sampler"] and options["sampler"] != wanted.sampler:
             study.change_sampler(options["sampler"])
             news = f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
-        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], news)
+        workers = options["workers"] or 1
+        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], workers, news)
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
@@ -126,18 +128,26 @@ class Session:
         every = 1 + len(space.single_swaps())
         trials = options["trials"] or (min(every, _MOST_TRIALS) if options["data"] else every + 1)
         confirm = DEFAULT_CONFIRM if options["confirm"] is None else options["confirm"]
-        study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
-        return cls(study, dataset, None, cache)
+        with alone_at(where):
+            study = (
+                None
+                if Study.exists(where)
+                else Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
+            )
+        if study is None:  # the same command on another machine was a moment earlier
+            return cls.open(cache, **options)
+        return cls(study, dataset, None, cache, workers=options["workers"] or 1)
 
     def run(self, observer: Observer) -> None:
         """Run the trials that are asked for."""
-        todo = searching.plan(self.study, self.trials)
-        self.study.ask_for_seeds(self.seeds, self.confirm)
-        name = self.study.place.name
+        study = self.study
+        todo = searching.plan(study, self.trials)
+        study.ask_for_seeds(self.seeds, self.confirm)
+        name = study.place.name
         if self.news:
             observer.note(self.news)
-        if searching.is_finished(self.study, todo):
-            more = "--trials N runs N more" + ("" if self.study.confirm.top else ", --confirm 3:3 confirms the first 3")
+        if searching.is_finished(study, todo):
+            more = "--trials N runs N more" + ("" if study.confirm.top else ", --confirm 3:3 confirms the first 3")
             return observer.note(f"the study {name} has all {todo.spent} trials that were asked for; {more}")
         if todo.spent >= todo.target:
             observer.note(f"study {name}: {todo.spent} trials are done; some are still to get their further seeds")
@@ -146,25 +156,15 @@ class Session:
         elif todo.spent:
             observer.note(f"study {name}: {todo.spent} trials are done; {todo.target - todo.spent} more")
         else:
-            s = self.study.settings
+            s = study.settings
             observer.note(
-                f"study {name} ({self.study.place.file}): {todo.target} trials of {s.space.size} variants of "
+                f"study {name} ({study.place.shown}): {todo.target} trials of {s.space.size} variants of "
                 f"{s.space.base}{s.space.scale} on {s.data or 'the demo data'} "
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
-        data = write_resolved(self.dataset, self.study.place.folder)
-        with ProxyWorker(self.cache) as worker:
-            searching.search(self.study, todo, data, worker, observer, meter=self._meter())
+        with runners_of(study, self.dataset, self.cache, observer, self.workers) as runners:
+            searching.search(study, todo, runners)
         return None
-
-    def _meter(self) -> LatencyMeter | None:
-        """Return what measures latencies, where the study wants them."""
-        s = self.study.settings
-        if not s.latency_on:
-            return None
-        from nas.latency import LatencyMeter
-
-        return LatencyMeter(self.cache / "latency", s.recipe.device, s.recipe.imgsz)
 
 
 def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observer) -> Study:
@@ -173,18 +173,29 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
     Raises:
         NasError: Its data are gone, its settings are not those of this version, or its baseline has not finished.
     """
-    nothing = dict.fromkeys((*_OF_A_STUDY, *RECIPE_OPTIONS))
-    options = {**nothing, "enable": ()}
     opened = Study.load(study.place, write=True)
-    wanted, dataset = _wanted(opened, options)
-    if differences := opened.settings.differences(wanted):
-        raise StudyError(
-            f"the baseline of {study.place.name!r} cannot be trained as it was:\n  " + "\n  ".join(differences)
-        )
-    with opened.locked(), ProxyWorker(cache) as worker:
-        data = write_resolved(dataset, opened.place.folder)
-        searching.train_baseline(opened, count, data, worker, observer)
+    dataset = as_it_was(opened, f"the baseline of {study.place.name!r} cannot be trained as it was")
+    with opened.locked(), runners_of(opened, dataset, cache, observer, 1) as (runner,):
+        searching.train_baseline(runner, count)
     return opened
+
+
+def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
+    """Return the dataset of a study whose trials can be trained here as they were.
+
+    Args:
+        study: With what it was made of.
+        otherwise: What it means that they cannot, for the message.
+        data: Where the dataset is here, if not where the study says.
+
+    Raises:
+        NasError: The data are gone or others, or versions differ.
+    """
+    options = {**dict.fromkeys((*_OF_A_STUDY, *RECIPE_OPTIONS)), "enable": (), "data": data}
+    wanted, dataset = _wanted(study, options)
+    if differences := study.settings.differences(wanted):
+        raise StudyError(f"{otherwise}:\n  " + "\n  ".join(differences))
+    return dataset
 
 
 def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:

@@ -1,128 +1,155 @@
-"""Where a study lives, and what can be wrong with that place.
+"""A storage of studies, opened and looked at, and what can be wrong with it.
 
-SQLite and Optuna say what went wrong in their own words, and Optuna puts its tables into any database that it is shown.
-Here the file is looked at first, and every failure becomes one clear message.
+SQLite, PostgreSQL and Optuna say what went wrong in their own words, and Optuna puts its tables into any database that
+it is shown. Here the storage is looked at first, and every failure becomes one clear message.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import optuna
-from sqlalchemy.exc import SQLAlchemyError
+import sqlalchemy
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from nas.errors import StudyError
+from nas.place import StudyPlace
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LOCK_WAIT_S = 60
 _CHECK_WAIT_S = 5
-
-
-@dataclass(frozen=True)
-class StudyPlace:
-    """Where a study lives: its name, and the SQLite file that holds it."""
-
-    name: str
-    file: Path
-
-    @property
-    def url(self) -> str:
-        """The storage as Optuna writes it."""
-        return f"sqlite:///{self.file}"
-
-    @property
-    def folder(self) -> Path:
-        """Where files of the study go that do not belong in a database."""
-        if self.is_default:
-            return self.file.with_suffix("")
-        return self.file.with_name(f"{self.file.name}.d") / self.name
-
-    @property
-    def weights(self) -> Path:
-        """Where trained tensors lie that the studies beside this one share."""
-        return self.file.parent / "weights"
-
-    @property
-    def is_default(self) -> bool:
-        """Whether it is where a study of that name is looked for when nothing else is said."""
-        return self.file == default_file(self.name)
-
-
-def default_file(name: str) -> Path:
-    """Return where a study lives unless `--storage` says otherwise."""
-    return Path("studies") / f"{name}.db"
-
-
-def place(name: str, storage: str | None = None) -> StudyPlace:
-    """Return where a study lives.
-
-    Args:
-        name: Name of the study.
-        storage: ``sqlite:///PATH``; None is ``studies/<name>.db`` below the current directory.
-
-    Raises:
-        StudyError: The name or the URL is none.
-    """
-    if not _NAME.fullmatch(name):
-        raise StudyError(
-            f"a study cannot be called {name!r}: letters, digits, dots, dashes and underscores, at most 64"
-        )
-    if storage is None:
-        return StudyPlace(name, default_file(name))
-    prefix = "sqlite:///"
-    if not storage.startswith(prefix) or not storage[len(prefix) :]:
-        raise StudyError(f"cannot use the storage {storage!r}: expected sqlite:///PATH")
-    return StudyPlace(name, Path(storage[len(prefix) :]))
+PATIENCE_S = 600.0
+"""How long a worker waits for a server that does not answer before it gives up."""
+_SERVER_OPTIONS = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_OF_OPTUNA = {"studies", "trials", "version_info"}
 
 
 def open_storage(where: StudyPlace) -> optuna.storages.RDBStorage:
-    """Return Optuna's storage: patient, with a write-ahead log."""
+    """Return Optuna's storage: patient, and with a write-ahead log where it is a file."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if where.server:
+        return optuna.storages.RDBStorage(
+            where.url, engine_kwargs={"connect_args": dict(_SERVER_OPTIONS), "pool_pre_ping": True}
+        )
     with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(where.file)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     return optuna.storages.RDBStorage(where.url, engine_kwargs={"connect_args": {"timeout": _LOCK_WAIT_S}})
 
 
-def check_file(file: Path, *, write: bool) -> bool:
+def server_engine(where: StudyPlace) -> sqlalchemy.Engine:
+    """Return an engine of a server that keeps no connection open."""
+    return sqlalchemy.create_engine(where.url, poolclass=sqlalchemy.NullPool, connect_args=dict(_SERVER_OPTIONS))
+
+
+def check(where: StudyPlace, *, write: bool) -> bool:
     """Look at a storage before Optuna does, which would put its tables into any database.
 
     Returns:
         Whether it holds studies.
 
     Raises:
-        StudyError: It is a database of something else, or `write` and it is locked or cannot be written.
+        StudyError: It is a database of something else.
+        sqlite3.Error, SQLAlchemyError: It cannot be opened, or `write` and it is locked or cannot be written; see
+            `explained`.
     """
+    return _check_server(where, write) if where.server else _check_file(where.file, write)
+
+
+def _check_file(file: Path, write: bool) -> bool:
     if not file.exists() or file.stat().st_size == 0:
         return False
     with contextlib.closing(
         sqlite3.connect(f"{file.resolve().as_uri()}?mode={'rw' if write else 'ro'}", uri=True, timeout=_CHECK_WAIT_S)
     ) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-        if tables and not {"studies", "trials", "version_info"} <= tables:
-            raise StudyError(
-                f"{file} is an SQLite database of something else (tables: {', '.join(sorted(tables)[:5])})"
-            )
+        if tables and not tables >= _OF_OPTUNA:
+            raise StudyError(f"{file} is an SQLite database of something else (tables: {_few(tables)})")
         if write:
             db.execute("BEGIN IMMEDIATE")
             db.rollback()
     return bool(tables)
 
 
+def _check_server(where: StudyPlace, write: bool) -> bool:
+    with server_engine(where).connect() as connection:
+        tables = set(sqlalchemy.inspect(connection).get_table_names())
+        if tables and not tables >= _OF_OPTUNA:
+            raise StudyError(
+                f"{where.shown} is a database of something else (tables: {_few(tables)}); make one for studies: "
+                "createdb NAME"
+            )
+        allowed = "SELECT has_table_privilege('trials', 'INSERT')"
+        if write and tables and not connection.execute(sqlalchemy.text(allowed)).scalar():
+            raise StudyError(f"{where.shown}: this user may read studies there, but not write them")
+    return bool(tables)
+
+
+def _few(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5])
+
+
+T = TypeVar("T")
+
+
+def patiently(where: StudyPlace, action: Callable[[], T], told: Callable[[str], None] | None = None) -> T:
+    """Return what an action on a storage gives, trying again while its server cannot be reached.
+
+    Args:
+        where: The storage. A file is tried once: SQLite itself waits for its lock.
+        action: What to do; it has to stand being done twice.
+        told: Hears that the server is waited for.
+
+    Raises:
+        Exception: What the action raises, after `PATIENCE_S` of a server that does not answer.
+    """
+    until, pause = time.monotonic() + PATIENCE_S, 0.5
+    while True:
+        try:
+            return action()
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if not (where.server and is_disconnected(error)) or time.monotonic() > until:
+                raise
+            if told:
+                told(f"{where.shown} does not answer; trying again for {PATIENCE_S:.0f} s")
+                told = None
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+
+
+def is_disconnected(error: BaseException) -> bool:
+    """Whether a failure is one of the way to a server, or of the server's own going down, and may pass."""
+    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return False
+    code = getattr(cause.orig, "sqlstate", None)
+    if code is None:  # the server has said nothing: it could not be reached, or went away
+        refused = any(words in str(cause) for words in _REFUSALS)
+        lost = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        return bool(cause.connection_invalidated) or (lost and not refused)
+    return code[:2] == "08" or code in _GOING_DOWN
+
+
+_GOING_DOWN = ("57P01", "57P02", "57P03", "53300")
+"""Shutdown, crash of another connection, start-up, and too many connections."""
+_REFUSALS = ("authentication failed", "no password supplied", "does not exist")
+
+
 @contextlib.contextmanager
 def explained(where: StudyPlace) -> Iterator[None]:
-    """Turn what SQLite, SQLAlchemy and Optuna raise into one clear message."""
+    """Turn what SQLite, PostgreSQL, SQLAlchemy and Optuna raise into one clear message."""
     try:
         yield
     except StudyError:
+        raise
+    except ImportError as error:
+        if where.server and "psycopg" in str(error.__cause__ or error):
+            raise StudyError("PostgreSQL needs its driver: pip install 'swapnas[postgres]'") from None
         raise
     except (
         sqlite3.Error,
@@ -132,67 +159,46 @@ def explained(where: StudyPlace) -> Iterator[None]:
         RuntimeError,
     ) as error:
         text = str(error.__cause__ or error) or type(error).__name__
-        if "not a database" in text:
-            raise StudyError(f"{where.file} is no SQLite file") from None
-        if "locked" in text:
-            raise StudyError(f"{where.file} is locked by another program; close it and try again") from None
-        if "readonly" in text or "read-only" in text.lower() or isinstance(error, PermissionError):
-            raise StudyError(f"{where.file} cannot be written: it, or its folder, is read-only") from None
-        if "disk is full" in text or "No space left" in text:
-            raise StudyError(f"{where.file}: the disk is full; what was finished before is stored") from None
-        if "unable to open" in text or isinstance(error, OSError):
-            raise StudyError(f"cannot open {where.file}: {text.splitlines()[0]}") from None
-        if "runtime optuna version" in text.lower() or "schema version" in text.lower():
-            raise StudyError(
-                f"{where.file} was made by another version of Optuna ({optuna.__version__} runs): {text}"
-            ) from None
-        if isinstance(error, RuntimeError) and not isinstance(error, optuna.exceptions.OptunaError):
+        of_optuna = isinstance(error, optuna.exceptions.OptunaError) or _is_of_another_version(text)
+        if isinstance(error, RuntimeError) and not of_optuna:
             raise
-        raise StudyError(f"{where.file}: {text.splitlines()[0]}") from None
+        raise StudyError(_explanation(where, error, text)) from None
     except optuna.exceptions.DuplicatedStudyError:
-        raise StudyError(f"{where.file} holds a study {where.name!r} already") from None
+        raise StudyError(f"{where.shown} holds a study {where.name!r} already") from None
 
 
-@contextlib.contextmanager
-def held(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, with the number of this process in it. The lock goes with the process, however that ends.
-
-    Args:
-        path: The lock file.
-        what: What it stands for, for the message.
-
-    Raises:
-        StudyError: Another process holds it, or it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # the `with` below closes it, and so lets go of the lock
-    except OSError as error:
-        raise StudyError(f"cannot write {path}: {error.strerror or error}") from None
-    with file:
-        if not try_lock(file):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise StudyError(f"another search works on {what} (process {holder}); let it end first")
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-        file.truncate(0)
+def _is_of_another_version(text: str) -> bool:
+    return "runtime optuna version" in text.lower() or "schema version" in text.lower()
 
 
-def try_lock(file: Any) -> bool:
-    """Take an exclusive lock on an open file, without waiting."""
-    try:
-        if os.name == "nt":
-            import msvcrt
+def _explanation(where: StudyPlace, error: Exception, text: str) -> str:
+    """Say what is wrong with a storage."""
+    if _is_of_another_version(text):
+        return f"{where.shown} was made by another version of Optuna ({optuna.__version__} runs): {text}"
+    if "disk is full" in text or "No space left" in text:
+        return f"{where.shown}: the disk is full; what was finished before is stored"
+    if where.server:
+        return _explanation_of_server(where, text)
+    if "not a database" in text:
+        return f"{where.file} is no SQLite file"
+    if "locked" in text:
+        return f"{where.file} is locked by another program; close it and try again"
+    if "readonly" in text or "read-only" in text.lower() or isinstance(error, PermissionError):
+        return f"{where.file} cannot be written: it, or its folder, is read-only"
+    if "unable to open" in text or isinstance(error, OSError):
+        return f"cannot open {where.file}: {text.splitlines()[0]}"
+    return f"{where.file}: {text.splitlines()[0]}"
 
-            file.seek(2**30)  # far behind the content: a locked byte cannot be read
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]  # Windows
-        else:
-            import fcntl
 
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _explanation_of_server(where: StudyPlace, text: str) -> str:
+    said = text.splitlines()[0].removeprefix("(psycopg.OperationalError) ")
+    database = where.shown.rsplit("/", 1)[-1]
+    if "authentication failed" in text or "no password supplied" in text or ("role" in text and "not exist" in text):
+        return f"{where.shown} refuses this user or password: {said}"
+    if f'database "{database}" does not exist' in text:
+        return f"{where.shown}: the server has no database {database!r}; make it: createdb {database}"
+    if "permission denied" in text:
+        return f"{where.shown}: this user lacks a right that studies need (to create tables, and to write them): {said}"
+    if "connect" in text.lower() or "resolve" in text or "timeout" in text.lower():
+        return f"cannot reach {where.shown}: {said}"
+    return f"{where.shown}: {said}"

@@ -1,8 +1,8 @@
-"""Studies: what a search keeps, in SQLite through Optuna, so that it survives anything.
+"""Studies: what a search keeps, in SQLite or PostgreSQL through Optuna, so that it survives anything.
 
 A study holds its settings (space, recipe, dataset, versions) and its trials. It can be resumed only with the same
-settings: scores of another recipe or dataset cannot stand in one ranking. One search at a time works on a study; a lock
-that dies with its process says so.
+settings: scores of another recipe or dataset cannot stand in one ranking. Any number of workers may try its trials at
+once; `nas.lease` keeps them apart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank import SwapBank
 from nas.errors import StudyError
+from nas.lease import Leases, leases_of
+from nas.locks import held, private_folder
+from nas.open_trial import BEAT, EPOCH, OWNER, RECORD, Ledger, OpenTrial, attributes, thaw
+from nas.place import StudyPlace
 from nas.race import Confirm
 from nas.scores import EpochScore
 from nas.settings import Settings
-from nas.storage import StudyPlace, check_file, explained, held, open_storage, place
-from nas.trial import Trial
+from nas.storage import check, explained, open_storage, patiently
+from nas.trial import DIED, DIED_OFTEN, Trial
 
-_SETTINGS, _TARGET, _REQUEST, _RECORD = "nas_settings", "nas_target", "nas_request", "record"
+_SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
 _BASELINE, _BANK = "nas_baseline", "nas_bank"
 
@@ -51,13 +56,14 @@ class Study:
             StudyError: The storage cannot be written, or holds a study of that name.
         """
         with explained(where):
-            where.file.parent.mkdir(parents=True, exist_ok=True)
-            check_file(where.file, write=True)
+            if not where.server:
+                where.file.parent.mkdir(parents=True, exist_ok=True)
+            check(where, write=True)
             inner = optuna.create_study(
                 study_name=where.name, storage=open_storage(where), direction="maximize", load_if_exists=True
             )
             if inner.get_trials(deepcopy=False) or inner.user_attrs.get(_SETTINGS):
-                raise StudyError(f"{where.file} holds a study {where.name!r} already")
+                raise StudyError(f"{where.shown} holds a study {where.name!r} already")
             inner.set_user_attr(_TARGET, trials)
             inner.set_user_attr(_REQUEST, trials)
             inner.set_user_attr(_SEEDS, seeds)
@@ -99,25 +105,27 @@ class Study:
         Raises:
             StudyError: There is none, or its storage cannot be used.
         """
-        if not where.file.exists():
+        if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
         with explained(where):
-            check_file(where.file, write=write)
+            there = check(where, write=write)
             try:
+                if where.server and not there:  # Optuna would make its tables
+                    raise KeyError(where.name)
                 inner = optuna.load_study(study_name=where.name, storage=open_storage(where))
             except KeyError:
                 raise StudyError(
-                    f"{where.file} holds no study {where.name!r}; `nas studies` lists what is here"
+                    f"{where.shown} holds no study {where.name!r}; `nas studies` lists what is here"
                 ) from None
             text = inner.user_attrs.get(_SETTINGS)
             if not text:
                 raise StudyError(
-                    f"{where.file} holds {where.name!r}, but it is no study of this tool: it has no settings"
+                    f"{where.shown} holds {where.name!r}, but it is no study of this tool: it has no settings"
                 )
             try:
                 settings = Settings.from_json(text)
             except StudyError as error:
-                raise StudyError(f"cannot use the study {where.name!r} of {where.file}: {error}") from None
+                raise StudyError(f"cannot use the study {where.name!r} of {where.shown}: {error}") from None
             return cls(where, settings, inner)
 
     @staticmethod
@@ -127,10 +135,8 @@ class Study:
         Raises:
             StudyError: There is a file, but no storage.
         """
-        if not where.file.exists():
-            return False
         with explained(where):
-            if not check_file(where.file, write=False):
+            if not check(where, write=False):
                 return False
             storage = open_storage(where)
             if where.name not in optuna.get_all_study_names(storage):
@@ -142,12 +148,32 @@ class Study:
     def locked(self) -> Iterator[None]:
         """Hold the study for one search. The lock goes with the process, however that ends.
 
+        On a server there is no such lock: the same command on another machine joins the search.
+
         Raises:
             StudyError: Another search holds it.
         """
-        path = self.place.file.with_name(f"{self.place.file.name}.{self.place.name}.lock")
-        with explained(self.place), held(path, f"the study {self.place.name!r}"):
+        if self.place.server:
             yield
+            return
+        path = self.place.file.with_name(f"{self.place.file.name}.{self.place.name}.lock")
+        hint = f"let it end first, or join it: nas worker --study {self.place.name}"
+        with explained(self.place), held(path, f"the study {self.place.name!r}", hint):
+            yield
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Who has which trial, for this process; made at first use, which ought to be in the main thread."""
+        storage = self._inner._storage
+
+        def count(trial: int, beat: int) -> None:
+            storage.set_trial_user_attr(trial, BEAT, beat)
+
+        def look() -> dict[int, int]:
+            running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            return {t._trial_id: t.user_attrs.get(BEAT, 0) for t in running}
+
+        return leases_of(self.place, count, look)
 
     @property
     def target(self) -> int:
@@ -219,19 +245,32 @@ class Study:
     def trials(self) -> list[Trial]:
         """Return every trial that has started, in order."""
         with explained(self.place):
-            frozen = self._inner.get_trials(deepcopy=False)
-        return [self._read(t) for t in frozen if _RECORD in t.user_attrs]
+            frozen = patiently(self.place, lambda: self._inner.get_trials(deepcopy=False))
+        return [self._read(t) for t in frozen if RECORD in t.user_attrs]
 
     def _read(self, frozen: FrozenTrial) -> Trial:
         """Return a stored trial; what has ended does not change, and is read once."""
         if not frozen.state.is_finished():
-            return _thaw(frozen)
+            return thaw(frozen)
         if frozen.number not in self._ended:
-            self._ended[frozen.number] = _thaw(frozen)
+            self._ended[frozen.number] = thaw(frozen)
         return self._ended[frozen.number]
 
+    @cached_property
+    def scratch(self) -> Path:
+        """Where this process's trainings may make files; what a killed one leaves goes at the next start."""
+        return private_folder(self.place.folder / "run", self.leases.owner)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return Ledger(self.place, self._inner, self.leases)
+
     def start(self, trial: Trial) -> OpenTrial:
-        """Store a new trial as running and return a handle to it; its number is the storage's."""
+        """Claim a new trial: store it as running, and this process as who has it. Its number is the storage's.
+
+        Where several processes work on the study, call it within `leases.alone`.
+        """
+        leases = self.leases
         with explained(self.place):
             space = self.settings.space
             kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
@@ -239,109 +278,52 @@ class Study:
                 state=TrialState.RUNNING,
                 params=dict(trial.assignment),
                 distributions=dict(kinds),
-                user_attrs=_attributes(trial),
+                user_attrs={**attributes(trial), OWNER: leases.owner},
             )
             # In one transaction, and running from its first moment on: `ask` takes several.
             made = self._inner._storage.create_new_trial(self._inner._study_id, template_trial=body)
             asked = optuna.Trial(self._inner, made)
-            return OpenTrial(self, asked, replace(trial, number=asked.number))
+            return OpenTrial(self._ledger, asked, replace(trial, number=asked.number))
 
-    def give_up_stale(self) -> int:
-        """Settle trials that a search left open; call it with the lock held.
+    def take_over(self) -> int:
+        """Settle the trials of workers that are gone; call it within `leases.alone`.
 
-        One whose end is on record is told so; any other was cut short, and is tried again. Returns how many those are.
+        One whose end is on record is told so. Any other was cut short, and is tried again; but one whose worker died
+        in three tries without coming further has failed: it may be what kills them. Returns how many were cut short.
         """
         cut_short = 0
         with explained(self.place):
-            for frozen in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-                if frozen.state == TrialState.WAITING:
+            frozen = patiently(self.place, lambda: self._inner.get_trials(deepcopy=False))
+            for f in frozen:
+                if f.state == TrialState.WAITING:  # nothing here makes such trials; a dashboard can
                     self._inner.tell(self._inner.ask(), state=TrialState.FAIL)
+                if f.state != TrialState.RUNNING:
                     continue
-                if _RECORD not in frozen.user_attrs:  # cut short between being asked for and having a record
-                    self._inner.tell(frozen.number, state=TrialState.FAIL)
+                owner, beat = f.user_attrs.get(OWNER, ""), f.user_attrs.get(BEAT, 0)
+                if not self.leases.is_gone(f._trial_id, owner, beat):
                     continue
-                handle = OpenTrial(self, optuna.Trial(self._inner, frozen._trial_id), _thaw(frozen, settle=False))
-                if handle.trial.status == "running":
-                    cut_short += 1
-                    handle.end(status="interrupted", failure="its search was stopped")
-                else:
+                if RECORD not in f.user_attrs:  # of a version that did not claim and record at once
+                    self._inner.tell(f.number, state=TrialState.FAIL)
+                    continue
+                handle = OpenTrial(self._ledger, optuna.Trial(self._inner, f._trial_id), thaw(f, settle=False))
+                if handle.trial.status != "running":
                     handle.end()
+                    continue
+                cut_short += 1
+                if not handle.trial.variant.is_baseline and _deaths_there(f, frozen) >= 2:
+                    handle.end(status="failed", failure=DIED_OFTEN)
+                else:
+                    handle.end(status="interrupted", failure=DIED)
         return cut_short
 
-    def _tell(self, asked: optuna.Trial, trial: Trial) -> None:
-        if trial.status == "done":
-            self._inner.tell(asked, trial.map_per_gflop)
-        else:
-            state = TrialState.PRUNED if trial.status == "rejected" else TrialState.FAIL
-            self._inner.tell(asked, state=state)
 
-
-class OpenTrial:
-    """A trial that is being tried: what happens to it is stored as it happens."""
-
-    def __init__(self, study: Study, asked: optuna.Trial, trial: Trial) -> None:
-        self._study = study
-        self._asked = asked
-        self.trial = trial
-        self._stored = _attributes(trial)
-
-    def store(self) -> None:
-        """Write what of the record has changed."""
-        new = _attributes(self.trial)
-        for key, value in new.items():
-            if self._stored.get(key) != value:
-                self._asked.set_user_attr(key, value)
-        self._stored = new
-
-    def report(self, score: EpochScore) -> None:
-        """Store an epoch's mAP50-95."""
-        if score.validation:
-            with explained(self._study.place):
-                self._asked.report(score.validation.map, score.epoch)
-
-    def end(self, **changes: Any) -> Trial:
-        """Store how it ended and return it."""
-        with explained(self._study.place):
-            self.trial = replace(self.trial, **changes)
-            self.store()
-            self._study._tell(self._asked, self.trial)
-        return self.trial
-
-
-def _attributes(trial: Trial) -> dict[str, Any]:
-    """Return the record, and beside it a few plain values for whoever looks at the storage with other tools."""
-    plain = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
-    return {**plain, "gflops": trial.gflops, "params": trial.params, _RECORD: trial.to_json()}
-
-
-def _thaw(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
-    """Return a stored trial; with `settle`, one that is open in the storage is running whatever its record says."""
-    trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[_RECORD])
-    return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial
-
-
-def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
-    """Return the studies of one storage, or of every ``studies/*.db`` below the current directory.
-
-    Returns:
-        The studies, and what is wrong with the files and studies that cannot be opened.
-    """
-    files = sorted(Path("studies").glob("*.db")) if storage is None else [place("any", storage).file]
-    found: list[Study] = []
-    problems: list[str] = []
-    for file in files:
-        where = StudyPlace(file.stem, file)
-        try:
-            if not file.exists():
-                raise StudyError(f"{file} does not exist")
-            with explained(where):
-                names = optuna.get_all_study_names(open_storage(where)) if check_file(file, write=False) else []
-        except StudyError as error:
-            problems.append(str(error))
-            continue
-        for name in names:
-            try:
-                found.append(Study.load(StudyPlace(name, file)))
-            except StudyError as error:
-                problems.append(str(error))
-    return found, problems
+def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
+    """Return how often earlier tries of the same run died in the same epoch."""
+    key, at = thaw(trial).key, trial.user_attrs.get(EPOCH, 0)
+    return sum(
+        t.number != trial.number
+        and t.user_attrs.get(EPOCH, 0) == at
+        and t.user_attrs.get(RECORD, {}).get("failure") == DIED
+        and thaw(t).key == key
+        for t in every
+    )

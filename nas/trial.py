@@ -14,6 +14,14 @@ Status = Literal["running", "done", "failed", "rejected", "interrupted"]
 """``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it is tried again."""
 
 
+STOPPED = "its search was stopped"
+"""What an interrupted trial says when its worker was told to stop."""
+DIED = "its worker died"
+"""What an interrupted trial says when its worker was gone without a word."""
+DIED_OFTEN = "its worker died three times while it ran, in the same epoch"
+"""What a trial says that has failed of that: it may be what kills them."""
+
+
 class RunKey(NamedTuple):
     """What a run is known by: no two finished runs of a study have the same.
 

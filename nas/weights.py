@@ -19,12 +19,12 @@ from typing import Any, Protocol
 from nas.bank import SwapBank, bank_json, candidates_of, open_bank, read_json, write_json
 from nas.distil import LEAST_MAP, Bank, Candidate, DistilJob
 from nas.errors import StudyError
+from nas.locks import try_lock
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
 from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore
 from nas.space import SearchSpace
-from nas.storage import try_lock
 from nas.variant import Variant
 
 _MARK = "swapnas bank 1"
@@ -38,6 +38,9 @@ class Worker(Protocol):
 
     def work(self, job: Any, on_progress: Callable[[Any], None] | None = None) -> Any:
         """Do a job of another kind; raises `nas.proxy.ProxyFailure`."""
+
+    def kill(self) -> None:
+        """Give up what is being done, from another thread; whoever waits for it hears of a failure."""
 
 
 class Listener(Protocol):

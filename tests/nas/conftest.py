@@ -16,13 +16,13 @@ from nas.bank import SwapBank
 from nas.calibrate import Calibration, Calibrator, full_recipe, proxy_recipe
 from nas.data import load, write_resolved
 from nas.distil import Bank, DistilJob, Distilled
+from nas.place import place
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult, ProxyWorker
 from nas.recipe import Recipe, make_recipe
 from nas.scores import EpochScore, Validation
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space, read_space
-from nas.storage import place
 from nas.study import Study
 from nas.trial import Trial
 from nas.variant import parse_choice, parse_swaps

@@ -15,8 +15,8 @@ import nas.bank_report
 from nas.bank_report import BankReport, bank_report, bank_table
 from nas.distil import AGAIN, Candidate, Distilled
 from nas.errors import StudyError
+from nas.place import place
 from nas.settings import Settings
-from nas.storage import place
 from nas.study import Study
 
 FAILED = ("neck.up_p3", "CARAFE")

@@ -240,7 +240,7 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
     assert "training the baseline" not in done.stderr
     body = json.loads(command("rank", "k", "--json", cwd=tmp_path).stdout)
     assert len(body["rows"]) == 3
-    from nas.storage import place
+    from nas.place import place
     from nas.study import Study
 
     states = [t.status for t in Study.load(place("k", f"sqlite:///{tmp_path / 'studies' / 'k.db'}")).trials()]
@@ -264,7 +264,7 @@ def test_ctrl_c_loses_nothing_that_was_finished(tiny_data, tmp_path, number):
     assert victim.wait(30) == 130, rest
     assert "stopped; what was finished is stored" in rest
     assert "Traceback" not in rest
-    from nas.storage import place
+    from nas.place import place
     from nas.study import Study
 
     study = Study.load(place("c", f"sqlite:///{tmp_path / 'studies' / 'c.db'}"))
@@ -297,7 +297,7 @@ def test_same_seed_same_study(tiny_data, tmp_path):
         for part in trials:
             done = command(*args, *part, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
-        from nas.storage import place
+        from nas.place import place
         from nas.study import Study
 
         study = Study.load(place(name, f"sqlite:///{tmp_path / 'studies' / f'{name}.db'}"))

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from nas.cli import cli
 from nas.errors import OutputError, StudyError
+from nas.place import place
 from nas.proxy import ProxyFailure
 from nas.recipe import Recipe
 from nas.samplers import SAMPLERS
@@ -18,7 +19,6 @@ from nas.scores import EpochScore, Validation
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
-from nas.storage import place
 from nas.study import Study
 from nas.table import Replay, Table, export, read_table, write_table
 from nas.trial import Trial

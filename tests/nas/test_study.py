@@ -18,13 +18,14 @@ import pytest
 from nas.bank import SwapBank
 from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
+from nas.place import place
 from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
 from nas.settings import Settings, current_versions
+from nas.shelf import list_studies
 from nas.space_file import load_space
-from nas.storage import place
-from nas.study import Study, list_studies
+from nas.study import Study
 from nas.trial import Trial
 from nas.variant import Variant
 
@@ -274,7 +275,7 @@ def test_read_only():
     folder = Path(tempfile.mkdtemp())
     where = place("a", f"sqlite:///{folder / 'a.db'}")
     code = (  # in another process: SQLite lends its open file to every connection of this one
-        "import sys; from nas.study import Settings, Study; from nas.storage import place\n"
+        "import sys; from nas.study import Settings, Study; from nas.place import place\n"
         "Study.create(place('a', sys.argv[1]), Settings.from_json(sys.argv[2]), 3)"
     )
     subprocess.run([sys.executable, "-c", code, where.url, settings().to_json()], check=True)
@@ -318,7 +319,7 @@ def test_the_lock_dies_with_its_process(tmp_path):
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
     study = Study.create(where, settings(), 3)
     code = (
-        "import os, sys; from nas.study import Study; from nas.storage import place\n"
+        "import os, sys; from nas.study import Study; from nas.place import place\n"
         f"lock = Study.load(place('a', {where.url!r})).locked(); lock.__enter__(); print('held', flush=True)\n"
         "sys.stdin.read()"
     )

@@ -11,15 +11,16 @@ import pytest
 import nas.runner
 from nas.cost import Cost
 from nas.distil import Bank, DistilJob, Distilled
+from nas.place import place
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
 from nas.recipe import Recipe
 from nas.render import render
+from nas.runner import Runner
 from nas.scores import EpochScore, Validation
 from nas.search import plan, search
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import read_space
-from nas.storage import place
 from nas.study import Study
 
 SPACE = """
@@ -105,6 +106,9 @@ class Listener:
     def note(self, text) -> None:
         self.said.append(text)
 
+    def beside(self, number) -> Listener:
+        return self
+
 
 def fake_costed(variant):
     gflops = 8.0 + len(variant.swaps)
@@ -161,7 +165,7 @@ def run():
     ) -> tuple[list, Listener, FakeTrainer]:
         listener, trainer = Listener(), trainer or FakeTrainer()
         with study.locked():
-            result = search(study, plan(study, trials), Path("data.yaml"), trainer, listener)
+            result = search(study, plan(study, trials), [Runner(study, Path("data.yaml"), trainer, listener)])
         return result, listener, trainer
 
     return search_in

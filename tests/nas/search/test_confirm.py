@@ -12,6 +12,7 @@ from nas.notes import conclusion, ranking_notes
 from nas.proxy import ProxyFailure
 from nas.race import Confirm
 from nas.rank import ranking_of
+from nas.runner import Runner
 from nas.scores import Validation
 from nas.search import is_finished, plan, train_baseline
 from nas.seeds import together
@@ -205,7 +206,7 @@ def test_more_seeds_of_the_baseline_are_its_seeds_everywhere(run, confirmed, noi
     run(study, EVERY, noisy())
     trainer = noisy()
     with study.locked():
-        train_baseline(study, 7, Path("data.yaml"), trainer, _Silent())
+        train_baseline(Runner(study, Path("data.yaml"), trainer, _Silent()), 7)
     assert [j.seed for j in trainer.jobs] == [3, 4, 5, 6]
     assert trainer.distillations == []
     (base,) = [r for r in ranking_of(study) if r.trial.variant.is_baseline]
@@ -215,7 +216,7 @@ def test_more_seeds_of_the_baseline_are_its_seeds_everywhere(run, confirmed, noi
     assert {j.seed for j in trainer.jobs} == {3, 4}
     assert all(j.swaps for j in trainer.jobs)
     with pytest.raises(StudyError, match="the baseline of the study 'empty' has not finished"):
-        train_baseline(make_study(name="empty"), 7, Path("data.yaml"), trainer, _Silent())
+        train_baseline(Runner(make_study(name="empty"), Path("data.yaml"), trainer, _Silent()), 7)
 
 
 class _Silent:

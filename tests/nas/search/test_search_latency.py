@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nas.latency import Latency
 from nas.rank import rank
+from nas.runner import Runner
 from nas.search import plan, search
 
 
@@ -23,7 +24,8 @@ class FakeMeter:
 def run(study, trials, trainer, listener):
     meter = FakeMeter()
     with study.locked():
-        found = search(study, plan(study, trials), Path("data.yaml"), trainer, listener, meter=meter)
+        runner = Runner(study, Path("data.yaml"), trainer, listener, meter=meter)
+        found = search(study, plan(study, trials), [runner])
     return found, meter
 
 

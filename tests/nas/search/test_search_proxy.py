@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import nas.search
+import nas.turn
 from nas.distil import AGAIN
 from nas.errors import StudyError
 from nas.notes import ranking_notes
@@ -58,7 +58,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
     def proposes(space, trials, **how):
         heard.append(how)
 
-    monkeypatch.setattr(nas.search, "propose", proposes)
+    monkeypatch.setattr(nas.turn, "propose", proposes)
     for name, calibration in (("a", ""), ("b", '{"error": 0.004}')):
         run(make_study(name=name, changes={"calibration": calibration, "seed": 7}), 2)
     assert [(how["seed"], how["floor"], how["error"]) for how in heard] == [(7, 0.02, None), (7, 0.02, 0.004)]
@@ -66,7 +66,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
 
 def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study, monkeypatch):
     heard = []
-    monkeypatch.setattr(nas.search, "propose", lambda space, trials, **how: heard.append(how))
+    monkeypatch.setattr(nas.turn, "propose", lambda space, trials, **how: heard.append(how))
     study = make_study(changes={"sampler": "tpe", "objective": "map"})
     run(study, 2)
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]

@@ -1,0 +1,63 @@
+"""The runners of a search: how many, with how many threads, and on which device each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nas.data import Dataset, write_resolved
+from nas.errors import StudyError
+from nas.latency import LatencyMeter
+from nas.proxy import ProxyWorker, available_cores
+from nas.room import Room
+from nas.runner import Observer, Runner
+from nas.study import Study
+
+
+@contextlib.contextmanager
+def runners_of(study: Study, dataset: Dataset, cache: Path, observer: Observer, workers: int) -> Iterator[list[Runner]]:
+    """Give runners that train side by side, each in a process of its own, with what they inherit made already.
+
+    Args:
+        study: Whose runs they will make.
+        dataset: Checked; its fingerprint is the study's.
+        cache: Where training processes may write.
+        observer: Told of everything.
+        workers: How many.
+
+    Raises:
+        StudyError: The study measures latencies, which trainings beside them would disturb; or what the proxies
+            inherit cannot be made.
+    """
+    s = study.settings
+    if s.latency_on and workers > 1:
+        raise StudyError(
+            f"--workers {workers}: the study {study.place.name!r} measures latencies, which trainings beside them "
+            "would disturb; leave --workers out"
+        )
+    meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
+    data = write_resolved(dataset, study.scratch)
+    if workers > 1:  # with all cores: the others would wait for one that has a share of them
+        with ProxyWorker(cache) as first:
+            Runner(study, data, first, observer).prepare()
+    devices = dealt(s.recipe.device, workers)
+    threads = max(1, available_cores() // workers)
+    rooms = {device: Room() for device in devices}
+    with contextlib.ExitStack() as stack:
+        trainers = [stack.enter_context(ProxyWorker(cache, threads)) for _ in devices]
+        yield [
+            Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, meter=meter, device=device,
+                   room=rooms[device])
+            for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
+        ]  # fmt: skip
+
+
+def dealt(device: str, workers: int) -> list[str]:
+    """Return the device of each worker: a CPU for all, or the machine's GPUs in turn, beginning with the recipe's."""
+    if workers == 1 or not device.isdigit():
+        return [device] * workers
+    import torch
+
+    count = max(torch.cuda.device_count(), int(device) + 1)
+    return [str((int(device) + k) % count) for k in range(workers)]

@@ -1,0 +1,75 @@
+"""A worker that joins a study: it does what is asked for, beside whoever works on it already."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas import search as searching
+from nas.data import Dataset
+from nas.errors import StudyError
+from nas.fleet import runners_of
+from nas.place import StudyPlace
+from nas.runner import Observer
+from nas.seeds import variants_spent
+from nas.session import as_it_was
+from nas.study import Study
+
+_LOOK_S = 5.0
+
+
+@dataclass(frozen=True)
+class Joining:
+    """A study that a worker joins, with the dataset at hand.
+
+    Attributes:
+        study: Open for writing.
+        dataset: Checked; its fingerprint is the study's.
+        cache: Where training processes may write.
+        workers: How many train side by side.
+    """
+
+    study: Study
+    dataset: Dataset
+    cache: Path
+    workers: int
+
+    @classmethod
+    def open(cls, cache: Path, where: StudyPlace, *, data: str | None, workers: int, wait: float) -> Joining:
+        """Open a study to join it.
+
+        Args:
+            cache: Where training processes may write.
+            where: The study's place.
+            data: Where the dataset is here, if not where the study says.
+            workers: How many train side by side.
+            wait: Minutes to wait for the study to be made.
+
+        Raises:
+            NasError: There is no such study, or its trials cannot be trained here as elsewhere.
+        """
+        until = time.monotonic() + 60 * wait
+        while not Study.exists(where):
+            if time.monotonic() >= until:
+                raise StudyError(
+                    f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` makes "
+                    "one, and --wait MINUTES waits for it"
+                )
+            time.sleep(_LOOK_S)
+        study = Study.load(where, write=True)
+        if study.settings.table:
+            raise StudyError(f"the study {where.name!r} replays a table: there is nothing to train")
+        dataset = as_it_was(study, f"this worker cannot join the study {where.name!r}, whose trials are made of", data)
+        return cls(study, dataset, cache, workers)
+
+    def run(self, observer: Observer) -> None:
+        """Do what the study asks for until nothing is left."""
+        name, there = self.study.place.name, self.study.trials()
+        observer.note(
+            f"joining the study {name} ({self.study.place.shown}): {variants_spent(there)} of {self.study.target} "
+            "trials are done or under way"
+        )
+        with runners_of(self.study, self.dataset, self.cache, observer, self.workers) as runners:
+            searching.join(self.study, runners)
+        observer.note(f"nothing is left to do in the study {name}; `nas rank {name}` shows what came of it")

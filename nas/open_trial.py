@@ -1,0 +1,113 @@
+"""A trial that is being tried: what happens to it is stored as it happens, and its end exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.lease import Leases
+from nas.place import StudyPlace
+from nas.scores import EpochScore
+from nas.storage import explained, patiently
+from nas.trial import Trial
+
+RECORD, OWNER, BEAT, EPOCH = "record", "owner", "beat", "epoch"
+TAKEN_OVER = "taken over by another worker, after this one could not be seen for too long"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What trials of a study are written with: where it lives, its inner study, and this process's leases."""
+
+    where: StudyPlace
+    inner: optuna.Study
+    leases: Leases
+
+    def write(self, action: Callable[[], Any]) -> bool:
+        """Write something, waiting for a server that does not answer; return whether its trial was still open.
+
+        Raises:
+            StudyError: The storage cannot be written.
+        """
+
+        def attempt() -> bool:
+            try:
+                action()
+            except UpdateFinishedTrialError:
+                return False
+            return True
+
+        with explained(self.where):
+            return patiently(self.where, attempt)
+
+
+class OpenTrial:
+    """A trial that this process has claimed."""
+
+    def __init__(self, ledger: Ledger, asked: optuna.Trial, trial: Trial) -> None:
+        self._ledger = ledger
+        self._asked = asked
+        self.trial = trial
+        self._stored = attributes(trial)
+        ledger.leases.keep(asked._trial_id)
+
+    def store(self) -> None:
+        """Write what of the record has changed."""
+        self._ledger.write(self._store)
+
+    def _store(self) -> None:
+        new = attributes(self.trial)
+        for key, value in new.items():
+            if self._stored.get(key) != value:
+                self._asked.set_user_attr(key, value)
+        self._stored = new
+
+    def report(self, score: EpochScore) -> None:
+        """Store how far it has come, and an epoch's mAP50-95 where that was validated."""
+
+        def write() -> None:
+            self._asked.set_user_attr(EPOCH, score.epoch)
+            if score.validation:
+                self._asked.report(score.validation.map, score.epoch)
+
+        self._ledger.write(write)
+
+    def end(self, **changes: Any) -> Trial:
+        """Store how it ended and return it; interrupted where another worker has taken it over meanwhile."""
+        self.trial = replace(self.trial, **changes)
+        try:
+            if not self._ledger.write(self._end):
+                kept = self._frozen()
+                if kept.user_attrs.get(RECORD) != attributes(self.trial)[RECORD]:
+                    self.trial = replace(thaw(kept), status="interrupted", failure=TAKEN_OVER)
+        finally:
+            self._ledger.leases.let_go(self._asked._trial_id)
+        return self.trial
+
+    def _end(self) -> None:
+        self._store()
+        states = {"done": TrialState.COMPLETE, "rejected": TrialState.PRUNED}
+        value = self.trial.map_per_gflop if self.trial.status == "done" else None
+        inner = self._ledger.inner
+        inner.tell(self._asked, value, states.get(self.trial.status, TrialState.FAIL), skip_if_finished=True)
+
+    def _frozen(self) -> FrozenTrial:
+        with explained(self._ledger.where):
+            return self._ledger.inner._storage.get_trial(self._asked._trial_id)
+
+
+def attributes(trial: Trial) -> dict[str, Any]:
+    """Return the record, and beside it a few plain values for whoever looks at the storage with other tools."""
+    plain = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
+    return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}
+
+
+def thaw(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
+    """Return a stored trial; with `settle`, one that is open in the storage is running whatever its record says."""
+    trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[RECORD])
+    return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial

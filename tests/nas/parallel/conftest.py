@@ -1,0 +1,71 @@
+"""Storages that several processes share: a file, and a real server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+from postgres import Server, server, why_not
+
+from nas.place import place
+from nas.race import Confirm
+from nas.recipe import Recipe
+from nas.settings import Settings, current_versions
+from nas.space_file import load_space
+from nas.study import Study
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Return a server of PostgreSQL."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+def database(postgres: Server) -> str:
+    """Return the URL of an empty database."""
+    name = f"db{next(_NUMBERS)}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    return postgres.url(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path, monkeypatch) -> str:
+    """Return the URL of a storage without studies, in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path / 'a.db'}" if request.param == "sqlite" else request.getfixturevalue("database")
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Return settings of a study whose trainings are instant."""
+    return Settings(
+        space=load_space("seeds"),
+        recipe=Recipe(epochs=2, init="scratch"),
+        data="",
+        fingerprint="f" * 16,
+        classes=("a",),
+        images=(4, 2),
+        seed=0,
+        floor=0.02,
+        versions=current_versions(),
+        sampler="random",
+    )
+
+
+@pytest.fixture
+def make(settings: Settings) -> Callable[..., Study]:
+    """Return what makes a study in a storage, asked for so many variants, of which the first three are confirmed."""
+
+    def made(url: str, name: str = "k", trials: int = 4) -> Study:
+        study = Study.create(place(name, url), settings, trials, confirm=Confirm(3, 3))
+        study.ask_for(trials, trials)
+        return study
+
+    return made

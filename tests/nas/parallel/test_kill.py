@@ -1,0 +1,67 @@
+"""Workers that are killed at random: nothing is lost, nothing is there twice, nothing is left open.
+
+Ten seconds by default; ``NAS_KILL_SECONDS=300 pytest -s tests/nas/parallel/test_kill.py`` for five minutes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sqlite3
+import time
+from collections import Counter
+
+import pytest
+from instant_worker import work
+
+from nas.schedule import confirming, owed
+from nas.search import rules_of
+from nas.seeds import variants_spent
+from nas.study import Study
+from nas.trial import DIED, DIED_OFTEN
+
+SECONDS = float(os.environ.get("NAS_KILL_SECONDS", "10"))
+WORKERS = 8
+FORK = multiprocessing.get_context("fork") if os.name == "posix" else None  # with everything imported: at work at once
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FORK is None, reason="the workers are forked")
+def test_workers_that_are_killed_at_random(url, make, capsys):
+    """For as long as is asked for one of the workers after the other dies, and is replaced; then they finish."""
+    trials = int(20 + 10 * SECONDS)
+    study = make(url, trials=trials)
+    rng, kills, workers = random.Random(0), 0, []
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until or not any(t.status == "interrupted" for t in study.trials()):
+        while len(workers) < WORKERS:
+            workers.append(FORK.Process(target=work, args=(url, "k")))
+            workers[-1].start()
+        time.sleep(rng.uniform(0.0, 0.3))
+        victim = workers.pop(rng.randrange(WORKERS))
+        if victim.is_alive():
+            victim.kill()
+            kills += 1
+        victim.join()
+    for worker in workers:
+        worker.join(600)
+        assert worker.exitcode == 0
+
+    left = Study.load(study.place)
+    every = left.trials()
+    status = Counter(t.status for t in every)
+    with capsys.disabled():
+        print(f"\n{url.split(':')[0]}: {kills} kills, {dict(status)}, {variants_spent(every)} variants")  # noqa: T201
+    assert kills
+    assert not status["running"]
+    assert all(t.state.is_finished() for t in left._inner.trials)
+    assert max(Counter(t.key for t in every if t.status == "done").values()) == 1
+    assert variants_spent(every) == trials
+    assert not list(owed(every, rules_of(left)))
+    assert not list(confirming(every, rules_of(left)))
+    assert {t.failure for t in every if t.status in ("failed", "interrupted")} <= {DIED, DIED_OFTEN}
+    assert [t.number for t in every] == list(range(len(left._inner.trials)))
+    if not left.place.server:
+        with sqlite3.connect(left.place.file) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -1,0 +1,58 @@
+"""A worker whose trainings take no time: `python instant_worker.py URL STUDY`. Everything else is the real thing."""
+
+from __future__ import annotations
+
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import nas.lease
+import nas.runner
+from nas.cost import Cost
+from nas.place import place
+from nas.proxy import ProxyResult
+from nas.render import ModelFiles
+from nas.runner import Runner
+from nas.scores import EpochScore, Validation
+from nas.search import join
+from nas.study import Study
+
+
+class InstantTrainer:
+    """Gives every variant a score of its own, the same under every worker."""
+
+    def run(self, job, on_epoch=None):
+        noise = zlib.crc32(f"{job.name} {job.seed}".encode()) / 2**32
+        score = 0.4 + 0.01 * len(job.swaps) + 0.002 * noise
+        curve = (EpochScore(1, 2.0, 0.1), EpochScore(2, 1.5, 0.1, Validation(score + 0.2, score, 1.0)))
+        for epoch in curve:
+            time.sleep(0.002)
+            if on_epoch:
+                on_epoch(epoch)
+        return ProxyResult(curve, curve[-1].validation, (355, 355), 0.1, 0.1)
+
+    def kill(self):
+        pass
+
+
+class Quiet:
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def instant_cost(variant):
+    gflops = 8.0 - 0.1 * len(variant.swaps)
+    return ModelFiles(variant.name, "nc: 80\n", "", ""), Cost(3_000_000, gflops, gflops, ())
+
+
+def work(url: str, study: str) -> None:
+    """Join a study until nothing is left."""
+    nas.runner.costed = instant_cost
+    nas.lease.BEAT_S, nas.lease.GRACE_S = 0.3, 2.0
+    opened = Study.load(place(study, url), write=True)
+    join(opened, [Runner(opened, Path("data.yaml"), InstantTrainer(), Quiet())])
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])
