@@ -22,10 +22,11 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.activation import activation
+from nas.ops.deformable import GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
 from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.functional.sample import sample_macs
-from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.slots import check_kernel, divisor, odd_kernel
+from nas.ops.registry import FromSlot, counts_macs, register
+from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
 
 
 def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
@@ -42,8 +43,8 @@ def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Ten
     params=(
         FromSlot("k", "kernel"),
         FromSlot("s", "stride"),
-        Arg("group_width", 16, "channels that share their sampling points", low=1, high=256),
-        Arg("offset_scale", 1.0, "scale of the sampling grid and its offsets", low=0.1, high=8.0),
+        GROUP_WIDTH,
+        OFFSET_SCALE,
     ),
     paper="DCNv3, CVPR 2023, arXiv:2211.05778",
     summary="deformable convolution: groups of channels sampled at predicted points, softmax over the points",
@@ -84,8 +85,7 @@ class DCNv3(nn.Module):
     ) -> None:
         super().__init__()
         check_kernel("DCNv3", k, s)
-        if group_width < 1:
-            raise ValueError(f"DCNv3: group_width={group_width}: expected 1 or more")
+        check_least("DCNv3", group_width=group_width)
         self.k = k
         self.s = s
         self.groups = c1 // divisor(group_width, c1)
@@ -98,11 +98,8 @@ class DCNv3(nn.Module):
             nn.init.zeros_(layer.weight)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-        self.input_proj = nn.Linear(c1, c1)
-        self.output_proj = nn.Linear(c1, c2, bias=False)
-        for projection in (self.input_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-        nn.init.zeros_(self.input_proj.bias)
+        self.input_proj = projection(c1, c1)
+        self.output_proj = projection(c1, c2, bias=False)
         self.bn = nn.BatchNorm2d(c2)
         self.act = activation(act)
 
@@ -122,8 +119,5 @@ class DCNv3(nn.Module):
             groups=self.groups,
             offset_scale=self.offset_scale,
         )
-        y = self.output_proj(y).permute(0, 3, 1, 2)
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            y = y.contiguous()
-        out: torch.Tensor = self.act(self.bn(y))
+        out: torch.Tensor = self.act(self.bn(as_maps(self.output_proj(y), x)))
         return out

@@ -17,6 +17,8 @@ Deliberate differences:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from ultralytics.nn.modules.block import ADown, SCDown
@@ -24,15 +26,10 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.export import exporting
 from nas.ops.registry import FromSlot, register
-from nas.ops.slots import halving
+from nas.ops.slots import check_halving, halving
 from nas.ops.start import CannotStart, fitted, set_norm, trained
 
 _PARAMS = (FromSlot("k", "kernel"), FromSlot("s", "stride"))
-
-
-def _check(name: str, k: int, s: int) -> None:
-    if k < 3 or k % 2 == 0 or s != 2:
-        raise ValueError(f"{name}: k={k}, s={s}: expected an odd kernel of 3 or more, and stride 2")
 
 
 def _quarters(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -44,6 +41,42 @@ def _quarters(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     if exporting() or h % 2 or w % 2:
         x = nn.functional.pad(x, (0, w % 2, 0, h % 2))
     return x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
+
+
+class _OnCells(nn.Module, ABC):
+    """Ultralytics' ``Conv`` on the four pixels of every 2x2 cell; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
+
+    Attributes:
+        kernel: Of the convolution on cells.
+
+    Args:
+        c1: Input channels.
+        c2: Output channels.
+        k: Kernel size of the layer that it stands for, odd: only its start looks at it.
+        s: Stride; only 2.
+        act: Activation, as Ultralytics' ``Conv`` takes it.
+
+    Raises:
+        ValueError: Another kernel or stride.
+    """
+
+    kernel: int
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2, act: bool | nn.Module = True) -> None:
+        super().__init__()
+        check_halving(type(self).__name__, k, s)
+        self.k = k
+        self.conv = Conv(4 * c1, c2, self.kernel, act=act)
+
+    @staticmethod
+    @abstractmethod
+    def arranged(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """Return the channels that a cell's pixels ``a b / c d``, (N, c1, H / 2, W / 2) each, become: four times c1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Halve `x`, (N, c1, H, W)."""
+        y: torch.Tensor = self.conv(self.arranged(*_quarters(x)))
+        return y
 
 
 _HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
@@ -79,35 +112,21 @@ def _start_haar(new: nn.Module, old: nn.Module) -> None:
     starts="the kernel that predicts the replaced one's sums best from 2x2 pixels of its window: "
     "off by about a fifth of the output's variance on a trained YOLOv8n",
 )
-class HWD(nn.Module):
+class HWD(_OnCells):
     """Haar wavelet downsampling; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
 
     With the pixels ``a b / c d`` of a 2x2 cell, the bands are ``(a + b + c + d) / 2``, ``(a + b - c - d) / 2``,
-    ``(a - b + c - d) / 2`` and ``(a - b - c + d) / 2``: all channels of a band, then those of the next.
-
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        k: Kernel size of the layer that it stands for, odd: only its start looks at it.
-        s: Stride; only 2.
-        act: Activation, as Ultralytics' ``Conv`` takes it.
-
-    Raises:
-        ValueError: Another kernel or stride.
+    ``(a - b + c - d) / 2`` and ``(a - b - c + d) / 2``: all channels of a band, then those of the next. A 1x1
+    convolution follows. Arguments and errors are those of `_OnCells`.
     """
 
-    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2, act: bool | nn.Module = True) -> None:
-        super().__init__()
-        _check("HWD", k, s)
-        self.k = k
-        self.conv = Conv(4 * c1, c2, 1, act=act)
+    kernel = 1
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Transform `x`, (N, c1, H, W)."""
-        a, b, c, d = _quarters(x)
+    @staticmethod
+    def arranged(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """Return the four bands."""
         upper, lower, left, right = a + b, c + d, a - b, c - d
-        y: torch.Tensor = self.conv(torch.cat((upper + lower, upper - lower, left + right, left - right), 1) / 2)
-        return y
+        return torch.cat((upper + lower, upper - lower, left + right, left - right), 1) / 2
 
 
 def _start_spd(new: nn.Module, old: nn.Module) -> None:
@@ -138,31 +157,18 @@ def _start_spd(new: nn.Module, old: nn.Module) -> None:
     start=_start_spd,
     starts="the replaced layer exactly, up to a kernel of 5",
 )
-class SPDConv(nn.Module):
-    """Space to depth, then Ultralytics' ``Conv`` 3x3; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
+class SPDConv(_OnCells):
+    """Space to depth, then a 3x3 convolution; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
 
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        k: Kernel size of the layer that it stands for, odd: only its start looks at it.
-        s: Stride; only 2.
-        act: Activation, as Ultralytics' ``Conv`` takes it.
-
-    Raises:
-        ValueError: Another kernel or stride.
+    Arguments and errors are those of `_OnCells`.
     """
 
-    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2, act: bool | nn.Module = True) -> None:
-        super().__init__()
-        _check("SPDConv", k, s)
-        self.k = k
-        self.conv = Conv(4 * c1, c2, 3, act=act)
+    kernel = 3
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve `x`, (N, c1, H, W)."""
-        a, b, c, d = _quarters(x)
-        y: torch.Tensor = self.conv(torch.cat((a, c, b, d), 1))
-        return y
+    @staticmethod
+    def arranged(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """Return the pixels themselves, columns of a cell first."""
+        return torch.cat((a, c, b, d), 1)
 
 
 @register(
@@ -190,7 +196,7 @@ class ADownCeil(ADown):  # type: ignore[misc]  # Ultralytics is untyped
     """
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2) -> None:
-        _check("ADownCeil", k, s)
+        check_halving("ADownCeil", k, s)
         if c1 % 2 or c2 % 2:
             raise ValueError(f"ADownCeil: {c1} to {c2} channels: expected even numbers")
         super().__init__(c1, c2)
