@@ -37,6 +37,13 @@ SLOTS: dict[str, list[dict[str, Value]]] = {
 ARGUMENTS = {"same": ("c",), "conv": ("c1", "c2"), "block": ("c1", "c2", "n"), "guided": ("c", "c_guide")}
 CHANNELS: dict[str, tuple[int, ...]] = {"same": (C1,), "conv": (C1, C2), "block": (C1, C2, 2), "guided": (C1, C2)}
 
+REDUNDANT = (
+    "conv1x1.bias",
+    *("attn.proj.bn.bias", "attn.pe.bn.bias", "ffn.1.bn.bias", "conv.2.cv2.bn.bias"),
+)
+"""Ends of names of parameters that a later batch norm cancels: of SPConv, kept so that the authors' checkpoints load,
+and of Ultralytics' own."""
+
 
 def slots_of(entry: Entry) -> list[dict[str, Value]]:
     """Return the places that an entry fits; what takes nothing from its place has one."""
@@ -118,6 +125,12 @@ def run(module: nn.Module, x: Input) -> torch.Tensor:
         return module(x)
 
 
+def attended(y: torch.Tensor) -> int:
+    """Return the MACs of an nn.MultiheadAttention by its output (N, L, c): four projections, and two products."""
+    n, length, c = y.shape
+    return n * (4 * length * c**2 + 2 * length**2 * c)
+
+
 def counted(module: nn.Module, x: Input) -> tuple[int, int]:
     """Return the MACs of convolutions and linears, and of all that the rules state."""
     layers, stated, handles, rules = [0], [0], [], macs_rules()
@@ -127,6 +140,8 @@ def counted(module: nn.Module, x: Input) -> tuple[int, int]:
             layers[0] += output.numel() * m.weight[0].numel()
         elif isinstance(m, nn.Linear):
             layers[0] += output.numel() * m.in_features
+        elif isinstance(m, nn.MultiheadAttention):
+            layers[0] += attended(output[0])
         rule = next((rules[cls] for cls in type(m).__mro__ if cls in rules), None)
         if rule is not None:
             macs = rule(m, inputs, output)
