@@ -11,7 +11,7 @@ from torch import nn
 _NODES = 161
 """Points by which expectations of a normal variable are summed."""
 _TURNS = 12
-"""Steps of the fit in `again`; it is through after half as many."""
+"""Steps of a fit; it is through after half as many."""
 
 
 def _normal(mean: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,15 +55,42 @@ def again(act: nn.Module, bias: torch.Tensor, spread: torch.Tensor) -> tuple[tor
     """
     z, weight = _normal(bias, spread)
     y = act(z)
-    a, b = torch.ones_like(bias), torch.zeros_like(bias)
+    return _line(act, y, y, weight, torch.ones_like(bias), torch.zeros_like(bias))
+
+
+def predicted(
+    act: nn.Module, bias: torch.Tensor, spread: torch.Tensor, share: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the line in one variable behind which an activation says most of that of another variable.
+
+    Args:
+        act: The activation.
+        bias: (c,) means of the normal variables z that it is to be predicted of.
+        spread: (c,) their standard deviations, with any sign.
+        share: (c,) their correlations with the variables u, of mean 0 and variance 1, that predict them.
+
+    Returns:
+        The slopes a and offsets b, (c,) each, for which ``act(a * u + b)`` comes nearest to ``act(z)``.
+    """
+    u, weight = _normal(torch.zeros_like(bias), torch.ones_like(bias))
+    known = bias.unsqueeze(1) + (share * spread).unsqueeze(1) * u
+    unknown = (spread.abs() * (1 - share.square()).clamp_min(0).sqrt()).unsqueeze(1).expand_as(known)
+    target = activated(known.flatten(), unknown.flatten(), act)[0].view_as(known)
+    return _line(act, u, target, weight, share * spread, bias)
+
+
+def _line(
+    act: nn.Module, x: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Improve a (c,) and b (c,) until ``act(a * x + b)`` is nearest to `target`, (c, T) as x, by Gauss and Newton."""
     step = 1e-3
-    for _ in range(_TURNS):  # Gauss and Newton
-        line = a.unsqueeze(1) * y + b.unsqueeze(1)
-        rest = act(line) - y
+    for _ in range(_TURNS):
+        line = a.unsqueeze(1) * x + b.unsqueeze(1)
+        rest = act(line) - target
         rise = (act(line + step) - act(line - step)) / (2 * step)
-        by = torch.stack((rise * y, rise), 1)  # (c, 2, T)
+        by = torch.stack((rise * x, rise), 1)  # (c, 2, T)
         gram = (by * weight) @ by.mT
-        gram.diagonal(dim1=1, dim2=2).add_(1e-6 * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-12)
-        change = torch.linalg.solve(gram, (by * weight) @ rest.unsqueeze(2)).squeeze(2)
+        gram.diagonal(dim1=1, dim2=2).add_(1e-4 * gram.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + 1e-9)
+        change = torch.linalg.solve(gram, (by * weight) @ rest.unsqueeze(2)).squeeze(2).clamp(-1, 1)
         a, b = a - change[:, 0], b - change[:, 1]
     return a, b

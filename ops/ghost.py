@@ -16,7 +16,7 @@ from torch import nn
 from ultralytics.nn.modules.block import C2f, GhostBottleneck
 from ultralytics.nn.modules.conv import Conv, GhostConv
 
-from nas.ops.gaussian import activated
+from nas.ops.gaussian import activated, predicted
 from nas.ops.registry import FromSlot, register
 from nas.ops.start import correlation, set_norm, trained
 
@@ -37,9 +37,13 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     # The normed sums of both have these standard deviations, with a sign.
     spread = layer.gain * layer.var.sqrt()
     mean, var, slope = activated(layer.bias[:half], spread[:half], first.act)
-    shared = correlation(layer.weight[:half], layer.weight[half:]) * spread[:half] * spread[half:]
+    deviation = var.clamp_min(torch.finfo(var.dtype).tiny).sqrt()
+    # The correlation of the other's sum with what the activation makes of the first one's.
+    share = correlation(layer.weight[:half], layer.weight[half:]) * (slope * spread[:half] / deviation).clamp(-1, 1)
+    share = share * torch.where(layer.gain[half:] < 0, -1, 1)
+    steepness, level = predicted(second.act, layer.bias[half:], spread[half:].abs(), share)
     nn.init.dirac_(second.conv.weight, groups=half)
-    set_norm(second.bn, mean, var, slope * shared / var.clamp_min(torch.finfo(var.dtype).tiny), layer.bias[half:])
+    set_norm(second.bn, mean, var, steepness / deviation, level)
 
 
 register(

@@ -13,7 +13,8 @@ Deliberate differences:
     - What they cannot do is refused when they are built; Ultralytics fails in the first forward.
 
 Every pixel attends to every other one: memory and time grow with the square of the pixels. Both papers have them at
-the lowest resolution alone.
+the lowest resolution alone. The products of all pairs of pixels have no cost rule here: the host's counter sees them,
+and that they grow with the square; what a module states of its cost, it takes as growing with the pixels.
 """
 
 from __future__ import annotations
@@ -87,14 +88,6 @@ class AIFIInsert(_Hosted):
         super().__init__(AIFI(c, max(int(c * ratio), 1), num_heads))
 
 
-def _macs(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
-    """Count, for each block, query times key and weights times value of every pair of pixels."""
-    assert isinstance(module, C2PSAInsert)
-    n, _, h, w = output.shape
-    attentions = [block.attn for block in module.inner.m]  # type: ignore[union-attr]  # of C2PSA
-    return sum(n * (h * w) ** 2 * a.num_heads * (a.key_dim + a.head_dim) for a in attentions)
-
-
 @register(
     rule="same",
     kinds={"attention"},
@@ -108,7 +101,6 @@ def _macs(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Te
     start=begin_inserted,
     starts=STARTS,
 )
-@counts_macs(_macs)
 class C2PSAInsert(_Hosted):
     """Position-sensitive attention for a part of the channels; (N, c, H, W) to the same.
 

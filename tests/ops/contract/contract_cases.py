@@ -13,7 +13,7 @@ from typing import TypeAlias
 import pytest
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import SPPF
+from ultralytics.nn.modules.block import SPPF, Attention
 from ultralytics.nn.modules.conv import Conv
 
 import nas.ops  # noqa: F401  registers the modules
@@ -142,6 +142,9 @@ def counted(module: nn.Module, x: Input) -> tuple[int, int]:
             layers[0] += output.numel() * m.in_features
         elif isinstance(m, nn.MultiheadAttention):
             layers[0] += attended(output[0])
+        elif isinstance(m, Attention):  # what the host's counter sees by itself: query times key, weights times value
+            n, _, h, w = output.shape
+            layers[0] += n * (h * w) ** 2 * m.num_heads * (m.key_dim + m.head_dim)
         rule = next((rules[cls] for cls in type(m).__mro__ if cls in rules), None)
         if rule is not None:
             macs = rule(m, inputs, output)
