@@ -140,7 +140,7 @@ def usage(entry: Entry) -> str:
         "down": "backbone.down_p3",
         "block": "neck.c2f_p3",
         "pool": "backbone.sppf",
-        "attention": "'after neck.c2f_p3",
+        "attention": "'after backbone.sppf",
     }
     slot = next((slots[kind] for kind in _ORDER if kind in entry.kinds and kind in slots), "")
     if not slot or load_base("yolov8")[slot.rpartition(" ")[2]].module == entry.name:

@@ -250,6 +250,8 @@ register(
     params=_PARAMS,
     paper="YOLOv10, 2024, arXiv:2405.14458",
     summary="Ultralytics' SCDown: a 1x1 convolution, then a strided depthwise one",
+    requires="an odd kernel of 3 or more with stride 2",
+    fits=halving,
     start=_start_scdown,
     starts="the nearest kernel that is one pattern of taps an output channel, and a line for the activation: "
     "off by about a third of the output's variance on a trained YOLOv8n",

@@ -187,7 +187,7 @@ BOUNDS = {  # on smooth maps and on white noise; what was measured, and a tenth
     "C2f_OctConv": (0.33, 0.42),
     "GhostConv": (0.65, 0.68),  # half of the channels is exact
     "C2f_GhostConv": (0.3, 0.32),
-    "SCDown": (0.85, 0.97),  # 5x5; 3x3 is 0.65 and 0.85; 1x1 is 0.1, all of it the activation that is a line
+    "SCDown": (0.85, 0.97),  # 5x5; 3x3 is 0.65 and 0.85, a tenth of it the activation that is a line
     "DSConv": (0.034, 0.034),  # the lines' tenth, and the second activation
     "C2f_DSConv": (0.026, 0.026),
     "DCNv3": (0.92, 1.05),  # 5x5; 3x3 is 0.54 to 0.65, and 0.83 to 0.93
