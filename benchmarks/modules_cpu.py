@@ -4,8 +4,9 @@
 
 A step is forward and backward of one module in plain PyTorch, at the size of `nas.reference`. Every module runs in
 turns with the layer that it replaces (an attention replaces none: with the C2f block that it stands behind), and what
-is written is the ratio of the fastest steps: what else the machine does only ever adds. `nas ops` and docs/modules.md
-show it, from nas/modules_cpu.json. SPPF stands beside itself: how far it is from 1 says how good the run is.
+is written is the ratio of the fastest steps, in processor time of one thread: what else the machine does is not
+counted, and what it does to caches only ever adds. `nas ops` and docs/modules.md show it, from nas/modules_cpu.json.
+SPPF stands beside itself: how far it is from 1 says how good the run is.
 
     python benchmarks/modules_cpu.py --only SPPF --only EMA     # measures these again, and keeps the others
 """
@@ -36,6 +37,7 @@ def main() -> None:
     from nas.reference import example, in_order
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     found = {}
     if args.only:
         known = json.loads(args.output.read_text(encoding="utf-8"))["modules"]
@@ -54,7 +56,7 @@ def main() -> None:
         ratio = min(times["own"]) / min(times["stock"])
         found[entry.name] = {"beside": name, "time": float(f"{ratio:.2g}")}
         print(f"{entry.name:20}{ratio:8.2f} x {name}")
-    how = f"torch {torch.__version__.split('+')[0]}, threads: {torch.get_num_threads()}, batch {args.batch}"
+    how = f"torch {torch.__version__.split('+')[0]}, processor time of one thread, batch {args.batch}"
     ordered = {e.name: found[e.name] for e in sorted(entries().values(), key=in_order) if e.name in found}
     body = {"how": f"{how}, fastest of {args.rounds}", "modules": ordered}
     args.output.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
@@ -84,15 +86,15 @@ def replaced(entry, module, inputs):
 
 
 def step(module, inputs, batch: int) -> float:
-    """Return the seconds of one forward and backward."""
+    """Return the seconds of processor time of one forward and backward."""
     module.train()
     grown = [
         x.expand(batch, -1, -1, -1).contiguous().requires_grad_()
         for x in (inputs if isinstance(inputs, list) else [inputs])
     ]
-    started = time.perf_counter()
+    started = time.process_time()
     module(grown if isinstance(inputs, list) else grown[0]).square().mean().backward()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -237,8 +237,8 @@ class _Reader:
                 return [parse_choice(str(item.value)).label]
         except SpaceError as error:
             close = did_you_mean(str(item.value), {KEEP: 1, NONE: 1})
-            module = "known" in close or "did you mean" in str(error)
-            self.problem(item, f"{key}: {error}" if module else f"{key}: unknown choice {item.value!r}{close}")
+            about_modules = "known" in close or "did you mean" in str(error)
+            self.problem(item, f"{key}: {error}" if about_modules else f"{key}: unknown choice {item.value!r}{close}")
             return []
         if not isinstance(item, yaml.MappingNode) or len(item.value) != 1:
             self.problem(item, f"{key}: expected a module's name, or {{module: {{argument: value or list of values}}}}")

@@ -243,16 +243,20 @@ def _start_block(new: nn.Module, old: nn.Module) -> None:
     c = new.c
     copies = [(new.cv1, old, "cv1"), (new.cv2, old, "cv2")]
     trunk = [(conv, trained_like(getattr(layer, name, nn.Identity()), conv)) for conv, layer, name in copies]
-    pairs = [
-        (ours, *(trained(getattr(theirs, name, nn.Identity()), c, c, 3, 1) for name in ("cv1", "cv2")))
-        for ours, theirs in zip(new.m, bottlenecks_of(old, [m.add for m in new.m]), strict=True)
-    ]
+    inner = [m for m in new.m if isinstance(m, OctaveBottleneck)]
+    pairs = []
+    for ours, theirs in zip(inner, bottlenecks_of(old, [m.add for m in inner]), strict=True):
+        first, second = (trained(getattr(theirs, name, nn.Identity()), c, c, 3, 1) for name in ("cv1", "cv2"))
+        pairs.append((ours, first, second))
     for conv, layer in trunk:
         copy_conv(conv, layer)
     for ours, first, second in pairs:
         one, two = ours.cv1, ours.cv2
         split = one.bn_h.num_features
         _begin_part(one.conv_h2h, one.bn_h, first, slice(split), 1, 0)
+        assert one.conv_h2l is not None
+        assert one.bn_l is not None
+        assert two.conv_l2h is not None
         _begin_part(one.conv_h2l, one.bn_l, first, slice(split, None), 2, 1)
         two.conv_h2h.weight.copy_(second.weight[:, :split])
         # A tap falls into one of two cells, by which pixel of its own cell the output is; half of each, row and column.

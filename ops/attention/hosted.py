@@ -41,7 +41,8 @@ class _Hosted(Attention):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend to `x`, (N, c, H, W)."""
-        return x + self.residual_scale.to(x.dtype) * (self.inner(x) - x)
+        y: torch.Tensor = x + self.residual_scale.to(x.dtype) * (self.inner(x) - x)
+        return y
 
 
 def _position_macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
