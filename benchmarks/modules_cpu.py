@@ -4,8 +4,11 @@
 
 A step is forward and backward of one module in plain PyTorch, at the size of `nas.reference`. Every module runs in
 turns with the layer that it replaces (an attention replaces none: with the C2f block that it stands behind), and what
-is written is the ratio of the fastest steps: what else the machine does only ever adds. docs/modules.md shows it, from
-benchmarks/results/modules_cpu.json. SPPF stands beside itself: how far it is from 1 says how good the run is.
+is written is the ratio of the fastest steps, in processor time of one thread: what else the machine does is not
+counted, and what it does to caches only ever adds. `nas ops` and docs/modules.md show it, from nas/modules_cpu.json.
+SPPF stands beside itself: how far it is from 1 says how good the run is.
+
+    python benchmarks/modules_cpu.py --only SPPF --only EMA     # measures these again, and keeps the others
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "modules_cpu.json"
+RESULTS = Path(__file__).parents[1] / "nas" / "modules_cpu.json"
 
 
 def main() -> None:
@@ -24,6 +27,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--only", action="append", default=[], help="measure this module alone; may be repeated")
     args = parser.parse_args()
 
     import torch
@@ -33,8 +37,14 @@ def main() -> None:
     from nas.reference import example, in_order
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     found = {}
+    if args.only:
+        known = json.loads(args.output.read_text(encoding="utf-8"))["modules"]
+        found = {name: known[name] for name in entries() if name in known}
     for entry in sorted(entries().values(), key=in_order):
+        if args.only and entry.name not in args.only:
+            continue
         module, inputs = example(entry)
         stock, name = replaced(entry, module, inputs)
         times = {"own": [], "stock": []}
@@ -46,8 +56,9 @@ def main() -> None:
         ratio = min(times["own"]) / min(times["stock"])
         found[entry.name] = {"beside": name, "time": float(f"{ratio:.2g}")}
         print(f"{entry.name:20}{ratio:8.2f} x {name}")
-    how = f"torch {torch.__version__.split('+')[0]}, threads: {torch.get_num_threads()}, batch {args.batch}"
-    body = {"how": f"{how}, fastest of {args.rounds}", "modules": found}
+    how = f"torch {torch.__version__.split('+')[0]}, processor time of one thread, batch {args.batch}"
+    ordered = {e.name: found[e.name] for e in sorted(entries().values(), key=in_order) if e.name in found}
+    body = {"how": f"{how}, fastest of {args.rounds}", "modules": ordered}
     args.output.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
@@ -75,15 +86,15 @@ def replaced(entry, module, inputs):
 
 
 def step(module, inputs, batch: int) -> float:
-    """Return the seconds of one forward and backward."""
+    """Return the seconds of processor time of one forward and backward."""
     module.train()
     grown = [
         x.expand(batch, -1, -1, -1).contiguous().requires_grad_()
         for x in (inputs if isinstance(inputs, list) else [inputs])
     ]
-    started = time.perf_counter()
+    started = time.process_time()
     module(grown if isinstance(inputs, list) else grown[0]).square().mean().backward()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def _problem(variant: Variant, expected: Shapes) -> str:
     try:
         shapes = _shapes(variant)
     except BuildError as error:
-        return str(error)
+        # A module that refuses its channels or arguments names itself; Python's kind of error says nothing more.
+        return str(error).replace("cannot be built: ValueError: ", "cannot be built: ")
     swapped = [slot for slot, _ in variant.swaps]
     for slot in swapped:
         name = slot.removeprefix(AFTER)

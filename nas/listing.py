@@ -33,7 +33,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
     """
     from nas.errors import SpaceError
     from nas.ops import registry
-    from nas.reference import WHERE, in_order, kinds_of, measure
+    from nas.reference import WHERE, in_order, kinds_of, measure, timing
 
     try:
         entries = [registry.get(module)] if module else sorted(registry.entries().values(), key=in_order)
@@ -46,14 +46,27 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         return _print_module(entries[0])
     for kinds in dict.fromkeys(kinds_of(e) for e in entries):
         console.print(f"{kinds}", style="bold", markup=False)
-        table = _table("module", "parameters", "MACs", "what it is", "paper", right=("parameters", "MACs"))
+        right = ("parameters", "MACs", "time")
+        table = _table("module", *right, "fuse()", "what it is", "paper", right=right)
         for e in (e for e in entries if kinds_of(e) == kinds):
-            figures = measure(e)
-            table.add_row(e.name, f"{figures.params:,}", _millions(figures.macs), e.summary, e.paper)
+            figures, timed = measure(e), timing(e)
+            ratio = f"{timed.ratio:g} x" if timed else ""
+            table.add_row(
+                e.name, f"{figures.params:,}", _millions(figures.macs), ratio, figures.fuse, e.summary, e.paper
+            )
         console.print(table)
         console.print()
-    console.print(f"parameters and MACs: {WHERE}, defaults; `nas ops NAME` shows one with its arguments", markup=False)
+    for line in (
+        f"parameters and MACs: {WHERE}, defaults; `nas ops NAME` shows one with its arguments",
+        "time: a training step on a CPU over that of the layer it replaces (attention: of the C2f in front of it)",
+        "fuse(): how many of its batch norms Ultralytics folds into convolutions",
+        f"export: {_EXPORT}",
+    ):
+        console.print(line, markup=False)
     return None
+
+
+_EXPORT = "ONNX (any batch and image size), TorchScript and torch.export, with equal outputs; all of them"
 
 
 def _millions(macs: int) -> str:
@@ -62,9 +75,9 @@ def _millions(macs: int) -> str:
 
 def _module_json(entry: Entry) -> dict[str, Any]:
     """Return all that is known of a module as plain values."""
-    from nas.reference import measure
+    from nas.reference import measure, shipped, timing
 
-    figures = measure(entry)
+    figures, timed = measure(entry), timing(entry)
     return {
         "name": entry.name,
         "fits": sorted(entry.kinds),
@@ -78,6 +91,9 @@ def _module_json(entry: Entry) -> dict[str, Any]:
         "macs": figures.macs,
         "norms": figures.norms,
         "norms_folded": figures.folded,
+        "time": timed and timed.ratio,
+        "time_beside": timed and timed.beside,
+        "exports": ["onnx", "torchscript", "torch.export"] if shipped(entry) else None,
         "arguments": {
             a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
         },
@@ -86,16 +102,18 @@ def _module_json(entry: Entry) -> dict[str, Any]:
 
 def _print_module(entry: Entry) -> None:
     """Print one module in full."""
-    from nas.reference import WHERE, kinds_of, measure, usage
+    from nas.reference import WHERE, kinds_of, measure, shipped, timed_how, timing, usage
 
-    figures = measure(entry)
+    figures, timed = measure(entry), timing(entry)
     console = make_console()
     facts = {
         "": entry.summary,
         "paper": entry.paper,
         "fits": ("after a layer: " if entry.kinds == {"attention"} else "slots of kind ") + kinds_of(entry),
         "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
+        "time": timed and f"{timed.text}: a training step on a CPU ({timed_how()})",
         "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
+        "exports": _EXPORT.partition(";")[0] if shipped(entry) else "not tested: a module of your own",
         "from": "Ultralytics itself: needs no registration" if entry.native else "",
         "takes": "two maps: its layer's input, and a guide of its output's size" if entry.rule == "guided" else "",
         "needs": entry.requires,

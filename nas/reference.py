@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import torch
@@ -48,6 +51,47 @@ class Reference:
         if not self.norms:
             return "no norm"
         return "all" if self.folded == self.norms else f"{self.folded} of {self.norms}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a step of a module takes on a CPU, beside a stock layer; `benchmarks/modules_cpu.py` measures it.
+
+    Attributes:
+        ratio: Its time over the layer's.
+        beside: The layer: what it replaces, or the block that it is inserted behind.
+    """
+
+    ratio: float
+    beside: str
+
+    @property
+    def text(self) -> str:
+        """The same in words, such as ``2.1 x C2f``."""
+        return f"{self.ratio:g} x {self.beside}"
+
+
+@functools.cache
+def _timed() -> dict[str, Any]:
+    text = (resources.files("nas") / "modules_cpu.json").read_text(encoding="utf-8")
+    body: dict[str, Any] = json.loads(text)
+    return body
+
+
+def timing(entry: Entry) -> Timing | None:
+    """Return what was measured of a module; None for a user's own."""
+    found = _timed()["modules"].get(entry.name) if shipped(entry) else None
+    return found and Timing(found["time"], found["beside"])
+
+
+def timed_how() -> str:
+    """Say how the times were measured."""
+    return str(_timed()["how"])
+
+
+def shipped(entry: Entry) -> bool:
+    """Whether a module comes with the tool, and so is tested by its contract: it is not of a user's file."""
+    return not files_of([entry.name])
 
 
 def kinds_of(entry: Entry) -> str:
@@ -96,7 +140,7 @@ def usage(entry: Entry) -> str:
         "down": "backbone.down_p3",
         "block": "neck.c2f_p3",
         "pool": "backbone.sppf",
-        "attention": "'after neck.c2f_p3",
+        "attention": "'after backbone.sppf",
     }
     slot = next((slots[kind] for kind in _ORDER if kind in entry.kinds and kind in slots), "")
     if not slot or load_base("yolov8")[slot.rpartition(" ")[2]].module == entry.name:

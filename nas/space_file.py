@@ -213,6 +213,7 @@ class _Reader:
             return ()
         first = NONE if key.startswith(AFTER) else KEEP
         labels = [first]
+        before = len(self.problems)
         for item in node.value:
             if isinstance(item, yaml.ScalarNode) and item.value in (KEEP, NONE):
                 if item.value != first:
@@ -223,7 +224,7 @@ class _Reader:
                     self.problem(item, f"{key}: {label} stands here twice (arguments at their defaults are left out)")
                 else:
                     labels.append(label)
-        if len(labels) == 1:
+        if len(labels) == 1 and len(self.problems) == before:
             self.problem(node, f"{key}: no choice besides {first!r}")
         if len(labels) > _MOST_CHOICES:
             self.problem(node, f"{key}: {len(labels)} choices; at most {_MOST_CHOICES} make sense in one slot")
@@ -236,9 +237,8 @@ class _Reader:
                 return [parse_choice(str(item.value)).label]
         except SpaceError as error:
             close = did_you_mean(str(item.value), {KEEP: 1, NONE: 1})
-            self.problem(
-                item, f"{key}: {error}" if "known" in close else f"{key}: unknown choice {item.value!r}{close}"
-            )
+            about_modules = "known" in close or "did you mean" in str(error)
+            self.problem(item, f"{key}: {error}" if about_modules else f"{key}: unknown choice {item.value!r}{close}")
             return []
         if not isinstance(item, yaml.MappingNode) or len(item.value) != 1:
             self.problem(item, f"{key}: expected a module's name, or {{module: {{argument: value or list of values}}}}")

@@ -234,16 +234,20 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
     if inserted and entry.rule == "guided":
         return f"{choice.module} cannot be inserted: it takes two inputs, and fits slots of kind {kinds}"
     if inserted and (entry.rule != "same" or any(isinstance(p, registry.FromSlot) for p in entry.params)):
-        return f"{choice.module} cannot be inserted: it takes its sizes from a layer that it replaces"
-    if inserted:
         return (
-            "" if "attention" in entry.kinds else f"{choice.module} cannot be inserted: it fits slots of kind {kinds}"
+            f"{choice.module} cannot be inserted: it takes its sizes from a layer that it replaces, of kind {kinds}; "
+            f"what fits: {_fitting('attention')}"
         )
+    if inserted and "attention" not in entry.kinds:
+        return f"{choice.module} cannot be inserted: it fits slots of kind {kinds}; what fits: {_fitting('attention')}"
+    if inserted:
+        return ""
     if layer.kind is None:
-        return f"{layer.module} cannot be swapped"
+        return f"{layer.module} cannot be swapped; what can: {', '.join(n for n in graph.names if graph[n].kind)}"
     if layer.kind not in entry.kinds:
-        fitting = [e.name for e in registry.entries().values() if layer.kind in e.kinds]
-        return f"{choice.module} fits slots of kind {kinds}, this one is {layer.kind}; what fits: {', '.join(fitting)}"
+        return (
+            f"{choice.module} fits slots of kind {kinds}, this one is {layer.kind}; what fits: {_fitting(layer.kind)}"
+        )
     if entry.fits and not entry.fits(layer.slot_values):
         return f"{choice.module} does not fit {layer.slot_values}: {entry.requires}"
     if entry.rule == "guided" and not graph.guide_of(name):
@@ -254,6 +258,11 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
     if choice.module == layer.module and row_args(layer, choice) == layer.args:
         return f"{choice.label} is what stands there; `{KEEP}` says so"
     return ""
+
+
+def _fitting(kind: str) -> str:
+    """Return the modules that fit a kind of slot, in words."""
+    return ", ".join(e.name for e in registry.entries().values() if kind in e.kinds)
 
 
 def row_args(layer: Layer, choice: Choice) -> tuple[RowArg, ...]:

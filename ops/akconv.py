@@ -21,7 +21,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.functional.sample import centres, sample, sample_macs
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.slots import check_kernel, odd_kernel
+from nas.ops.slots import check_kernel, check_least, odd_kernel
 from nas.ops.start import covariance, fitted, set_norm, trained
 
 
@@ -112,8 +112,7 @@ class AKConv(nn.Module):
     ) -> None:
         super().__init__()
         check_kernel("AKConv", k, s)
-        if num_param < 1:
-            raise ValueError(f"AKConv: num_param={num_param}: expected 1 or more")
+        check_least("AKConv", num_param=num_param)
         self.k = k
         self.s = s
         self.num_param = num_param

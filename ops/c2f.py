@@ -28,13 +28,13 @@ from nas.ops.dilated import MDCR, DilatedConv
 from nas.ops.dsconv import DSConv
 from nas.ops.dualconv import DualConv, HetConv
 from nas.ops.dynamicconv import DynamicConv
-from nas.ops.hosted import GhostConv
+from nas.ops.ghost import GhostConv
 from nas.ops.orepa import OREPA
 from nas.ops.pconv import PConv
 from nas.ops.registry import FromSlot, get, register
 from nas.ops.reparam import RepVGG
 from nas.ops.spconv import SPConv
-from nas.ops.start import CannotStart, begin, set_norm, trained
+from nas.ops.start import begin, bottlenecks_of, copy_conv, trained, trained_like
 
 
 class C2fWith(C2f):  # type: ignore[misc]  # Ultralytics is untyped
@@ -97,24 +97,19 @@ C2f_MDCR = c2f_of(MDCR)
 def _start(new: nn.Module, old: nn.Module) -> None:
     """Copy the convolutions that both blocks have; let the others start from the ones in their place."""
     assert isinstance(new, C2fWith)
-    bottlenecks = getattr(old, "m", None)
-    if not isinstance(bottlenecks, nn.ModuleList) or len(bottlenecks) != len(new.m):
-        raise CannotStart(f"{type(old).__name__}: expected a C2f of {len(new.m)} bottlenecks")
     copies = [(new, old, "cv1"), (new, old, "cv2")]
+    bottlenecks = bottlenecks_of(old, [m.add for m in new.m])
     for ours, theirs in zip(new.m, bottlenecks, strict=True):
-        if getattr(theirs, "add", None) != ours.add:
-            raise CannotStart(f"{type(theirs).__name__}: expected a bottleneck with shortcut={ours.add}")
         copies.append((ours, theirs, "cv1"))
         trained(getattr(theirs, "cv2", nn.Identity()), new.c, new.c, 3, 1)
-    layers = []
-    for ours, theirs, name in copies:
-        conv = getattr(ours, name).conv
-        other = getattr(theirs, name, nn.Identity())
-        layers.append(trained(other, conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]))
+    convs = [getattr(ours, name) for ours, _, name in copies]
+    layers = [
+        trained_like(getattr(theirs, name, nn.Identity()), conv)
+        for conv, (_, theirs, name) in zip(convs, copies, strict=True)
+    ]
 
-    for (ours, _, name), layer in zip(copies, layers, strict=True):
-        getattr(ours, name).conv.weight.copy_(layer.weight)
-        set_norm(getattr(ours, name).bn, layer.mean, layer.var, layer.gain, layer.bias)
+    for conv, layer in zip(convs, layers, strict=True):
+        copy_conv(conv, layer)
     for ours, theirs in zip(new.m, bottlenecks, strict=True):
         convolution = theirs.cv2
         assert isinstance(convolution, nn.Module)
@@ -130,6 +125,9 @@ _NEAR = {
     "PConv": "about a tenth",
     "AKConv": "a few hundredths",
     "DilatedConv": "a few hundredths",
+    "DCNv3": "a few hundredths",
+    "GhostConv": "about a tenth",
+    "DSConv": "about a hundredth",
 }
 """How far off a block starts, as a part of the variance of the replaced one's output; the others are exact."""
 

@@ -18,14 +18,14 @@ Deliberate differences:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
 from nas.ops.activation import activation
+from nas.ops.deformable import GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
 from nas.ops.functional.dcnv4 import dcnv4
-from nas.ops.registry import Arg, FromSlot, Value, counts_macs, register
+from nas.ops.registry import Arg, FromSlot, counts_macs, register
+from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
 from nas.ops.start import covariance, set_norm, trained
 
 
@@ -41,11 +41,6 @@ def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Ten
     if module.center_feature_scale:
         per_pixel += c * module.groups + c
     return n * h * w * per_pixel
-
-
-def _fits(slot: Mapping[str, Value]) -> bool:
-    """Odd kernels of 3 and more."""
-    return int(slot["kernel"]) >= 3 and int(slot["kernel"]) % 2 == 1
 
 
 def _start(new: nn.Module, old: nn.Module) -> None:
@@ -117,8 +112,8 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     params=(
         FromSlot("k", "kernel"),
         FromSlot("s", "stride"),
-        Arg("group_width", 16, "channels that share their sampling points", low=1, high=256),
-        Arg("offset_scale", 1.0, "scale of the sampling grid and its offsets", low=0.1, high=8.0),
+        GROUP_WIDTH,
+        OFFSET_SCALE,
         Arg("dw_kernel_size", 0, "depthwise kernel before the offsets, odd; 0 for none", low=0, high=7),
         Arg("center_feature_scale", False, "blend in the projected centre by a learned gate"),
         Arg("remove_center", False, "leave out the centre tap"),
@@ -126,7 +121,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     paper="DCNv4, CVPR 2024, arXiv:2401.06197",
     summary="deformable convolution: taps sample the input at learned points with learned weights",
     requires="an odd kernel of 3 or more",
-    fits=_fits,
+    fits=odd_kernel,
     start=_start,
     starts="the replaced kernel's largest terms, one pattern of taps a group: "
     "off by about a fifth of the output's variance on a trained YOLOv8n, by less with more groups",
@@ -173,29 +168,22 @@ class DCNv4(nn.Module):
         act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
-        if k < 1 or k % 2 == 0 or s < 1 or group_width < 1:
-            raise ValueError(
-                f"DCNv4: k={k}, s={s}, group_width={group_width}: expected an odd kernel, and at least 1 for the others"
-            )
+        check_kernel("DCNv4", k, s)
+        check_least("DCNv4", group_width=group_width)
         if k == 1 and remove_center:
             raise ValueError("DCNv4: k=1 with remove_center: no tap is left; expected a kernel of 3 or more")
         if dw_kernel_size < 0 or (dw_kernel_size > 0 and dw_kernel_size % 2 == 0):
             raise ValueError(f"DCNv4: dw_kernel_size={dw_kernel_size}: expected 0 for none, or an odd number")
-        width = max(d for d in range(1, min(group_width, c1) + 1) if c1 % d == 0)
         self.k = k
         self.s = s
-        self.groups = c1 // width
+        self.groups = c1 // divisor(group_width, c1)
         self.taps = k * k - remove_center
         self.offset_scale = float(offset_scale)
         self.center_feature_scale = center_feature_scale
         self.remove_center = remove_center
 
-        self.value_proj = nn.Linear(c1, c1)
-        self.output_proj = nn.Linear(c1, c2, bias=output_bias and not bn)
-        for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            if projection.bias is not None:
-                nn.init.zeros_(projection.bias)
+        self.value_proj = projection(c1, c1)
+        self.output_proj = projection(c1, c2, bias=output_bias and not bn)
         self.offset_mask_dw = (
             nn.Conv2d(c1, c1, dw_kernel_size, s, dw_kernel_size // 2, groups=c1) if dw_kernel_size else None
         )
@@ -232,8 +220,5 @@ class DCNv4(nn.Module):
             ).sigmoid()
             gate = gate.repeat_interleave(y.shape[3] // self.groups, dim=3)
             y = torch.lerp(y, value[:, :: self.s, :: self.s], gate)
-        y = self.output_proj(y).permute(0, 3, 1, 2)
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            y = y.contiguous()
-        out: torch.Tensor = self.act(self.bn(y))
+        out: torch.Tensor = self.act(self.bn(as_maps(self.output_proj(y), x)))
         return out

@@ -20,7 +20,7 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.registry import Arg, FromSlot, register
-from nas.ops.slots import check_kernel, odd_kernel, odd_kernel_in_place
+from nas.ops.slots import check_kernel, check_least, odd_kernel, odd_kernel_in_place
 from nas.ops.start import fitted, set_norm, trained
 
 _RATES = (1, 6, 12, 18)
@@ -79,8 +79,7 @@ class DilatedConv(Conv):  # type: ignore[misc]  # Ultralytics is untyped
         self, c1: int, c2: int, k: int = 3, s: int = 1, dilation: int = 2, act: bool | nn.Module = True
     ) -> None:
         check_kernel("DilatedConv", k, s)
-        if dilation < 1:
-            raise ValueError(f"DilatedConv: dilation={dilation}: expected 1 or more")
+        check_least("DilatedConv", dilation=dilation)
         super().__init__(c1, c2, k, s, d=dilation, act=act)
 
 

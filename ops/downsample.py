@@ -17,22 +17,20 @@ Deliberate differences:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from ultralytics.nn.modules.block import ADown, SCDown
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.export import exporting
+from nas.ops.gaussian import activated
 from nas.ops.registry import FromSlot, register
-from nas.ops.slots import halving
-from nas.ops.start import CannotStart, fitted, set_norm, trained
+from nas.ops.slots import check_halving, halving
+from nas.ops.start import CannotStart, covariance, fitted, set_norm, trained
 
 _PARAMS = (FromSlot("k", "kernel"), FromSlot("s", "stride"))
-
-
-def _check(name: str, k: int, s: int) -> None:
-    if k < 3 or k % 2 == 0 or s != 2:
-        raise ValueError(f"{name}: k={k}, s={s}: expected an odd kernel of 3 or more, and stride 2")
 
 
 def _quarters(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -44,6 +42,42 @@ def _quarters(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     if exporting() or h % 2 or w % 2:
         x = nn.functional.pad(x, (0, w % 2, 0, h % 2))
     return x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
+
+
+class _OnCells(nn.Module, ABC):
+    """Ultralytics' ``Conv`` on the four pixels of every 2x2 cell; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
+
+    Attributes:
+        kernel: Of the convolution on cells.
+
+    Args:
+        c1: Input channels.
+        c2: Output channels.
+        k: Kernel size of the layer that it stands for, odd: only its start looks at it.
+        s: Stride; only 2.
+        act: Activation, as Ultralytics' ``Conv`` takes it.
+
+    Raises:
+        ValueError: Another kernel or stride.
+    """
+
+    kernel: int
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2, act: bool | nn.Module = True) -> None:
+        super().__init__()
+        check_halving(type(self).__name__, k, s)
+        self.k = k
+        self.conv = Conv(4 * c1, c2, self.kernel, act=act)
+
+    @staticmethod
+    @abstractmethod
+    def arranged(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """Return the channels that a cell's pixels ``a b / c d``, (N, c1, H / 2, W / 2) each, become: four times c1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Halve `x`, (N, c1, H, W)."""
+        y: torch.Tensor = self.conv(self.arranged(*_quarters(x)))
+        return y
 
 
 _HAAR = ((1, 1, 1, 1), (1, 1, -1, -1), (1, -1, 1, -1), (1, -1, -1, 1))
@@ -79,35 +113,21 @@ def _start_haar(new: nn.Module, old: nn.Module) -> None:
     starts="the kernel that predicts the replaced one's sums best from 2x2 pixels of its window: "
     "off by about a fifth of the output's variance on a trained YOLOv8n",
 )
-class HWD(nn.Module):
+class HWD(_OnCells):
     """Haar wavelet downsampling; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
 
     With the pixels ``a b / c d`` of a 2x2 cell, the bands are ``(a + b + c + d) / 2``, ``(a + b - c - d) / 2``,
-    ``(a - b + c - d) / 2`` and ``(a - b - c + d) / 2``: all channels of a band, then those of the next.
-
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        k: Kernel size of the layer that it stands for, odd: only its start looks at it.
-        s: Stride; only 2.
-        act: Activation, as Ultralytics' ``Conv`` takes it.
-
-    Raises:
-        ValueError: Another kernel or stride.
+    ``(a - b + c - d) / 2`` and ``(a - b - c + d) / 2``: all channels of a band, then those of the next. A 1x1
+    convolution follows. Arguments and errors are those of `_OnCells`.
     """
 
-    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2, act: bool | nn.Module = True) -> None:
-        super().__init__()
-        _check("HWD", k, s)
-        self.k = k
-        self.conv = Conv(4 * c1, c2, 1, act=act)
+    kernel = 1
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Transform `x`, (N, c1, H, W)."""
-        a, b, c, d = _quarters(x)
+    @staticmethod
+    def arranged(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """Return the four bands."""
         upper, lower, left, right = a + b, c + d, a - b, c - d
-        y: torch.Tensor = self.conv(torch.cat((upper + lower, upper - lower, left + right, left - right), 1) / 2)
-        return y
+        return torch.cat((upper + lower, upper - lower, left + right, left - right), 1) / 2
 
 
 def _start_spd(new: nn.Module, old: nn.Module) -> None:
@@ -138,31 +158,18 @@ def _start_spd(new: nn.Module, old: nn.Module) -> None:
     start=_start_spd,
     starts="the replaced layer exactly, up to a kernel of 5",
 )
-class SPDConv(nn.Module):
-    """Space to depth, then Ultralytics' ``Conv`` 3x3; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
+class SPDConv(_OnCells):
+    """Space to depth, then a 3x3 convolution; (N, c1, H, W) to (N, c2, ceil(H / 2), ceil(W / 2)).
 
-    Args:
-        c1: Input channels.
-        c2: Output channels.
-        k: Kernel size of the layer that it stands for, odd: only its start looks at it.
-        s: Stride; only 2.
-        act: Activation, as Ultralytics' ``Conv`` takes it.
-
-    Raises:
-        ValueError: Another kernel or stride.
+    Arguments and errors are those of `_OnCells`.
     """
 
-    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2, act: bool | nn.Module = True) -> None:
-        super().__init__()
-        _check("SPDConv", k, s)
-        self.k = k
-        self.conv = Conv(4 * c1, c2, 3, act=act)
+    kernel = 3
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve `x`, (N, c1, H, W)."""
-        a, b, c, d = _quarters(x)
-        y: torch.Tensor = self.conv(torch.cat((a, c, b, d), 1))
-        return y
+    @staticmethod
+    def arranged(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """Return the pixels themselves, columns of a cell first."""
+        return torch.cat((a, c, b, d), 1)
 
 
 @register(
@@ -190,7 +197,7 @@ class ADownCeil(ADown):  # type: ignore[misc]  # Ultralytics is untyped
     """
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 2) -> None:
-        _check("ADownCeil", k, s)
+        check_halving("ADownCeil", k, s)
         if c1 % 2 or c2 % 2:
             raise ValueError(f"ADownCeil: {c1} to {c2} channels: expected even numbers")
         super().__init__(c1, c2)
@@ -204,10 +211,48 @@ class ADownCeil(ADown):  # type: ignore[misc]  # Ultralytics is untyped
         return y
 
 
+_LINEAR = 0.25
+"""Standard deviation of what SiLU gets that is to be nearly linear, around 0."""
+
+
+def _start_scdown(new: nn.Module, old: nn.Module) -> None:
+    """Write every trained kernel as one channel times one pattern of taps, through a SiLU that is nearly linear."""
+    assert isinstance(new, SCDown)
+    point, depthwise = new.cv1, new.cv2
+    c1, c2, k = point.conv.in_channels, depthwise.conv.out_channels, depthwise.conv.kernel_size[0]
+    layer = trained(old, c1, c2, k, depthwise.conv.stride[0])
+    # Singular vectors in whitened pixels, where the error of a kernel is a sum of squares.
+    root = torch.linalg.cholesky(covariance(k, layer.weight))
+    left, scale, right = torch.linalg.svd(layer.weight.flatten(2) @ root, full_matrices=False)
+    channel = left[..., 0] * scale[:, :1]  # (c2, c1)
+    taps = torch.linalg.solve_triangular(root.T, right[:, 0].T, upper=True).T.reshape(c2, 1, k, k)
+    alone = torch.zeros_like(layer.weight)
+    alone[..., k // 2, k // 2] = channel
+
+    point.conv.weight.copy_(channel[:, :, None, None])
+    depthwise.conv.weight.copy_(taps)
+    mean, var = layer.moments(alone)
+    rise = _LINEAR * var.clamp_min(torch.finfo(var.dtype).tiny).rsqrt()
+    zero = torch.zeros_like(rise)
+    set_norm(point.bn, mean, var, rise, zero)
+    level, _, slope = activated(zero, zero + _LINEAR, point.act)
+    rise = rise * slope  # of the linear part of what the depthwise convolution gets
+    # There is no activation at the end: the trained layer's has to be a line.
+    after, _, steepness = activated(layer.bias, layer.gain * layer.var.sqrt(), point.act)
+    var = layer.moments(channel[:, :, None, None] * taps)[1]
+    gain = steepness * layer.gain / rise.clamp_min(torch.finfo(var.dtype).tiny)
+    set_norm(depthwise.bn, level * taps.sum((1, 2, 3)), rise.square() * var, gain, after)
+
+
 register(
     rule="conv",
     kinds={"down"},
     params=_PARAMS,
     paper="YOLOv10, 2024, arXiv:2405.14458",
     summary="Ultralytics' SCDown: a 1x1 convolution, then a strided depthwise one",
+    requires="an odd kernel of 3 or more with stride 2",
+    fits=halving,
+    start=_start_scdown,
+    starts="the nearest kernel that is one pattern of taps an output channel, and a line for the activation: "
+    "off by about a third of the output's variance on a trained YOLOv8n",
 )(SCDown)

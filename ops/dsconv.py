@@ -21,8 +21,10 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.functional.sample import centres, sample, sample_macs
+from nas.ops.gaussian import activated, again
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.slots import check_kernel, odd_kernel_in_place
+from nas.ops.start import copy_conv, set_norm, trained_like
 
 
 def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
@@ -30,6 +32,24 @@ def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Ten
     assert isinstance(module, DSConv)
     n, _, h, w = output.shape
     return sample_macs(2 * n * h * w * module.points, inputs[0].shape[1])
+
+
+def _start(new: nn.Module, old: nn.Module) -> None:
+    """Let the plain convolution be the trained layer, and the last one pass it; lines have a tenth of their weight."""
+    assert isinstance(new, DSConv)
+    layer = trained_like(old, new.conv)
+    copy_conv(new.conv, layer)
+    c2 = new.conv.conv.out_channels
+    spread = layer.gain * layer.var.sqrt()
+    slope, offset = again(new.mix.act, layer.bias, spread)
+    weight = new.mix.conv.weight
+    # The same whenever it is begun again.
+    noise = torch.randn(c2, 2 * c2, generator=torch.Generator().manual_seed(0)).to(weight) / (2 * c2) ** 0.5
+    weight.zero_()
+    weight[:, :c2, 0, 0] = torch.eye(c2).to(weight)
+    weight[:, c2:, 0, 0] = 0.1 * noise * spread.abs().to(weight).unsqueeze(1)
+    mean, var = activated(layer.bias, spread, new.conv.act)[:2]
+    set_norm(new.mix.bn, mean, var, slope, offset + slope * mean)
 
 
 @register(
@@ -45,6 +65,9 @@ def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Ten
     summary="plain convolution beside two lines of points that bend step by step, for thin and winding shapes",
     requires="an odd kernel of 3 or more with stride 1",
     fits=odd_kernel_in_place,
+    start=_start,
+    starts="the replaced layer beside lines that have a tenth of their weight: "
+    "off by a few hundredths of the output's variance on a trained YOLOv8n",
 )
 @counts_macs(_macs)
 class DSConv(nn.Module):

@@ -22,7 +22,7 @@ from torch import nn
 from nas.ops.activation import activation
 from nas.ops.registry import Arg, FromSlot, register
 from nas.ops.reparam import Fusible, folded
-from nas.ops.slots import check_kernel, divisor, odd_kernel
+from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
 from nas.ops.start import fitted, set_norm, trained
 
 
@@ -81,8 +81,7 @@ class DualConv(Fusible):
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 4, act: bool | nn.Module = True) -> None:
         super().__init__()
         check_kernel(type(self).__name__, k, s)
-        if g < 1:
-            raise ValueError(f"{type(self).__name__}: {g} groups: expected 1 or more")
+        check_least(type(self).__name__, g=g)
         self.gc = nn.Conv2d(c1, c2, k, s, k // 2, groups=divisor(g, c1, c2), bias=False)
         self.pwc = nn.Conv2d(c1, c2, 1, s, bias=False)
         self.bn = nn.BatchNorm2d(c2)
@@ -151,6 +150,7 @@ class HetConv(DualConv):
     """
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, p: int = 4, act: bool | nn.Module = True) -> None:
+        check_least("HetConv", p=p)
         super().__init__(c1, c2, k, s, p, act)
         if self.gc.groups == 1:
             raise ValueError(f"HetConv: {c1} to {c2} channels, p={p}: expected a common divisor from 2 to p")

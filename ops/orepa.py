@@ -23,7 +23,7 @@ from torch import nn
 from nas.ops.activation import activation
 from nas.ops.registry import FromSlot, counts_macs, register
 from nas.ops.reparam import Fusible, folded
-from nas.ops.slots import three
+from nas.ops.slots import check_three, three
 from nas.ops.start import set_norm, trained
 
 _EXPANSION = 8
@@ -91,8 +91,7 @@ class OREPA(Fusible):
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, act: bool | nn.Module = True) -> None:
         super().__init__()
-        if k != 3 or s < 1:
-            raise ValueError(f"OREPA: k={k}, s={s}: expected kernel 3 and a stride of 1 or more")
+        check_three("OREPA", k, s)
         self.c1 = c1
         self.c2 = c2
         self.s = s

@@ -20,7 +20,7 @@ from ultralytics.nn.modules.block import C2f
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.registry import Arg, FromSlot, register
-from nas.ops.slots import check_kernel, odd_kernel_in_place
+from nas.ops.slots import check_kernel, check_least, odd_kernel_in_place
 from nas.ops.start import covariance, fitted, set_norm, trained
 
 _DIVISION = Arg("n_div", 4, "the convolution sees one channel in n_div", low=2, high=16)
@@ -40,8 +40,7 @@ class PartialConv(nn.Module):
 
     def __init__(self, c: int, k: int = 3, n_div: int = 4) -> None:
         super().__init__()
-        if n_div < 1:
-            raise ValueError(f"PartialConv: n_div={n_div}: expected 1 or more")
+        check_least("PartialConv", n_div=n_div)
         self.seen = max(c // n_div, 1)
         self.partial_conv3 = nn.Conv2d(self.seen, self.seen, k, 1, k // 2, bias=False)
 

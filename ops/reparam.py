@@ -10,32 +10,31 @@ Deliberate differences of `RepVGG`:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from ultralytics.nn.modules.conv import RepConv
 
 from nas.ops.registry import FromSlot, register
-from nas.ops.slots import three
+from nas.ops.slots import check_three, three
 from nas.ops.start import set_norm, trained
 
 
-class Fusible(RepConv):  # type: ignore[misc]  # Ultralytics is untyped
+class Fusible(RepConv, ABC):  # type: ignore[misc]  # Ultralytics is untyped
     """Base of modules that fold their norms and branches for inference.
 
     Ultralytics' ``fuse()`` looks for ``RepConv``: it calls `fuse_convs` and lets ``forward_fuse`` run from then on. A
-    child writes both; of ``RepConv`` it has nothing else.
+    child says how it folds. Of ``RepConv`` it has ``forward_fuse`` alone, ``act(conv(x))``, which it writes anew if
+    more is left than one convolution ``conv``.
     """
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
 
+    @abstractmethod
     def fuse_convs(self) -> None:
-        """Fold in place. Doing so again changes nothing.
-
-        Raises:
-            NotImplementedError: A child has to.
-        """
-        raise NotImplementedError
+        """Fold in place. Doing so again changes nothing."""
 
 
 def folded(bn: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +89,5 @@ class RepVGG(RepConv):  # type: ignore[misc]  # Ultralytics is untyped
     """
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, act: bool | nn.Module = True) -> None:
-        if k != 3 or s < 1:
-            raise ValueError(f"RepVGG: k={k}, s={s}: expected kernel 3 and a stride of 1 or more")
+        check_three("RepVGG", k, s)
         super().__init__(c1, c2, k, s, act=act, bn=True)

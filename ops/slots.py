@@ -45,6 +45,42 @@ def check_kernel(name: str, k: int, s: int, *, strides: bool = True) -> None:
         raise ValueError(f"{name}: k={k}, s={s}: expected an odd kernel and {stride}")
 
 
+def check_three(name: str, k: int, s: int) -> None:
+    """Refuse what is not the place of a 3x3 convolution.
+
+    Raises:
+        ValueError: Another kernel, or a stride below 1.
+    """
+    if k != 3 or s < 1:
+        raise ValueError(f"{name}: k={k}, s={s}: expected kernel 3 and a stride of 1 or more")
+
+
+def check_halving(name: str, k: int, s: int) -> None:
+    """Refuse what is not the place of a convolution that halves.
+
+    Raises:
+        ValueError: An even kernel, one below 3, or another stride than 2.
+    """
+    if k < 3 or k % 2 == 0 or s != 2:
+        raise ValueError(f"{name}: k={k}, s={s}: expected an odd kernel of 3 or more, and stride 2")
+
+
+def check_least(name: str, least: int = 1, **values: int) -> None:
+    """Refuse arguments below the least value that makes sense.
+
+    Args:
+        name: Of the module, for the message.
+        least: The least value.
+        **values: Arguments by name.
+
+    Raises:
+        ValueError: One is below it.
+    """
+    for argument, value in values.items():
+        if value < least:
+            raise ValueError(f"{name}: {argument}={value}: expected {least} or more")
+
+
 def divisor(limit: int, *channels: int) -> int:
     """Return the largest number up to `limit` that divides all of `channels`."""
     common = math.gcd(*channels)

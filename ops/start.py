@@ -124,6 +124,44 @@ def trained(old: nn.Module, c1: int, c2: int, k: int, s: int) -> Trained:
     return Trained(weight, mean, var, gain, bn.bias.detach().float(), inputs)
 
 
+def trained_like(old: nn.Module, new: nn.Module) -> Trained:
+    """Read a trained ``Conv`` that is of the sizes of the ``Conv`` `new`.
+
+    Raises:
+        CannotStart: It is something else, or of other sizes.
+    """
+    conv = new.conv
+    assert isinstance(conv, nn.Conv2d)
+    return trained(old, conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0])
+
+
+def copy_conv(new: nn.Module, layer: Trained) -> None:
+    """Let the ``Conv`` `new` be a trained one of its sizes."""
+    assert isinstance(new.conv, nn.Conv2d)
+    assert isinstance(new.bn, nn.BatchNorm2d)
+    new.conv.weight.copy_(layer.weight)
+    set_norm(new.bn, layer.mean, layer.var, layer.gain, layer.bias)
+
+
+def bottlenecks_of(old: nn.Module, adds: list[bool]) -> nn.ModuleList:
+    """Return the bottlenecks of a trained ``C2f``.
+
+    Args:
+        old: The block.
+        adds: Of every bottleneck that is expected, whether it adds its input.
+
+    Raises:
+        CannotStart: It is no such block.
+    """
+    found = getattr(old, "m", None)
+    if not isinstance(found, nn.ModuleList) or len(found) != len(adds):
+        raise CannotStart(f"{type(old).__name__}: expected a C2f of {len(adds)} bottlenecks")
+    for bottleneck, add in zip(found, adds, strict=True):
+        if getattr(bottleneck, "add", None) != add:
+            raise CannotStart(f"{type(bottleneck).__name__}: expected a bottleneck with shortcut={add}")
+    return found
+
+
 def set_norm(bn: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> None:
     """Let `bn` compute ``gain * (x - mean) + bias`` of values with these moments, each (c,).
 
@@ -165,6 +203,21 @@ def fitted(weight: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     shared = covariance(weight.shape[3], weight) @ values.T  # (k * k, T)
     found: torch.Tensor = torch.linalg.solve(values @ shared, (weight.flatten(2) @ shared).unsqueeze(3))
     return found.squeeze(3)
+
+
+def correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return how the sums of two kernels on one input correlate, channel by channel, under the assumed covariance.
+
+    Args:
+        first: (c2, c1, k, k).
+        second: The same.
+
+    Returns:
+        (c2,) from -1 to 1.
+    """
+    cov = covariance(first.shape[3], first)
+    both = (first.flatten(2) @ cov * second.flatten(2)).sum((1, 2))
+    return both * (_power(first) * _power(second)).clamp_min(torch.finfo(both.dtype).tiny).rsqrt()
 
 
 def _power(weight: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ from click.testing import CliRunner
 import nas.ops  # noqa: F401  registers the modules
 from nas.cli import cli
 from nas.ops.registry import Entry, entries
-from nas.reference import WHERE, in_order, kinds_of, measure, usage
+from nas.reference import WHERE, in_order, kinds_of, measure, timed_how, timing, usage
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +47,6 @@ def test_command_reference_is_current():
 
 def modules_page() -> str:
     """Return the page on the registered modules."""
-    timed = json.loads((ROOT / "benchmarks/results/modules_cpu.json").read_text(encoding="utf-8"))
     parts = [
         "# Modules\n",
         "What can be swapped in or inserted.",
@@ -57,7 +55,7 @@ def modules_page() -> str:
         "pickle, ONNX (opset 17, any batch and size), TorchScript, `torch.export`, `torch.compile`, and equal outputs",
         f"after `fuse()`. Parameters and MACs are those of {WHERE}, with defaults. Time is a step (forward and",
         "backward) of plain PyTorch on a CPU over that of the layer beside which it stands",
-        f"(`benchmarks/modules_cpu.py`; {timed['how']}). An attention replaces nothing: its time",
+        f"(`benchmarks/modules_cpu.py`; {timed_how()}). An attention replaces nothing: its time",
         "is over that of the C2f block in front of it. Under `fuse()` stands how many of the batch norms Ultralytics",
         "folds.\n",
     ]
@@ -69,16 +67,16 @@ def modules_page() -> str:
             "| module | parameters | MACs | time | fuse() | paper |",
             "|---|--:|--:|--:|---|---|",
         ]
-        parts += [module_row(e, timed["modules"].get(e.name)) for e in group]
+        parts += [module_row(e) for e in group]
         parts += ["", *(line for e in group for line in module_lines(e))]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def module_row(entry: Entry, timed: dict | None) -> str:
-    figures = measure(entry)
-    time = f"{timed['time']:g} x {timed['beside']}" if timed else "not measured"
+def module_row(entry: Entry) -> str:
+    figures, timed = measure(entry), timing(entry)
+    assert timed, f"no time of {entry.name}: python benchmarks/modules_cpu.py --only {entry.name}"
     macs = f"{figures.macs / 1e6:.3g} M" if figures.macs else "0"
-    return f"| {entry.name} | {figures.params:,} | {macs} | {time} | {figures.fuse} | {entry.paper} |"
+    return f"| {entry.name} | {figures.params:,} | {macs} | {timed.text} | {figures.fuse} | {entry.paper} |"
 
 
 def module_lines(entry: Entry) -> list[str]:

@@ -1,5 +1,5 @@
 """Attentions for insertion slots (``after NAME``): they keep channels and size."""
 
-from nas.ops.attention import acmix, channel, context, ema, lska, position, simam
+from nas.ops.attention import acmix, channel, context, ema, hosted, lska, position, simam
 
-__all__ = ["acmix", "channel", "context", "ema", "lska", "position", "simam"]
+__all__ = ["acmix", "channel", "context", "ema", "hosted", "lska", "position", "simam"]

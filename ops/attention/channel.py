@@ -22,7 +22,7 @@ import math
 import torch
 from torch import nn
 
-from nas.ops.attention.gate import STARTS, Gate, begin_inserted
+from nas.ops.attention.gate import STARTS, Gate, begin_inserted, hidden_width
 from nas.ops.registry import Arg, register
 
 
@@ -45,7 +45,7 @@ class SE(Gate):
 
     def __init__(self, c: int, reduction: int = 16) -> None:
         super().__init__()
-        hidden = max(1, c // reduction)
+        hidden = hidden_width(c, reduction)
         self.fc = nn.Sequential(
             nn.Linear(c, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, c, bias=False), nn.Sigmoid()
         )
@@ -81,7 +81,7 @@ class SENetV2(Gate):
 
     def __init__(self, c: int, reduction: int = 32, residual: bool = True) -> None:
         super().__init__()
-        hidden = 4 * max(1, c // reduction)
+        hidden = 4 * hidden_width(c, reduction)
         self.residual = residual
         self.fc = nn.Sequential(nn.Linear(c, hidden), nn.ReLU(), nn.Linear(hidden, c), nn.Sigmoid())
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nas.ops.attention.gate import inserted, wide
+from nas.ops.attention.gate import hidden_width, inserted, wide
 from nas.ops.registry import Arg, counts_macs, register
 
 
@@ -60,7 +60,7 @@ class ContextAggregation(nn.Module):
 
     def __init__(self, c: int, reduction: int = 1) -> None:
         super().__init__()
-        hidden = max(1, c // reduction)
+        hidden = hidden_width(c, reduction)
         self.a = nn.Conv2d(c, 1, 1)
         self.k = nn.Conv2d(c, 1, 1, bias=False)
         self.v = nn.Conv2d(c, hidden, 1)

@@ -48,6 +48,11 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def hidden_width(c: int, reduction: int, least: int = 1) -> int:
+    """Return the width of a hidden layer: `c` channels over `reduction`, and `least` where that is fewer."""
+    return max(least, c // reduction)
+
+
 class Attention(nn.Module):
     """A module that is weighed against its input by a residual scale; (N, c, H, W) to the same.
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nas.ops.attention.gate import STARTS, Gate, begin_inserted
+from nas.ops.attention.gate import STARTS, Gate, begin_inserted, hidden_width
 from nas.ops.registry import Arg, register
 
 
@@ -55,7 +55,7 @@ class CBAM(Gate):
 
     def __init__(self, c: int, reduction: int = 16, kernel: int = 7) -> None:
         super().__init__()
-        hidden = max(1, c // reduction)
+        hidden = hidden_width(c, reduction)
         self.mlp = nn.Sequential(nn.Linear(c, hidden), nn.ReLU(), nn.Linear(hidden, c))
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(1)
@@ -92,7 +92,7 @@ class CoordAtt(Gate):
 
     def __init__(self, c: int, reduction: int = 32) -> None:
         super().__init__()
-        hidden = max(8, c // reduction)
+        hidden = hidden_width(c, reduction, least=8)
         self.conv1 = nn.Conv2d(c, hidden, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.act = nn.Hardswish()
@@ -134,7 +134,7 @@ class GAM(Gate):
 
     def __init__(self, c: int, rate: int = 4, channel_sigmoid: bool = True) -> None:
         super().__init__()
-        hidden = max(1, c // rate)
+        hidden = hidden_width(c, rate)
         self.channel_attention = nn.Sequential(nn.Conv2d(c, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, c, 1))
         self.spatial_attention = nn.Sequential(
             nn.Conv2d(c, hidden, 7, padding=3, bias=False),

@@ -49,6 +49,7 @@ class SimAM(Gate):
         """Return (N, c, H, W)."""
         values = wide(x)
         square = (values - values.mean((2, 3), keepdim=True)).square()
-        others = max(x.shape[2] * x.shape[3] - 1, 1)
-        variance = square.sum((2, 3), keepdim=True) / others
+        pixels = x.shape[2] * x.shape[3]
+        # One pixel has no others; `max` would be decided when the module is recorded, and hold for one size.
+        variance = square.sum((2, 3), keepdim=True) / (pixels - 1 + (pixels == 1))
         return (square / (4 * (variance + self.e_lambda)) + 0.5).sigmoid().to(x.dtype)

@@ -104,3 +104,44 @@ def test_a_choice_that_does_not_keep_the_shape_is_named(attention):
         check_space(space)
     (line,) = str(caught.value).splitlines()
     assert line.startswith("after neck.c2f_p3=Shrinks at scale n: ")
+
+
+def test_what_a_module_cannot_be_names_slot_module_and_argument():
+    text = """
+slots:
+  backbone.stem_p1: [HetConv]
+  after backbone.c2f_p2: [{ACmix: {head: 5}}, {AIFIInsert: {num_heads: 7}}]
+"""
+    with pytest.raises(SpaceError) as caught:
+        check_space(read_space(text, "s.yaml", "s"), ("n",))
+    slots = {line.partition(" at scale n: cannot be built: ")[::2] for line in str(caught.value).splitlines()}
+    heads = "channels, num_heads=7: expected channels that 4 and the heads divide"
+    assert slots == {
+        ("after backbone.c2f_p2=ACmix(head=5)", "ACmix: 32 channels, head=5: expected heads that divide the channels"),
+        ("after backbone.c2f_p2=AIFIInsert(num_heads=7)", f"AIFIInsert: 32 {heads}"),
+        ("backbone.stem_p1=HetConv", "HetConv: 3 to 16 channels, p=4: expected a common divisor from 2 to p"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("slot", "choice", "said"),
+    [
+        ("neck.up_p4", "{CARAFE: {k_up: 4}}", "CARAFE: k_up=4: expected an odd whole number from 1 to 11"),
+        ("neck.up_p4", "{CARAFE: {k_up: '5'}}", "CARAFE: k_up='5': expected an odd whole number from 1 to 11"),
+        ("backbone.down_p3", "{SPConv: {ratio: 2}}", "SPConv: ratio=2: expected a number from 0.05 to 0.95"),
+        ("backbone.down_p3", "{DCNv4: {remove_center: 1}}", "DCNv4: remove_center=1: expected true or false"),
+        ("backbone.down_p3", "FADE", "FADE fits slots of kind up, this one is down; what fits: AKConv"),
+        ("after backbone.sppf", "{LSKA: {k_size: 9}}", "LSKA: k_size=9: expected one of 7, 11, 23, 35, 41, 53"),
+        ("after backbone.sppf", "FADE", "FADE cannot be inserted: it takes two inputs, and fits slots of kind up"),
+        ("after backbone.sppf", "SPPF", "a layer that it replaces, of kind pool; what fits: ACmix, SE"),
+        ("neck.cat_p4", "FADE", "Concat cannot be swapped; what can: backbone.stem_p1, backbone.down_p2"),
+        ("neck.up_p4", "Conv", "unknown module 'Conv'; did you mean PConv or SPConv"),
+    ],
+)
+def test_a_bad_choice_is_one_line_that_says_what_would_do(slot, choice, said):
+    """And not a second one, that nothing is left to choose."""
+    with pytest.raises(SpaceError) as caught:
+        read_space(f"slots:\n  {slot}: [{choice}]\n", "s.yaml", "s")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"s.yaml:2: {slot}: ")
+    assert said in line

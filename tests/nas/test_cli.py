@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,9 +75,17 @@ def test_ops():
     assert json.loads(invoke("ops", "CARAFE", "--json").stdout)[0]["arguments"]["k_up"]["default"] == 5
     kinds = [line for line in result.output.splitlines() if line in ("up", "down, conv", "block", "pool", "attention")]
     assert kinds == ["up", "down, conv", "block", "pool", "attention"]
-    assert "nas emit-yaml --swap 'after neck.c2f_p3=EMA' -o out/" in invoke("ops", "EMA").output
+    assert "nas emit-yaml --swap 'after backbone.sppf=EMA' -o out/" in invoke("ops", "EMA").output
     assert "Ultralytics itself: needs no registration" in invoke("ops", "SPP").output
     assert "a guide of its output's size" in invoke("ops", "FADE").output
+    lines = result.output.splitlines()
+    assert [line.split(":")[0] for line in lines[-4:]] == ["parameters and MACs", "time", "fuse()", "export"]
+    said = invoke("ops", "RepVGG").output
+    assert re.search(r"^time +[0-9.]+ x Conv 3x3: a training step on a CPU", said, re.MULTILINE)
+    assert re.search(r"^fuse\(\) +all of its batch norms folded", said, re.MULTILINE)
+    assert re.search(r"^exports +ONNX", said, re.MULTILINE)
+    body = json.loads(invoke("ops", "--json").stdout)
+    assert all(m["time"] > 0 and m["time_beside"] and "onnx" in m["exports"] for m in body)
     result = invoke("ops", "CARAFFE")
     assert result.exit_code == 1
     assert "did you mean CARAFE" in result.stderr

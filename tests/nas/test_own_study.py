@@ -89,6 +89,8 @@ def test_commands_take_a_file(folder, command):
     status, out, _ = command("ops", "MyBlock", "--modules", "my_block.py")
     assert status == 0
     assert "nas emit-yaml --modules my_block.py --swap neck.c2f_p3=MyBlock -o out/" in out
+    assert "not tested: a module of your own" in out
+    assert "a training step" not in out
     status, _, said = command("emit-yaml", "--study", "s", "--modules", "my_block.py")
     assert status == 2
     assert "a study or space knows its modules" in said

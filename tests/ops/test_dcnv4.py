@@ -297,7 +297,7 @@ def test_macs_are_the_closed_form():
         ({"k": 4}, "odd kernel"),
         ({"k": 1, "remove_center": True}, "no tap is left"),
         ({"dw_kernel_size": 2}, "0 for none"),
-        ({"group_width": 0}, "at least 1"),
+        ({"group_width": 0}, "group_width=0: expected 1 or more"),
     ],
 )
 def test_module_refuses(wrong, message):

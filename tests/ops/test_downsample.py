@@ -104,7 +104,7 @@ def test_adown_refuses_odd_channels(channels):
 
 
 def test_fits_only_halving():
-    for name in ("HWD", "SPDConv", "ADownCeil"):
+    for name in ("HWD", "SPDConv", "ADownCeil", "SCDown"):
         fits = get(name).fits
         assert fits({"kernel": 3, "stride": 2})
         assert not fits({"kernel": 3, "stride": 1})

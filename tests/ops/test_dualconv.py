@@ -69,7 +69,7 @@ def test_hetconv_learns_nothing_where_it_sees_nothing():
     [
         (lambda: DualConv(8, 8, 2), "odd kernel"),
         (lambda: DualConv(8, 8, 3, 0), "stride of 1 or more"),
-        (lambda: HetConv(8, 8, p=0), "HetConv: 0 groups: expected 1 or more"),
+        (lambda: HetConv(8, 8, p=0), "HetConv: p=0: expected 1 or more"),
         (lambda: HetConv(3, 16), "3 to 16 channels, p=4: expected a common divisor"),
     ],
 )

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nas.ops.octconv import C2f_OctConv, OctaveBottleneck, OctaveConv
+from nas.ops.octconv import C2f_OctConv, OctaveBottleneck, OctaveConv, OctConv
+from nas.ops.registry import get
 
 
 def pooled(x):
@@ -48,8 +49,30 @@ def test_a_pair_to_a_pair(perturb):
         torch.testing.assert_close(found[1], functional.silu(module.bn_l(below)))
 
 
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 1), (2, 3)])
+@pytest.mark.parametrize("s", [1, 2])
+def test_from_one_map_to_one_equals_the_formula(perturb, size, s):
+    module = perturb(OctConv(6, 8, 3, s, 0.25)).double().eval()
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    with torch.no_grad():
+        seen = x if s == 1 else pooled(x)
+        high = functional.silu(module.conv_h2h.bn(conv(module.conv_h2h.conv, seen)))
+        low = functional.silu(module.conv_h2l.bn(conv(module.conv_h2l.conv, pooled(seen))))
+        assert (high.shape[1], low.shape[1]) == (6, 2)
+        torch.testing.assert_close(module(x), torch.cat((high, up(low, *seen.shape[2:])), 1))
+
+
+def test_its_low_part_is_a_pair_to_the_next():
+    """Pooled again, what came up is what it was: a chain of these computes low parts as pairs do."""
+    low = torch.randn(1, 3, 4, 5)
+    assert torch.equal(pooled(up(low, 8, 10)), low)
+
+
 def test_macs_are_the_closed_form(macs):
     """A quarter of the pixels for every path to or from the low part."""
+    image = torch.randn(1, 16, 20, 24)
+    assert macs(OctConv(16, 24, 3, 1, 0.25), image) == 9 * 16 * (480 * 18 + 120 * 6)
+    assert macs(OctConv(16, 24, 5, 2), image) == 25 * 16 * (120 * 12 + 30 * 12)
     x = torch.randn(1, 16, 10, 12)
     both = 9 * 12 * (9 + 3 / 4)  # 12 channels inside, 3 of them low
     assert macs(C2f_OctConv(16, 24, 2, True, 0.25), x) == 120 * (16 * 24 + 4 * 12 * 24 + 2 * 2 * both)
@@ -59,3 +82,23 @@ def test_macs_are_the_closed_form(macs):
 def test_refuses_a_part_without_channels(alpha):
     with pytest.raises(ValueError, match=f"alpha={alpha} of 8 channels: expected 1 to 7"):
         C2f_OctConv(8, 16, alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"k": 2}, "OctConv: k=2, s=1: expected an odd kernel"),
+        ({"s": 3}, "OctConv: s=3: expected stride 1 or 2"),
+        ({"alpha": 0.05}, "OctConv: alpha=0.05 of 8 channels: expected 1 to 7"),
+    ],
+)
+def test_one_map_refuses(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        OctConv(8, 8, **wrong)
+
+
+def test_fits_odd_kernels_that_halve_at_most():
+    fits = get("OctConv").fits
+    assert [(k, s) for k in range(1, 6) for s in (1, 2, 4) if fits({"kernel": k, "stride": s})] == [
+        *((3, 1), (3, 2), (5, 1), (5, 2))
+    ]

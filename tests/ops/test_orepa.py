@@ -115,5 +115,5 @@ def test_refuses(cls, k, s):
 
 
 def test_a_fusible_module_has_to_say_how():
-    with pytest.raises(NotImplementedError):
-        Fusible().fuse_convs()
+    with pytest.raises(TypeError, match=r"abstract.*fuse_convs"):
+        Fusible()

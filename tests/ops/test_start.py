@@ -22,18 +22,9 @@ from nas.ops.start import CannotStart, begin, trained
 
 NO_START = {
     *("SAPA", "BilinearUp"),  # other upsamplings than the nearest
-    *("DCNv3", "C2f_DCNv3"),  # weights of a softmax: means of what is around
-    *(
-        "DSConv",
-        "C2f_DSConv",
-        "MDCR",
-        "C2f_MDCR",
-        "GhostConv",
-        "C2f_GhostConv",
-        "SCDown",
-        "ADownCeil",
-    ),  # layers in a row
-    *("C2f_Faster", "C2f_MSBlock", "C2f_OctConv", "C3k2Block", "GELAN", "MSBlock", "RCSOSA"),  # other blocks
+    *("MDCR", "C2f_MDCR"),  # an output sees a quarter of the inputs, before three activations in a row
+    "ADownCeil",  # an output sees half of the inputs
+    *("C2f_Faster", "C2f_Ghost", "C2f_MSBlock", "C3k2Block", "GELAN", "MSBlock", "RCSOSA"),  # other blocks
 }
 """Modules that keep their own initial values. A newcomer without a start fails until it is written here."""
 
@@ -57,6 +48,9 @@ CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
     "DilatedConv": [{"dilation": 1}, {"dilation": 3}],
     "DualConv": [{"g": 1}, {"g": 8}],
     "HetConv": [{"p": 2}],
+    "OctConv": [{"alpha": 0.25}, {"alpha": 0.75}],
+    "DCNv3": [{"group_width": 4}, {"group_width": 8, "offset_scale": 2.0}],
+    "DSConv": [{"points": 3}],
     "PConv": [{"n_div": 2}, {"n_div": 16}],
     "DCNv4": [
         {"group_width": 4},
@@ -69,7 +63,10 @@ CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
 CHANNELS = {"same": [(36, 36)], "conv": [(32, 24), (16, 48)], "block": [(24, 32)]}
 REDUNDANT = {"conv1x1.bias"}
 """Cancelled by a batch norm, also at the start."""
-SLEEPS = {"offset_mask_dw.weight", "offset_mask_dw.bias", "weight_orepa_pfir_conv"}
+SLEEPS = {
+    *("offset_mask_dw.weight", "offset_mask_dw.bias", "weight_orepa_pfir_conv"),
+    *("dw_conv.conv.weight", "dw_conv.bn.weight", "dw_conv.bn.bias"),  # of DCNv3, from scratch too
+}
 """What only reaches the output through weights that start at zero; it learns from the second step on."""
 
 
@@ -186,6 +183,15 @@ BOUNDS = {  # on smooth maps and on white noise; what was measured, and a tenth
     "DilatedConv": (0.85, 1.2),  # dilation 3; at 2 it is 0.5 and 1.1
     "C2f_DilatedConv": (0.30, 0.34),
     "HWD": (0.8, 1.07),  # 5x5; 3x3 is 0.43 and 0.66
+    "OctConv": (0.78, 1.1),  # stride 2 and alpha 3/4; with 1/2 it is 0.65 and 0.97, with stride 1 0.31 and 0.54
+    "C2f_OctConv": (0.33, 0.42),
+    "GhostConv": (0.65, 0.68),  # half of the channels is exact
+    "C2f_GhostConv": (0.3, 0.32),
+    "SCDown": (0.85, 0.97),  # 5x5; 3x3 is 0.65 and 0.85, a tenth of it the activation that is a line
+    "DSConv": (0.034, 0.034),  # the lines' tenth, and the second activation
+    "C2f_DSConv": (0.026, 0.026),
+    "DCNv3": (0.92, 1.05),  # 5x5; 3x3 is 0.54 to 0.65, and 0.83 to 0.93
+    "C2f_DCNv3": (0.42, 0.48),
 }
 EXACT = ("OREPA", "C2f_OREPA", "DCNv2", "C2f_DCNv2", "SPDConv")
 BOUNDS |= dict.fromkeys(EXACT, (1e-9, 1e-9))

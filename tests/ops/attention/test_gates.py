@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import onnxruntime
 import pytest
 import torch
 from contract_cases import counted
@@ -193,6 +196,29 @@ def test_simam_of_large_values_in_half_precision():
     x = torch.randn(1, 2, 80, 80) * 30
     expected = SimAM(2)(x)
     torch.testing.assert_close(SimAM(2)(x.half()).float(), expected, rtol=5e-3, atol=0.2)
+
+
+@pytest.mark.parametrize("recorded", [(1, 1), (6, 9)], ids=str)
+def test_simam_recorded_at_one_size_serves_others(recorded, tmp_path):
+    """The number of pixels stands in its formula, and a single pixel is a case of its own."""
+    module, path = SimAM(3).eval(), str(tmp_path / "simam.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.randn(1, 3, *recorded),),
+            path,
+            opset_version=17,
+            dynamo=False,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={name: {2: "height", 3: "width"} for name in ("x", "y")},
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in ((1, 1), (2, 3), (33, 20)):
+        x = torch.randn(1, 3, *size)
+        (y,) = session.run(None, {"x": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(y), module(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 N = 20 * 24

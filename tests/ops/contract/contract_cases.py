@@ -13,7 +13,7 @@ from typing import TypeAlias
 import pytest
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import SPPF
+from ultralytics.nn.modules.block import SPPF, Attention
 from ultralytics.nn.modules.conv import Conv
 
 import nas.ops  # noqa: F401  registers the modules
@@ -36,6 +36,13 @@ SLOTS: dict[str, list[dict[str, Value]]] = {
 }
 ARGUMENTS = {"same": ("c",), "conv": ("c1", "c2"), "block": ("c1", "c2", "n"), "guided": ("c", "c_guide")}
 CHANNELS: dict[str, tuple[int, ...]] = {"same": (C1,), "conv": (C1, C2), "block": (C1, C2, 2), "guided": (C1, C2)}
+
+REDUNDANT = (
+    "conv1x1.bias",
+    *("attn.proj.bn.bias", "attn.pe.bn.bias", "ffn.1.bn.bias", "conv.2.cv2.bn.bias"),
+)
+"""Ends of names of parameters that a later batch norm cancels: of SPConv, kept so that the authors' checkpoints load,
+and of Ultralytics' own."""
 
 
 def slots_of(entry: Entry) -> list[dict[str, Value]]:
@@ -118,6 +125,12 @@ def run(module: nn.Module, x: Input) -> torch.Tensor:
         return module(x)
 
 
+def attended(y: torch.Tensor) -> int:
+    """Return the MACs of an nn.MultiheadAttention by its output (N, L, c): four projections, and two products."""
+    n, length, c = y.shape
+    return n * (4 * length * c**2 + 2 * length**2 * c)
+
+
 def counted(module: nn.Module, x: Input) -> tuple[int, int]:
     """Return the MACs of convolutions and linears, and of all that the rules state."""
     layers, stated, handles, rules = [0], [0], [], macs_rules()
@@ -127,6 +140,11 @@ def counted(module: nn.Module, x: Input) -> tuple[int, int]:
             layers[0] += output.numel() * m.weight[0].numel()
         elif isinstance(m, nn.Linear):
             layers[0] += output.numel() * m.in_features
+        elif isinstance(m, nn.MultiheadAttention):
+            layers[0] += attended(output[0])
+        elif isinstance(m, Attention):  # what the host's counter sees by itself: query times key, weights times value
+            n, _, h, w = output.shape
+            layers[0] += n * (h * w) ** 2 * m.num_heads * (m.key_dim + m.head_dim)
         rule = next((rules[cls] for cls in type(m).__mro__ if cls in rules), None)
         if rule is not None:
             macs = rule(m, inputs, output)
