@@ -41,8 +41,8 @@ def followed(tree: Tree, text: str, modules: str) -> dict[Path, str]:
     "version",
     [None, *(pytest.param(version, marks=pytest.mark.slow) for version in [*RELEASES, "8.3.16", "8.3.17"])],
 )
-def test_what_it_tells_builds_the_model(version, own_cache):
-    tree = read_tree(fetched(version, own_cache) if version else None)
+def test_what_it_tells_builds_the_model(version, shared_cache):
+    tree = read_tree(fetched(version, shared_cache) if version else None)
     files = render(VARIANT)
     snippet = release_snippet(tree, VARIANT, files)
     assert followed(tree, snippet.text, snippet.modules) == snippet.pasted
