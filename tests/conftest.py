@@ -10,6 +10,7 @@ import os
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -34,6 +35,17 @@ os.environ["NAS_CACHE"] = _CACHE.name
 os.environ["YOLO_CONFIG_DIR"] = str(Path(_CACHE.name) / "host")
 os.environ.setdefault("NAS_TESTS_SHARED", str(Path(_CACHE.name) / "shared"))  # the first process hands it on
 go_offline(Path(_CACHE.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let `-n 2` hand out whole files, in their order: what a module's fixtures train is trained once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.option.dist != "load":  # something else was asked for
+        return None
+    config.option.loadscopereorder = False  # sorted by their number of tests, the slowest would come last
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
