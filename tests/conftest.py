@@ -1,4 +1,8 @@
-"""Fixtures for all tests. No test reads or writes the user's own cache, studies or host settings."""
+"""Fixtures for all tests. No test reads or writes the user's own cache, studies or host settings.
+
+With `pytest -n 2` each process has a cache and fixtures of its own, and one core: torch, and every training that a test
+starts, takes as many threads as there are cores, and threads that wait for a core taken by the other process burn it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,56 @@ import os
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
 from nas.offline import go_offline
 
+
+def _take_one_core(worker: str) -> None:
+    """Let this process and all that it starts run on one core: the k-th test process on the k-th there is."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""Name of this process where several run the tests, such as gw0."""
+if WORKER and hasattr(os, "sched_setaffinity"):
+    _take_one_core(WORKER)  # before torch counts them
+
 # Before any test module imports the host, which reads its settings once.
 _CACHE = tempfile.TemporaryDirectory(prefix="nas-tests-")
 os.environ["NAS_CACHE"] = _CACHE.name
 os.environ["YOLO_CONFIG_DIR"] = str(Path(_CACHE.name) / "host")
+os.environ.setdefault("NAS_TESTS_SHARED", str(Path(_CACHE.name) / "shared"))  # the first process hands it on
 go_offline(Path(_CACHE.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let `-n 2` hand out whole files, in their order: what a module's fixtures train is trained once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.option.dist != "load":  # something else was asked for
+        return None
+    config.option.loadscopereorder = False  # sorted by their number of tests, the slowest would come last
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def own_cache() -> Path:
     """Return the folder of this run to which everything goes that is cached, the host's settings included."""
     return Path(_CACHE.name)
+
+
+@pytest.fixture(scope="session")
+def shared_cache() -> Path:
+    """Return a folder for what takes long to make and is put in its place whole: all processes of this run share it."""
+    folder = Path(os.environ["NAS_TESTS_SHARED"])
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -92,12 +92,11 @@ class Host:
         program = self.folder / f"{kernel.name}-{key}"
         if not program.exists():
             self._prepare()
-            source = self.folder / f"{program.name}.cpp"
-            source.write_text(text)
             built = self.folder / f"{program.name}.{os.getpid()}"
-            assert COMPILER is not None
+            source = built.with_name(f"{built.name}.cpp")
+            source.write_text(text)
             self._compile(str(source), "-o", str(built))
-            built.rename(program)
+            built.rename(program)  # whole, as other processes may look for it
         return program
 
     def _prepare(self) -> None:
@@ -106,8 +105,12 @@ class Host:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in HEADERS:
-            shutil.copyfile(HERE / name, self.folder / name)
-        self._compile("-x", "c++-header", "shim.h", "-o", "shim.h.gch", "-w")
+            copy = self.folder / f"{name}.{os.getpid()}"
+            shutil.copyfile(HERE / name, copy)
+            copy.rename(self.folder / name)
+        built = self.folder / f"shim.h.gch.{os.getpid()}"
+        self._compile("-x", "c++-header", "shim.h", "-o", str(built), "-w")
+        built.rename(self.folder / "shim.h.gch")
 
     def _compile(self, *arguments: str) -> None:
         assert COMPILER is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +30,24 @@ def stand_ins(folder: Path) -> Path:
     return folder
 
 
-def run(code: str, *arguments: object, path: list[Path]) -> None:
-    """Run Python in a process of its own, with folders to import from."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+FORKS = """
+import os, sys
+import cv2, torch, torchvision  # what takes long, and what every release imports
+for folders, *arguments in JOBS:
+    child = os.fork()
+    if not child:
+        sys.path[:0], sys.argv[1:] = folders, arguments
+        exec(CODE)
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"failed for {folders}")
+"""
+
+
+def run_each(code: str, *jobs: tuple[list[Path], list[object]]) -> None:
+    """Run Python for each job, (folders to import from, arguments), in a fork of a process that has imported torch."""
+    told = [([str(folder) for folder in folders], *map(str, arguments)) for folders, arguments in jobs]
+    text = f"JOBS = {told!r}\nCODE = {code!r}\n{FORKS}"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

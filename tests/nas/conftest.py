@@ -139,14 +139,17 @@ def boxes_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def taught(boxes_data: Path, own_cache: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Train the baseline, and keep the process that did."""
+def taught(boxes_data: Path, own_cache: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Train the baseline, and keep a process that trains.
+
+    It is trained once for all processes that run the tests: `Weights` waits for another one that is at it.
+    """
     dataset = load(boxes_data)
     data = write_resolved(dataset, tmp_path_factory.mktemp("boxes-resolved"))
     recipe = make_recipe(init="baseline", epochs=0, imgsz=64, batch=8, base_epochs=BASE_EPOCHS, device="cpu")
     with ProxyWorker(own_cache, threads=1) as worker:
         weights = Weights(
-            folder=tmp_path_factory.mktemp("taught"),
+            folder=shared_cache / "taught",
             space=read_space(SPACE, "small.yaml", "small"),
             data=data,
             fingerprint=dataset.fingerprint,

@@ -52,9 +52,9 @@ def table() -> dict[Row, tuple[int, int]]:
     return costs
 
 
-def summed(table: dict[Row, tuple[int, int]], text: str) -> tuple[int, int]:
-    """Return the MACs and parameters of a model YAML: its rows' sum."""
-    macs, params = zip(*(table[row] for row, _ in rows_of(text)), strict=True)
+def summed(table: dict[Row, tuple[int, int]], rows: list[tuple[Row, list[Any]]]) -> tuple[int, int]:
+    """Return the MACs and parameters of rows."""
+    macs, params = zip(*(table[row] for row, _ in rows), strict=True)
     return sum(macs), sum(params)
 
 
@@ -64,9 +64,9 @@ def test_rows_add_up_exactly(table):
     for variant in draw(SPACE, 36, seed=1):
         text = render(variant).yaml
         layers = counted(build(text, SPACE.scale))
-        assert summed(table, text) == tuple(map(sum, zip(*layers, strict=True))), variant.describe()
+        assert summed(table, rows_of(text)) == tuple(map(sum, zip(*layers, strict=True))), variant.describe()
     for variant in draw(SPACE, 3, seed=1):
-        macs, params = summed(table, render(variant).yaml)
+        macs, params = summed(table, rows_of(render(variant).yaml))
         cost = model_cost(build(render(variant).yaml, SPACE.scale))
         assert (cost.gflops, cost.params) == (pytest.approx(2 * macs / 1e9, rel=1e-12), params)
 
@@ -75,7 +75,7 @@ def test_rows_add_up_exactly(table):
 def test_ten_thousand_are_rendered_parsed_and_costed(table):
     stock = Variant(SPACE.base, SPACE.scale)
     plain = rows_of(render(stock).yaml)
-    base = summed(table, render(stock).yaml)
+    base = summed(table, plain)
     place = {name: i for i, name in enumerate(GRAPH.names)}
     by_label: dict[tuple[str, str], tuple[int, int]] = {}
     seen: set[str] = set()
@@ -86,7 +86,7 @@ def test_ten_thousand_are_rendered_parsed_and_costed(table):
         for i, ((row, source), (own, own_source)) in enumerate(zip(rows, plain, strict=True)):
             assert source == own_source
             assert row == own if i not in swaps else row[1] == parse_choice(swaps[i]).module
-        macs, params = summed(table, files.yaml)
+        macs, params = summed(table, rows)
         # The other way to the same sum: the base, and what each swap adds, whatever stands beside it.
         for slot, label in variant.swaps:
             i = place[slot]
@@ -111,6 +111,6 @@ def test_two_hundred_build_and_run():
 def test_one_is_stated_as_it_costs(table):
     variant = draw(SPACE, 1, seed=4)[0]
     files, cost = costed(variant)
-    macs, params = summed(table, files.yaml)
+    macs, params = summed(table, rows_of(files.yaml))
     assert (cost.params, round(cost.gflops, 6)) == (params, round(2 * macs / 1e9, 6))
     assert f"{params} parameters, {2 * macs / 1e9:.1f} GFLOPs" in files.yaml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -112,35 +113,31 @@ numpy.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-2)
     assert status == 0, said[-2000:]
 
 
-def test_a_distributed_worker_knows_the_modules(files, folder, run, tiny_data, tmp_path):
-    """What Ultralytics starts for each GPU: a clean process that unpickles the trainer class alone."""
-    launch = f"""
-import {module_name(files)} as modules
-from ultralytics.utils.dist import generate_ddp_file
-trainer = modules.Trainer(overrides=dict(model="{files.name}.yaml", data={str(tiny_data)!r}, epochs=1, imgsz=64,
-    batch=8, device="cpu", plots=False, workers=0, project={str(tmp_path)!r}, name="ddp", exist_ok=True, verbose=False))
-print(generate_ddp_file(trainer))
-"""
-    status, out, said = run("-c", launch, cwd=folder)
-    assert status == 0, said[-2000:]
-    status, _, said = run(out.strip().splitlines()[-1], cwd=folder, path=[folder])
-    assert status == 0, said[-2000:]
-    assert (tmp_path / "ddp" / "weights" / "last.pt").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+def test_wrong_use_of_the_script(folder, run):
+    """Each as a process of its own would see it, in one that has the imports behind it."""
+    wrong = [
         ([], "--data is needed"),
         (["--data", "d.yaml", "lr0"], "'lr0': expected key=value"),
         (["--resume", "no.pt"], "no.pt is no file"),
         (["--val", "no.pt", "--data", "d.yaml"], "no.pt is no file"),
-    ],
-)
-def test_wrong_use_of_the_script(arguments, words, folder, run):
-    status, _, said = run("train.py", *arguments, cwd=folder)
-    assert status == 2
-    assert words in said
+    ]
+    code = f"""
+import contextlib, io, json, runpy, sys
+said = []
+for arguments in {[arguments for arguments, _ in wrong]!r}:
+    sys.argv = ["train.py", *arguments]
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            runpy.run_path("train.py", run_name="__main__")
+        except SystemExit as end:
+            said.append((end.code, stderr.getvalue()))
+print(json.dumps(said))
+"""
+    status, out, said = run("-c", code, cwd=folder)
+    assert status == 0, said[-2000:]
+    for (arguments, words), (code, message) in zip(wrong, json.loads(out), strict=True):
+        assert code == 2, arguments
+        assert words in message
 
 
 def test_the_stock_model_needs_none():

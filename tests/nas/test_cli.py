@@ -174,8 +174,8 @@ def test_studies_and_doctor(tmp_path, monkeypatch):
     assert "CARAFE" in facts["modules"]
 
 
-def test_search_rank_resume_emit(tiny_data, tmp_path):
-    """The road of a user with data of their own, end to end."""
+def test_search_rank_resume_emit(tiny_data, tmp_path, monkeypatch):
+    """The road of a user with data of their own, end to end; the first command as a process, with all its imports."""
     done = command(
         "search", "quick", "--data", str(tiny_data), "--trials", "2", "--study", "mine", *QUICK, cwd=tmp_path
     )
@@ -185,50 +185,54 @@ def test_search_rank_resume_emit(tiny_data, tmp_path):
     assert "[2/2]" in done.stderr
     assert (tmp_path / "studies" / "mine.db").exists()
 
-    more = command("search", "--study", "mine", "--trials", "1", cwd=tmp_path)
-    assert more.returncode == 0, more.stderr
-    rows = list(csv.DictReader(io.StringIO(command("rank", "mine", "--csv", cwd=tmp_path).stdout)))
+    monkeypatch.chdir(tmp_path)
+    more = invoke("search", "--study", "mine", "--trials", "1")
+    assert more.exit_code == 0, more.stderr
+    rows = list(csv.DictReader(io.StringIO(invoke("rank", "mine", "--csv").stdout)))
     assert len(rows) == 3
     assert len({r["id"] for r in rows}) == 3
-    body = json.loads(command("rank", "mine", "--json", cwd=tmp_path).stdout)
+    body = json.loads(invoke("rank", "mine", "--json").stdout)
     assert [r["id"] for r in body["rows"]] == [r["id"] for r in rows]
     assert body["settings"]["recipe"]["epochs"] == 1
 
-    again = command("search", "--study", "mine", cwd=tmp_path)
-    assert again.returncode == 0
+    again = invoke("search", "--study", "mine")
+    assert again.exit_code == 0
     assert "has all 3 trials that were asked for" in again.stderr
     assert "--confirm 3:3 confirms the first 3" in again.stderr
 
-    emitted = command("emit-yaml", "--study", "mine", "--best", "-o", "out", cwd=tmp_path)
-    assert emitted.returncode == 0, emitted.stderr
+    emitted = invoke("emit-yaml", "--study", "mine", "--best", "-o", "out")
+    assert emitted.exit_code == 0, emitted.stderr
     assert (tmp_path / "out" / f"yolov8n-{rows[0]['id']}.yaml").exists()
-    priced = json.loads(command("cost", f"out/yolov8n-{rows[0]['id']}.yaml", "--json", cwd=tmp_path).stdout)
+    priced = json.loads(invoke("cost", f"out/yolov8n-{rows[0]['id']}.yaml", "--json").stdout)
     assert priced["gflops"] == pytest.approx(float(rows[0]["gflops"]), abs=1e-3)
 
-    confirmed = command("search", "--study", "mine", "--confirm", "1:2", cwd=tmp_path)
-    assert confirmed.returncode == 0, confirmed.stderr
+    confirmed = invoke("search", "--study", "mine", "--confirm", "1:2")
+    assert confirmed.exit_code == 0, confirmed.stderr
     assert "confirming: the first 1 of the ranking and the baseline get further seeds, 2 in all" in confirmed.stderr
-    body = json.loads(command("rank", "mine", "--json", "--aa", "6", cwd=tmp_path).stdout)
+    body = json.loads(invoke("rank", "mine", "--json", "--aa", "6").stdout)
     assert sorted(r["seed_list"] for r in body["rows"]) == ["0", "0 1", "0 1 2 3 4 5"]
     assert (body["aa"]["pool"], body["confirm"]) == (6, "1:2")
 
-    other = command("search", "--study", "mine", "--epochs", "2", "--trials", "1", cwd=tmp_path)
-    assert other.returncode == 1
+    other = invoke("search", "--study", "mine", "--epochs", "2", "--trials", "1")
+    assert other.exit_code == 1
     assert "recipe: epochs: 1, not 2" in other.stderr
-    assert "mine" in command("studies", cwd=tmp_path).stdout
+    listed = command("studies", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "mine" in listed.stdout
 
 
-def test_a_first_attempt_that_cannot_work_does_not_block_its_name(tiny_data, tmp_path):
+def test_a_first_attempt_that_cannot_work_does_not_block_its_name(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "1", "--study", "g", *QUICK]
-    wrong = command(*args, "--device", "77", cwd=tmp_path)
-    assert wrong.returncode == 1
+    wrong = invoke(*args, "--device", "77")
+    assert wrong.exit_code == 1
     assert "device=77" in wrong.stderr
-    right = command(*args, cwd=tmp_path)
-    assert right.returncode == 0, right.stderr
+    right = invoke(*args)
+    assert right.exit_code == 0, right.stderr
     assert "Only the baseline has finished yet." in right.stdout
 
 
-def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
+def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path, monkeypatch):
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "3", "--study", "k", *QUICK, "--epochs", "3"]
     args += ["--init", "baseline", "--base-epochs", "1"]
     victim = subprocess.Popen([*NAS, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -243,11 +247,12 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path):
         victim.kill()
         victim.wait()
     assert "[2/3]" in said[-1], "".join(said)
-    done = command(*args, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*args)
+    assert done.exit_code == 0, done.stderr
     assert "1 of 3 trials are done; finishing what was asked for" in done.stderr
     assert "training the baseline" not in done.stderr
-    body = json.loads(command("rank", "k", "--json", cwd=tmp_path).stdout)
+    body = json.loads(invoke("rank", "k", "--json").stdout)
     assert len(body["rows"]) == 3
     from nas.place import place
     from nas.study import Study
@@ -297,15 +302,16 @@ def _trainings(parent: int) -> list[str]:
     return found
 
 
-def test_same_seed_same_study(tiny_data, tmp_path):
+def test_same_seed_same_study(tiny_data, tmp_path, monkeypatch):
     """Bit for bit, also between a fresh training process and one that has trained before."""
+    monkeypatch.chdir(tmp_path)
     tables = []
     for name in ("a", "b"):
         args = ["search", "quick", "--data", str(tiny_data), "--study", name, *QUICK, "--epochs", "2", "--seed", "5"]
         trials = [["--trials", "3"]] if name == "a" else [["--trials", "1"], ["--trials", "2"]]
         for part in trials:
-            done = command(*args, *part, cwd=tmp_path)
-            assert done.returncode == 0, done.stderr
+            done = invoke(*args, *part)
+            assert done.exit_code == 0, done.stderr
         from nas.place import place
         from nas.study import Study
 

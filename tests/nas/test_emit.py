@@ -85,24 +85,6 @@ def test_the_training_script_trains(texts, tiny_data, tmp_path):
     assert (tmp_path / "run" / "weights" / "last.pt").exists()
 
 
-def test_ddp_worker_knows_the_modules(texts, tiny_data, tmp_path):
-    """What Ultralytics starts for each GPU: a clean process that unpickles the trainer class alone."""
-    paths = emit.write(texts, tmp_path)
-    launch = f"""
-import nas
-from ultralytics.utils.dist import generate_ddp_file
-trainer = nas.Trainer(overrides=dict(model={str(paths[0])!r}, data={str(tiny_data)!r}, epochs=1, imgsz=64, batch=8,
-    device="cpu", plots=False, workers=0, project={str(tmp_path)!r}, name="ddp", exist_ok=True, verbose=False))
-print(generate_ddp_file(trainer))
-"""
-    made = subprocess.run([sys.executable, "-c", launch], capture_output=True, text=True, timeout=300)
-    assert made.returncode == 0, made.stderr[-2000:]
-    worker = made.stdout.strip().splitlines()[-1]
-    done = subprocess.run([sys.executable, worker], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "ddp" / "weights" / "last.pt").exists()
-
-
 def test_choosing_from_a_study(tmp_path):
     class Empty:
         place = type("P", (), {"name": "empty"})

@@ -1,4 +1,4 @@
-"""Emitted files, byte for byte; then each model is trained, exported, reloaded and trained again by plain Ultralytics.
+"""Emitted files, byte for byte; then models are trained, exported, reloaded and trained again by plain Ultralytics.
 
 `NAS_REGENERATE=1 pytest tests/nas/test_golden.py` writes the expected files anew; read the diff.
 """
@@ -29,6 +29,8 @@ VARIANTS = {
     "all-five": ["neck.up_p4=CARAFE", "neck.up_p3=DySample", "backbone.down_p3=SPConv", "neck.down_n4=DynamicConv",
                  "neck.c2f_p3=C2f_DCNv4"],
 }  # fmt: skip
+TRAINED = ("baseline", "carafe-args", "dcnv4", "blocks", "all-five")
+"""Every module of the others, and every way of stating arguments, is in one of these."""
 OFFLINE = {"workers": 0, "plots": False, "verbose": False, "device": "cpu", "imgsz": 64, "batch": 8}
 
 
@@ -49,6 +51,7 @@ def test_bytes(emitted):
         assert path.read_bytes() == golden.read_bytes(), f"{golden.name}: see the docstring if the change is meant"
 
 
+@pytest.mark.parametrize("emitted", TRAINED, indirect=True)
 def test_train_export_reload_and_train_again(emitted, tiny_data, tmp_path):
     from ultralytics import YOLO
 
@@ -72,6 +75,11 @@ def test_train_export_reload_and_train_again(emitted, tiny_data, tmp_path):
     again.train(data=str(tiny_data), epochs=1, project=str(tmp_path), name="second", **OFFLINE)
     trained = {type(m).__name__ for m in again.model.modules()}
     assert set(parse_swaps("yolov8", "n", VARIANTS[emitted[0]]).modules) <= trained
+
+
+def test_those_that_train_have_every_module():
+    modules = {label: set(parse_swaps("yolov8", "n", swaps).modules) for label, swaps in VARIANTS.items()}
+    assert set().union(*(modules[label] for label in TRAINED)) == set().union(*modules.values())
 
 
 def test_forward_at_other_sizes(emitted):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ultralytics
 from click.testing import CliRunner
-from releases import RELEASES, fetched, run, stand_ins
+from releases import RELEASES, fetched, run_each, stand_ins
 
 from nas import emit, patch
 from nas.cli import cli
@@ -286,10 +286,10 @@ torch.save((sum(p.numel() for p in model.parameters()), y[0] if isinstance(y, (l
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", RELEASES)
-def test_every_release_builds_the_same_patched_and_in_memory(version, own_cache, tmp_path):
+def test_every_release_builds_the_same_patched_and_in_memory(version, shared_cache, tmp_path):
     import torch
 
-    original = fetched(version, own_cache)
+    original = fetched(version, shared_cache)
     root = tmp_path / "patched"
     shutil.copytree(original, root)
     stubs = stand_ins(tmp_path / "stubs")
@@ -299,15 +299,17 @@ def test_every_release_builds_the_same_patched_and_in_memory(version, own_cache,
     model = tmp_path / f"{files.name}.yaml"
     model.write_text(files.yaml)
 
-    def build(tree, output, *more):
-        run(BUILD, model, tmp_path / "weights.pt", output, *more, path=[tree, stubs])
-        return torch.load(output)
-
     before = contents(root)
-    emit.apply_patch(VARIANT, files, root)
+    assert apply(root) == [root / TASKS, root / MODULES]  # unproved: it is built below, and test_snippet.py proves it
     assert emit.apply_patch(VARIANT, files, root) == []
-    parameters, y = build(root, tmp_path / "patched.pt")
-    expected = build(original, tmp_path / "memory.pt", stubs / "branch.txt", ",".join(VARIANT.modules))
+    given = [model, tmp_path / "weights.pt"]
+    run_each(
+        BUILD,
+        ([root, stubs], [*given, tmp_path / "patched.pt"]),
+        ([original, stubs], [*given, tmp_path / "memory.pt", stubs / "branch.txt", ",".join(VARIANT.modules)]),
+    )
+    parameters, y = torch.load(tmp_path / "patched.pt")
+    expected = torch.load(tmp_path / "memory.pt")
     assert parameters == expected[0]
     assert torch.equal(y, expected[1])
     emit.revert_patch(root)

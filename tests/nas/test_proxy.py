@@ -41,7 +41,7 @@ def make_job(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def worker(own_cache):
-    with ProxyWorker(own_cache) as made:
+    with ProxyWorker(own_cache, threads=2) as made:  # several, however many cores the tests have
         yield made
 
 
@@ -75,7 +75,7 @@ def test_a_kept_process_answers_as_a_fresh_one(worker, make_job, own_cache):
     other = worker.run(make_job("neck.up_*=DySample", recipe=replace(RECIPE, epochs=10)))  # its mosaic ends before it
     assert [s.epoch for s in other.curve if s.validation] == [8, 9, 10]  # only the last ones are validated
     kept = worker.run(make_job())
-    with ProxyWorker(own_cache) as fresh:
+    with ProxyWorker(own_cache, threads=2) as fresh:
         assert losses(fresh.run(make_job())) == losses(kept)
     assert losses(worker.run(make_job(seed=1))) != losses(kept)
 

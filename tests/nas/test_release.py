@@ -103,8 +103,8 @@ def test_names_of_releases():
 
 
 @pytest.mark.slow
-def test_a_real_one(own_cache):
-    tree = read_tree(fetched("8.3.0", own_cache))
+def test_a_real_one(shared_cache):
+    tree = read_tree(fetched("8.3.0", shared_cache))
     assert tree.version == "8.3.0"
     with pytest.raises(HostError, match=r"pip knows no release 8\.3\.9999 of Ultralytics; nearest: 8\.3\.\d+, 8\.4\.0"):
-        release_tree("8.3.9999", own_cache)
+        release_tree("8.3.9999", shared_cache)

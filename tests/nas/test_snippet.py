@@ -22,6 +22,9 @@ VARIANT = parse_swaps("yolov8", "n", ["neck.up_p4=CARAFE", "neck.c2f_p4=C2f_DCNv
 TREE = Path(__file__).parents[1] / "golden" / "tree"
 BRACKETS = {"tuple": "(CARAFE,)", "set": "{CARAFE}", "frozenset": "frozenset({CARAFE})"}
 
+PROVED = (None, "8.0.100", "8.1.40", "8.3.16", "8.3.17", "8.3.70")
+"""The installed one, the first of each idiom, and both sides of a trap; `test_patch.py` builds with every release."""
+
 
 def followed(tree: Tree, text: str, modules: str) -> dict[Path, str]:
     """Do what a snippet says, as its reader would: from its text alone."""
@@ -41,12 +44,15 @@ def followed(tree: Tree, text: str, modules: str) -> dict[Path, str]:
     "version",
     [None, *(pytest.param(version, marks=pytest.mark.slow) for version in [*RELEASES, "8.3.16", "8.3.17"])],
 )
-def test_what_it_tells_builds_the_model(version, own_cache):
-    tree = read_tree(fetched(version, own_cache) if version else None)
+def test_what_it_tells_builds_the_model(version, shared_cache):
+    tree = read_tree(fetched(version, shared_cache) if version else None)
     files = render(VARIANT)
     snippet = release_snippet(tree, VARIANT, files)
     assert followed(tree, snippet.text, snippet.modules) == snippet.pasted
-    prove(tree, snippet.pasted, files)
+    if version in PROVED:
+        prove(tree, snippet.pasted, files)
+    else:
+        compile(snippet.pasted[TASKS], str(TASKS), "exec")
     look = "tuple" if tree.release < (8, 1, 40) else "set" if tree.release <= (8, 3, 60) else "frozenset"
     assert places(tree).dispatch == look
     assert f"elif m in {BRACKETS[look]}:" in snippet.text

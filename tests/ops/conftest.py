@@ -39,9 +39,9 @@ def perturb():
 
 
 @pytest.fixture(scope="session")
-def host_programs(own_cache):
+def host_programs(shared_cache):
     """Return the folder of the host's programs, which all tests share."""
-    return own_cache / "host-programs"
+    return shared_cache / "host-programs"
 
 
 @pytest.fixture
