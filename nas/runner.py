@@ -210,7 +210,8 @@ class Runner:
             return self.replay.run(trial.assignment)
         recipe = self.settings.recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        return self.worker.run(replace(job, **self.weights.inherited(recipe, trial.variant.swaps, bank)), on_epoch)
+        job = replace(job, **self.weights.inherited(recipe, trial.variant.swaps, bank))
+        return self.worker.run(self.weights.resumable(job), on_epoch)
 
     def _failed(self, handle: OpenTrial, failure: ProxyFailure, seconds: float) -> Trial:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
