@@ -26,6 +26,7 @@ from nas.cli_shared import (
     JSON,
     MODULES,
     OBJECTIVES,
+    PRECISION,
     SAMPLERS,
     SEEDS,
     STORAGE,
@@ -155,6 +156,7 @@ def _interrupt(*_: object) -> None:
     help="Train nothing: take scores from a table that `nas studies export` wrote.",
 )
 @click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
+@PRECISION
 @STORAGE
 @JSON
 def search(as_json: bool, **options: Any) -> None:

@@ -46,7 +46,8 @@ class Keeper:
         import torch
 
         wall, cpu = self._started
-        kind, keys, position, has_gauss, gauss = np.random.get_state()
+        drawn: Any = np.random.get_state()
+        kind, keys, position, has_gauss, gauss = drawn
         self._file.save(
             {
                 "curve": [asdict(score) for score in curve],
@@ -110,7 +111,7 @@ def _averages(trainer: Any) -> tuple[Any, Any]:
 
 def _take_up_criterion(model: Any, epochs: int) -> None:
     """Let a loss whose weights change from epoch to epoch, such as that of heads without suppression, count these."""
-    criterion = model.init_criterion()
+    criterion = getattr(model, "criterion", None) or model.init_criterion()
     if hasattr(criterion, "update"):
         for _ in range(epochs):
             criterion.update()

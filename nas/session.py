@@ -48,7 +48,7 @@ _OF_A_STUDY = (
     "data", "proxy", "space", "scale", "max_gflops", "max_params", "max_latency", "min_map", "seed", "floor",
     "objective", "latency",
 )  # fmt: skip
-_RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")
+_RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device", "amp")
 
 
 @dataclass(frozen=True)
@@ -279,9 +279,12 @@ def _recipe(options: dict[str, Any], answer: Answer | None) -> Recipe:
         init=init,
         device=options["device"],
         weights=_weights(options["weights"]),
+        amp=options["amp"],
     )
     if answer:
         recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in _CALIBRATED})
+        if options["amp"] is None and recipe.device == answer.recipe.device == "cpu":
+            recipe = replace(recipe, amp=answer.recipe.amp)
     if options["bank_epochs"] is not None:
         recipe = replace(recipe, bank_epochs=options["bank_epochs"])
     return _sound(recipe)

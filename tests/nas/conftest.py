@@ -143,7 +143,7 @@ def taught(boxes_data: Path, own_cache: Path, tmp_path_factory: pytest.TempPathF
     """Train the baseline, and keep the process that did."""
     dataset = load(boxes_data)
     data = write_resolved(dataset, tmp_path_factory.mktemp("boxes-resolved"))
-    recipe = make_recipe(init="baseline", epochs=0, imgsz=64, batch=8, base_epochs=BASE_EPOCHS, device="cpu")
+    recipe = make_recipe(init="baseline", epochs=0, imgsz=64, batch=8, base_epochs=BASE_EPOCHS, device="cpu", amp=False)
     with ProxyWorker(own_cache, threads=1) as worker:
         weights = Weights(
             folder=tmp_path_factory.mktemp("taught"),
@@ -173,6 +173,7 @@ def inside():
     """Let a module train in this very process, and leave the host and torch as they were."""
     import torch
     from ultralytics.data import dataset
+    from ultralytics.engine import trainer
     from ultralytics.utils import callbacks, nms
 
     from nas.proxy_trainer import trainer_class
@@ -182,6 +183,7 @@ def inside():
         (callbacks, "add_integration_callbacks"),
         (dataset, "load_dataset_cache_file"),
         (dataset, "save_dataset_cache_file"),
+        (trainer, "autocast"),
     ]
     before = [getattr(owner, name) for owner, name in changed]
     threads = torch.get_num_threads()
@@ -326,7 +328,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
 @pytest.fixture
 def calibrator(fake_worker: type[FakeWorker], told: Told, tmp_path: Path):
     """Return what makes a calibration of the quick space, in one folder unless another is given."""
-    common = make_recipe(init="bank", epochs=0, imgsz=64, batch=8, base_epochs=20, device="cpu")
+    common = make_recipe(init="bank", epochs=0, imgsz=64, batch=8, base_epochs=20, device="cpu", amp=False)
 
     def make(
         variants: int = 6,

@@ -23,7 +23,7 @@ from nas.trial import Trial
 
 OPTIONS = {
     "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,
-    "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None,
+    "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None, "amp": None,
     "seed": None, "seeds": None, "confirm": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None,
     "max_latency": None, "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None,
     "device": None, "storage": None,
@@ -216,6 +216,26 @@ def test_given_options_win_over_a_calibration(begin):
     assert (recipe.validations, session.study.settings.score) == (2, "map_average")
     scratch = recipe_of(begin(study="s", proxy="good", init="scratch"))
     assert (scratch.init, scratch.lr0, scratch.warmup_bias_lr) == ("scratch", SCRATCH_LR0, 0.1)
+
+
+@pytest.mark.parametrize(("amp", "expected"), [(None, False), ("bf16", "bf16"), (False, False)])
+def test_the_precision_of_a_calibration_is_kept_and_another_is_a_departure(begin, monkeypatch, amp, expected):
+    monkeypatch.setattr("nas.recipe._bf16", lambda device: "bf16")  # of a machine that has it
+    write(calibration(recipe=replace(CALIBRATED, device="cpu").to_json()))
+    session = begin(proxy="good", amp=amp)
+    assert recipe_of(session).amp == expected
+    departures = [line for line in session.study.settings.answer["departures"] if line.startswith("amp")]
+    assert departures == (["amp: False, not 'bf16'"] if expected else [])
+
+
+def test_precision_is_the_machines_unless_given_and_stays_the_studys(begin, monkeypatch):
+    monkeypatch.setattr("nas.recipe._bf16", lambda device: "bf16")
+    assert recipe_of(begin(study="new")).amp == "bf16"
+    assert recipe_of(begin(study="given", amp=False)).amp is False
+    finish_a_trial(begin(study="given").study)
+    assert recipe_of(begin(study="given")).amp is False
+    with pytest.raises(StudyError, match="recipe: amp: False, not 'bf16'"):
+        begin(study="given", amp="bf16")
 
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
