@@ -123,7 +123,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     print(
         f"{datetime.datetime.now(datetime.UTC).date()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at "
     )
-    print(f"{options.imgsz} px, batch {options.batch}, one thread; pairs are of one variant under one seed. The ")
+    print(f"{options.imgsz} px, batch {options.batch}, one thread; pairs are of one variant under one seed. The")
     print("difference is with the lever less without, with its 95 % interval.\n")
     print("| lever | pairs | CPU time, median ratio |" + "".join(f" {text} |" for text in SCORES.values()))
     print("|---|---:|---:|" + "---:|" * len(SCORES))

@@ -70,7 +70,8 @@ PRECISION = click.option(
     "amp",
     type=click.Choice(("fp32", "bf16")),
     callback=lambda _ctx, _param, value: {None: None, "fp32": False, "bf16": "bf16"}[value],
-    help="What proxies compute in. Default: bf16 where the machine has instructions for it.",
+    help="What proxies compute in. bf16 takes a fifth off a CPU's time where it has AVX512-BF16 or AMX. Default: "
+    "bf16 on GPUs that have it, else fp32.",
 )
 SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

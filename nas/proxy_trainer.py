@@ -75,7 +75,7 @@ def trainer_class() -> Any:
 
         def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
             optimizer = super().build_optimizer(*args, **kwargs)
-            if isinstance(optimizer, torch.optim.AdamW):  # one pass over each tensor: a third of the time
+            if isinstance(optimizer, torch.optim.AdamW):  # one pass over each tensor, two fifths of the time
                 for group in optimizer.param_groups:
                     group["fused"] = True
             return optimizer

@@ -158,7 +158,7 @@ def make_recipe(
         base_lr0=FINE_TUNE_LR0 if weights else SCRATCH_LR0,
         **start_of(init),
         device=device,
-        amp=_bf16(device) if amp is None else amp,
+        amp=amp if amp is not None else device != "cpu" and _bf16(),
     )
 
 
@@ -182,11 +182,7 @@ def _cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _bf16(device: str) -> str | bool:
-    """Return ``bf16`` where the machine has instructions for it; elsewhere it would be slower than float32."""
+def _bf16() -> str | bool:
     import torch
 
-    if device != "cpu":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else False
-    found = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return "bf16" if any(check and check() for check in found) else False
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else False

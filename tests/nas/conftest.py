@@ -143,7 +143,7 @@ def taught(boxes_data: Path, own_cache: Path, tmp_path_factory: pytest.TempPathF
     """Train the baseline, and keep the process that did."""
     dataset = load(boxes_data)
     data = write_resolved(dataset, tmp_path_factory.mktemp("boxes-resolved"))
-    recipe = make_recipe(init="baseline", epochs=0, imgsz=64, batch=8, base_epochs=BASE_EPOCHS, device="cpu", amp=False)
+    recipe = make_recipe(init="baseline", epochs=0, imgsz=64, batch=8, base_epochs=BASE_EPOCHS, device="cpu")
     with ProxyWorker(own_cache, threads=1) as worker:
         weights = Weights(
             folder=tmp_path_factory.mktemp("taught"),
@@ -328,7 +328,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
 @pytest.fixture
 def calibrator(fake_worker: type[FakeWorker], told: Told, tmp_path: Path):
     """Return what makes a calibration of the quick space, in one folder unless another is given."""
-    common = make_recipe(init="bank", epochs=0, imgsz=64, batch=8, base_epochs=20, device="cpu", amp=False)
+    common = make_recipe(init="bank", epochs=0, imgsz=64, batch=8, base_epochs=20, device="cpu")
 
     def make(
         variants: int = 6,

@@ -218,24 +218,32 @@ def test_given_options_win_over_a_calibration(begin):
     assert (scratch.init, scratch.lr0, scratch.warmup_bias_lr) == ("scratch", SCRATCH_LR0, 0.1)
 
 
-@pytest.mark.parametrize(("amp", "expected"), [(None, False), ("bf16", "bf16"), (False, False)])
-def test_the_precision_of_a_calibration_is_kept_and_another_is_a_departure(begin, monkeypatch, amp, expected):
-    monkeypatch.setattr("nas.recipe._bf16", lambda device: "bf16")  # of a machine that has it
-    write(calibration(recipe=replace(CALIBRATED, device="cpu").to_json()))
-    session = begin(proxy="good", amp=amp)
+@pytest.mark.parametrize(
+    ("given", "expected", "departures"),
+    [(None, "bf16", []), ("bf16", "bf16", []), (False, False, ["amp: 'bf16', not False"])],
+)
+def test_the_precision_of_a_calibration_is_kept_and_another_is_a_departure(begin, given, expected, departures):
+    write(calibration(recipe=replace(CALIBRATED, device="cpu", amp="bf16").to_json()))
+    session = begin(proxy="good", amp=given)
     assert recipe_of(session).amp == expected
-    departures = [line for line in session.study.settings.answer["departures"] if line.startswith("amp")]
-    assert departures == (["amp: False, not 'bf16'"] if expected else [])
+    found = session.study.settings.answer["departures"]
+    assert [line for line in found if line.startswith("amp")] == departures
 
 
-def test_precision_is_the_machines_unless_given_and_stays_the_studys(begin, monkeypatch):
-    monkeypatch.setattr("nas.recipe._bf16", lambda device: "bf16")
-    assert recipe_of(begin(study="new")).amp == "bf16"
-    assert recipe_of(begin(study="given", amp=False)).amp is False
+def test_a_calibration_of_a_gpu_in_bfloat16_says_less_of_a_cpu_in_float32(begin):
+    write(calibration(recipe=replace(CALIBRATED, amp="bf16").to_json()))
+    session = begin(proxy="good")
+    assert recipe_of(session).amp is False
+    assert "amp: 'bf16', not False" in session.study.settings.answer["departures"]
+
+
+def test_precision_stays_the_studys(begin):
+    assert recipe_of(begin(study="new")).amp is False
+    assert recipe_of(begin(study="given", amp="bf16")).amp == "bf16"
     finish_a_trial(begin(study="given").study)
-    assert recipe_of(begin(study="given")).amp is False
-    with pytest.raises(StudyError, match="recipe: amp: False, not 'bf16'"):
-        begin(study="given", amp="bf16")
+    assert recipe_of(begin(study="given")).amp == "bf16"
+    with pytest.raises(StudyError, match="recipe: amp: 'bf16', not False"):
+        begin(study="given", amp=False)
 
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
