@@ -121,7 +121,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     print("# What each lever does to a proxy's result\n")
     print("    python benchmarks/proxy_levers.py --data bccd/data.yaml --init trained.pt --rows rows.jsonl\n")
     print(
-        f"{datetime.datetime.now(datetime.UTC).date()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at "
+        f"{datetime.datetime.now(datetime.UTC).date()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at"
     )
     print(f"{options.imgsz} px, batch {options.batch}, one thread; pairs are of one variant under one seed. The")
     print("difference is with the lever less without, with its 95 % interval.\n")
