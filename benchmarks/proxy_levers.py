@@ -120,9 +120,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     start = "a trained baseline" if options.init else "scratch"
     print("# What each lever does to a proxy's result\n")
     print("    python benchmarks/proxy_levers.py --data bccd/data.yaml --init trained.pt --rows rows.jsonl\n")
-    print(
-        f"{datetime.datetime.now(datetime.UTC).date()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at"
-    )
+    print(f"{datetime.datetime.now(datetime.UTC).date()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at")
     print(f"{options.imgsz} px, batch {options.batch}, one thread; pairs are of one variant under one seed. The")
     print("difference is with the lever less without, with its 95 % interval.\n")
     print("| lever | pairs | CPU time, median ratio |" + "".join(f" {text} |" for text in SCORES.values()))

@@ -32,6 +32,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -144,6 +145,7 @@ def search(options: argparse.Namespace, folder: Path, seed: int) -> None:
             *("--epochs", str(options.epochs), "--imgsz", str(options.imgsz), "--batch", str(options.batch)),
             *("--init", options.init, "--seed", str(seed), "--confirm", "0", "--device", "cpu", "--json"),
             *("--storage", f"sqlite:///{folder / 's.db'}"),
+            *shlex.split(options.extra),
         ],
         standalone_mode=False,
     )
@@ -270,7 +272,7 @@ def report(
 ) -> None:
     """Print the tables."""
     versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "ultralytics", "optuna", "swapnas")]
-    given = " ".join(a if "/" not in a else Path(a).name for a in sys.argv[1:])
+    given = shlex.join(a if "/" not in a else Path(a).name for a in sys.argv[1:])
     pairs = list(zip(maps["search"], maps["script"], strict=True))
     trials = len(pairs) / options.rounds
     ratios = [b / a for a, b in zip(walls["search"], walls["script"], strict=True)]
@@ -307,6 +309,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--imgsz", type=int, default=160)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--init", default="scratch", help="scratch, or a .pt file that both start from.")
+    parser.add_argument("--extra", default="", help='Further options of `nas search`, such as "--precision bf16".')
     parser.add_argument("--seed", type=int, default=0, help="Of the first round.")
     parser.add_argument("--role", choices=("search", "script"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
