@@ -51,7 +51,7 @@ class Answer:
 
     def under(self, recipe: Recipe) -> Answer:
         """Return the answer for a study with this recipe: what its options change of the calibrated one is noted."""
-        machine = ("device", "amp", "weights", "weights_digest", "base_lr0")
+        machine = ("device", "weights", "weights_digest", "base_lr0")
         same = replace(recipe, **{key: getattr(self.recipe, key) for key in machine})
         return replace(self, departures=tuple(self.recipe.differences(same)))
 

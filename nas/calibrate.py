@@ -237,7 +237,7 @@ class Calibrator:
             self.weights.job(run.variant, run.recipe, run.seed), **self.weights.inherited(run.recipe, swaps, bank)
         )
         try:
-            return Finished(key, worker.run(job)), True
+            return Finished(key, worker.run(self.weights.resumable(job))), True
         except ProxyFailure as failure:
             return Finished(key, None, f"{failure.kind}: {failure}"), failure.kind in ("build", "nan")
 

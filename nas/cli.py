@@ -26,6 +26,7 @@ from nas.cli_shared import (
     JSON,
     MODULES,
     OBJECTIVES,
+    PRECISION,
     SAMPLERS,
     SEEDS,
     STORAGE,
@@ -163,6 +164,7 @@ def _interrupt(*_: object) -> None:
 )
 @click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
 @WORKERS
+@PRECISION
 @STORAGE
 @JSON
 def search(as_json: bool, **options: Any) -> None:

@@ -76,6 +76,14 @@ CONFIRM = click.option(
     help="Train the first TOP of the ranking, and the baseline, under further seeds until each has K. A variant "
     "that is clearly no longer first leaves its share to the others; 0 confirms none. Default: 3:3.",
 )
+PRECISION = click.option(
+    "--precision",
+    "amp",
+    type=click.Choice(("fp32", "bf16")),
+    callback=lambda _ctx, _param, value: {None: None, "fp32": False, "bf16": "bf16"}[value],
+    help="What proxies compute in. bf16 takes a fifth off a CPU's time where it has AVX512-BF16 or AMX. Default: "
+    "bf16 on GPUs that have it, else fp32.",
+)
 SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -42,6 +42,9 @@ class ProxyJob:
         save: Where to write the trained tensors by name; None writes nothing.
         scratch: Where the training may make files, which it removes; None is the system's place for them.
         modules: Files of own modules, which the training process registers.
+        checkpoint: Where the training keeps how far it is, and goes on from when it finds that there; the name is one
+            of `nas.checkpoint.run_key`. None keeps nothing.
+        checkpoint_s: Seconds between two checkpoints at least; more where writing one takes long; 0 writes every epoch.
     """
 
     name: str
@@ -58,6 +61,8 @@ class ProxyJob:
     save: str | None = None
     scratch: str | None = None
     modules: tuple[ModuleFile, ...] = ()
+    checkpoint: str | None = None
+    checkpoint_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ProxyResult:
         inherited: Tensors that started from given values, and all tensors.
         cpu_seconds: Of all its threads, the set-up included; beside a GPU, of the process that drives it.
         seconds: Wall time, the set-up included.
+        resumed: Epochs that an earlier process had trained; their time is counted in.
     """
 
     curve: tuple[EpochScore, ...]
@@ -77,6 +83,7 @@ class ProxyResult:
     inherited: tuple[int, int]
     cpu_seconds: float
     seconds: float = 0.0
+    resumed: int = 0
 
 
 class ProxyFailure(ProxyError):
@@ -107,14 +114,15 @@ class ProxyWorker:
 
         Args:
             job: What to train.
-            on_epoch: Called with each epoch's score as it comes.
+            on_epoch: Called with each epoch's score as it comes; of a training that goes on, first with those that it
+                had.
 
         Raises:
             ProxyFailure: It failed; the worker stays usable.
         """
         started = time.monotonic()
         result: ProxyResult = self.work(job, on_epoch)
-        return replace(result, seconds=time.monotonic() - started)
+        return replace(result, seconds=result.seconds + time.monotonic() - started)
 
     def work(self, job: Any, on_progress: Callable[[Any], None] | None = None) -> Any:
         """Do any job that the process knows, and return what it gives; as `run`.

@@ -60,7 +60,8 @@ class Recipe:
         channels_last: Whether tensors lie in memory with the channels last: the same numbers but for rounding, sooner.
         optimizer: By the host's name for it.
         device: ``cpu`` or a CUDA device number.
-        amp: ``bf16`` on GPUs that have it; False trains in float32.
+        amp: ``bf16`` lets forward and backward compute in bfloat16 where torch's autocast says so, on GPUs and CPUs;
+            weights, loss (on CPUs) and validation (on CPUs) stay in float32. False trains in float32.
     """
 
     epochs: int = 8
@@ -133,7 +134,15 @@ def start_of(init: str) -> dict[str, Any]:
 
 
 def make_recipe(
-    *, init: str, epochs: int, imgsz: int, batch: int, base_epochs: int | None, device: str | None, weights: str = ""
+    *,
+    init: str,
+    epochs: int,
+    imgsz: int,
+    batch: int,
+    base_epochs: int | None,
+    device: str | None,
+    weights: str = "",
+    amp: str | bool | None = None,
 ) -> Recipe:
     """Return the recipe of a new study; what is None is chosen from the rest and the machine."""
     device = device or ("0" if _cuda() else "cpu")
@@ -149,7 +158,7 @@ def make_recipe(
         base_lr0=FINE_TUNE_LR0 if weights else SCRATCH_LR0,
         **start_of(init),
         device=device,
-        amp=_bf16() if device != "cpu" else False,
+        amp=amp if amp is not None else device != "cpu" and _bf16(),
     )
 
 

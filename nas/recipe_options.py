@@ -10,7 +10,7 @@ from nas.answer import Answer
 from nas.errors import StudyError
 from nas.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 
-RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device")
+RECIPE_OPTIONS = ("epochs", "imgsz", "batch", "init", "base_epochs", "bank_epochs", "weights", "device", "amp")
 """Options that a recipe is made of."""
 CALIBRATED = ("start", "bank_epochs", "bank_lr0", "validations", "lrf", "weight_decay", "optimizer")
 """What a calibration decides of a recipe beside what options can change."""
@@ -38,9 +38,12 @@ def new_recipe(options: dict[str, Any], answer: Answer | None) -> Recipe:
         init=init,
         device=options["device"],
         weights=weights_file(options["weights"]),
+        amp=options["amp"],
     )
     if answer:
         recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in CALIBRATED})
+        if options["amp"] is None and recipe.device == answer.recipe.device == "cpu":
+            recipe = replace(recipe, amp=answer.recipe.amp)
     if options["bank_epochs"] is not None:
         recipe = replace(recipe, bank_epochs=options["bank_epochs"])
     return sound(recipe)

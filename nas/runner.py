@@ -238,11 +238,8 @@ class Runner:
             return self.replay.run(trial.assignment)
         recipe = self.settings.recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        job = replace(
-            job,
-            **self.weights.inherited(recipe, trial.variant.swaps, bank),
-            recipe=replace(recipe, device=self.device),
-        )
+        job = replace(job, **self.weights.inherited(recipe, trial.variant.swaps, bank))
+        job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))
 
         def train() -> ProxyResult:
             if self._stopped.is_set():

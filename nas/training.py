@@ -16,8 +16,10 @@ from typing import Any
 
 from nas.errors import BatchHalved, NotANumber
 from nas.inherit import graph_of
+from nas.keeper import Keeper
 from nas.proxy import ProxyJob, ProxyResult
 from nas.proxy_trainer import trainer_class, validation_of
+from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
 
 
@@ -30,10 +32,17 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
         report: Called with each `EpochScore`.
     """
     started = time.process_time()
+    keeper = Keeper(job) if job.checkpoint and job.recipe.epochs else None
     with scratch_folder(job) as folder:
         trainer = _trainer(job, threads, folder)
         curve: list[EpochScore] = []
         average: Validation | None = None
+
+        def on_start(t: Any) -> None:
+            if keeper and keeper.resume(t):
+                for score in keeper.curve:
+                    curve.append(score)
+                    report(score)
 
         def on_epoch(t: Any) -> None:
             nonlocal average
@@ -44,22 +53,36 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             report(score)
             if score.epoch == job.recipe.epochs:
                 average = t.validate_average()
+            elif keeper:
+                keeper.keep(t, curve)
 
         def on_batch(t: Any) -> None:
             if t._oom_retries:
                 raise BatchHalved("out of memory: a batch of this size does not fit")
 
         if job.recipe.epochs:
+            trainer.add_callback("on_train_start", on_start)
             trainer.add_callback("on_train_batch_start", on_batch)
             trainer.add_callback("on_fit_epoch_end", on_epoch)
-            trainer.train()
+            try:
+                trainer.train()
+            except NotANumber:  # it would be so again
+                if keeper:
+                    keeper.done()
+                raise
         else:
             curve.append(trainer.score_untrained())
             report(curve[0])
             average = curve[0].validation
         if job.save:
             _save_named(trainer, job)
-        return ProxyResult(tuple(curve), average, trainer.inherited, time.process_time() - started)
+        cpu_seconds = time.process_time() - started
+        if keeper is None:
+            return ProxyResult(tuple(curve), average, trainer.inherited, cpu_seconds)
+        keeper.done()
+        return ProxyResult(
+            tuple(curve), average, trainer.inherited, keeper.cpu_seconds + cpu_seconds, keeper.seconds, keeper.resumed
+        )
 
 
 @contextlib.contextmanager
@@ -94,19 +117,15 @@ def _score(trainer: Any) -> EpochScore:
     )
 
 
-def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
-    """Return the recipe in the host's words, with everything pinned that it would choose by itself."""
-    recipe = job.recipe
+def overrides_of(recipe: Recipe) -> dict[str, object]:
+    """Return a recipe in the host's words, with everything pinned that it would choose by itself."""
     return {
-        "model": str(model),
-        "data": job.data,
         "epochs": max(1, recipe.epochs),
         "imgsz": recipe.imgsz,
         "batch": recipe.batch,
         "nbs": recipe.batch,  # each batch is a step; the host would gather 64 images
         "device": recipe.device,
         "amp": recipe.amp,
-        "seed": job.seed,
         "optimizer": recipe.optimizer,
         "lr0": recipe.lr0,
         "lrf": recipe.lrf,
@@ -116,9 +135,19 @@ def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
         "mosaic": recipe.mosaic,
         "close_mosaic": recipe.epochs // 10,  # the host's 10 of 100, scaled
         "patience": 0,
+    }
+
+
+def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
+    """Return what the host's trainer is told: the recipe, and to do nothing beside it."""
+    return {
+        **overrides_of(job.recipe),
+        "model": str(model),
+        "data": job.data,
+        "seed": job.seed,
         "pretrained": False,
         "cache": "ram",
-        "workers": 0 if recipe.device == "cpu" else 4,
+        "workers": 0 if job.recipe.device == "cpu" else 4,
         "val": True,
         "save": False,
         "plots": False,

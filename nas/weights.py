@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas.bank import SwapBank, bank_json, candidates_of, open_bank, read_json, write_json
+from nas.checkpoint import run_key
 from nas.distil import LEAST_MAP, Bank, Candidate, DistilJob
 from nas.errors import StudyError
 from nas.locks import try_lock
@@ -118,6 +119,10 @@ class Weights:
             modules=self.space.modules,
         )
 
+    def resumable(self, job: ProxyJob) -> ProxyJob:
+        """Return a complete job with a checkpoint, from which it goes on when its training is killed."""
+        return replace(job, checkpoint=str(self.folder / "running" / run_key(job, self.versions)))
+
     def inherited(self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None) -> dict[str, Any]:
         """Return what a job inherits, as the fields of `ProxyJob`; swaps may be controls."""
         if recipe.init == "scratch":
@@ -156,7 +161,9 @@ class Weights:
         variant = Variant(self.space.base, self.space.scale)
         job = replace(self.job(variant, wanted, self.seed), init=recipe.weights or None, save=str(file))
         try:
-            result = self.worker.run(job, lambda score: self.listener.epoch(score, max(1, wanted.epochs)))
+            result = self.worker.run(
+                self.resumable(job), lambda score: self.listener.epoch(score, max(1, wanted.epochs))
+            )
         except ProxyFailure as failure:
             raise StudyError(f"the baseline could not be trained: {failure}") from None
         fitting, every = result.inherited

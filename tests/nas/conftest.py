@@ -176,6 +176,7 @@ def inside():
     """Let a module train in this very process, and leave the host and torch as they were."""
     import torch
     from ultralytics.data import dataset
+    from ultralytics.engine import trainer
     from ultralytics.utils import callbacks, nms
 
     from nas.proxy_trainer import trainer_class
@@ -185,6 +186,7 @@ def inside():
         (callbacks, "add_integration_callbacks"),
         (dataset, "load_dataset_cache_file"),
         (dataset, "save_dataset_cache_file"),
+        (trainer, "autocast"),
     ]
     before = [getattr(owner, name) for owner, name in changed]
     threads = torch.get_num_threads()

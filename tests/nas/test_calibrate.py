@@ -248,3 +248,10 @@ def test_a_calibration_in_earnest(taught, own_cache, tmp_path, monkeypatch):
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout) == body
     assert (folder / "runs.jsonl").read_text().splitlines() == lines
+
+
+def test_every_training_can_go_on(calibrator, fake_worker, tmp_path):
+    calibrator().run()
+    files = [Path(job.checkpoint) for job in fake_worker.jobs]
+    assert {file.parent for file in files} == {tmp_path / "studies" / "weights" / "running"}
+    assert len(set(files)) == len(files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
@@ -78,6 +79,49 @@ def test_a_kept_process_answers_as_a_fresh_one(worker, make_job, own_cache):
     with ProxyWorker(own_cache, threads=2) as fresh:
         assert losses(fresh.run(make_job())) == losses(kept)
     assert losses(worker.run(make_job(seed=1))) != losses(kept)
+
+
+def test_bfloat16_is_a_training_of_its_own(worker, make_job):
+    """Rounded otherwise, so other numbers; the same ones again; and near those of float32."""
+    slow = replace(RECIPE, lr0=1e-6, warmup_bias_lr=0.0)  # AdamW's first steps go by signs, which rounding decides
+    narrow = make_job(recipe=replace(slow, amp="bf16"))
+    first, wide = worker.run(narrow), worker.run(make_job(recipe=slow))
+    assert losses(worker.run(narrow)) == losses(first) != losses(wide)
+    for score, other in zip(first.curve, wide.curve, strict=True):
+        assert score.train_loss == pytest.approx(other.train_loss, rel=0.02)
+        assert score.validation.loss == pytest.approx(other.validation.loss, rel=0.02)
+
+
+def test_a_loss_in_float32_of_predictions_in_bfloat16():
+    import torch
+
+    from nas.proxy_trainer import _autocast, _InFloat
+
+    class Loss:
+        updates = 0
+
+        def __call__(self, predictions, batch):
+            a, b = predictions["boxes"], torch.eye(4)
+            assert a.dtype == (a @ b).dtype == torch.float32
+            assert predictions["index"].dtype == torch.int64
+            return a.sum(), batch
+
+        def update(self):
+            self.updates += 1
+
+    loss = _InFloat(Loss())
+    narrow = torch.ones(4, 4, dtype=torch.bfloat16)
+    with _autocast(None, torch.bfloat16, device="cpu"):
+        assert (narrow @ narrow.float()).dtype == torch.bfloat16
+        assert loss({"boxes": narrow, "index": torch.zeros(1, dtype=torch.int64)}, 1)[1] == 1
+    loss.update()
+    assert loss.updates == 1
+    assert copy.deepcopy(loss).updates == 1
+    assert not hasattr(_InFloat(str), "update")
+    asked = []
+    _autocast(lambda enabled, device: asked.append((enabled, device)), False, device="cpu")
+    _autocast(lambda enabled, device: asked.append((enabled, device)), torch.bfloat16)
+    assert asked == [(False, "cpu"), (torch.bfloat16, "cuda")]
 
 
 def test_variants_start_from_the_same_values(worker, make_job):

@@ -23,7 +23,7 @@ from nas.trial import Trial
 
 OPTIONS = {
     "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,
-    "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None,
+    "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None, "amp": None,
     "seed": None, "seeds": None, "confirm": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None,
     "max_latency": None, "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None,
     "device": None, "storage": None, "workers": None,
@@ -216,6 +216,34 @@ def test_given_options_win_over_a_calibration(begin):
     assert (recipe.validations, session.study.settings.score) == (2, "map_average")
     scratch = recipe_of(begin(study="s", proxy="good", init="scratch"))
     assert (scratch.init, scratch.lr0, scratch.warmup_bias_lr) == ("scratch", SCRATCH_LR0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "departures"),
+    [(None, "bf16", []), ("bf16", "bf16", []), (False, False, ["amp: 'bf16', not False"])],
+)
+def test_the_precision_of_a_calibration_is_kept_and_another_is_a_departure(begin, given, expected, departures):
+    write(calibration(recipe=replace(CALIBRATED, device="cpu", amp="bf16").to_json()))
+    session = begin(proxy="good", amp=given)
+    assert recipe_of(session).amp == expected
+    found = session.study.settings.answer["departures"]
+    assert [line for line in found if line.startswith("amp")] == departures
+
+
+def test_a_calibration_of_a_gpu_in_bfloat16_says_less_of_a_cpu_in_float32(begin):
+    write(calibration(recipe=replace(CALIBRATED, amp="bf16").to_json()))
+    session = begin(proxy="good")
+    assert recipe_of(session).amp is False
+    assert "amp: 'bf16', not False" in session.study.settings.answer["departures"]
+
+
+def test_precision_stays_the_studys(begin):
+    assert recipe_of(begin(study="new")).amp is False
+    assert recipe_of(begin(study="given", amp="bf16")).amp == "bf16"
+    finish_a_trial(begin(study="given").study)
+    assert recipe_of(begin(study="given")).amp == "bf16"
+    with pytest.raises(StudyError, match="recipe: amp: 'bf16', not False"):
+        begin(study="given", amp=False)
 
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
