@@ -60,7 +60,10 @@ class Joining:
         study = Study.load(where, write=True)
         if study.settings.table:
             raise StudyError(f"the study {where.name!r} replays a table: there is nothing to train")
-        dataset = as_it_was(study, f"this worker cannot join the study {where.name!r}, whose trials are made of", data)
+        otherwise = (
+            f"this worker cannot join the study {where.name!r}, where trainings would not be what they are elsewhere"
+        )
+        dataset = as_it_was(study, otherwise, data)
         return cls(study, dataset, cache, workers)
 
     def run(self, observer: Observer) -> None:

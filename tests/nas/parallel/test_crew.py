@@ -1,0 +1,213 @@
+"""Several trainings side by side in one search: shared out, stopped together, alone where memory is short."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import instant_worker
+import pytest
+from instant_worker import InstantTrainer, Quiet
+
+import nas.fleet
+import nas.runner
+from nas.crew import side_by_side
+from nas.errors import StudyError
+from nas.fleet import dealt, runners_of
+from nas.proxy import ProxyFailure
+from nas.room import Room
+from nas.runner import Runner
+from nas.search import join
+from nas.study import Study
+from nas.trial import STOPPED
+
+WAIT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _quick_costs(monkeypatch):
+    monkeypatch.setattr(nas.runner, "costed", instant_worker.instant_cost)
+    monkeypatch.setattr("nas.search._PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def study(make, tmp_path) -> Study:
+    return make(f"sqlite:///{tmp_path / 'a.db'}", trials=12)
+
+
+class Told(Quiet):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class Meets(InstantTrainer):
+    """Makes its first training of a swap only when another one does too: shows that they are side by side."""
+
+    barrier = threading.Barrier(2, timeout=WAIT_S)
+
+    def __init__(self) -> None:
+        self.jobs = []
+
+    def run(self, job, on_epoch=None):
+        if job.swaps and not any(j.swaps for j in self.jobs):
+            self.barrier.wait()
+        self.jobs.append(job)
+        return super().run(job, on_epoch)
+
+
+def test_two_share_a_search(study):
+    trainers = [Meets(), Meets()]
+    trials = join(study, [Runner(study, Path("d"), trainer, Quiet()) for trainer in trainers])
+    done = [t for t in trials if t.status == "done"]
+    assert len({t.key for t in done}) == len(done) == len(trials)
+    assert len({t.variant.id for t in done}) == 12
+    assert sum(len(trainer.jobs) for trainer in trainers) == len(done)
+    assert {len([t for t in done if t.variant == v]) for v in {t.variant for t in done}} > {1}  # and the first are confirmed
+
+
+def test_the_first_failure_stops_all(study):
+    begun = threading.Event()
+
+    class Endless(InstantTrainer):
+        def __init__(self) -> None:
+            self.killed = threading.Event()
+
+        def run(self, job, on_epoch=None):
+            begun.set()
+            assert self.killed.wait(WAIT_S)
+            raise ProxyFailure("died", "the training process died")
+
+        def kill(self):
+            self.killed.set()
+
+    class Fails(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            assert begun.wait(WAIT_S)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        join(study, [Runner(study, Path("d"), trainer, Quiet()) for trainer in (Fails(), Endless())])
+    trials = Study.load(study.place).trials()
+    assert [(t.status, t.failure) for t in trials] == [("interrupted", STOPPED)] * 2
+
+
+def test_what_does_not_fit_beside_another_is_trained_alone(study):
+    """The second to come is out of memory as long as the first one trains."""
+    inside, told, most = [], Told(), []
+    lock = threading.Lock()
+    room = Room()
+
+    class Small(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            with lock:
+                inside.append(self)
+                most.append(len(inside))
+                crowded = len(inside) > 1
+            try:
+                if crowded:
+                    raise ProxyFailure("memory", "out of memory")
+                return super().run(job, on_epoch)
+            finally:
+                with lock:
+                    inside.remove(self)
+
+    trials = join(study, [Runner(study, Path("d"), Small(), told, room=room) for _ in range(3)])
+    assert max(most) > 1
+    assert {t.status for t in trials} == {"done"}
+    assert any("out of memory beside other trainings; it is trained again alone" in note for note in told.notes)
+
+
+def test_what_does_not_fit_alone_fails(study):
+    class Small(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            if ("neck.up_p4", "CARAFE(c_mid=64,k_up=5)") in job.swaps or "CARAFE" in str(job.swaps):
+                raise ProxyFailure("memory", "out of memory")
+            return super().run(job, on_epoch)
+
+    trials = join(study, [Runner(study, Path("d"), Small(), Quiet())])
+    failed = [t for t in trials if t.status == "failed"]
+    assert failed
+    assert all(t.failure == "memory: out of memory" for t in failed)
+
+
+def test_room_lets_nobody_in_beside_who_is_alone():
+    room, order = Room(), []
+    with room.shared() as company:
+        assert not company()
+        waits = threading.Thread(target=lambda: _alone(room, order))
+        waits.start()
+        until_waiting(room)
+        comes = threading.Thread(target=lambda: _beside(room, order))
+        comes.start()
+        order.append("first")
+    waits.join(WAIT_S)
+    comes.join(WAIT_S)
+    assert order == ["first", "alone", "beside"]
+    with room.shared() as one, room.shared() as other:
+        assert one()
+        assert other()
+
+
+def _alone(room, order):
+    with room.alone():
+        order.append("alone")
+
+
+def _beside(room, order):
+    with room.shared():
+        order.append("beside")
+
+
+def until_waiting(room):
+    while not room._waiting:
+        pass
+
+
+def test_a_single_member_works_in_this_thread():
+    seen = []
+
+    class Member:
+        def kill(self):
+            raise AssertionError
+
+    side_by_side([Member()], lambda _member, stop: seen.append((threading.current_thread(), stop.is_set())))
+    assert seen == [(threading.main_thread(), False)]
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "expected"),
+    [
+        ("cpu", 3, 2, ["cpu"] * 3),
+        ("0", 1, 2, ["0"]),
+        ("0", 3, 2, ["0", "1", "0"]),
+        ("1", 2, 2, ["1", "0"]),
+        ("1", 2, 0, ["1", "0"]),
+        ("0,1", 2, 2, ["0,1"] * 2),
+    ],
+)
+def test_gpus_are_dealt_out(device, workers, gpus, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert dealt(device, workers) == expected
+
+
+def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(study):
+    jobs = []
+
+    class Looks(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            jobs.append(job)
+            return super().run(job, on_epoch)
+
+    join(study, [Runner(study, Path("d"), Looks(), Quiet(), device="5")])
+    assert {job.recipe.device for job in jobs} == {"5"}
+    assert study.settings.recipe.device != "5"
+
+
+def test_latencies_are_not_measured_beside_trainings(study, tmp_path):
+    object.__setattr__(study.settings, "latency_on", "here")
+    refused = pytest.raises(StudyError, match=r"--workers 2: the study 'k' measures latencies, .* leave --workers out")
+    with refused, runners_of(study, None, tmp_path, Quiet(), 2):
+        pass
