@@ -28,7 +28,7 @@ from nas.study import Study
 from nas.table import Replay
 from nas.trial import STOPPED, Status, Trial
 from nas.variant import Variant
-from nas.weights import Listener, Weights, Worker
+from nas.weights import Baseline, Listener, Weights, Worker
 
 _MOST_DOUBTFUL = 3
 """Trainings in a row that may fail for reasons of the machine before the search stops."""
@@ -117,7 +117,7 @@ class Runner:
         if self.replay:
             return
         if recipe.init in ("baseline", "bank"):
-            self.study.keep_baseline_training(self.weights.baseline(recipe).curve)
+            self._keep_baseline(self.weights.baseline(recipe))
         if recipe.init == "bank":
             bank = self.banks[self.settings.seed] = self.weights.bank(recipe, self.settings.seed)
             for failed in bank.failures:
@@ -125,6 +125,26 @@ class Runner:
                 self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
             self.space = without(self.space, bank)
             self.study.keep_bank(bank)
+
+    def _keep_baseline(self, baseline: Baseline) -> None:
+        """Keep the curve of the baseline that is inherited from.
+
+        Raises:
+            StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
+        """
+        kept = self.study.baseline_training
+        if not kept:
+            return self.study.keep_baseline_training(baseline.curve)
+        if _seen(kept) != _seen(baseline.curve):
+            there, here = (
+                max((s.validation.map for s in c if s.validation), default=0.0) for c in (kept, baseline.curve)
+            )
+            raise StudyError(
+                f"the baseline in {baseline.file} is not the one that the study {self.study.place.name!r} was begun "
+                f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
+                f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
+            )
+        return None
 
     def begin(self, job: Job) -> OpenTrial:
         """Claim a run; call it within the study's `leases.alone`."""
@@ -282,6 +302,11 @@ class Runner:
         for handle in self.doubtful:
             handle.end(status=status)
         self.doubtful = []
+
+
+def _seen(curve: tuple[EpochScore, ...]) -> list[object]:
+    """Return what a curve says, without the time that it took."""
+    return [(score.epoch, score.train_loss, score.validation) for score in curve]
 
 
 _OF_COST = ("yaml", "params", "gflops", "stock_gflops", "uncounted", "latency_ms")

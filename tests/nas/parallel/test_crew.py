@@ -65,7 +65,9 @@ def test_two_share_a_search(study):
     assert len({t.key for t in done}) == len(done) == len(trials)
     assert len({t.variant.id for t in done}) == 12
     assert sum(len(trainer.jobs) for trainer in trainers) == len(done)
-    assert {len([t for t in done if t.variant == v]) for v in {t.variant for t in done}} > {1}  # and the first are confirmed
+    assert {len([t for t in done if t.variant == v]) for v in {t.variant for t in done}} > {
+        1
+    }  # and the first are confirmed
 
 
 def test_the_first_failure_stops_all(study):

@@ -249,3 +249,21 @@ def test_killed_while_distilling(run, make_study, fake_trainer):
     trials, listener, _ = run(study, 3)
     assert listener.said[0] == "distilling 4"  # the baseline is there
     assert [t.status for t in trials] == ["done"] * 3
+
+
+def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_trainer):
+    """As on a second machine that shares no folder, where the baseline is trained again, and comes out otherwise."""
+    study = make_study(init="bank", base_epochs=7)
+    run(study, 2)
+    (file,) = study.place.weights.glob("baseline-*.json")
+    file.unlink()
+    run(study, 1)  # the same to the last digit is the same
+
+    class Other(fake_trainer):
+        def run(self, job, on_epoch=None):
+            result = super().run(job, on_epoch)
+            return replace(result, curve=tuple(replace(s, train_loss=1.75) for s in result.curve))
+
+    file.unlink()
+    with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun .* copy .*weights from where"):
+        run(study, 1, Other())
