@@ -136,9 +136,7 @@ class Runner:
         if not kept:
             return self.study.keep_baseline_training(baseline.curve)
         if _seen(kept) != _seen(baseline.curve):
-            there, here = (
-                max((s.validation.map for s in c if s.validation), default=0.0) for c in (kept, baseline.curve)
-            )
+            there = max((score.validation.map for score in kept if score.validation), default=0.0)
             raise StudyError(
                 f"the baseline in {baseline.file} is not the one that the study {self.study.place.name!r} was begun "
                 f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
