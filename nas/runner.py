@@ -30,6 +30,8 @@ from nas.trial import STOPPED, Status, Trial
 from nas.variant import Variant
 from nas.weights import Baseline, Listener, Weights, Worker
 
+_COSTING = threading.Lock()
+"""The host counts by hooks on modules of which it shares some between models: its activation above all."""
 _MOST_DOUBTFUL = 3
 """Trainings in a row that may fail for reasons of the machine before the search stops."""
 
@@ -241,7 +243,8 @@ class Runner:
         """
         if self.replay:
             return render(trial.variant).yaml, *self.replay.cost(trial.assignment)
-        files, cost = costed(trial.variant)
+        with _COSTING:
+            files, cost = costed(trial.variant)
         timed = self.meter and (trial.variant.is_baseline or not over_limit(self.settings.space, cost, None))
         latency = self.meter.measure(files.yaml, trial.variant.scale) if self.meter and timed else None
         return files.yaml, cost, latency.ms if latency else None

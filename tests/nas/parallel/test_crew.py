@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import instant_worker
@@ -68,6 +69,23 @@ def test_two_share_a_search(study):
     assert {len([t for t in done if t.variant == v]) for v in {t.variant for t in done}} > {
         1
     }  # and the first are confirmed
+
+
+def test_costs_are_counted_one_at_a_time(study, monkeypatch):
+    """The host shares modules between models that it counts; two counts at once would count them twice."""
+    counting = threading.Semaphore(1)
+
+    def alone(variant):
+        assert counting.acquire(blocking=False)
+        try:
+            time.sleep(0.01)
+            return instant_worker.instant_cost(variant)
+        finally:
+            counting.release()
+
+    monkeypatch.setattr(nas.runner, "costed", alone)
+    trials = join(study, [Runner(study, Path("d"), InstantTrainer(), Quiet()) for _ in range(3)])
+    assert {t.status for t in trials} == {"done"}
 
 
 def test_the_first_failure_stops_all(study):
