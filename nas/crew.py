@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol, TypeVar
 
+from nas.storage import hurry
+
 
 class Member(Protocol):
     """Who can be made to stop from another thread, in the middle of what it does."""
 
     def kill(self) -> None:
-        """End what it does; whoever waits for it hears of a failure."""
+        """End what it does, for good; whoever waits for it hears of a failure."""
 
 
 M = TypeVar("M", bound=Member)
@@ -32,12 +34,13 @@ def side_by_side(members: Sequence[M], do: Callable[[M, threading.Event], None])
     if len(members) == 1:
         return do(members[0], stop)
     with ThreadPoolExecutor(len(members)) as pool:
-        futures = [pool.submit(do, member, stop) for member in members]
         try:
+            futures = [pool.submit(do, member, stop) for member in members]
             for future in as_completed(futures):
                 future.result()
         except BaseException:
             stop.set()
+            hurry()
             for member in members:
                 member.kill()
             raise

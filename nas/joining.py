@@ -50,7 +50,7 @@ class Joining:
             NasError: There is no such study, or its trials cannot be trained here as elsewhere.
         """
         until = time.monotonic() + 60 * wait
-        while not Study.exists(where):
+        while not Study.is_made(where):
             if time.monotonic() >= until:
                 raise StudyError(
                     f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` makes "
@@ -74,5 +74,5 @@ class Joining:
             "trials are done or under way"
         )
         with runners_of(self.study, self.dataset, self.cache, observer, self.workers) as runners:
-            searching.join(self.study, runners)
+            searching.search(self.study, runners)
         observer.note(f"nothing is left to do in the study {name}; `nas rank {name}` shows what came of it")

@@ -44,7 +44,7 @@ _TURN_S = 120.0
 
 
 class LeaseLost(StudyError):
-    """The connection was lost while something was being claimed: another may have claimed it too."""
+    """A turn did not come, or may not have been alone, so that what was claimed in it may be another's too."""
 
 
 class Leases(Protocol):
@@ -73,6 +73,9 @@ class Leases(Protocol):
             beat: What that has counted to.
         """
 
+    def are_others(self) -> bool:
+        """Whether other processes work on the study, or may; call it within `alone`."""
+
     def keep(self, trial: int) -> None:
         """Begin to count for a trial that this process has claimed."""
 
@@ -95,7 +98,7 @@ def leases_of(where: StudyPlace, count: Callable[[int, int], None], look: Callab
 def alone_at(where: StudyPlace) -> Iterator[None]:
     """Be the only one that claims trials of a study, or makes it; see `Leases.alone`."""
     if not where.server:
-        with awaited(where.file.with_name(f"{where.file.name}.{where.name}.turn"), _TURN_S):
+        with awaited(where.workers / "turn", _TURN_S):
             yield
         return
     with contextlib.ExitStack() as stack:
@@ -119,7 +122,7 @@ def _turn_at_server(where: StudyPlace) -> sqlalchemy.Connection:
     except BaseException as error:
         connection.close()
         if isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", "") == _LOCK_NOT_AVAILABLE:
-            raise StudyError(
+            raise LeaseLost(
                 f"another process has held the study {where.name!r} of {where.shown} for {_TURN_S:.0f} s; is one "
                 "stopped, or hanging?"
             ) from None
@@ -151,7 +154,8 @@ class FileLeases:
             StudyError: It cannot be written.
         """
         self._where = where
-        self._folder = where.folder / "workers"
+        self._folder = where.workers
+        self._mine: set[int] = set()
         self.owner = _new_owner()
         path = self._lock_of(self.owner)
         with self.alone():  # so that nobody looks at it before it is held, and takes it for a dead one's
@@ -172,9 +176,9 @@ class FileLeases:
 
     def is_gone(self, trial: int, owner: str, beat: int) -> bool:
         """See `Leases`; call it within `alone`."""
-        del trial, beat  # the lock file says it all
+        del beat  # the lock file says it all
         if owner == self.owner:
-            return False
+            return trial not in self._mine  # nobody handles it any more
         path = self._lock_of(owner)
         gone = not owner or not path.exists() or is_free(path)
         if gone and owner:
@@ -183,9 +187,16 @@ class FileLeases:
 
     def keep(self, trial: int) -> None:
         """See `Leases`: there is nothing to count."""
+        self._mine.add(trial)
 
     def let_go(self, trial: int) -> None:
         """See `Leases`."""
+        self._mine.discard(trial)
+
+    def are_others(self) -> bool:
+        """See `Leases`."""
+        mine = self._lock_of(self.owner)
+        return any(path != mine and not is_free(path) for path in self._folder.glob("*.lock"))
 
 
 @dataclass
@@ -216,7 +227,14 @@ class ServerLeases:
 
     def is_gone(self, trial: int, owner: str, beat: int) -> bool:
         """See `Leases`."""
-        return owner != self.owner and self._stands_still(trial, beat) >= GRACE_S
+        if owner == self.owner:
+            with self._lock:
+                return trial not in self._mine  # made, and not heard of: the connection was lost between
+        return self._stands_still(trial, beat) >= GRACE_S
+
+    def are_others(self) -> bool:
+        """See `Leases`: it cannot be known."""
+        return True
 
     def _stands_still(self, trial: int, beat: int) -> float:
         """Note what a count has come to; return for how many seconds it has been seen to stand still."""

@@ -65,7 +65,7 @@ def private_folder(parent: Path, name: str) -> Path:
     Raises:
         StudyError: It cannot be made.
     """
-    mine = parent / name
+    mine = parent.absolute() / name
     with awaited(parent / ".lock", 60.0):
         for other in parent.iterdir():
             lock = other / ".lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,10 +82,10 @@ class OpenTrial:
         """Store how it ended and return it; interrupted where another worker has taken it over meanwhile."""
         self.trial = replace(self.trial, **changes)
         try:
-            if not self._ledger.write(self._end):
-                kept = self._frozen()
-                if kept.user_attrs.get(RECORD) != attributes(self.trial)[RECORD]:
-                    self.trial = replace(thaw(kept), status="interrupted", failure=TAKEN_OVER)
+            self._ledger.write(self._end)
+            kept = self._frozen()  # another may have thought this process gone, and settled it
+            if kept.user_attrs.get(RECORD) != json.loads(json.dumps(self.trial.to_json())):
+                self.trial = replace(thaw(kept), status="interrupted", failure=TAKEN_OVER)
         finally:
             self._ledger.leases.let_go(self._asked._trial_id)
         return self.trial
@@ -97,8 +98,9 @@ class OpenTrial:
         inner.tell(self._asked, value, states.get(self.trial.status, TrialState.FAIL), skip_if_finished=True)
 
     def _frozen(self) -> FrozenTrial:
-        with explained(self._ledger.where):
-            return self._ledger.inner._storage.get_trial(self._asked._trial_id)
+        where, storage = self._ledger.where, self._ledger.inner._storage
+        with explained(where):
+            return patiently(where, lambda: storage.get_trial(self._asked._trial_id))
 
 
 def attributes(trial: Trial) -> dict[str, Any]:

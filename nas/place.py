@@ -57,7 +57,13 @@ class StudyPlace:
     @property
     def is_default(self) -> bool:
         """Whether it is where a study of that name is looked for when nothing else is said."""
-        return not self.server and self.file == default_file(self.name)
+        return not self.server and self.file.resolve() == default_file(self.name).resolve()
+
+    @property
+    def workers(self) -> Path:
+        """Where the locks of workers on this machine lie; the same however the file's path is written."""
+        file = self.file.resolve()
+        return file.with_name(f"{file.name}.{self.name}.workers")
 
     def named(self, name: str) -> StudyPlace:
         """Return the place of another study of the same storage."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -108,6 +109,8 @@ class ProxyWorker:
         self._threads = threads or available_cores()
         self._process: Any = None
         self._pipe: Any = None
+        self._starting = threading.Lock()
+        self._killed = False
 
     def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
         """Train one job and return its result.
@@ -159,10 +162,12 @@ class ProxyWorker:
             raise
 
     def kill(self) -> None:
-        """End the process from another thread; whoever waits for it hears that it died."""
-        process = self._process
-        if process is not None:
-            process.kill()
+        """End the process for good, from another thread; whoever waits for it hears that it died."""
+        with self._starting:
+            self._killed = True
+            process = self._process
+            if process is not None:
+                process.kill()
 
     def close(self) -> None:
         """Stop the process, whatever it does."""
@@ -181,18 +186,26 @@ class ProxyWorker:
         self.close()
 
     def _start(self) -> None:
-        """Start the process unless it runs."""
-        if self._process is not None and self._process.is_alive():
+        """Start the process unless it runs.
+
+        Raises:
+            ProxyFailure: It was killed for good.
+        """
+        if self._process is not None and self._process.is_alive() and not self._killed:
             return
         self.close()
         from nas.worker import serve
 
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
-        # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its pipe, with
-        # its parent, or in `close`.
-        self._process.start()
+        with self._starting:
+            if self._killed:
+                raise ProxyFailure("died", "the training process was stopped")
+            pipe, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
+            # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its pipe,
+            # with its parent, or in `close`.
+            process.start()
+            self._process, self._pipe = process, pipe
         theirs.close()
 
 

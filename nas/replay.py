@@ -88,7 +88,7 @@ class ReplaySession:
             f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
         )
         with ProxyWorker(self.study.place.folder) as idle:  # it starts no process before it has a job
-            searching.search(self.study, todo, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
+            searching.search(self.study, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
         return None
 
 

@@ -102,7 +102,8 @@ class Runner:
         self.doubtful: list[OpenTrial] = []
         self.banks: dict[int, SwapBank] = {}
         self.weights = weights_of(study, data, worker, observer)
-        self._stopped = threading.Event()
+        self._stopped = self.weights.stopped
+        self.has_trained = False
 
     def kill(self) -> None:
         """End what is being trained, from another thread; its trial is interrupted, and no other begins."""
@@ -225,6 +226,7 @@ class Runner:
             result = self._train(handle.trial, bank, on_epoch)
         except ProxyFailure as failure:
             return self._failed(handle, failure, round(time.monotonic() - started, 2))
+        self.has_trained = True
         self.settle_doubtful("failed")
         return handle.end(
             status="done",
@@ -297,6 +299,24 @@ class Runner:
                 "mend that and start the search again: it will try them anew"
             )
         return replace(handle.trial, status="failed")
+
+    def give_up_doubtful(self, *, alone: bool) -> None:
+        """Settle them when there is nothing else to train that could show whose failure it is.
+
+        Args:
+            alone: Whether no other worker is training.
+
+        Raises:
+            StudyError: Nothing has trained here yet, while others do: it may well be this machine.
+        """
+        if self.has_trained or alone:
+            return self.settle_doubtful("failed")
+        text = self.doubtful[-1].trial.failure
+        self.settle_doubtful("interrupted")
+        raise StudyError(
+            f"every training of this worker has failed, and not by what the variants are, while others train; the "
+            f"last: {text}\nmend that and let it join again"
+        )
 
     def settle_doubtful(self, status: Status) -> None:
         """End the trials whose failure may have been the machine's."""

@@ -43,41 +43,33 @@ class Plan:
 
 
 def plan(study: Study, trials: int | None) -> Plan:
-    """Settle what an earlier search left open, and return how far this one will go.
+    """Settle what an earlier search left open, write down what is asked for, and return how far this search will go.
 
     A request that was cut short is finished by giving it again, or by giving none; any other number is that many more.
     Without a number and with nothing left to do the target is what has been spent.
     """
     with study.leases.alone():
         study.take_over()
-    there = study.trials()
-    spent = variants_spent(there)
-    open_request = spent < study.target or _left(there, rules_of(study))
-    if trials is None or (open_request and trials == study.request):
-        return Plan(spent, max(spent, study.target), finishing=True)
-    return Plan(spent, spent + trials, finishing=False)
+        there, target = study.trials(), study.target
+        spent = variants_spent(there)
+        open_request = spent < target or _left(there, rules_of(study))
+        if trials is None or (open_request and trials == study.request):
+            return Plan(spent, max(spent, target), finishing=True)
+        if any(t.status == "running" for t in there):  # others are at what was asked for before
+            spent = max(spent, target)
+        study.ask_for(spent + trials, trials)
+        return Plan(spent, spent + trials, finishing=False)
 
 
-def search(study: Study, todo: Plan, runners: Sequence[Runner]) -> list[Trial]:
-    """Screen until the plan is fulfilled or the space is exhausted, confirm, and return all trials of the study.
+def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
+    """Screen until what is asked for is there or the space is exhausted, confirm, and return all trials of the study.
 
     Args:
-        study: Where they go.
-        todo: From `plan`.
+        study: Where they go; others may work on it already.
         runners: Who makes the runs, side by side; the first makes what all of them inherit.
 
     Raises:
         StudyError: The baseline fails: nothing could be compared with it; or no variant is within the space's limits.
-    """
-    study.ask_for(todo.target, todo.target - todo.spent if not todo.finishing else study.request)
-    return join(study, runners)
-
-
-def join(study: Study, runners: Sequence[Runner]) -> list[Trial]:
-    """Do what a study still asks for, beside whoever works on it already; return all its trials.
-
-    Raises:
-        StudyError: As `search`.
     """
     for runner in runners:
         runner.prepare()
@@ -89,7 +81,10 @@ def _work(runner: Runner, stop: threading.Event) -> None:
     """Make runs until there are none any more."""
     told: set[str] = set()
     while not stop.is_set():
-        turn, handle = _claim(runner)
+        claimed = _claim(runner)
+        if claimed is None:
+            continue
+        turn, handle = claimed
         stage = turn.job.stage if turn.job else "over" if turn.over else ""
         if turn.note and stage not in told:
             told.add(stage)
@@ -97,15 +92,15 @@ def _work(runner: Runner, stop: threading.Event) -> None:
         if turn.job and handle:
             runner.run(handle, turn.job, turn.position, turn.target)
         elif runner.doubtful:  # the others may be waiting for these
-            runner.settle_doubtful("failed")
+            runner.give_up_doubtful(alone=turn.running == len(runner.doubtful))
         elif turn.over:
             return
         elif not turn.job:
             stop.wait(_PAUSE_S)
 
 
-def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None]:
-    """Return what is to be done next, and the trial that has been claimed for it."""
+def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
+    """Return what is to be done next, and the trial that is claimed for it; None where that has to be repeated."""
     study, handle = runner.study, None
     try:
         with study.leases.alone():
@@ -116,7 +111,7 @@ def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None]:
     except LeaseLost:
         if handle:
             handle.end(status="interrupted", failure=STOPPED)
-        return Turn(), None
+        return None
     return turn, handle
 
 

@@ -72,7 +72,7 @@ class Session:
             where = place(name, options["storage"])
         except StudyError as error:
             raise StudyError(f"{error}; --study names it" if not options["study"] else str(error)) from None
-        if not Study.exists(where):
+        if not Study.is_made(where):
             if options["study"] and not space:
                 raise StudyError(
                     f"no study {name!r} in {where.shown} to resume; "
@@ -163,7 +163,7 @@ class Session:
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
         with runners_of(study, self.dataset, self.cache, observer, self.workers) as runners:
-            searching.search(study, todo, runners)
+            searching.search(study, runners)
         return None
 
 

@@ -52,7 +52,14 @@ def copy_study(source: Study, target: StudyPlace) -> Study:
     with source.locked(), source.leases.alone():
         source.take_over()
         if any(trial.status == "running" for trial in source.trials()):
-            raise StudyError(f"a worker is at work on the study {source.place.name!r}; copy it when all have stopped")
+            raise StudyError(
+                f"runs of the study {source.place.name!r} are not finished; copy it when its workers have stopped"
+                + (
+                    " (runs of one that was killed have to be taken over first, by nas worker)"
+                    if source.place.server
+                    else ""
+                )
+            )
         if Study.exists(target):
             raise StudyError(f"{target.shown} holds a study {target.name!r} already; --as gives the copy another name")
         with explained(target):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +26,16 @@ _LOCK_WAIT_S = 60
 _CHECK_WAIT_S = 5
 PATIENCE_S = 600.0
 """How long a worker waits for a server that does not answer before it gives up."""
-_SERVER_OPTIONS = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_SERVER_OPTIONS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    # What a machine that is gone holds has to come free, the turn to claim above all.
+    "options": "-c idle_in_transaction_session_timeout=90s -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 "
+    "-c tcp_keepalives_count=3",
+}
 _OF_OPTUNA = {"studies", "trials", "version_info"}
 
 
@@ -97,13 +107,21 @@ def _few(names: set[str]) -> str:
 T = TypeVar("T")
 
 
-def patiently(where: StudyPlace, action: Callable[[], T], told: Callable[[str], None] | None = None) -> T:
+HURRY_S = 10.0
+_HURRY = threading.Event()
+
+
+def hurry() -> None:
+    """Wait no longer than `HURRY_S` for any server from here on: this process is to end."""
+    _HURRY.set()
+
+
+def patiently(where: StudyPlace, action: Callable[[], T]) -> T:
     """Return what an action on a storage gives, trying again while its server cannot be reached.
 
     Args:
         where: The storage. A file is tried once: SQLite itself waits for its lock.
         action: What to do; it has to stand being done twice.
-        told: Hears that the server is waited for.
 
     Raises:
         Exception: What the action raises, after `PATIENCE_S` of a server that does not answer.
@@ -113,12 +131,13 @@ def patiently(where: StudyPlace, action: Callable[[], T], told: Callable[[str], 
         try:
             return action()
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if _HURRY.is_set():
+                until = min(until, time.monotonic() + HURRY_S)
             if not (where.server and is_disconnected(error)) or time.monotonic() > until:
                 raise
-            if told:
-                told(f"{where.shown} does not answer; trying again for {PATIENCE_S:.0f} s")
-                told = None
-            time.sleep(pause)
+            if _HURRY.wait(pause):
+                time.sleep(0.5)
+                until = min(until, time.monotonic() + HURRY_S)
             pause = min(2 * pause, 15.0)
 
 
@@ -135,8 +154,8 @@ def is_disconnected(error: BaseException) -> bool:
     return code[:2] == "08" or code in _GOING_DOWN
 
 
-_GOING_DOWN = ("57P01", "57P02", "57P03", "53300")
-"""Shutdown, crash of another connection, start-up, and too many connections."""
+_GOING_DOWN = ("57P01", "57P02", "57P03", "53300", "25P03")
+"""Shutdown, crash of another connection, start-up, too many connections, and a transaction that stood still."""
 _REFUSALS = ("authentication failed", "no password supplied", "does not exist")
 
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank import SwapBank
 from nas.errors import StudyError
-from nas.lease import Leases, leases_of
+from nas.lease import Leases, alone_at, leases_of
 from nas.locks import held, private_folder
 from nas.open_trial import BEAT, EPOCH, OWNER, RECORD, Ledger, OpenTrial, attributes, thaw
 from nas.place import StudyPlace
@@ -32,6 +32,7 @@ from nas.trial import DIED, DIED_OFTEN, Trial
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
 _BASELINE, _BANK = "nas_baseline", "nas_bank"
+_BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM}
 
 
 class Study:
@@ -87,11 +88,16 @@ class Study:
         """Delete the study, to begin it anew with other settings.
 
         Raises:
-            StudyError: Something has come of it.
+            StudyError: Something has come of it, or others work on it.
         """
-        if not self.is_barren:
-            raise StudyError(f"the study {self.place.name!r} holds what was finished")
-        with explained(self.place):
+        with self.leases.alone(), explained(self.place):
+            if not self.is_barren:
+                raise StudyError(f"the study {self.place.name!r} holds what was finished")
+            if self.leases.are_others():
+                raise StudyError(
+                    f"a worker is at work on the study {self.place.name!r}, which cannot be begun anew meanwhile: stop "
+                    "it first"
+                )
             optuna.delete_study(study_name=self.place.name, storage=open_storage(self.place))
 
     @classmethod
@@ -142,7 +148,21 @@ class Study:
             if where.name not in optuna.get_all_study_names(storage):
                 return False
             inner = optuna.load_study(study_name=where.name, storage=storage)
-            return bool(inner.user_attrs or inner.get_trials(deepcopy=False))
+            return bool(inner.user_attrs.keys() - _BEFORE_SETTINGS or inner.get_trials(deepcopy=False))
+
+    @staticmethod
+    def is_made(where: StudyPlace) -> bool:
+        """Whether there is a study, as `exists`; where another process is making it, after that.
+
+        Raises:
+            StudyError: There is a file, but no storage; or a server that cannot be used.
+        """
+        if where.server:
+            Study.exists(where)  # says at once what is wrong with it
+        elif not where.file.exists():
+            return False
+        with alone_at(where):
+            return Study.exists(where)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -156,7 +176,7 @@ class Study:
         if self.place.server:
             yield
             return
-        path = self.place.file.with_name(f"{self.place.file.name}.{self.place.name}.lock")
+        path = self.place.workers / "search"
         hint = f"let it end first, or join it: nas worker --study {self.place.name}"
         with explained(self.place), held(path, f"the study {self.place.name!r}", hint):
             yield
@@ -219,7 +239,7 @@ class Study:
 
     def _attribute(self, key: str, default: Any) -> Any:
         with explained(self.place):
-            return self._inner.user_attrs.get(key, default)
+            return patiently(self.place, lambda: self._inner.user_attrs).get(key, default)
 
     def keep_baseline_training(self, curve: tuple[EpochScore, ...]) -> None:
         """Store the curve of the baseline that others inherit from."""
@@ -281,7 +301,8 @@ class Study:
                 user_attrs={**attributes(trial), OWNER: leases.owner},
             )
             # In one transaction, and running from its first moment on: `ask` takes several.
-            made = self._inner._storage.create_new_trial(self._inner._study_id, template_trial=body)
+            storage, study = self._inner._storage, self._inner._study_id
+            made = patiently(self.place, lambda: storage.create_new_trial(study, template_trial=body))
             asked = optuna.Trial(self._inner, made)
             return OpenTrial(self._ledger, asked, replace(trial, number=asked.number))
 

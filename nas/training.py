@@ -91,7 +91,7 @@ def scratch_folder(job: ProxyJob) -> Iterator[Path]:
     if job.scratch:
         Path(job.scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as folder:
-        yield Path(folder)
+        yield Path(folder).absolute()  # the host puts what is relative below ``runs/`` in the current directory
 
 
 def open_trainer(job: ProxyJob, threads: int, folder: Path) -> Any:

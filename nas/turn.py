@@ -30,6 +30,7 @@ class Turn:
         job: A run that it is to make; None if there is none now.
         position: Which one that is, and `target` of how many.
         over: Whether there will be none any more, however the runs end that others are making.
+        running: How many runs are being made, where there is none to make now.
         note: What a reader should know once about the stage of the search.
     """
 
@@ -37,6 +38,7 @@ class Turn:
     position: int = 0
     target: int = 0
     over: bool = False
+    running: int = 0
     note: str = ""
 
 
@@ -54,6 +56,7 @@ def next_turn(trials: Sequence[Trial], space: SearchSpace, settings: Settings, r
         StudyError: No variant is within the space's limits.
     """
     spent = variants_spent(trials)
+    running = sum(t.status == "running" for t in trials)
     if job := next(owed(trials, rules), None):
         return Turn(job, spent, target)
     ended = ""
@@ -63,7 +66,7 @@ def next_turn(trials: Sequence[Trial], space: SearchSpace, settings: Settings, r
             return Turn(found, spent + 1, target)
         ended = found
     if any(t.status == "running" and t.seed < rules.first + rules.screened for t in trials):
-        return Turn()
+        return Turn(running=running)
     if ended:
         no_variant_left(space, trials)
         ended = ended.format(spent)
@@ -74,7 +77,7 @@ def next_turn(trials: Sequence[Trial], space: SearchSpace, settings: Settings, r
             f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
         )
         return Turn(job, made + 1, max(made + 1, most), note=f"{ended}\n{note}" if ended else note)
-    return Turn(over=not any(t.status == "running" for t in trials), note=ended)
+    return Turn(over=not running, running=running, note=ended)
 
 
 def _variant(trials: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules) -> Job | str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore
 from nas.space import SearchSpace
+from nas.trial import STOPPED
 from nas.variant import Variant
 
 _MARK = "swapnas bank 1"
@@ -91,6 +92,7 @@ class Weights:
         worker: Who trains.
         listener: Told of what is made.
         scratch: Where jobs may make files, which they remove.
+        stopped: Set from another thread when nothing is to be waited for any more.
     """
 
     folder: Path
@@ -102,6 +104,7 @@ class Weights:
     worker: Worker
     listener: Listener
     scratch: Path
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
         """Return the training of a variant from initial values of its seed; nothing is inherited yet."""
@@ -253,7 +256,8 @@ class Weights:
                 if not told:
                     self.listener.note(f"another search is making {what.name}; waiting for it")
                     told = True
-                time.sleep(0.5)
+                if self.stopped.wait(0.5):
+                    raise StudyError(STOPPED)
             yield
 
 

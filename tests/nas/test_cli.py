@@ -184,6 +184,7 @@ def test_search_rank_resume_emit(tiny_data, tmp_path, monkeypatch):
     assert "nas emit-yaml --study mine --best" in done.stdout
     assert "[2/2]" in done.stderr
     assert (tmp_path / "studies" / "mine.db").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["studies"]  # the host has ways to litter
 
     monkeypatch.chdir(tmp_path)
     more = invoke("search", "--study", "mine", "--trials", "1")

@@ -15,7 +15,7 @@ from nas.proxy import ProxyResult
 from nas.render import ModelFiles
 from nas.runner import Runner
 from nas.scores import EpochScore, Validation
-from nas.search import join
+from nas.search import search
 from nas.study import Study
 
 
@@ -51,7 +51,7 @@ def work(url: str, study: str) -> None:
     nas.runner.costed = instant_cost
     nas.lease.BEAT_S, nas.lease.GRACE_S = 0.3, 2.0
     opened = Study.load(place(study, url), write=True)
-    join(opened, [Runner(opened, Path("data.yaml"), InstantTrainer(), Quiet())])
+    search(opened, [Runner(opened, Path("data.yaml"), InstantTrainer(), Quiet())])
 
 
 if __name__ == "__main__":

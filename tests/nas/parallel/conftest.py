@@ -63,7 +63,7 @@ def settings() -> Settings:
 def make(settings: Settings) -> Callable[..., Study]:
     """Return what makes a study in a storage, asked for so many variants, of which the first three are confirmed."""
 
-    def made(url: str, name: str = "k", trials: int = 4) -> Study:
+    def made(url: str | None, name: str = "k", trials: int = 4) -> Study:
         study = Study.create(place(name, url), settings, trials, confirm=Confirm(3, 3))
         study.ask_for(trials, trials)
         return study

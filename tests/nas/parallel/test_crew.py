@@ -15,12 +15,13 @@ import nas.runner
 from nas.crew import side_by_side
 from nas.errors import StudyError
 from nas.fleet import dealt, runners_of
-from nas.proxy import ProxyFailure
+from nas.locks import held
+from nas.proxy import ProxyFailure, ProxyWorker
 from nas.room import Room
 from nas.runner import Runner
-from nas.search import join
+from nas.search import plan, search
 from nas.study import Study
-from nas.trial import STOPPED
+from nas.trial import STOPPED, Trial
 
 WAIT_S = 60
 
@@ -61,7 +62,7 @@ class Meets(InstantTrainer):
 
 def test_two_share_a_search(study):
     trainers = [Meets(), Meets()]
-    trials = join(study, [Runner(study, Path("d"), trainer, Quiet()) for trainer in trainers])
+    trials = search(study, [Runner(study, Path("d"), trainer, Quiet()) for trainer in trainers])
     done = [t for t in trials if t.status == "done"]
     assert len({t.key for t in done}) == len(done) == len(trials)
     assert len({t.variant.id for t in done}) == 12
@@ -84,7 +85,7 @@ def test_costs_are_counted_one_at_a_time(study, monkeypatch):
             counting.release()
 
     monkeypatch.setattr(nas.runner, "costed", alone)
-    trials = join(study, [Runner(study, Path("d"), InstantTrainer(), Quiet()) for _ in range(3)])
+    trials = search(study, [Runner(study, Path("d"), InstantTrainer(), Quiet()) for _ in range(3)])
     assert {t.status for t in trials} == {"done"}
 
 
@@ -109,7 +110,7 @@ def test_the_first_failure_stops_all(study):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        join(study, [Runner(study, Path("d"), trainer, Quiet()) for trainer in (Fails(), Endless())])
+        search(study, [Runner(study, Path("d"), trainer, Quiet()) for trainer in (Fails(), Endless())])
     trials = Study.load(study.place).trials()
     assert [(t.status, t.failure) for t in trials] == [("interrupted", STOPPED)] * 2
 
@@ -134,7 +135,7 @@ def test_what_does_not_fit_beside_another_is_trained_alone(study):
                 with lock:
                     inside.remove(self)
 
-    trials = join(study, [Runner(study, Path("d"), Small(), told, room=room) for _ in range(3)])
+    trials = search(study, [Runner(study, Path("d"), Small(), told, room=room) for _ in range(3)])
     assert max(most) > 1
     assert {t.status for t in trials} == {"done"}
     assert any("out of memory beside other trainings; it is trained again alone" in note for note in told.notes)
@@ -147,7 +148,7 @@ def test_what_does_not_fit_alone_fails(study):
                 raise ProxyFailure("memory", "out of memory")
             return super().run(job, on_epoch)
 
-    trials = join(study, [Runner(study, Path("d"), Small(), Quiet())])
+    trials = search(study, [Runner(study, Path("d"), Small(), Quiet())])
     failed = [t for t in trials if t.status == "failed"]
     assert failed
     assert all(t.failure == "memory: out of memory" for t in failed)
@@ -221,7 +222,7 @@ def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(study):
             jobs.append(job)
             return super().run(job, on_epoch)
 
-    join(study, [Runner(study, Path("d"), Looks(), Quiet(), device="5")])
+    search(study, [Runner(study, Path("d"), Looks(), Quiet(), device="5")])
     assert {job.recipe.device for job in jobs} == {"5"}
     assert study.settings.recipe.device != "5"
 
@@ -231,3 +232,59 @@ def test_latencies_are_not_measured_beside_trainings(study, tmp_path):
     refused = pytest.raises(StudyError, match=r"--workers 2: the study 'k' measures latencies, .* leave --workers out")
     with refused, runners_of(study, None, tmp_path, Quiet(), 2):
         pass
+
+
+def test_what_is_killed_stays_so(tmp_path):
+    worker = ProxyWorker(tmp_path)
+    worker.kill()
+    with pytest.raises(ProxyFailure, match="the training process was stopped"):
+        worker.work("anything")
+
+
+def test_who_waits_for_weights_stops_waiting(study, tmp_path):
+    runner = Runner(study, Path("d"), InstantTrainer(), Quiet())
+    path = tmp_path / "bank"
+    path.parent.mkdir(exist_ok=True)
+    with held(tmp_path / "bank.lock", "it"):
+        runner.kill()
+        with pytest.raises(StudyError, match=STOPPED), runner.weights._alone(path):
+            pass
+
+
+def test_a_worker_whose_machine_fails_holds_nothing_against_variants(study):
+    """While another one trains, its failures are not the variants'; it stops and says so."""
+    wait = threading.Event()
+
+    class Fine(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            assert wait.wait(WAIT_S)
+            return super().run(job, on_epoch)
+
+    study.ask_for(3, 3)
+    search_one = Runner(study, Path("d"), Fine(), Quiet())
+    first = threading.Thread(target=lambda: search(study, [search_one]))
+    first.start()
+    while not study.trials():
+        time.sleep(0.01)
+
+    class Broken(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            raise ProxyFailure("error", "CUDA error")
+
+    other = Study.load(study.place)
+    with pytest.raises(StudyError, match=r"every training of this worker has failed, .*CUDA error"):
+        search(other, [Runner(other, Path("d"), Broken(), Quiet())])
+    wait.set()
+    first.join(WAIT_S)
+    status = [t.status for t in Study.load(study.place).trials()]
+    assert status.count("interrupted") == 2
+    assert status.count("failed") == 0
+    assert len({t.variant for t in study.trials() if t.status == "done"}) == 3
+
+
+def test_another_search_does_not_lower_what_is_asked_for(study):
+    study.ask_for(10, 10)
+    space = study.settings.space
+    handle = study.start(Trial(-1, space.variant({}), space.baseline(), "running"))
+    assert plan(Study.load(study.place), 5).target == study.target == 15
+    handle.end(status="interrupted", failure=STOPPED)

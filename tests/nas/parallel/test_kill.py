@@ -30,7 +30,7 @@ FORK = multiprocessing.get_context("fork") if os.name == "posix" else None  # wi
 @pytest.mark.skipif(FORK is None, reason="the workers are forked")
 def test_workers_that_are_killed_at_random(url, make, capsys):
     """For as long as is asked for one of the workers after the other dies, and is replaced; then they finish."""
-    trials = int(20 + 10 * SECONDS)
+    trials = int(20 + 3 * SECONDS)
     study = make(url, trials=trials)
     rng, kills, workers = random.Random(0), 0, []
     until = time.monotonic() + SECONDS

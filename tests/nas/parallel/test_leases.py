@@ -136,7 +136,6 @@ def test_a_count_that_stands_still_is_watched_by_the_onlookers_own_clock(databas
         clock[0] += seconds
         return leases.is_gone(7, "other", beat)
 
-    assert not leases.is_gone(7, leases.owner, 0)
     assert not is_gone_after(0, 0)
     assert not any(is_gone_after(15, 0) for _ in range(7))  # 105 s
     assert not is_gone_after(10, 1)  # it counts on
@@ -168,9 +167,64 @@ def test_an_older_trial_without_an_owner_is_nobodys(tmp_path, make):
     study = make(f"sqlite:///{tmp_path / 'a.db'}")
     assert study.leases.is_gone(1, "", 0)
     assert study.leases.is_gone(1, "host-1-abc", 0)
-    assert not study.leases.is_gone(1, study.leases.owner, 0)
     other = Study.load(study.place)
     assert not study.leases.is_gone(1, other.leases.owner, 0)
+
+
+def test_a_trial_of_ones_own_that_nobody_handles_is_nobodys(url, make):
+    """As after a claim that was stored, but whose acknowledgement was lost."""
+    study = make(url)
+    begin(study)
+    assert study.take_over() == 0
+    (trial,) = study._inner.get_trials(deepcopy=False)
+    study.leases.let_go(trial._trial_id)
+    assert study.take_over() == 1
+    assert [t.status for t in study.trials()] == ["interrupted"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links")
+def test_a_file_is_the_same_however_its_path_is_written(tmp_path, make, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    study = make(None)
+    handle = begin(study)
+    (tmp_path / "link.db").symlink_to(tmp_path / "studies" / "k.db")
+    for path in ("studies/k.db", f"{tmp_path}/studies/k.db", f"{tmp_path}/studies/../studies/k.db", "link.db"):
+        other = Study.load(place("k", f"sqlite:///{path}"))
+        assert other.take_over() == 0
+        with pytest.raises(StudyError, match="another search works on"), study.locked(), other.locked():
+            pass
+    assert handle.end(status="done", gflops=8.0, curve=SEEN).status == "done"
+
+
+def test_a_study_is_not_begun_anew_under_a_worker(tmp_path, make):
+    study = make(f"sqlite:///{tmp_path / 'a.db'}")
+    worker = Study.load(study.place)
+    assert worker.leases.owner
+    with pytest.raises(StudyError, match="a worker is at work on the study 'k', which cannot be begun anew"):
+        study.discard()
+    gone(worker)
+    study.discard()
+    assert not Study.exists(study.place)
+
+
+def test_a_study_that_was_cut_short_before_its_settings_is_none(url, settings, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def dies(self, key, value, real=optuna.Study.set_user_attr):
+        if key == "nas_settings":
+            raise Killed
+        real(self, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", dies)
+        with pytest.raises(Killed):
+            Study.create(place("k", url), settings, 3)
+    assert not Study.exists(place("k", url))
+    assert not Study.is_made(place("k", url))
+    assert Study.create(place("k", url), settings, 7).target == 7
+    assert Study.is_made(place("k", url))
 
 
 def test_a_private_folder_outlives_nobody(tmp_path):

@@ -70,7 +70,7 @@ def test_a_study_moves_to_a_server_and_back(database, make, tmp_path, monkeypatc
 def test_a_study_that_is_worked_on_is_not_copied(tmp_path, make):
     study = make(f"sqlite:///{tmp_path / 'a.db'}")
     study.start(Trial(-1, study.settings.space.variant({}), study.settings.space.baseline(), "running"))
-    with pytest.raises(StudyError, match="a worker is at work on the study 'k'"):
+    with pytest.raises(StudyError, match="runs of the study 'k' are not finished; copy it when"):
         copy_study(Study.load(study.place), place("k", f"sqlite:///{tmp_path / 'b.db'}"))
 
 

@@ -165,7 +165,8 @@ def run():
     ) -> tuple[list, Listener, FakeTrainer]:
         listener, trainer = Listener(), trainer or FakeTrainer()
         with study.locked():
-            result = search(study, plan(study, trials), [Runner(study, Path("data.yaml"), trainer, listener)])
+            plan(study, trials)
+            result = search(study, [Runner(study, Path("data.yaml"), trainer, listener)])
         return result, listener, trainer
 
     return search_in

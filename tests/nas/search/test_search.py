@@ -230,7 +230,6 @@ def test_stopped_search_is_finished_by_the_same_request(run, make_study, fake_tr
         run(study, 5, fake_trainer(stop_at=3))
     assert [t.status for t in study.trials()] == ["done", "done", "interrupted"]
     assert plan(study, 5) == plan(study, None) == Plan(2, 5, finishing=True)
-    assert plan(study, 4) == Plan(2, 6, finishing=False)
     trials, _, _ = run(study, 5)
     done = [t for t in trials if t.status == "done"]
     assert len(done) == 5

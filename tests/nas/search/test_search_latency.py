@@ -25,7 +25,8 @@ def run(study, trials, trainer, listener):
     meter = FakeMeter()
     with study.locked():
         runner = Runner(study, Path("data.yaml"), trainer, listener, meter=meter)
-        found = search(study, plan(study, trials), [runner])
+        plan(study, trials)
+        found = search(study, [runner])
     return found, meter
 
 
