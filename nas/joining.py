@@ -17,6 +17,7 @@ from nas.session import as_it_was
 from nas.study import Study
 
 _LOOK_S = 5.0
+_pause = time.sleep
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Joining:
                     f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` makes "
                     "one, and --wait MINUTES waits for it"
                 )
-            time.sleep(_LOOK_S)
+            _pause(_LOOK_S)
         study = Study.load(where, write=True)
         if study.settings.table:
             raise StudyError(f"the study {where.name!r} replays a table: there is nothing to train")

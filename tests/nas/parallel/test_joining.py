@@ -65,22 +65,17 @@ def test_nothing_to_join(nas_cli):
 
 
 def test_a_worker_that_waits_sees_the_study_come(asked, nas_cli, monkeypatch):
-    monkeypatch.setattr(nas.joining, "_LOOK_S", 0.0)
-    looks = []
+    pauses = []
 
-    def exists(where):
-        looks.append(where)
-        if len(looks) == 3:
-            with monkeypatch.context() as patch:
-                patch.setattr(Study, "exists", real)
-                asked()
-        return real(where)
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            asked()
 
-    real = Study.exists
-    monkeypatch.setattr(Study, "exists", exists)
+    monkeypatch.setattr(nas.joining, "_pause", pause)
     monkeypatch.setattr("nas.joining.Joining.run", lambda self, _: None)
     assert nas_cli("worker", "--study", "t", "--wait", "5").exit_code == 0
-    assert len(looks) >= 3
+    assert len(pauses) == 3
 
 
 def test_other_data_and_other_versions_are_refused(asked, nas_cli, tmp_path, monkeypatch, tiny_data):
