@@ -154,7 +154,7 @@ def test_known_failures_exit_with_1(tmp_path, monkeypatch):
         (["search", "seeds", "--base-epochs", "0"], "bring a trained one with --weights FILE.pt"),
         (["bank", "blood"], "no study 'blood'"),
         (["search", "nothing.yaml"], "cannot read the space file nothing.yaml"),
-        (["search", "seeds", "--storage", "postgresql://x/y"], "cannot use the storage"),
+        (["search", "seeds", "--storage", "mysql://x/y"], "cannot use the storage"),
         (["emit-yaml", "--swap", "neck.up_p4=CARAFFE"], "did you mean CARAFE"),
     ):
         result = invoke(*args)
