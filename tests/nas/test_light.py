@@ -43,4 +43,4 @@ def test_every_choice_costs_less_than_what_it_replaces(scale):
 def test_no_slot_is_left_out():
     kinds = {load_space("light").graph[layer].kind for slot in load_space("light").slots for layer in slot.layers}
     assert kinds == {"down", "block"}
-    assert sum(len(slot.choices) - 1 for slot in load_space("light").slots) == 5 * 8 + 8 * 12
+    assert sum(len(slot.choices) - 1 for slot in load_space("light").slots) == 5 * 9 + 8 * 13
