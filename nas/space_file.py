@@ -20,6 +20,7 @@ so that a space is a flat product of categoricals. Reading a file reports all it
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 from collections.abc import Mapping
 from importlib import resources
@@ -236,9 +237,9 @@ class _Reader:
             if isinstance(item, yaml.ScalarNode):
                 return [parse_choice(str(item.value)).label]
         except SpaceError as error:
-            close = did_you_mean(str(item.value), {KEEP: 1, NONE: 1})
-            about_modules = "known" in close or "did you mean" in str(error)
-            self.problem(item, f"{key}: {error}" if about_modules else f"{key}: unknown choice {item.value!r}{close}")
+            own = difflib.get_close_matches(str(item.value), (KEEP, NONE), n=1)  # before a module that is less like it
+            what = f"unknown choice {item.value!r}; did you mean {own[0]}?" if own else str(error)
+            self.problem(item, f"{key}: {what}")
             return []
         if not isinstance(item, yaml.MappingNode) or len(item.value) != 1:
             self.problem(item, f"{key}: expected a module's name, or {{module: {{argument: value or list of values}}}}")
