@@ -239,7 +239,7 @@ class Calibrator:
         try:
             return Finished(key, worker.run(self.weights.resumable(job))), True
         except ProxyFailure as failure:
-            return Finished(key, None, f"{failure.kind}: {failure}"), failure.kind in ("build", "nan")
+            return Finished(key, None, f"{failure.kind}: {failure}"), failure.kind in ("build", "nan", "diverged")
 
 
 def _inherits(run: Run) -> bool:

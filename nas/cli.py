@@ -23,10 +23,12 @@ from nas.cli_shared import (
     BANK_EPOCHS,
     BASE_EPOCHS,
     CONFIRM,
+    ETA,
     JSON,
     MODULES,
     OBJECTIVES,
     PRECISION,
+    RUNGS,
     SAMPLERS,
     SEEDS,
     STORAGE,
@@ -113,6 +115,8 @@ def _interrupt(*_: object) -> None:
     help="Epochs of a proxy; 0 only validates. Default: 4, for the demo data 2; 8 without a bank.",
 )
 @click.option("--imgsz", type=click.IntRange(32), help="Image side in pixels. Default: 160, for the demo data 128.")
+@RUNGS
+@ETA
 @click.option("--batch", type=click.IntRange(1), help="Images a step. Default: 16.")
 @click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the space's.")
 @click.option(
@@ -178,6 +182,7 @@ def search(as_json: bool, **options: Any) -> None:
     nas search --study blood --trials 20                    20 more
     nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
     nas search --study blood --confirm 5:5                  five seeds each for the first five
+    nas search full --data data.yaml --rungs 0,2 --epochs 8 --trials 200
     """
     cache = prepare()
     from nas.console import Progress, make_console

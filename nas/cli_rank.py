@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli_shared import JSON, STORAGE, open_study, prepare
+from nas.cli_shared import JSON, RUNG, STORAGE, open_study, prepare
 
 if TYPE_CHECKING:
     from nas.aa import Check
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @STORAGE
 @JSON
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@RUNG
 @click.option(
     "--aa",
     "aa_seeds",
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 )
 @click.pass_context
 def rank(
-    ctx: click.Context, study: str, storage: str | None, as_json: bool, as_csv: bool, aa_seeds: int | None
+    ctx: click.Context,
+    study: str,
+    storage: str | None,
+    as_json: bool,
+    as_csv: bool,
+    rung: int | None,
+    aa_seeds: int | None,
 ) -> None:
     """Print the ranking of STUDY: means, intervals and verdicts over seeds.
 
@@ -38,10 +45,13 @@ def rank(
     nas rank blood --aa 12
     """
     opened = open_study(study, storage)
+    fidelity = opened.fidelity_of(rung)
+    if aa_seeds and fidelity:
+        raise click.UsageError("--aa checks the study's own recipe: leave --rung out")
     checked = None
     if aa_seeds:
         opened, checked = _check(opened, aa_seeds)
-    print_ranking(opened, as_json=as_json, as_csv=as_csv, conclude=False, checked=checked)
+    print_ranking(opened, as_json=as_json, as_csv=as_csv, conclude=False, checked=checked, fidelity=fidelity)
     if checked and not checked.passes:
         ctx.exit(1)
 
@@ -61,15 +71,23 @@ def _check(study: Study, seeds: int) -> tuple[Study, Check]:
     return opened, check(list(scores_of(runs).values())[:seeds], design.top, design.seeds)
 
 
-def print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool, checked: Check | None = None) -> None:
-    """Print a study's ranking as a table with what has to be said of it, as JSON, or as CSV."""
+def print_ranking(
+    study: Study,
+    *,
+    as_json: bool,
+    as_csv: bool,
+    conclude: bool,
+    checked: Check | None = None,
+    fidelity: str = "",
+) -> None:
+    """Print the ranking of a study or of a lower rung: a table with what has to be said of it, JSON, or CSV."""
     from nas import console, notes
     from nas.rank import export_rows, ranking_of, to_csv
 
-    rows = ranking_of(study)
+    rows = ranking_of(study, fidelity)
     if as_json:
         body: dict[str, Any] = {"study": study.place.name, "settings": json.loads(study.settings.to_json())}
-        body |= {"seeds": study.seeds, "confirm": str(study.confirm), "rows": export_rows(rows)}
+        body |= {"seeds": study.seeds, "confirm": str(study.confirm), "fidelity": fidelity, "rows": export_rows(rows)}
         return click.echo(json.dumps(body | ({"aa": checked.to_json()} if checked else {}), indent=2))
     if as_csv:
         click.echo(to_csv(rows), nl=False)
@@ -77,7 +95,7 @@ def print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool, 
     out = console.make_console()
     if rows:
         out.print(console.ranking_table(rows, out.width))
-    said = ["", *notes.ranking_notes(study), *([checked.text] if checked else [])]
+    said = ["", *notes.ranking_notes(study, fidelity), *([checked.text] if checked else [])]
     said += ["", *notes.conclusion(study)] if conclude or not rows else []
     for line in said:
         out.print(line, markup=False)
@@ -87,8 +105,9 @@ def print_ranking(study: Study, *, as_json: bool, as_csv: bool, conclude: bool, 
 @click.command()
 @click.argument("study")
 @STORAGE
+@RUNG
 @JSON
-def effects(study: str, storage: str | None, as_json: bool) -> None:
+def effects(study: str, storage: str | None, rung: int | None, as_json: bool) -> None:
     """Print what each module, slot and swap does in STUDY: to mAP and to GFLOPs, and which swaps interact.
 
     \b
@@ -98,8 +117,9 @@ def effects(study: str, storage: str | None, as_json: bool) -> None:
     from nas.effects import effects as read
     from nas.effects_table import print_effects
 
-    s = opened.settings
-    found = read(opened.trials(), s.space.active, s.error)
+    fidelity = opened.fidelity_of(rung)
+    s = opened.settings.at(fidelity)
+    found = read(opened.trials(fidelity), s.space.active, s.error)
     if as_json:
         return click.echo(json.dumps({"study": study, **found.to_json()}, indent=2))
     return print_effects(found)

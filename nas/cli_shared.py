@@ -85,6 +85,21 @@ PRECISION = click.option(
     "bf16 on GPUs that have it, else fp32.",
 )
 SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
+RUNGS = click.option(
+    "--rungs",
+    metavar="RUNG,...",
+    help="Cheaper trainings that come first, the cheapest first, each EPOCHS[@IMGSZ][/SHARE of the training images]; "
+    "only the best of each go on (docs/rungs.md). Default: none.",
+)
+ETA = click.option(
+    "--eta", type=click.IntRange(2), help="Of so many variants on a rung, one goes on to the next. Default: 3."
+)
+RUNG = click.option(
+    "--rung",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Look at the K-th rung, counted from the cheapest. Default: the study's own recipe.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

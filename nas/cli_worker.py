@@ -89,5 +89,5 @@ def studies_copy(study: str, storage: str | None, target: str | None, name: str 
     from nas.shelf import copy_study
 
     copy = copy_study(opened, place(name or study, target))
-    click.echo(f"{len(copy.trials())} runs copied to {copy.place.shown}, as {copy.place.name}")
+    click.echo(f"{len(copy.runs())} runs copied to {copy.place.shown}, as {copy.place.name}")
     click.echo(f"trained weights are not in a storage; they stay in {opened.place.weights}", err=True)

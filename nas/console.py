@@ -87,7 +87,8 @@ class Progress:
         self._number: int | None = None
         self._head = ""
         self._since = 0.0
-        self._finished = study.trials()
+        self._finished = study.runs()
+        self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
 
     def beside(self, number: int) -> Progress:
         """See `nas.runner.Observer`: shares everything but what is going on."""
@@ -145,8 +146,9 @@ class Progress:
         self._finished.append(trial)
 
     def _named(self, trial: Trial) -> str:
-        """Return a trial's swaps, with the seed where it is not the study's first."""
-        return trial.describe() + ("" if trial.seed == self._seed else f", seed {trial.seed}")
+        """Return a trial's swaps, with the seed where it is not the study's first, and the rung where it is a lower."""
+        rung = f", {self._rungs[trial.fidelity]}" if trial.fidelity else ""
+        return trial.describe() + ("" if trial.seed == self._seed else f", seed {trial.seed}") + rung
 
     def note(self, text: str) -> None:
         """See `nas.runner.Observer`."""
@@ -173,7 +175,8 @@ class Progress:
         self._live.update(Group(*lines, *([Text(best, style="dim")] if best else [])))
 
     def _best(self) -> str:
-        rows = rank(self._finished, self.floor, self.goal)
+        rung = self._finished[-1].fidelity if self._finished else ""
+        rows = rank([t for t in self._finished if t.fidelity == rung], self.floor, self.goal)
         return (
             f"best so far: {rows[0].trial.describe()}, {rows[0].trial.map_per_gflop:.4f} mAP50-95 per GFLOP"
             if rows

@@ -146,8 +146,13 @@ def load_or_demo(path: str | Path | None) -> Dataset:
     return load(path or demo_dataset())
 
 
-def write_resolved(dataset: Dataset, directory: Path) -> Path:
+def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> Path:
     """Write a data.yaml with absolute paths for Ultralytics, and the lists that it points to.
+
+    Args:
+        dataset: Checked.
+        directory: Where to write.
+        fraction: Share of the training images to name, at least one; the validation images are all named.
 
     Returns:
         The path of the data.yaml.
@@ -158,8 +163,10 @@ def write_resolved(dataset: Dataset, directory: Path) -> Path:
     directory = Path(os.path.abspath(directory))
     content = dataset.resolved()
     files = {}
-    for split, sources, images in zip(("train", "val"), dataset.sources, (dataset.train, dataset.val), strict=True):
-        if not all(source.is_dir() for source in sources):
+    for split, sources, images in zip(
+        ("train", "val"), dataset.sources, (train_share(dataset, fraction), dataset.val), strict=True
+    ):
+        if (split == "train" and fraction < 1) or not all(source.is_dir() for source in sources):
             files[f"{split}.txt"] = "".join(f"{image}\n" for image in images)
             content[split] = str(directory / f"{split}.txt")
     files["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -173,6 +180,22 @@ def write_resolved(dataset: Dataset, directory: Path) -> Path:
     except OSError as error:
         raise OutputError(f"{directory}: cannot be written ({error}): give a directory that can") from error
     return directory / "data.yaml"
+
+
+def train_share(dataset: Dataset, fraction: float) -> tuple[Path, ...]:
+    """Return a share of the training images, above 0 to 1, in their order.
+
+    They are drawn by a digest of their path within the dataset: whatever order the files are in, as frames of a video
+    are, the share is like the whole, and a smaller share is a part of a larger one.
+    """
+
+    def drawn(image: Path) -> bytes:
+        path = os.path.relpath(image, dataset.root).replace(os.sep, "/")
+        return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
+
+    count = max(1, round(fraction * len(dataset.train)))
+    chosen = set(sorted(dataset.train, key=drawn)[:count])
+    return tuple(image for image in dataset.train if image in chosen)
 
 
 # ---- the data.yaml --------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     Raises:
         StudyError: The study has no such trial.
     """
-    trials, name = study.trials(), study.place.name
+    trials, name = study.runs(), study.place.name
     if number is not None:
         found = [t for t in trials if t.number == number and t.yaml]
         if not found:

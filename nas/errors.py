@@ -55,5 +55,9 @@ class NotANumber(ProxyError):
     """The loss is no longer finite."""
 
 
+class Diverged(ProxyError):
+    """The loss is a number, but rose to many times what it had been: nothing will come of the training."""
+
+
 class BatchHalved(ProxyError):
     """The host halved the batch after running out of memory; the result would not be comparable."""

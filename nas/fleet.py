@@ -38,6 +38,10 @@ def runners_of(study: Study, dataset: Dataset, cache: Path, observer: Observer, 
         )
     meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
     data = write_resolved(dataset, study.scratch)
+    shares = {
+        fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)
+        for fraction in {rung.fraction for rung in s.rungs} - {1.0}
+    }
     if workers > 1:  # with all cores: the others would wait for one that has a share of them
         with ProxyWorker(cache) as first:
             Runner(study, data, first, observer).prepare()
@@ -47,8 +51,8 @@ def runners_of(study: Study, dataset: Dataset, cache: Path, observer: Observer, 
     with contextlib.ExitStack() as stack:
         trainers = [stack.enter_context(ProxyWorker(cache, threads)) for _ in devices]
         yield [
-            Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, meter=meter, device=device,
-                   room=rooms[device])
+            Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, shares=shares, meter=meter,
+                   device=device, room=rooms[device])
             for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
         ]  # fmt: skip
 

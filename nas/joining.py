@@ -12,7 +12,6 @@ from nas.errors import StudyError
 from nas.fleet import runners_of
 from nas.place import StudyPlace
 from nas.runner import Observer
-from nas.seeds import variants_spent
 from nas.session import as_it_was
 from nas.study import Study
 
@@ -69,9 +68,9 @@ class Joining:
 
     def run(self, observer: Observer) -> None:
         """Do what the study asks for until nothing is left."""
-        name, there = self.study.place.name, self.study.trials()
+        name = self.study.place.name
         observer.note(
-            f"joining the study {name} ({self.study.place.shown}): {variants_spent(there)} of {self.study.target} "
+            f"joining the study {name} ({self.study.place.shown}): {self.study.spent} of {self.study.target} "
             "trials are done or under way"
         )
         with runners_of(self.study, self.dataset, self.cache, observer, self.workers) as runners:

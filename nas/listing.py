@@ -241,23 +241,22 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
 def print_studies(storage: str | None, *, as_json: bool) -> None:
     """Print the studies that there are."""
     from nas.rank import baseline_of, ranking_of
-    from nas.seeds import together, variants_spent
+    from nas.seeds import together
     from nas.shelf import list_studies
 
     found, problems = list_studies(storage)
     body = []
     for study in found:
-        trials = study.trials()
         rows = ranking_of(study)
-        base = baseline_of(together(trials))
+        base = baseline_of(together(study.trials()))
         body.append(
             {
                 "study": study.place.name,
                 "file": study.place.shown,
                 "space": study.settings.space.name,
                 "data": study.settings.data or "demo",
-                "trials": variants_spent(trials),
-                "runs": sum(t.status == "done" for t in trials),
+                "trials": study.spent,
+                "runs": sum(t.status == "done" for t in study.runs()),
                 "asked": study.target,
                 "baseline": round(base.map, 4) if base else None,
                 "best": rows[0].trial.describe() if rows else None,

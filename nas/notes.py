@@ -9,26 +9,29 @@ from nas.bank import IDLE
 from nas.history import observations
 from nas.predict import held_back, surprises
 from nas.rank import RankRow, ranking_of
+from nas.rungs import Rung
 from nas.scores import SCORES
 from nas.seeds import together
+from nas.settings import Settings
 from nas.study import Study
 from nas.trial import Trial
 from nas.variant import KEEP, NONE, describe_swaps
 from nas.verdict import LEAST_SEEDS, LEVEL
 
 
-def ranking_notes(study: Study) -> list[str]:
-    """Return what has to be said under a ranking."""
-    s = study.settings
-    trials = study.trials()
-    rows = ranking_of(study)
+def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
+    """Return what has to be said under a ranking, or under that of a lower rung."""
+    s = study.settings.at(fidelity)
+    trials = study.runs()
+    rows = ranking_of(study, fidelity)
     notes = [
         (
-            f"Proxy: {_proxy_words(study)}; {s.images[0]} training and {s.images[1]} validation images of "
+            f"Proxy: {_proxy_words(study, fidelity)}; {s.images[0]} training and {s.images[1]} validation images of "
             f"{s.data or 'the demo data'}."
         ),
+        *_rungs(study, fidelity),
         *_seeds(study, rows),
-        *_trust(study, rows),
+        *_trust(study, rows, fidelity),
         "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
         (
             f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline (with their whole "
@@ -37,8 +40,8 @@ def ranking_notes(study: Study) -> list[str]:
             + " stand below the others. * on the Pareto front of mAP and "
             + ("latency." if s.goal.needs_latency else "GFLOPs.")
         ),
-        *_goal_words(study, rows),
-        *_parts(study),
+        *_goal_words(s, rows),
+        *_parts(study, fidelity),
         *_bank_words(study),
     ]
     wrong = [r.trial for r in rows if r.trial.gflops - r.trial.stock_gflops > 0.005 * r.trial.gflops]
@@ -49,13 +52,28 @@ def ranking_notes(study: Study) -> list[str]:
             f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
         )
     for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
-        notes += [f"{words}: {t.variant.id} ({_named(t, s.seed)}) {t.failure}" for t in trials if t.status == status]
+        notes += [f"{words}: {t.variant.id} ({_named(t, study)}) {t.failure}" for t in trials if t.status == status]
     return notes
 
 
-def _goal_words(study: Study, rows: Sequence[RankRow]) -> list[str]:
-    """Say what the order is by, where it is not mAP per GFLOP, and what latencies are of."""
+def _rungs(study: Study, fidelity: str) -> list[str]:
+    """Say what became of the variants on each rung, where there are several."""
     s = study.settings
+    if not s.rungs:
+        return []
+    counts = []
+    for k, key in enumerate(s.fidelities, 1):
+        done = sum(t.status == "done" and not t.variant.is_baseline for t in together(study.trials(key)))
+        rung = s.rung_of(key)
+        what = rung.words if rung else "the study's own recipe"
+        counts.append(f"{k}: {done} variant{'s' * (done != 1)} with {what}")
+    seen = "This is a lower one" if fidelity else "Only the last is ranked here"
+    told = f"Rungs: one of {s.eta} goes on, each training is whole and starts anew. {'; '.join(counts)}. {seen}"
+    return [f"{told}; `nas rank {study.place.name} --rung K` shows each."]
+
+
+def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
+    """Say what the order is by, where it is not mAP per GFLOP, and what latencies are of."""
     lines = []
     if s.objective != "map_per_gflop":
         fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
@@ -72,9 +90,11 @@ def _goal_words(study: Study, rows: Sequence[RankRow]) -> list[str]:
     return lines
 
 
-def _named(trial: Trial, first: int) -> str:
-    """Return a trial's swaps, with the seed where it is not the study's first."""
-    return trial.describe() + ("" if trial.seed == first else f", seed {trial.seed}")
+def _named(trial: Trial, study: Study) -> str:
+    """Return a trial's swaps, with the seed where it is not the study's first, and the rung where it is a lower one."""
+    rung = study.settings.rung_of(trial.fidelity)
+    seed = "" if trial.seed == study.settings.seed else f", seed {trial.seed}"
+    return trial.describe() + seed + (f", {rung.words}" if rung else "")
 
 
 def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
@@ -102,12 +122,11 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
     return lines
 
 
-def _proxy_words(study: Study) -> str:
+def _proxy_words(study: Study, fidelity: str) -> str:
     """Say how proxies start, how long they train and which score counts."""
     s = study.settings
-    recipe = s.recipe
-    trained = f"{recipe.epochs} epochs" if recipe.epochs else "no training"
-    words = f"{trained} at {recipe.imgsz} px, batch {recipe.batch}, seed {s.seed}, {_init_words(study)}"
+    trained = (s.rung_of(fidelity) or Rung(s.recipe.epochs, s.recipe.imgsz)).words
+    words = f"{trained}, batch {s.recipe.batch}, seed {s.seed}, {_init_words(study)}"
     return words if s.score == "map" else f"{words}; {SCORES[s.score]} counts"
 
 
@@ -126,10 +145,12 @@ def _init_words(study: Study) -> str:
     return f"swaps distilled for {recipe.bank_epochs} epochs from {baseline}"
 
 
-def _trust(study: Study, rows: Sequence[RankRow]) -> list[str]:
+def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
     """Say which differences the ranking can see, and when it cannot tell its variants apart."""
     s = study.settings
     answer = s.answer
+    if fidelity:
+        return ["Nobody has measured what this rung can see: it says which variants are worth a dearer training."]
     if not answer:
         if any(r.seeds >= LEAST_SEEDS for r in rows if not r.trial.variant.is_baseline):
             return []
@@ -165,10 +186,10 @@ def _trust(study: Study, rows: Sequence[RankRow]) -> list[str]:
     return lines
 
 
-def _parts(study: Study) -> list[str]:
+def _parts(study: Study, fidelity: str) -> list[str]:
     """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
-    s = study.settings
-    seen = observations(together(study.trials()))
+    s = study.settings.at(fidelity)
+    seen = observations(together(study.trials(fidelity)))
     tested = held_back(seen, s.space.active, s.error) if seen else None
     if tested is None:
         return []

@@ -22,7 +22,7 @@ from nas.own import ModuleFile
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
 
-FailureKind = Literal["build", "memory", "nan", "died", "error"]
+FailureKind = Literal["build", "memory", "nan", "diverged", "died", "error"]
 
 
 @dataclass(frozen=True)

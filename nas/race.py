@@ -83,7 +83,7 @@ def next_round(trials: Sequence[Trial], rules: Rules) -> Round | None:
     """Return what the race is to train next; None when it is over, or there is nothing to race.
 
     Args:
-        trials: Of one study, its screening finished.
+        trials: Of one study at its own recipe, its screening finished.
         rules: What it goes by.
     """
     live = contenders(trials, rules)
@@ -91,7 +91,7 @@ def next_round(trials: Sequence[Trial], rules: Rules) -> Round | None:
     base = next((v for v in runs if v.is_baseline), None)
     if base is None or not live or not scores_of(runs[base]):
         return None
-    settled = {(t.variant, t.seed) for t in trials if t.spent and not t.fidelity}
+    settled = {(t.variant, t.seed) for t in trials if t.spent}
     gflops = {v: next(t.gflops for t in runs[v] if t.status == "done") for v in live}
     if rules.goal.objective == "map":
         gflops = dict.fromkeys(live, 1.0)

@@ -110,9 +110,10 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
     return found
 
 
-def ranking_of(study: Study) -> list[RankRow]:
-    """Return the ranking of a study as it stands."""
-    return rank(study.trials(), study.settings.floor, study.settings.goal, study.settings.prior)
+def ranking_of(study: Study, fidelity: str = "") -> list[RankRow]:
+    """Return the ranking of a study as it stands; with a fidelity, that of a lower rung."""
+    s = study.settings.at(fidelity)
+    return rank(study.trials(fidelity), s.floor, s.goal, s.prior)
 
 
 def _compared(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from nas.bank import SwapBank
 from nas.cost import Cost, costed
 from nas.distil import Candidate
+from nas.doubt import Doubts
 from nas.errors import BuildError, StudyError
 from nas.gate import over_limit
 from nas.latency import LatencyMeter
@@ -24,16 +25,15 @@ from nas.schedule import Job
 from nas.scores import EpochScore
 from nas.settings import current_versions
 from nas.space import SearchSpace
+from nas.storage import hurry
 from nas.study import Study
 from nas.table import Replay
-from nas.trial import STOPPED, Status, Trial
+from nas.trial import STOPPED, Trial
 from nas.variant import Variant
 from nas.weights import Baseline, Listener, Weights, Worker
 
 _COSTING = threading.Lock()
 """The host counts by hooks on modules of which it shares some between models: its activation above all."""
-_MOST_DOUBTFUL = 3
-"""Trainings in a row that may fail for reasons of the machine before the search stops."""
 
 
 class Observer(Listener, Protocol):
@@ -75,6 +75,7 @@ class Runner:
         worker: Worker,
         observer: Observer,
         *,
+        shares: Mapping[float, Path] | None = None,
         replay: Replay | None = None,
         meter: LatencyMeter | None = None,
         device: str | None = None,
@@ -87,6 +88,7 @@ class Runner:
             data: A data.yaml that the host can read as it is.
             worker: Trains the proxies.
             observer: Told of everything.
+            shares: The same as `data`, with a share of the training images, for rungs that train on one.
             replay: Answers in place of building and training.
             meter: Measures latencies where the study wants them.
             device: Where to train, if not on the recipe's own device.
@@ -96,14 +98,13 @@ class Runner:
         self.settings = study.settings
         self.replay, self.meter = replay, meter
         self.space = replay.space(study.settings.space) if replay else study.settings.space
-        self.worker = worker
+        self.worker, self.shares = worker, shares or {}
         self.observer = observer
         self.device, self.room = device or study.settings.recipe.device, room or Room()
-        self.doubtful: list[OpenTrial] = []
+        self.doubts = Doubts()
         self.banks: dict[int, SwapBank] = {}
         self.weights = weights_of(study, data, worker, observer)
         self._stopped = self.weights.stopped
-        self.has_trained = False
 
     def kill(self) -> None:
         """End what is being trained, from another thread; its trial is interrupted, and no other begins."""
@@ -156,6 +157,7 @@ class Runner:
                 job.assignment,
                 "running",
                 seed=job.seed,
+                fidelity=job.fidelity,
                 score=self.settings.score,
                 versions=current_versions(),
             )
@@ -170,8 +172,10 @@ class Runner:
         variant = handle.trial.variant
         try:
             ended = self._try(handle, self._bank(job, variant), position, target)
-        except BaseException:
-            if handle.trial.status == "running" and handle not in self.doubtful:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                hurry()
+            if handle.trial.status == "running" and handle not in self.doubts:
                 with contextlib.suppress(StudyError):  # a storage that fails says so once
                     handle.end(status="interrupted", failure=STOPPED)
             raise
@@ -199,8 +203,8 @@ class Runner:
         """Build, cost, gate and train; return how it ended."""
         variant = handle.trial.variant
         started = time.monotonic()
-        before = next((t for t in self.study.trials() if t.status == "done" and t.variant == variant), None)
-        if before:  # under another seed: it costs what it did, and was not over a limit
+        before = next((t for t in self.study.runs() if t.status == "done" and t.variant == variant), None)
+        if before:  # under another seed, or on another rung: it costs what it did, and was not over a limit
             handle.trial = replace(handle.trial, **{key: getattr(before, key) for key in _OF_COST})
         else:
             try:
@@ -216,18 +220,17 @@ class Runner:
         if bank and (problem := bank.problem(variant.swaps)):
             return handle.end(status="failed", failure=f"bank of seed {handle.trial.seed}: {problem}")
         self.observer.trial_started(handle.trial, position, target)
-        recipe = self.settings.recipe
+        epochs = self.settings.at(handle.trial.fidelity).recipe.epochs
 
         def on_epoch(score: EpochScore) -> None:
             handle.report(score)
-            self.observer.epoch(score, recipe.epochs)
+            self.observer.epoch(score, epochs)
 
         try:
             result = self._train(handle.trial, bank, on_epoch)
         except ProxyFailure as failure:
             return self._failed(handle, failure, round(time.monotonic() - started, 2))
-        self.has_trained = True
-        self.settle_doubtful("failed")
+        self.doubts.trained()
         return handle.end(
             status="done",
             curve=result.curve,
@@ -259,9 +262,11 @@ class Runner:
         """
         if self.replay:
             return self.replay.run(trial.assignment)
-        recipe = self.settings.recipe
+        rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        job = replace(job, **self.weights.inherited(recipe, trial.variant.swaps, bank))
+        job = replace(job, **self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank))
+        if rung and rung.fraction < 1:
+            job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
         job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))
 
         def train() -> ProxyResult:
@@ -291,38 +296,8 @@ class Runner:
         if failure.kind not in ("error", "died") or handle.trial.variant.is_baseline:
             return handle.end(status="failed", failure=text, seconds=seconds)
         handle.trial = replace(handle.trial, failure=text, seconds=seconds)
-        self.doubtful.append(handle)
-        if len(self.doubtful) >= _MOST_DOUBTFUL:
-            self.settle_doubtful("interrupted")
-            raise StudyError(
-                f"{_MOST_DOUBTFUL} trainings in a row failed, and not by what their variants are; the last: {text}\n"
-                "mend that and start the search again: it will try them anew"
-            )
+        self.doubts.add(handle)
         return replace(handle.trial, status="failed")
-
-    def give_up_doubtful(self, *, alone: bool) -> None:
-        """Settle them when there is nothing else to train that could show whose failure it is.
-
-        Args:
-            alone: Whether no other worker is training.
-
-        Raises:
-            StudyError: Nothing has trained here yet, while others do: it may well be this machine.
-        """
-        if self.has_trained or alone:
-            return self.settle_doubtful("failed")
-        text = self.doubtful[-1].trial.failure
-        self.settle_doubtful("interrupted")
-        raise StudyError(
-            f"every training of this worker has failed, and not by what the variants are, while others train; the "
-            f"last: {text}\nmend that and let it join again"
-        )
-
-    def settle_doubtful(self, status: Status) -> None:
-        """End the trials whose failure may have been the machine's."""
-        for handle in self.doubtful:
-            handle.end(status=status)
-        self.doubtful = []
 
 
 def _seen(curve: tuple[EpochScore, ...]) -> list[object]:

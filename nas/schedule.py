@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.race import Rules, contenders, next_round
+from nas.rank import rank
+from nas.rungs import goes_on
 from nas.seeds import runs_of
-from nas.trial import RunKey, Trial
+from nas.trial import Trial
 from nas.variant import Variant
 
 
@@ -24,14 +26,16 @@ class Job:
         assignment: Slot key to label, as the space has them.
         seed: Of everything random in it.
         stage: Why.
+        fidelity: As `nas.trial.Trial.fidelity`.
         together: Variants that run under the same seed beside it, so that their swaps are distilled at once; empty in
             the screening, where that is the whole space.
     """
 
     assignment: Mapping[str, str]
     seed: int
-    stage: Literal["screening", "confirmation", "baseline"] = "screening"
+    stage: Literal["screening", "promotion", "confirmation", "baseline"] = "screening"
     together: tuple[Variant, ...] = ()
+    fidelity: str = ""
 
 
 def owed(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
@@ -44,7 +48,38 @@ def owed(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
         done = {t.seed for t in runs if t.status == "done"}
         if done and not any(t.status == "failed" and t.spent and t.seed in seeds for t in runs):
             busy = {t.seed for t in runs if t.status == "running"}
-            yield from (Job(runs[0].assignment, seed) for seed in seeds if seed not in done | busy)
+            first = runs[0]
+            missing = (seed for seed in seeds if seed not in done | busy)
+            yield from (Job(first.assignment, seed, fidelity=first.fidelity) for seed in missing)
+
+
+def promoted(below: Sequence[Trial], rules: Rules, eta: int) -> list[Trial]:
+    """Return what goes on to the next rung, by a trial each: the baseline, and the best of a rung that is complete.
+
+    Args:
+        below: Trials of that rung.
+        rules: With the goal that it is ranked by.
+        eta: Of how many variants one goes on.
+    """
+    ranked = [row.trial for row in rank(below, rules.floor, rules.goal, rules.prior)]
+    others = [t for t in ranked if not t.variant.is_baseline]
+    return [*(t for t in ranked if t.variant.is_baseline), *others[: goes_on(len(others), eta)]]
+
+
+def climbing(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fidelity: str) -> Iterator[Job]:
+    """Return the runs that a rung lacks.
+
+    Args:
+        going: What goes on to it, as `promoted`.
+        here: Its trials.
+        rules: Of the study.
+        fidelity: Of the rung.
+    """
+    settled = {t.variant for t in here if t.spent or t.status == "running"}
+    yield from (
+        Job(t.assignment, rules.first, "promotion", fidelity=fidelity) for t in going if t.variant not in settled
+    )
+    yield from owed(here, rules)
 
 
 def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
@@ -53,9 +88,9 @@ def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
     if found is None:
         return
     assignments = {t.variant: t.assignment for t in trials}
-    busy = {t.key for t in trials if t.status == "running"}
+    busy = {(t.variant, t.seed) for t in trials if t.status == "running"}
     for variant in found.missing:
-        if RunKey(variant.id, found.seed, "") not in busy:
+        if (variant, found.seed) not in busy:
             yield Job(assignments[variant], found.seed, "confirmation", found.live)
 
 

@@ -6,7 +6,7 @@ Several numbers can stand for how good a variant is. Which of them tells variant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,18 @@ class EpochScore:
         """Return what `dataclasses.asdict` made plain."""
         seen = body["validation"]
         return cls(body["epoch"], body["train_loss"], body["seconds"], Validation(**seen) if seen else None)
+
+
+DIVERGED = 3.0
+"""How many times its lowest value so far a training loss may be, before its training is given up."""
+
+
+def diverges(before: Sequence[EpochScore], now: EpochScore) -> bool:
+    """Whether an epoch's loss has left what the training had reached, and there is nothing to wait for.
+
+    This is a safety stop, no pruning: learning rates that warm up and augmentations that end move a loss by a tenth.
+    """
+    return bool(before) and now.train_loss > DIVERGED * min(score.train_loss for score in before)
 
 
 def scores(curve: tuple[EpochScore, ...], average: Validation | None) -> dict[str, float]:

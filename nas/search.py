@@ -17,11 +17,10 @@ from nas.open_trial import OpenTrial
 from nas.race import Rules
 from nas.rank import baseline_of
 from nas.runner import Runner
-from nas.schedule import baseline_seeds, confirming, owed
-from nas.seeds import variants_spent
+from nas.schedule import baseline_seeds
 from nas.study import Study
 from nas.trial import STOPPED, Trial
-from nas.turn import Turn, next_turn
+from nas.turn import Turn, is_complete, next_turn
 
 _PAUSE_S = 1.0
 """How long a worker waits for others before it looks again."""
@@ -50,9 +49,9 @@ def plan(study: Study, trials: int | None) -> Plan:
     """
     with study.leases.alone():
         study.take_over()
-        there, target = study.trials(), study.target
-        spent = variants_spent(there)
-        open_request = spent < target or _left(there, rules_of(study))
+        there, target = study.runs(), study.target
+        spent = study.spent
+        open_request = spent < target or not is_complete(there, study.settings, rules_of(study))
         if trials is None or (open_request and trials == study.request):
             return Plan(spent, max(spent, target), finishing=True)
         if any(t.status == "running" for t in there):  # others are at what was asked for before
@@ -62,7 +61,7 @@ def plan(study: Study, trials: int | None) -> Plan:
 
 
 def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
-    """Screen until what is asked for is there or the space is exhausted, confirm, and return all trials of the study.
+    """Screen until what is asked for is there or the space is exhausted, confirm, and return all runs of the study.
 
     Args:
         study: Where they go; others may work on it already.
@@ -73,26 +72,25 @@ def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
     """
     for runner in runners:
         runner.prepare()
-    side_by_side(runners, _work)
-    return study.trials()
+    told: dict[str, object] = {}
+    side_by_side(runners, lambda runner, stop: _work(runner, stop, told))
+    return study.runs()
 
 
-def _work(runner: Runner, stop: threading.Event) -> None:
-    """Make runs until there are none any more."""
-    told: set[str] = set()
+def _work(runner: Runner, stop: threading.Event, told: dict[str, object]) -> None:
+    """Make runs until there are none any more; `told` holds the stages that a reader has heard of from any runner."""
     while not stop.is_set():
         claimed = _claim(runner)
         if claimed is None:
             continue
         turn, handle = claimed
-        stage = turn.job.stage if turn.job else "over" if turn.over else ""
-        if turn.note and stage not in told:
-            told.add(stage)
+        stage = turn.job.stage + turn.job.fidelity if turn.job else "over" if turn.over else ""
+        if turn.note and told.setdefault(stage, claimed) is claimed:
             runner.observer.note(turn.note)
         if turn.job and handle:
             runner.run(handle, turn.job, turn.position, turn.target)
-        elif runner.doubtful:  # the others may be waiting for these
-            runner.give_up_doubtful(alone=turn.running == len(runner.doubtful))
+        elif runner.doubts:  # the others may be waiting for these
+            runner.doubts.give_up(alone=turn.running == len(runner.doubts))
         elif turn.over:
             return
         elif not turn.job:
@@ -105,7 +103,7 @@ def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
     try:
         with study.leases.alone():
             study.take_over()
-            turn = next_turn(study.trials(), runner.space, runner.settings, rules_of(study), study.target)
+            turn = next_turn(study.runs(), runner.space, runner.settings, rules_of(study), study.target)
             if turn.job:
                 handle = runner.begin(turn.job)
     except LeaseLost:
@@ -123,16 +121,7 @@ def rules_of(study: Study) -> Rules:
 
 def is_finished(study: Study, todo: Plan) -> bool:
     """Whether nothing is left of what was asked for."""
-    return todo.spent >= todo.target and not _left(study.trials(), rules_of(study))
-
-
-def _left(trials: list[Trial], rules: Rules) -> bool:
-    """Whether variants that have been tried, or are being tried, are still to get seeds."""
-    return (
-        any(t.status == "running" for t in trials)
-        or any(True for _ in owed(trials, rules))
-        or any(True for _ in confirming(trials, rules))
-    )
+    return todo.spent >= todo.target and is_complete(study.runs(), study.settings, rules_of(study))
 
 
 def train_baseline(runner: Runner, count: int) -> None:

@@ -19,11 +19,10 @@ _FIRST = ("done", "running", "failed", "rejected", "interrupted")
 
 
 def runs_of(trials: Iterable[Trial]) -> dict[Variant, list[Trial]]:
-    """Return the runs of each variant at the study's own fidelity, by seed; variants in order of appearance."""
+    """Return the runs of each variant by seed, variants in order of appearance; `trials` are of one fidelity."""
     found: dict[Variant, list[Trial]] = {}
     for trial in trials:
-        if not trial.fidelity:
-            found.setdefault(trial.variant, []).append(trial)
+        found.setdefault(trial.variant, []).append(trial)
     return {variant: sorted(runs, key=lambda t: (t.seed, t.number)) for variant, runs in found.items()}
 
 
@@ -41,7 +40,7 @@ def together(trials: Iterable[Trial]) -> list[Trial]:
     """Return one trial a variant: its first finished run, with the mean of mAP50-95 where there are several seeds.
 
     Args:
-        trials: Of one study, any number of runs of each variant.
+        trials: Of one study at one fidelity, any number of runs of each variant.
     """
     groups = runs_of(trials)
     base = next((scores_of(runs) for variant, runs in groups.items() if variant.is_baseline), {})
@@ -65,7 +64,7 @@ def mean_of(own: Mapping[int, float], baseline: Mapping[int, float]) -> float:
 
 def variants_spent(trials: Sequence[Trial]) -> int:
     """Return how many variants count towards those asked for: tried to the end, whatever came of it, or being tried."""
-    return len({t.variant for t in trials if not t.fidelity and (t.spent or t.status == "running")})
+    return len({t.variant for t in trials if t.spent or t.status == "running"})
 
 
 def _mean(values: Iterable[float]) -> float:

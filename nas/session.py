@@ -19,6 +19,7 @@ from nas.place import StudyPlace, place
 from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
+from nas.rungs import ETA, read_rungs, trainings
 from nas.runner import Observer
 from nas.samplers import AUTO
 from nas.settings import Settings, current_versions
@@ -32,7 +33,7 @@ DEFAULT_CONFIRM = Confirm(3, 3)
 """How a new study is confirmed unless something else is asked for."""
 _OF_A_STUDY = (
     "data", "proxy", "space", "scale", "max_gflops", "max_params", "max_latency", "min_map", "seed", "floor",
-    "objective", "latency",
+    "objective", "latency", "rungs", "eta",
 )  # fmt: skip
 
 
@@ -109,6 +110,9 @@ class Session:
         dataset = load_or_demo(options["data"])
         answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
         recipe = new_recipe(options, answer)
+        rungs = read_rungs(options["rungs"], recipe) if options["rungs"] else ()
+        if options["eta"] and not rungs:
+            raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
         settings = Settings(
             space=space,
             recipe=recipe,
@@ -124,19 +128,17 @@ class Session:
             sampler=options["sampler"] or AUTO,
             objective=options["objective"] or Goal().objective,
             latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
+            rungs=rungs,
+            eta=options["eta"] or ETA,
         )
         every = 1 + len(space.single_swaps())
         trials = options["trials"] or (min(every, _MOST_TRIALS) if options["data"] else every + 1)
         confirm = DEFAULT_CONFIRM if options["confirm"] is None else options["confirm"]
         with alone_at(where):
-            study = (
-                None
-                if Study.exists(where)
-                else Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
-            )
-        if study is None:  # the same command on another machine was a moment earlier
-            return cls.open(cache, **options)
-        return cls(study, dataset, None, cache, workers=options["workers"] or 1)
+            if not Study.exists(where):
+                study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
+                return cls(study, dataset, None, cache, workers=options["workers"] or 1)
+        return cls.open(cache, **options)  # the same command on another machine was a moment earlier
 
     def run(self, observer: Observer) -> None:
         """Run the trials that are asked for."""
@@ -162,6 +164,11 @@ class Session:
                 f"{s.space.base}{s.space.scale} on {s.data or 'the demo data'} "
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
+            if s.rungs:
+                counts = trainings(todo.target - 1, s.rungs, s.eta)
+                names = [*(rung.words for rung in s.rungs), "the study's own recipe"]
+                steps = "; ".join(f"{count} with {name}" for count, name in zip(counts, names, strict=True))
+                observer.note(f"rungs: {steps}; and the baseline on each")
         with runners_of(study, self.dataset, self.cache, observer, self.workers) as runners:
             searching.search(study, runners)
         return None
@@ -228,6 +235,8 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         floor=kept.floor if options["floor"] is None else options["floor"],
         versions=current_versions(),
         objective=options["objective"] or kept.objective,
+        rungs=read_rungs(options["rungs"], recipe) if options["rungs"] else kept.rungs,
+        eta=options["eta"] or kept.eta,
     )
     measured = bool(kept.latency_on) or options["latency"]
     return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset

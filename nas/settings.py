@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +14,7 @@ from nas.errors import StudyError
 from nas.objective import Goal
 from nas.own import differences as module_differences
 from nas.recipe import Recipe
+from nas.rungs import ETA, Rung
 from nas.space import SearchSpace
 from nas.verdict import Prior
 
@@ -42,6 +43,8 @@ class Settings:
         objective: One of `nas.objective.OBJECTIVES`.
         latency_on: The machine that latencies are measured on, as `nas.latency.machine`; empty if none are.
         table: Digest of the table that is searched in place of training; empty if proxies are trained.
+        rungs: Cheaper trainings that variants get first, the cheapest first.
+        eta: Of how many variants on a rung one goes on to the next.
     """
 
     space: SearchSpace
@@ -59,11 +62,34 @@ class Settings:
     objective: str = "map_per_gflop"
     latency_on: str = ""
     table: str = ""
+    rungs: tuple[Rung, ...] = ()
+    eta: int = ETA
 
     @property
     def goal(self) -> Goal:
         """What the study looks for."""
         return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
+
+    @property
+    def fidelities(self) -> tuple[str, ...]:
+        """What the trials of each rung have as `nas.trial.Trial.fidelity`; the last is the study's own recipe."""
+        return (*(rung.fidelity for rung in self.rungs), "")
+
+    def rung_of(self, fidelity: str) -> Rung | None:
+        """Return the rung of that fidelity; None is the study's own recipe."""
+        return next((rung for rung in self.rungs if rung.fidelity == fidelity), None)
+
+    def at(self, fidelity: str) -> Settings:
+        """Return what the trials of a rung are proposed and ranked by.
+
+        What a calibration says is of the study's own recipe, and so is the least mAP that is asked for: neither holds
+        for a cheaper training.
+        """
+        rung = self.rung_of(fidelity)
+        if rung is None:
+            return self
+        limits = tuple(pair for pair in self.space.limits if pair[0] != "min_map")
+        return replace(self, space=replace(self.space, limits=limits), recipe=rung.recipe(self.recipe), calibration="")
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -87,6 +113,11 @@ class Settings:
             return None
         return Prior(math.sqrt(2) * answer["error"], answer["degrees"])
 
+    @property
+    def halving(self) -> str:
+        """The rungs in words; empty without any."""
+        return f"{', '.join(rung.fidelity for rung in self.rungs)}, one of {self.eta} going on" if self.rungs else ""
+
     def to_json(self) -> str:
         """Return the settings as text."""
         return json.dumps({**asdict(self), "space": self.space.to_json(), "schema": _SCHEMA}, sort_keys=True)
@@ -102,6 +133,7 @@ class Settings:
         for key in ("classes", "images"):
             body[key] = tuple(body[key])
         body["versions"] = tuple((k, v) for k, v in body["versions"])
+        body["rungs"] = tuple(Rung(**rung) for rung in body.get("rungs", ()))
         return cls(**body)
 
     @staticmethod
@@ -125,7 +157,7 @@ class Settings:
                 f"{other.data or 'the demo data'} has {other.fingerprint}"
             )
         found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
-        for key in ("seed", "floor", "score", "objective", "latency_on", "table"):
+        for key in ("seed", "floor", "score", "objective", "latency_on", "table", "halving"):
             if getattr(self, key) != getattr(other, key):
                 mine, theirs = (getattr(s, key) for s in (self, other))
                 found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
@@ -134,7 +166,7 @@ class Settings:
         return found
 
 
-_WORDS = {"latency_on": "latency measured on", "table": "table that is replayed"}
+_WORDS = {"latency_on": "latency measured on", "table": "table that is replayed", "halving": "rungs"}
 
 
 def _or_none(value: object) -> object:

@@ -51,7 +51,7 @@ def copy_study(source: Study, target: StudyPlace) -> Study:
     """
     with source.locked(), source.leases.alone():
         source.take_over()
-        if any(trial.status == "running" for trial in source.trials()):
+        if any(trial.status == "running" for trial in source.runs()):
             raise StudyError(
                 f"runs of the study {source.place.name!r} are not finished; copy it when its workers have stopped"
                 + (

@@ -8,7 +8,7 @@ once; `nas.lease` keeps them apart.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,15 @@ from nas.bank import SwapBank
 from nas.errors import StudyError
 from nas.lease import Leases, alone_at, leases_of
 from nas.locks import held, private_folder
-from nas.open_trial import BEAT, EPOCH, OWNER, RECORD, Ledger, OpenTrial, attributes, thaw
+from nas.open_trial import BEAT, OWNER, RECORD, Ledger, OpenTrial, attributes, thaw
 from nas.place import StudyPlace
 from nas.race import Confirm
 from nas.scores import EpochScore
+from nas.seeds import variants_spent
 from nas.settings import Settings
 from nas.storage import check, explained, open_storage, patiently
-from nas.trial import DIED, DIED_OFTEN, Trial
+from nas.takeover import take_over
+from nas.trial import Trial
 
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
@@ -76,13 +78,12 @@ class Study:
     def change_sampler(self, sampler: str) -> None:
         """Let another sampler choose from here on; what it chooses is scored alike."""
         self.settings = replace(self.settings, sampler=sampler)
-        with explained(self.place):
-            self._inner.set_user_attr(_SETTINGS, self.settings.to_json())
+        self._write({_SETTINGS: self.settings.to_json()})
 
     @property
     def is_barren(self) -> bool:
         """Whether no trial has finished; trained weights are kept beside the studies and lose nothing with it."""
-        return not any(trial.status == "done" for trial in self.trials())
+        return not any(trial.status == "done" for trial in self.runs())
 
     def discard(self) -> None:
         """Delete the study, to begin it anew with other settings.
@@ -217,20 +218,18 @@ class Study:
 
     def ask_for(self, target: int, request: int) -> None:
         """Write down how many variants are asked for, before the first of them starts."""
-        with explained(self.place):
-            self._inner.set_user_attr(_TARGET, target)
-            self._inner.set_user_attr(_REQUEST, request)
+        self._write({_TARGET: target, _REQUEST: request})
 
     def ask_for_seeds(self, seeds: int | None, confirm: Confirm | None) -> None:
         """Write down how many seeds are asked for, and how the first are confirmed; None leaves that as it is."""
-        with explained(self.place):
-            if seeds is not None:
-                self._inner.set_user_attr(_SEEDS, seeds)
-            if confirm is not None:
-                self._inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds])
-            newer = Settings.renewed(self._inner.user_attrs[_SETTINGS])
-            if newer:
-                self._inner.set_user_attr(_SETTINGS, newer)
+        wanted: dict[str, Any] = {}
+        if seeds is not None:
+            wanted[_SEEDS] = seeds
+        if confirm is not None:
+            wanted[_CONFIRM] = [confirm.top, confirm.seeds]
+        if newer := Settings.renewed(self._attribute(_SETTINGS, "")):
+            wanted[_SETTINGS] = newer
+        self._write(wanted)
 
     @property
     def baseline_training(self) -> tuple[EpochScore, ...]:
@@ -241,10 +240,19 @@ class Study:
         with explained(self.place):
             return patiently(self.place, lambda: self._inner.user_attrs).get(key, default)
 
+    def _write(self, values: Mapping[str, Any]) -> None:
+        """Store attributes of the study, waiting for a server that does not answer."""
+
+        def write() -> None:
+            for key, value in values.items():
+                self._inner.set_user_attr(key, value)
+
+        with explained(self.place):
+            patiently(self.place, write)
+
     def keep_baseline_training(self, curve: tuple[EpochScore, ...]) -> None:
         """Store the curve of the baseline that others inherit from."""
-        with explained(self.place):
-            self._inner.set_user_attr(_BASELINE, [asdict(score) for score in curve])
+        self._write({_BASELINE: [asdict(score) for score in curve]})
 
     @property
     def bank(self) -> dict[str, Any]:
@@ -259,11 +267,31 @@ class Study:
             "drops": bank.drops,
             "failures": {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in bank.failures},
         }
-        with explained(self.place):
-            self._inner.set_user_attr(_BANK, body)
+        self._write({_BANK: body})
 
-    def trials(self) -> list[Trial]:
-        """Return every trial that has started, in order."""
+    @property
+    def spent(self) -> int:
+        """How many variants count towards those asked for, on the lowest rung where there are several."""
+        return variants_spent(self.trials(self.settings.fidelities[0]))
+
+    def trials(self, fidelity: str = "") -> list[Trial]:
+        """Return every trial of one fidelity that has started, in order; by default those of the study's own recipe."""
+        return [t for t in self.runs() if t.fidelity == fidelity]
+
+    def fidelity_of(self, rung: int | None) -> str:
+        """Return what the trials of the K-th rung are known by, counted from the cheapest; None is the highest.
+
+        Raises:
+            StudyError: It has no such rung.
+        """
+        every = self.settings.fidelities
+        if rung is not None and rung > len(every):
+            has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was made without --rungs"
+            raise StudyError(f"the study {self.place.name!r} has {has}")
+        return every[rung - 1] if rung else ""
+
+    def runs(self) -> list[Trial]:
+        """Return every trial that has started, at whatever fidelity, in order."""
         with explained(self.place):
             frozen = patiently(self.place, lambda: self._inner.get_trials(deepcopy=False))
         return [self._read(t) for t in frozen if RECORD in t.user_attrs]
@@ -307,44 +335,5 @@ class Study:
             return OpenTrial(self._ledger, asked, replace(trial, number=asked.number))
 
     def take_over(self) -> int:
-        """Settle the trials of workers that are gone; call it within `leases.alone`.
-
-        One whose end is on record is told so. Any other was cut short, and is tried again; but one whose worker died
-        in three tries without coming further has failed: it may be what kills them. Returns how many were cut short.
-        """
-        cut_short = 0
-        with explained(self.place):
-            frozen = patiently(self.place, lambda: self._inner.get_trials(deepcopy=False))
-            for f in frozen:
-                if f.state == TrialState.WAITING:  # nothing here makes such trials; a dashboard can
-                    self._inner.tell(self._inner.ask(), state=TrialState.FAIL)
-                if f.state != TrialState.RUNNING:
-                    continue
-                owner, beat = f.user_attrs.get(OWNER, ""), f.user_attrs.get(BEAT, 0)
-                if not self.leases.is_gone(f._trial_id, owner, beat):
-                    continue
-                if RECORD not in f.user_attrs:  # of a version that did not claim and record at once
-                    self._inner.tell(f.number, state=TrialState.FAIL)
-                    continue
-                handle = OpenTrial(self._ledger, optuna.Trial(self._inner, f._trial_id), thaw(f, settle=False))
-                if handle.trial.status != "running":
-                    handle.end()
-                    continue
-                cut_short += 1
-                if not handle.trial.variant.is_baseline and _deaths_there(f, frozen) >= 2:
-                    handle.end(status="failed", failure=DIED_OFTEN)
-                else:
-                    handle.end(status="interrupted", failure=DIED)
-        return cut_short
-
-
-def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
-    """Return how often earlier tries of the same run died in the same epoch."""
-    key, at = thaw(trial).key, trial.user_attrs.get(EPOCH, 0)
-    return sum(
-        t.number != trial.number
-        and t.user_attrs.get(EPOCH, 0) == at
-        and t.user_attrs.get(RECORD, {}).get("failure") == DIED
-        and thaw(t).key == key
-        for t in every
-    )
+        """Settle the trials of workers that are gone, as `nas.takeover.take_over`; call it within `leases.alone`."""
+        return take_over(self._ledger)

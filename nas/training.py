@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.errors import BatchHalved, NotANumber
+from nas.errors import BatchHalved, Diverged, NotANumber
 from nas.inherit import graph_of
 from nas.keeper import Keeper
 from nas.proxy import ProxyJob, ProxyResult
 from nas.proxy_trainer import trainer_class, validation_of
 from nas.recipe import Recipe
-from nas.scores import EpochScore, Validation
+from nas.scores import EpochScore, Validation, diverges
 
 
 def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
@@ -49,6 +49,9 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             score = _score(t)
             if not math.isfinite(score.train_loss):  # of a batch before the last one
                 raise NotANumber(f"the loss was no longer a number in epoch {score.epoch}")
+            if diverges(curve, score):
+                low = min(s.train_loss for s in curve)
+                raise Diverged(f"the loss rose from {low:.2f} to {score.train_loss:.2f} by epoch {score.epoch}")
             curve.append(score)
             report(score)
             if score.epoch == job.recipe.epochs:
@@ -66,7 +69,7 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             trainer.add_callback("on_fit_epoch_end", on_epoch)
             try:
                 trainer.train()
-            except NotANumber:  # it would be so again
+            except (NotANumber, Diverged):  # it would be so again
                 if keeper:
                     keeper.done()
                 raise

@@ -7,12 +7,12 @@ was stopped goes on as if it had not been, and one worker more or less changes n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.gate import no_variant_left, out_of_reach
 from nas.propose import propose
 from nas.race import Rules, contenders
-from nas.schedule import Job, confirmation_runs, confirming, owed
+from nas.schedule import Job, climbing, confirmation_runs, confirming, owed, promoted
 from nas.seeds import runs_of, together, variants_spent
 from nas.settings import Settings
 from nas.space import SearchSpace
@@ -42,42 +42,93 @@ class Turn:
     note: str = ""
 
 
-def next_turn(trials: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules, target: int) -> Turn:
-    """Return what is to be done next: a run of the screening, then one of the confirmation, then nothing.
+def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules, target: int) -> Turn:
+    """Return what is to be done next: the screening, rung by rung where there are several, the confirmation, nothing.
 
     Args:
-        trials: Of the study, with those that are running.
+        runs: All of the study, with those that are being made.
         space: What may be tried.
         settings: The study's.
-        rules: What further seeds go by.
+        rules: What further seeds go by, at the study's own recipe.
         target: How many variants are asked for.
 
     Raises:
         StudyError: No variant is within the space's limits.
     """
-    spent = variants_spent(trials)
-    running = sum(t.status == "running" for t in trials)
-    if job := next(owed(trials, rules), None):
+    rungs = {fidelity: [t for t in runs if t.fidelity == fidelity] for fidelity in settings.fidelities}
+    running = sum(t.status == "running" for t in runs)
+    first, *higher = settings.fidelities
+    screened, lower = rungs[first], rules_at(first, settings, rules)
+    spent = variants_spent(screened)
+    if job := next(owed(screened, lower), None):
         return Turn(job, spent, target)
     ended = ""
     if spent < target:
-        found = _variant(trials, space, settings, rules)
+        found = _variant(screened, space, settings.at(first), lower)
         if isinstance(found, Job):
-            return Turn(found, spent + 1, target)
+            return Turn(replace(found, fidelity=first), spent + 1, target)
         ended = found
-    if any(t.status == "running" and t.seed < rules.first + rules.screened for t in trials):
+    if _under_way(screened, rules):
         return Turn(running=running)
     if ended:
-        no_variant_left(space, trials)
+        no_variant_left(space, screened)
         ended = ended.format(spent)
-    if job := next(confirming(trials, rules), None):
-        made, most = confirmation_runs(trials, rules)
+    for fidelity in higher:
+        here, at = rungs[fidelity], rules_at(fidelity, settings, rules)
+        going = promoted(screened, lower, settings.eta)
+        if job := next(climbing(going, here, at, fidelity), None):
+            return Turn(
+                job, variants_spent(here) + 1, len(going), note=_joined(ended, _rung_words(settings, job, going))
+            )
+        if _under_way(here, rules):
+            return Turn(running=running)
+        screened, lower = here, at
+    if job := next(confirming(screened, rules), None):
+        made, most = confirmation_runs(screened, rules)
         note = (
-            f"confirming: the first {len(contenders(trials, rules))} of the ranking and the baseline get further "
+            f"confirming: the first {len(contenders(screened, rules))} of the ranking and the baseline get further "
             f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
         )
-        return Turn(job, made + 1, max(made + 1, most), note=f"{ended}\n{note}" if ended else note)
+        return Turn(job, made + 1, max(made + 1, most), note=_joined(ended, note))
     return Turn(over=not running, running=running, note=ended)
+
+
+def rules_at(fidelity: str, settings: Settings, rules: Rules) -> Rules:
+    """Return what a rung is ranked by."""
+    at = settings.at(fidelity)
+    return replace(rules, goal=at.goal, prior=at.prior) if fidelity else rules
+
+
+def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules) -> bool:
+    """Whether what has been screened has also got all that follows from it: seeds, rungs and confirmation."""
+    if any(t.status == "running" for t in runs):
+        return False
+    below: list[Trial] | None = None
+    lower = rules
+    for fidelity in settings.fidelities:
+        here, at = [t for t in runs if t.fidelity == fidelity], rules_at(fidelity, settings, rules)
+        going = [] if below is None else promoted(below, lower, settings.eta)
+        if next(climbing(going, here, at, fidelity), None):
+            return False
+        below, lower = here, at
+    return next(confirming(below or [], rules), None) is None
+
+
+def _under_way(trials: Sequence[Trial], rules: Rules) -> bool:
+    """Whether a run of the screening is being made."""
+    return any(t.status == "running" and t.seed < rules.first + rules.screened for t in trials)
+
+
+def _joined(*notes: str) -> str:
+    return "\n".join(filter(None, notes))
+
+
+def _rung_words(settings: Settings, job: Job, going: Sequence[Trial]) -> str:
+    rung = settings.rung_of(job.fidelity)
+    place, count = settings.fidelities.index(job.fidelity) + 1, len(settings.fidelities)
+    trained = rung.words if rung else "the study's own recipe"
+    others = sum(not t.variant.is_baseline for t in going)
+    return f"rung {place} of {count} ({trained}): the first {others} of the rung below, and the baseline"
 
 
 def _variant(trials: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules) -> Job | str:

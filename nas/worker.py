@@ -15,7 +15,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import BatchHalved, BuildError, NasError, NotANumber
+from nas.errors import BatchHalved, BuildError, Diverged, NasError, NotANumber
 from nas.proxy import FailureKind
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def failure_kind(error: BaseException) -> FailureKind:
     """Classify what went wrong."""
     if isinstance(error, NotANumber):
         return "nan"
+    if isinstance(error, Diverged):
+        return "diverged"
     if isinstance(error, BuildError):
         return "build"
     text = str(error).lower()

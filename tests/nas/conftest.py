@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ from typing import ClassVar
 import pytest
 from PIL import Image, ImageDraw
 
+import nas.storage
 from nas.answer import Answer
 from nas.bank import SwapBank
 from nas.calibrate import Calibration, Calibrator, full_recipe, proxy_recipe
@@ -113,6 +115,12 @@ class Taught:
         if job not in self.maps:
             self.maps[job] = self.worker.run(job).curve[-1].validation.map
         return self.maps[job]
+
+
+@pytest.fixture(autouse=True)
+def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test that stops a search hurry the ones after it."""
+    monkeypatch.setattr(nas.storage, "_HURRY", threading.Event())
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from nas.host import build, named_state
 from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker
 from nas.recipe import Recipe
 from nas.render import render
+from nas.scores import EpochScore, diverges
 from nas.variant import Variant, parse_swaps
 
 RECIPE = Recipe(epochs=2, imgsz=64, batch=8, init="scratch", lr0=2e-3, warmup_epochs=1.0)
@@ -184,6 +185,26 @@ def test_not_a_number_is_a_failure(worker, make_job, tmp_path):
         worker.run(make_job(init=str(tmp_path / "nan.pt")))
     assert caught.value.kind == "nan"
     assert worker.run(make_job()).curve
+
+
+def test_a_loss_that_runs_away_ends_its_training(worker, make_job):
+    heard = []
+    reckless = replace(RECIPE, epochs=20, lr0=1.0, lrf=1.0, warmup_epochs=2.0)
+    with pytest.raises(ProxyFailure, match=r"the loss rose from [\d.]+ to [\d.]+ by epoch \d") as caught:
+        worker.run(make_job(recipe=reckless), heard.append)
+    assert caught.value.kind == "diverged"
+    assert 1 <= len(heard) < 10
+    assert worker.run(make_job()).curve
+
+
+def test_a_loss_that_only_moves_is_let_be():
+    def epochs(*losses):
+        return [EpochScore(k, loss, 1.0) for k, loss in enumerate(losses, 1)]
+
+    before = epochs(6.0, 4.0, 5.0)
+    assert not diverges(before, EpochScore(4, 12.0, 1.0))
+    assert diverges(before, EpochScore(4, 12.1, 1.0))
+    assert not diverges([], EpochScore(1, 1e9, 1.0))
 
 
 def test_not_a_number_later_on_is_the_same_failure():

@@ -52,7 +52,7 @@ def test_means_are_set_against_the_same_seeds():
 
 def test_what_stands_for_a_variant():
     trials = numbered(run(SWAP, 0, 0, "interrupted"), run(SWAP, 0, 0, "failed"), run(OTHER, 0, 0, "running"),
-                      run({}, 0, 0.4), run(SWAP, 1, 0.4), run(SWAP, 0, 0.9, fidelity="low"))  # fmt: skip
+                      run({}, 0, 0.4), run(SWAP, 1, 0.4))  # fmt: skip
     assert [(t.number, t.status) for t in together(trials)] == [(4, "done"), (2, "running"), (3, "done")]
     assert variants_spent(trials) == 3
     assert variants_spent(trials[:1]) == 0

@@ -26,7 +26,7 @@ OPTIONS = {
     "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None, "amp": None,
     "seed": None, "seeds": None, "confirm": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None,
     "max_latency": None, "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None,
-    "device": None, "storage": None, "workers": None,
+    "device": None, "storage": None, "workers": None, "rungs": None, "eta": None,
 }  # fmt: skip
 
 
@@ -378,3 +378,36 @@ def test_what_a_resumed_study_is_asked_for_on_top(begin):
     assert (session.seeds, session.confirm, session.trials) == (None, None, None)
     session = begin(study="a", space=None, seeds=2, confirm=Confirm(1, 4))
     assert (session.seeds, session.confirm) == (2, Confirm(1, 4))
+
+
+def test_rungs_stay_the_studys(begin):
+    session = begin(study="r", epochs=8, rungs="0, 2@96/0.5", eta=4)
+    made = session.study.settings
+    assert [rung.fidelity for rung in made.rungs] == ["0@160/1", "2@96/0.5"]
+    assert made.eta == 4
+    finish_a_trial(session.study)
+    assert begin(study="r", space=None, trials=3).study.settings.fidelities == made.fidelities
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rungs": "none"}, "rungs: 2@160/1, one of 3 going on, not none"),
+        ({"rungs": "1"}, "rungs: 2@160/1, one of 3 going on, not 1@160/1, one of 3 going on"),
+        ({"eta": 2}, "rungs: 2@160/1, one of 3 going on, not 2@160/1, one of 2 going on"),
+    ],
+)
+def test_a_study_takes_no_other_rungs(begin, options, said):
+    finish_a_trial(begin(study="r", epochs=8, rungs="2").study)
+    with pytest.raises(StudyError, match=said):
+        begin(study="r", space=None, **options)
+
+
+def test_rungs_that_cannot_be_used_are_refused_before_there_is_a_study(begin, tmp_path):
+    with pytest.raises(StudyError, match="trains as much as the study's own recipe"):
+        begin(study="r", epochs=8, rungs="9")
+    with pytest.raises(StudyError, match="cannot read the rung"):
+        begin(study="r", rungs="x")
+    with pytest.raises(StudyError, match="--eta 4 says how many go on from a rung: give --rungs"):
+        begin(study="r", eta=4)
+    assert not list(tmp_path.rglob("r.db"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -51,9 +52,7 @@ def why_not() -> str:
     """Say why no server can be started here; empty if one can."""
     if not (shutil.which("initdb") and shutil.which("pg_ctl")):
         return "PostgreSQL's initdb and pg_ctl are not on the PATH"
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("psycopg") is None:
         return "psycopg is not installed"
     return "" if os.geteuid() or _other_user() else "PostgreSQL refuses to run as root, and there is no other user"
 

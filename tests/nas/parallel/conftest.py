@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from postgres import Server, server, why_not
@@ -11,6 +12,7 @@ from postgres import Server, server, why_not
 from nas.place import place
 from nas.race import Confirm
 from nas.recipe import Recipe
+from nas.rungs import Rung
 from nas.settings import Settings, current_versions
 from nas.space_file import load_space
 from nas.study import Study
@@ -63,8 +65,8 @@ def settings() -> Settings:
 def make(settings: Settings) -> Callable[..., Study]:
     """Return what makes a study in a storage, asked for so many variants, of which the first three are confirmed."""
 
-    def made(url: str | None, name: str = "k", trials: int = 4) -> Study:
-        study = Study.create(place(name, url), settings, trials, confirm=Confirm(3, 3))
+    def made(url: str | None, name: str = "k", trials: int = 4, rungs: tuple[Rung, ...] = ()) -> Study:
+        study = Study.create(place(name, url), replace(settings, rungs=rungs), trials, confirm=Confirm(3, 3))
         study.ask_for(trials, trials)
         return study
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import instant_worker
@@ -12,16 +13,19 @@ from instant_worker import InstantTrainer, Quiet
 
 import nas.fleet
 import nas.runner
+import nas.storage
 from nas.crew import side_by_side
 from nas.errors import StudyError
 from nas.fleet import dealt, runners_of
 from nas.locks import held
 from nas.proxy import ProxyFailure, ProxyWorker
 from nas.room import Room
+from nas.rungs import Rung
 from nas.runner import Runner
-from nas.search import plan, search
+from nas.search import plan, rules_of, search
 from nas.study import Study
 from nas.trial import STOPPED, Trial
+from nas.turn import is_complete
 
 WAIT_S = 60
 
@@ -280,6 +284,27 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(study):
     assert status.count("interrupted") == 2
     assert status.count("failed") == 0
     assert len({t.variant for t in study.trials() if t.status == "done"}) == 3
+
+
+def test_the_rungs_of_a_study_are_shared_out_and_told_once(make, tmp_path):
+    study, told = make(f"sqlite:///{tmp_path / 'a.db'}", trials=12, rungs=(Rung(1, 64),)), Told()
+    runs = search(study, [Runner(study, Path("d"), InstantTrainer(), told) for _ in range(4)])
+    assert max(Counter(t.key for t in runs).values()) == 1
+    assert (study.spent, len({t.variant for t in study.trials()})) == (12, 1 + 4)
+    assert is_complete(runs, study.settings, rules_of(study))
+    assert [note.split(" (")[0] for note in told.notes] == ["rung 2 of 2", told.notes[1].split(" (")[0]]
+    assert told.notes[1].startswith("confirming")
+
+
+@pytest.mark.parametrize(("error", "hurries"), [(KeyboardInterrupt(), True), (ValueError("a fault of ours"), False)])
+def test_who_is_stopped_waits_for_no_server(study, error, hurries):
+    class Stopped(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            raise error
+
+    with pytest.raises(type(error)):
+        search(study, [Runner(study, Path("d"), Stopped(), Quiet())])
+    assert nas.storage._HURRY.is_set() == hurries
 
 
 def test_another_search_does_not_lower_what_is_asked_for(study):

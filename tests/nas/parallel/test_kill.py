@@ -15,11 +15,13 @@ from collections import Counter
 import pytest
 from instant_worker import work
 
-from nas.schedule import confirming, owed
+from nas.rank import ranking_of
+from nas.rungs import Rung, goes_on
 from nas.search import rules_of
 from nas.seeds import variants_spent
 from nas.study import Study
 from nas.trial import DIED, DIED_OFTEN
+from nas.turn import is_complete
 
 SECONDS = float(os.environ.get("NAS_KILL_SECONDS", "10"))
 WORKERS = 8
@@ -31,10 +33,10 @@ FORK = multiprocessing.get_context("fork") if os.name == "posix" else None  # wi
 def test_workers_that_are_killed_at_random(url, make, capsys):
     """For as long as is asked for one of the workers after the other dies, and is replaced; then they finish."""
     trials = int(20 + 3 * SECONDS)
-    study = make(url, trials=trials)
+    study = make(url, trials=trials, rungs=(Rung(1, 64),))
     rng, kills, workers = random.Random(0), 0, []
     until = time.monotonic() + SECONDS
-    while time.monotonic() < until or not any(t.status == "interrupted" for t in study.trials()):
+    while time.monotonic() < until or not any(t.status == "interrupted" for t in study.runs()):
         while len(workers) < WORKERS:
             workers.append(FORK.Process(target=work, args=(url, "k")))
             workers[-1].start()
@@ -49,17 +51,20 @@ def test_workers_that_are_killed_at_random(url, make, capsys):
         assert worker.exitcode == 0
 
     left = Study.load(study.place)
-    every = left.trials()
+    every = left.runs()
     status = Counter(t.status for t in every)
     with capsys.disabled():
-        print(f"\n{url.split(':')[0]}: {kills} kills, {dict(status)}, {variants_spent(every)} variants")  # noqa: T201
+        print(f"\n{url.split(':')[0]}: {kills} kills, {dict(status)}, {left.spent} variants")  # noqa: T201  # to be read
     assert kills
     assert not status["running"]
     assert all(t.state.is_finished() for t in left._inner.trials)
     assert max(Counter(t.key for t in every if t.status == "done").values()) == 1
-    assert variants_spent(every) == trials
-    assert not list(owed(every, rules_of(left)))
-    assert not list(confirming(every, rules_of(left)))
+    assert left.spent == trials
+    assert is_complete(every, left.settings, rules_of(left))
+    below = len(ranking_of(left, left.fidelity_of(1))) - 1
+    died = sum(t.status == "failed" and not t.fidelity for t in every)
+    assert variants_spent(left.trials()) == 1 + goes_on(below, left.settings.eta)
+    assert len(ranking_of(left)) == variants_spent(left.trials()) - died
     assert {t.failure for t in every if t.status in ("failed", "interrupted")} <= {DIED, DIED_OFTEN}
     assert [t.number for t in every] == list(range(len(left._inner.trials)))
     if not left.place.server:
