@@ -18,7 +18,8 @@ differences, of the same variant under the same seed. From scratch a short train
 ten times what swaps do), and so is the difference; `--init` with a trained baseline tells more.
 
 Time is measured in the training processes, by timers of which only the innermost runs. Forward and backward holds the
-loss.
+loss. Of trainings side by side (`--extra "--workers 2"`) the times are of one of them, and shares are of the wall time
+of all.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ def _last_map(results: Path) -> float:
 def plan_of(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[float]]:
     """Return what the script has to train for the trials of a search, and the search's own mAPs."""
     from nas.data import load, write_resolved
-    from nas.storage import place
+    from nas.place import place
     from nas.study import Study
     from nas.training import overrides_of
 
@@ -288,14 +289,23 @@ def report(
     print("| wall time a trial, s |" + "".join(f" {3600 * hours[role] / len(pairs):.1f} |" for role in walls))
     for phase in ORDER:
         print(f"| {phase}, s |" + "".join(f" {phases[role][phase] / len(pairs):.2f} |" for role in walls))
-    outside = {role: 3600 * hours[role] - sum(phases[role].values()) for role in walls}
+    beside = {"search": workers_of(options.extra), "script": 1}
+    spent = {role: 3600 * hours[role] * beside[role] for role in walls}  # of all processes that train side by side
+    outside = {role: spent[role] - sum(phases[role].values()) for role in walls}
     print("| outside trainings, s |" + "".join(f" {outside[role] / len(pairs):.2f} |" for role in walls))
-    share = {role: phases[role]["forward and backward"] / (3600 * hours[role]) for role in walls}
+    share = {role: phases[role]["forward and backward"] / spent[role] for role in walls}
     print("| forward and backward, share of wall time |" + "".join(f" {share[role]:.0%} |" for role in walls))
     print("| mAP50-95, mean |" + "".join(f" {statistics.mean(maps[role]):.4f} |" for role in walls))
     rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"\nTrials an hour, search over script: **{statistics.median(ratios):.2f}** (rounds: {rounds}).")
     print(f"mAP50-95, search less script, paired: {interval([a - b for a, b in pairs])}.")
+
+
+def workers_of(extra: str) -> int:
+    """Return how many trainings a search runs side by side."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--workers", type=int, default=1)
+    return int(parser.parse_known_args(shlex.split(extra))[0].workers)
 
 
 def parsed() -> argparse.Namespace:

@@ -37,6 +37,7 @@ def run_key(job: ProxyJob, versions: tuple[tuple[str, str], ...]) -> str:
         "recipe": job.recipe.identity(),
         "files": [_digest(file) for file in ([job.init] if job.init else []) + list(job.overlay)],
         "inherits": job.init is not None,
+        "average": job.average,
         "modules": [file.import_name for file in job.modules],
         "versions": versions,
     }

@@ -104,9 +104,9 @@ class Keeper:
         self._file.remove()
 
 
-def _averages(trainer: Any) -> tuple[Any, Any]:
-    """Return the host's moving average of the weights, and that of the proxy."""
-    return trainer.ema, trainer.average
+def _averages(trainer: Any) -> list[Any]:
+    """Return the host's moving average of the weights, and that of the proxy where there is one."""
+    return [trainer.ema, trainer.average] if trainer.average else [trainer.ema]
 
 
 def _take_up_criterion(model: Any, epochs: int) -> None:

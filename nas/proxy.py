@@ -46,6 +46,8 @@ class ProxyJob:
         checkpoint: Where the training keeps how far it is, and goes on from when it finds that there; the name is one
             of `nas.checkpoint.run_key`. None keeps nothing.
         checkpoint_s: Seconds between two checkpoints at least; more where writing one takes long; 0 writes every epoch.
+        average: Whether to average the weights and validate them at the end, which costs a validation. Nothing else
+            depends on it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ProxyJob:
     modules: tuple[ModuleFile, ...] = ()
     checkpoint: str | None = None
     checkpoint_s: float = 10.0
+    average: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class ProxyResult:
 
     Attributes:
         curve: One score an epoch; the last one has a validation.
-        average: Validation of the averaged weights.
+        average: Validation of the averaged weights; None where they were not asked for.
         inherited: Tensors that started from given values, and all tensors.
         cpu_seconds: Of all its threads, the set-up included; beside a GPU, of the process that drives it.
         seconds: Wall time, the set-up included.

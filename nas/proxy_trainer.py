@@ -57,6 +57,7 @@ def trainer_class() -> Any:
             self.job = job
             self.threads = threads
             self.inherited = (0, 0)
+            self.average: Any = None
             self._oom_retries = 0
             super().__init__(overrides=overrides)
             self.add_callback("on_train_start", lambda t: t.begin())
@@ -67,9 +68,10 @@ def trainer_class() -> Any:
             torch.set_num_threads(self.threads)  # the host leaves one core of two idle
             if self.job.recipe.init == "bank":
                 self.refresh_statistics()
-            steps = max(1, self.job.recipe.epochs) * len(self.train_loader)
-            span = max(1.0, _AVERAGED * steps)
-            self.average = ModelEMA(self.model, decay=1 - 1 / span, tau=1e-3)
+            if self.job.average:
+                steps = max(1, self.job.recipe.epochs) * len(self.train_loader)
+                span = max(1.0, _AVERAGED * steps)
+                self.average = ModelEMA(self.model, decay=1 - 1 / span, tau=1e-3)
             if self.amp and self.device.type == "cpu":
                 self.model.criterion = _InFloat(self.model.init_criterion())
 
@@ -87,7 +89,8 @@ def trainer_class() -> Any:
 
         def optimizer_step(self) -> None:
             super().optimizer_step()
-            self.average.update(self.model)
+            if self.average:
+                self.average.update(self.model)
 
         def validate_average(self) -> Validation:
             """Validate the averaged weights."""

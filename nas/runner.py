@@ -264,7 +264,8 @@ class Runner:
             return self.replay.run(trial.assignment)
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        job = replace(job, **self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank))
+        inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank)
+        job = replace(job, **inherited, average=trial.score == "map_average")
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
         job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))

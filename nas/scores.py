@@ -52,14 +52,14 @@ class EpochScore:
         return cls(body["epoch"], body["train_loss"], body["seconds"], Validation(**seen) if seen else None)
 
 
-DIVERGED = 3.0
+DIVERGED = 10.0
 """How many times its lowest value so far a training loss may be, before its training is given up."""
 
 
 def diverges(before: Sequence[EpochScore], now: EpochScore) -> bool:
     """Whether an epoch's loss has left what the training had reached, and there is nothing to wait for.
 
-    This is a safety stop, no pruning: learning rates that warm up and augmentations that end move a loss by a tenth.
+    This is a safety stop, no pruning: on a handful of images a healthy loss may triple from one epoch to the next.
     """
     return bool(before) and now.train_loss > DIVERGED * min(score.train_loss for score in before)
 

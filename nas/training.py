@@ -55,7 +55,7 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             curve.append(score)
             report(score)
             if score.epoch == job.recipe.epochs:
-                average = t.validate_average()
+                average = t.validate_average() if job.average else None
             elif keeper:
                 keeper.keep(t, curve)
 

@@ -55,7 +55,7 @@ class Trial:
         uncounted: As `nas.cost.Cost.uncounted`.
         latency_ms: Of one image on the study's machine, as `nas.latency.Latency.ms`; None where it was not measured.
         curve: A score an epoch.
-        average: Validation of the averaged weights.
+        average: Validation of the averaged weights; None where the study's score is another, which needs none.
         distillation: The largest distillation error among its swaps, in variances of the layer's output; None without a
             bank.
         inherited: Tensors that started from given values, and all tensors.
@@ -112,7 +112,7 @@ class Trial:
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        """Every score of `nas.scores.SCORES`; of a finished trial."""
+        """Every score of `nas.scores.SCORES` that was measured; of a finished trial."""
         return scores(self.curve, self.average)
 
     @property

@@ -162,7 +162,7 @@ class Weights:
         wanted = recipe.for_baseline()
         self.listener.baseline_training(wanted)
         variant = Variant(self.space.base, self.space.scale)
-        job = replace(self.job(variant, wanted, self.seed), init=recipe.weights or None, save=str(file))
+        job = replace(self.job(variant, wanted, self.seed), init=recipe.weights or None, save=str(file), average=False)
         try:
             result = self.worker.run(
                 self.resumable(job), lambda score: self.listener.epoch(score, max(1, wanted.epochs))

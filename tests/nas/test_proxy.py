@@ -64,6 +64,14 @@ def test_a_curve_comes_while_it_trains(worker, make_job):
     assert result.cpu_seconds > 0
 
 
+def test_weights_are_averaged_only_where_that_is_asked_for(worker, make_job):
+    """And nothing else depends on it."""
+    whole, without = worker.run(make_job()), worker.run(make_job(average=False))
+    assert whole.average is not None
+    assert without.average is None
+    assert losses(without) == losses(whole)
+
+
 def test_nothing_is_written_into_the_dataset(worker, make_job, tiny_data, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(tiny_data.parent, own, ignore=shutil.ignore_patterns("*.cache"))
@@ -202,8 +210,8 @@ def test_a_loss_that_only_moves_is_let_be():
         return [EpochScore(k, loss, 1.0) for k, loss in enumerate(losses, 1)]
 
     before = epochs(6.0, 4.0, 5.0)
-    assert not diverges(before, EpochScore(4, 12.0, 1.0))
-    assert diverges(before, EpochScore(4, 12.1, 1.0))
+    assert not diverges(before, EpochScore(4, 40.0, 1.0))
+    assert diverges(before, EpochScore(4, 40.1, 1.0))
     assert not diverges([], EpochScore(1, 1e9, 1.0))
 
 

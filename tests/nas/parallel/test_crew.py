@@ -122,7 +122,7 @@ def test_the_first_failure_stops_all(study):
 def test_what_does_not_fit_beside_another_is_trained_alone(study):
     """The second to come is out of memory as long as the first one trains."""
     inside, told, most = [], Told(), []
-    lock = threading.Lock()
+    lock, met = threading.Lock(), threading.Event()
     room = Room()
 
     class Small(InstantTrainer):
@@ -133,7 +133,9 @@ def test_what_does_not_fit_beside_another_is_trained_alone(study):
                 crowded = len(inside) > 1
             try:
                 if crowded:
+                    met.set()
                     raise ProxyFailure("memory", "out of memory")
+                assert met.wait(WAIT_S)  # the first one is there until another has come
                 return super().run(job, on_epoch)
             finally:
                 with lock:

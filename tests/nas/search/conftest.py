@@ -60,9 +60,8 @@ class FakeTrainer:
         for epoch in curve:
             if on_epoch:
                 on_epoch(epoch)
-        return ProxyResult(
-            curve, Validation(score + 0.25, score + 0.03125, 1.9), (355, 355), cpu_seconds=3.0, seconds=1.0
-        )
+        average = Validation(score + 0.25, score + 0.03125, 1.9) if job.average else None
+        return ProxyResult(curve, average, (355, 355), cpu_seconds=3.0, seconds=1.0)
 
     def work(self, job: DistilJob, on_progress: Callable[[tuple[int, int]], None] | None = None) -> Bank:
         self.distillations.append(job)

@@ -47,9 +47,12 @@ def test_baseline_is_trained_once_and_kept(run, make_study):
 
 def test_the_score_that_ranks_is_the_settings_own(run, make_study):
     study = make_study(changes={"score": "map_average"})
-    trials, _, _ = run(study, 2)
+    trials, _, trainer = run(study, 2)
     assert [t.map for t in trials] == [t.map for t in Study.load(study.place).trials()] == [0.40625, 0.40625]
     assert trials[1].map_per_gflop == 0.40625 / 9
+    assert all(job.average for job in trainer.jobs)
+    _, _, trainer = run(make_study(name="last", changes={"score": "map_last"}), 2)
+    assert not any(job.average for job in trainer.jobs)
 
 
 def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study, monkeypatch):
