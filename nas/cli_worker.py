@@ -19,7 +19,7 @@ from nas.cli_shared import JSON, STORAGE, WORKERS, open_study, prepare
     type=click.FloatRange(0),
     default=0,
     metavar="MINUTES",
-    help="Wait so long for the study to be made. Default: not at all.",
+    help="Wait so long for the study to be made, and for its server to answer. Default: not at all.",
 )
 def worker(study: str, storage: str | None, workers: int | None, data: str | None, wait: float) -> None:
     """Join a study: do what it still asks for, beside whoever works on it, and end when nothing is left.

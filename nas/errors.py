@@ -43,6 +43,10 @@ class StudyError(NasError, RuntimeError):
     """A study's storage cannot be used, or it holds a study of another space, dataset or recipe."""
 
 
+class Unreachable(StudyError):
+    """A server of studies that does not answer, and may do so later."""
+
+
 class WeightsError(NasError, ValueError):
     """A file of weights is missing, no checkpoint, or of another model or scale."""
 

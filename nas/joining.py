@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas import search as searching
 from nas.data import Dataset
-from nas.errors import StudyError
+from nas.errors import StudyError, Unreachable
 from nas.fleet import runners_of
 from nas.place import StudyPlace
 from nas.runner import Observer
@@ -17,6 +17,28 @@ from nas.study import Study
 
 _LOOK_S = 5.0
 _pause = time.sleep
+
+
+def _wait_for(where: StudyPlace, until: float) -> None:
+    """Wait for a study to be made.
+
+    Raises:
+        StudyError: It is not, or its server does not answer, until then by the monotonic clock; or something else is
+            wrong with the server.
+    """
+    while True:
+        try:
+            if Study.is_made(where):
+                return
+        except Unreachable:
+            if time.monotonic() >= until:
+                raise
+        if time.monotonic() >= until:
+            raise StudyError(
+                f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` makes "
+                "one, and --wait MINUTES waits for it"
+            )
+        _pause(_LOOK_S)
 
 
 @dataclass(frozen=True)
@@ -44,19 +66,12 @@ class Joining:
             where: The study's place.
             data: Where the dataset is here, if not where the study says.
             workers: How many train side by side.
-            wait: Minutes to wait for the study to be made.
+            wait: Minutes to wait for the study to be made, and for its server to answer.
 
         Raises:
             NasError: There is no such study, or its trials cannot be trained here as elsewhere.
         """
-        until = time.monotonic() + 60 * wait
-        while not Study.is_made(where):
-            if time.monotonic() >= until:
-                raise StudyError(
-                    f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` makes "
-                    "one, and --wait MINUTES waits for it"
-                )
-            _pause(_LOOK_S)
+        _wait_for(where, time.monotonic() + 60 * wait)
         study = Study.load(where, write=True)
         if study.settings.table:
             raise StudyError(f"the study {where.name!r} replays a table: there is nothing to train")

@@ -105,7 +105,9 @@ class OpenTrial:
 
 def attributes(trial: Trial) -> dict[str, Any]:
     """Return the record, and beside it a few plain values for whoever looks at the storage with other tools."""
-    plain = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
+    plain: dict[str, Any] = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
+    if trial.fidelity:
+        plain["fidelity"] = trial.fidelity
     return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}
 
 

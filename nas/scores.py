@@ -1,7 +1,7 @@
 """Scores: what a training shows, and the numbers that variants can be compared by.
 
 Several numbers can stand for how good a variant is. Which of them tells variants apart best is measured, by
-``nas calibrate``; a study keeps what all of them are made of.
+``nas calibrate``; a study keeps what all of them are made of, but for the averaged weights, which cost a validation.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from nas.errors import StudyError
+from nas.errors import StudyError, Unreachable
 from nas.place import StudyPlace
 
 _LOCK_WAIT_S = 60
@@ -181,7 +181,8 @@ def explained(where: StudyPlace) -> Iterator[None]:
         of_optuna = isinstance(error, optuna.exceptions.OptunaError) or _is_of_another_version(text)
         if isinstance(error, RuntimeError) and not of_optuna:
             raise
-        raise StudyError(_explanation(where, error, text)) from None
+        kind = Unreachable if where.server and is_disconnected(error) else StudyError
+        raise kind(_explanation(where, error, text)) from None
     except optuna.exceptions.DuplicatedStudyError:
         raise StudyError(f"{where.shown} holds a study {where.name!r} already") from None
 

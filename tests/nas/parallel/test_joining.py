@@ -78,6 +78,35 @@ def test_a_worker_that_waits_sees_the_study_come(asked, nas_cli, monkeypatch):
     assert len(pauses) == 3
 
 
+def test_a_worker_that_waits_outlasts_a_server_that_is_not_up(asked, nas_cli, postgres, database, monkeypatch):
+    asked(database)
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            postgres.start()
+
+    monkeypatch.setattr(nas.joining, "_pause", pause)
+    monkeypatch.setattr("nas.joining.Joining.run", lambda self, _: None)
+    worker = ("worker", "--study", "t", "--storage")
+    postgres.stop()
+    try:
+        at_once = nas_cli(*worker, database)
+        assert (at_once.exit_code, pauses) == (1, [])
+        assert "cannot reach postgresql://nas:***@127.0.0.1:" in at_once.stderr
+        waiting = nas_cli(*worker, database, "--wait", "5")
+    finally:
+        if len(pauses) < 2:
+            postgres.start()
+    assert (waiting.exit_code, len(pauses)) == (0, 2), waiting.output
+    elsewhere = nas_cli(*worker, database.replace(":secret@", ":wrong@"), "--wait", "5")
+    nowhere = nas_cli(*worker, f"{database}x", "--wait", "5")
+    assert (elsewhere.exit_code, nowhere.exit_code, len(pauses)) == (1, 1, 2)  # that will not pass
+    assert "refuses this user or password" in elsewhere.stderr
+    assert "the server has no database" in nowhere.stderr
+
+
 def test_other_data_and_other_versions_are_refused(asked, nas_cli, tmp_path, monkeypatch, tiny_data):
     asked()
     other = tmp_path / "other.yaml"
