@@ -242,6 +242,9 @@ def conclusion(study: Study) -> list[str]:
     """Return what was compared, what won and by how much, and what to type next."""
     rows = ranking_of(study)
     base = next((r.trial for r in rows if r.trial.variant.is_baseline), None)
+    if not rows and any(t.status == "done" for t in study.runs()):
+        where = f"`nas rank {study.place.name} --rung 1` shows the lowest rung"
+        return [f"No variant has got as far as the study's own recipe yet; {where}."]
     if not rows:
         return ["No variant has finished yet."]
     if base is None:

@@ -188,6 +188,16 @@ def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(run, halved, grade
     assert {(t.key, t.map) for t in trials if t.status == "done"} == {(t.key, t.map) for t in expected}
 
 
+def test_who_stops_on_a_lower_rung_is_told_where_to_look(run, halved, graded):
+    study = halved()
+    with pytest.raises(KeyboardInterrupt):
+        run(study, EVERY, graded(stop_at=4), Listener())
+    assert conclusion(study) == [
+        "No variant has got as far as the study's own recipe yet; `nas rank s --rung 1` shows the lowest rung."
+    ]
+    assert len(ranking_of(study, study.fidelity_of(1))) == 3
+
+
 def test_further_variants_climb_as_the_others_did(run, halved, graded):
     study = halved()
     run(study, 5, graded(), Listener())
