@@ -56,7 +56,7 @@ def load_space(name: str) -> SearchSpace:
         SpaceError: There is no such file, or it has problems; all of them, each with file and line.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

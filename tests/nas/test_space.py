@@ -153,3 +153,15 @@ def test_names_and_files(tmp_path):
         load_space(str(tmp_path / "nothing.yaml"))
     (tmp_path / "mine.yaml").write_text("\ufeff" + GOOD.replace("\n", "\r\n"))
     assert load_space(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+def test_a_folder_of_a_shipped_spaces_name_is_in_nobodys_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick").mkdir()
+    assert load_space("quick").name == "quick"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(SpaceError, match="no space named 'mine'"):
+        load_space("mine")
+    (tmp_path / "mine.yaml").mkdir()
+    with pytest.raises(SpaceError, match=r"cannot read the space file mine\.yaml"):
+        load_space("mine.yaml")
