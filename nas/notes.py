@@ -69,7 +69,7 @@ def _rungs(study: Study, fidelity: str) -> list[str]:
         counts.append(f"{k}: {done} variant{'s' * (done != 1)} with {what}")
     seen = "This is a lower one" if fidelity else "Only the last is ranked here"
     told = f"Rungs: one of {s.eta} goes on, each training is whole and starts anew. {'; '.join(counts)}. {seen}"
-    return [f"{told}; `nas rank {study.place.name} --rung K` shows each."]
+    return [f"{told}; `nas rank {_named_study(study)} --rung K` shows each."]
 
 
 def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
@@ -219,7 +219,13 @@ def _bank_words(study: Study) -> list[str]:
 
 def _where(study: Study) -> str:
     """Return the options that name a study."""
-    return f"--study {study.place.name}" + ("" if study.place.is_default else f" --storage {study.place.url}")
+    return f"--study {_named_study(study)}"
+
+
+def _named_study(study: Study) -> str:
+    """Return a study's name, and its storage where that has to be given: a password is not for logs."""
+    place = study.place
+    return place.name + ("" if place.is_default else f" --storage {place.shown if place.server else place.url}")
 
 
 def _verdict_words(row: RankRow) -> str:
@@ -243,7 +249,7 @@ def conclusion(study: Study) -> list[str]:
     rows = ranking_of(study)
     base = next((r.trial for r in rows if r.trial.variant.is_baseline), None)
     if not rows and any(t.status == "done" for t in study.runs()):
-        where = f"`nas rank {study.place.name} --rung 1` shows the lowest rung"
+        where = f"`nas rank {_named_study(study)} --rung 1` shows the lowest rung"
         return [f"No variant has got as far as the study's own recipe yet; {where}."]
     if not rows:
         return ["No variant has finished yet."]

@@ -73,7 +73,7 @@ class Rung:
         if match is None:
             raise StudyError(f"cannot read the rung {text!r}: expected EPOCHS[@IMGSZ][/FRACTION], such as 2@96/0.5")
         rung = cls(int(match["epochs"]), int(match["imgsz"] or own.imgsz), fraction)
-        if rung.imgsz < _STRIDE or rung.imgsz % _STRIDE:
+        if match["imgsz"] and (rung.imgsz < _STRIDE or rung.imgsz % _STRIDE):
             raise StudyError(f"the rung {text!r}: the image side has to be a multiple of {_STRIDE}")
         if not 0 < fraction <= 1:
             raise StudyError(f"the rung {text!r}: a share of the training images is above 0, and at most 1")

@@ -19,7 +19,7 @@ from nas.place import StudyPlace, place
 from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
-from nas.rungs import ETA, read_rungs, trainings
+from nas.rungs import ETA, Rung, read_rungs, trainings
 from nas.runner import Observer
 from nas.samplers import AUTO
 from nas.settings import Settings, current_versions
@@ -110,9 +110,7 @@ class Session:
         dataset = load_or_demo(options["data"])
         answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
         recipe = new_recipe(options, answer)
-        rungs = read_rungs(options["rungs"], recipe) if options["rungs"] else ()
-        if options["eta"] and not rungs:
-            raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
+        rungs = _rungs(options, recipe, ())
         settings = Settings(
             space=space,
             recipe=recipe,
@@ -235,11 +233,23 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         floor=kept.floor if options["floor"] is None else options["floor"],
         versions=current_versions(),
         objective=options["objective"] or kept.objective,
-        rungs=read_rungs(options["rungs"], recipe) if options["rungs"] else kept.rungs,
+        rungs=_rungs(options, recipe, kept.rungs),
         eta=options["eta"] or kept.eta,
     )
     measured = bool(kept.latency_on) or options["latency"]
     return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
+
+
+def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    """Return the rungs that are asked for, or those that are kept.
+
+    Raises:
+        StudyError: They cannot be used, or --eta is there without any.
+    """
+    rungs = read_rungs(options["rungs"], recipe) if options["rungs"] else kept
+    if options["eta"] and not rungs:
+        raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
+    return rungs
 
 
 def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:

@@ -55,16 +55,15 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
     Raises:
         StudyError: No variant is within the space's limits.
     """
-    rungs = {fidelity: [t for t in runs if t.fidelity == fidelity] for fidelity in settings.fidelities}
     running = sum(t.status == "running" for t in runs)
-    first, *higher = settings.fidelities
-    screened, lower = rungs[first], rules_at(first, settings, rules)
+    rungs = _climb(runs, settings, rules)
+    first, lowest, screened, _ = next(rungs)
     spent = variants_spent(screened)
-    if job := next(owed(screened, lower), None):
+    if job := next(owed(screened, lowest), None):
         return Turn(job, spent, target)
     ended = ""
     if spent < target:
-        found = _variant(screened, space, settings.at(first), lower)
+        found = _variant(screened, space, settings.at(first), lowest)
         if isinstance(found, Job):
             return Turn(replace(found, fidelity=first), spent + 1, target)
         ended = found
@@ -73,16 +72,12 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
     if ended:
         no_variant_left(space, screened)
         ended = ended.format(spent)
-    for fidelity in higher:
-        here, at = rungs[fidelity], rules_at(fidelity, settings, rules)
-        going = promoted(screened, lower, settings.eta)
-        if job := next(climbing(going, here, at, fidelity), None):
-            return Turn(
-                job, variants_spent(here) + 1, len(going), note=_joined(ended, _rung_words(settings, job, going))
-            )
-        if _under_way(here, rules):
+    for fidelity, at, screened, going in rungs:
+        if job := next(climbing(going, screened, at, fidelity), None):
+            note = _joined(ended, _rung_words(settings, job, going))
+            return Turn(job, variants_spent(screened) + 1, len(going), note=note)
+        if _under_way(screened, rules):
             return Turn(running=running)
-        screened, lower = here, at
     if job := next(confirming(screened, rules), None):
         made, most = confirmation_runs(screened, rules)
         note = (
@@ -93,25 +88,29 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
     return Turn(over=not running, running=running, note=ended)
 
 
-def rules_at(fidelity: str, settings: Settings, rules: Rules) -> Rules:
-    """Return what a rung is ranked by."""
-    at = settings.at(fidelity)
-    return replace(rules, goal=at.goal, prior=at.prior) if fidelity else rules
+def _climb(
+    runs: Sequence[Trial], settings: Settings, rules: Rules
+) -> Iterator[tuple[str, Rules, list[Trial], list[Trial]]]:
+    """Yield every rung from the lowest: fidelity, what it is ranked by, its trials, and what has come up to it."""
+    going: list[Trial] = []
+    for fidelity in settings.fidelities:
+        at = settings.at(fidelity)
+        ranked_by = replace(rules, goal=at.goal, prior=at.prior)
+        here = [t for t in runs if t.fidelity == fidelity]
+        yield fidelity, ranked_by, here, going
+        if fidelity:
+            going = promoted(here, ranked_by, settings.eta)
 
 
 def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules) -> bool:
     """Whether what has been screened has also got all that follows from it: seeds, rungs and confirmation."""
     if any(t.status == "running" for t in runs):
         return False
-    below: list[Trial] | None = None
-    lower = rules
-    for fidelity in settings.fidelities:
-        here, at = [t for t in runs if t.fidelity == fidelity], rules_at(fidelity, settings, rules)
-        going = [] if below is None else promoted(below, lower, settings.eta)
+    here: list[Trial] = []
+    for fidelity, at, here, going in _climb(runs, settings, rules):
         if next(climbing(going, here, at, fidelity), None):
             return False
-        below, lower = here, at
-    return next(confirming(below or [], rules), None) is None
+    return next(confirming(here, rules), None) is None
 
 
 def _under_way(trials: Sequence[Trial], rules: Rules) -> bool:

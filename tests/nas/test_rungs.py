@@ -40,6 +40,10 @@ def test_what_is_left_out_is_the_studys_own_and_what_is_known_by_is_whole():
     assert Rung(4, 96).recipe(OWN) == replace(OWN, epochs=4, imgsz=96)
 
 
+def test_an_image_side_that_the_study_has_is_not_held_against_a_rung():
+    assert read_rungs("2", replace(OWN, imgsz=100)) == (Rung(2, 100),)
+
+
 @pytest.mark.parametrize(
     ("text", "init", "said"),
     [

@@ -56,6 +56,9 @@ def test_a_worker_does_what_is_left_and_two_train_side_by_side(asked, database, 
     assert "secret" not in done.output + again.output
     rows = json.loads(nas_cli("rank", "t", "--storage", database, "--json").stdout)["rows"]
     assert len(rows) == 3
+    said = nas_cli("rank", "t", "--storage", database).output
+    assert "--storage postgresql://nas:***@127.0.0.1:" in said.replace("\n", " ")
+    assert "secret" not in said
 
 
 def test_nothing_to_join(nas_cli):
