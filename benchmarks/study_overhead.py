@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nas.confirm import Confirm
 from nas.objective import OBJECTIVES, Goal
 from nas.place import place
 from nas.propose import propose
-from nas.race import Confirm
 from nas.rank import rank, ranking_of
 from nas.recipe import Recipe
 from nas.samplers import SAMPLERS

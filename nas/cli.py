@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -38,6 +38,9 @@ from nas.cli_shared import (
     prepare,
 )
 from nas.cli_worker import studies, worker
+
+if TYPE_CHECKING:
+    from nas.study import Study
 from nas.errors import NasError
 
 
@@ -185,14 +188,33 @@ def search(as_json: bool, **options: Any) -> None:
     nas search full --data data.yaml --rungs 0,2 --epochs 8 --trials 200
     """
     cache = prepare()
+    study = _replayed(options) if options["replay"] else _searched(cache, options)
+    print_ranking(study, as_json=as_json, as_csv=False, conclude=True)
+
+
+def _searched(cache: Path, options: dict[str, Any]) -> Study:
+    """Search by training, and return the study."""
+    from nas.proxy import trainers_of
+
+    with trainers_of(cache, options["workers"] or 1) as trainers:  # first: they import while this process does
+        from nas.console import Progress, make_console
+        from nas.session import Session
+
+        session = Session.open(cache, **options)
+        with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
+            session.run(progress, trainers)
+    return session.study
+
+
+def _replayed(options: dict[str, Any]) -> Study:
+    """Search a table of what was measured, and return the study."""
     from nas.console import Progress, make_console
     from nas.replay import ReplaySession
-    from nas.session import Session
 
-    session = ReplaySession.open(**options) if options["replay"] else Session.open(cache, **options)
+    session = ReplaySession.open(**options)
     with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
         session.run(progress)
-    print_ranking(session.study, as_json=as_json, as_csv=False, conclude=True)
+    return session.study
 
 
 @cli.command()

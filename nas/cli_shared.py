@@ -51,8 +51,8 @@ class _Confirm(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     name = "TOP:K"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a `nas.race.Confirm`."""
-        from nas.race import Confirm
+        """Return a `nas.confirm.Confirm`."""
+        from nas.confirm import Confirm
 
         if isinstance(value, Confirm):
             return value

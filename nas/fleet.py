@@ -1,22 +1,24 @@
-"""The runners of a search: how many, with how many threads, and on which device each."""
+"""The runners of a search: one for each of its training processes, with its device."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nas.data import Dataset, write_resolved
 from nas.errors import StudyError
 from nas.latency import LatencyMeter
-from nas.proxy import ProxyWorker, available_cores
+from nas.proxy import ProxyWorker
 from nas.room import Room
 from nas.runner import Observer, Runner
 from nas.study import Study
 
 
 @contextlib.contextmanager
-def runners_of(study: Study, dataset: Dataset, cache: Path, observer: Observer, workers: int) -> Iterator[list[Runner]]:
+def runners_of(
+    study: Study, dataset: Dataset, cache: Path, observer: Observer, trainers: Sequence[ProxyWorker]
+) -> Iterator[list[Runner]]:
     """Give runners that train side by side, each in a process of its own, with what they inherit made already.
 
     Args:
@@ -24,18 +26,21 @@ def runners_of(study: Study, dataset: Dataset, cache: Path, observer: Observer, 
         dataset: Checked; its fingerprint is the study's.
         cache: Where training processes may write.
         observer: Told of everything.
-        workers: How many.
+        trainers: The processes; there is a runner for each.
 
     Raises:
         StudyError: The study measures latencies, which trainings beside them would disturb; or what the proxies
             inherit cannot be made.
     """
     s = study.settings
-    if s.latency_on and workers > 1:
-        raise StudyError(
-            f"--workers {workers}: the study {study.place.name!r} measures latencies, which trainings beside them "
-            "would disturb; leave --workers out"
-        )
+    workers = len(trainers)
+    if s.latency_on:
+        if workers > 1:
+            raise StudyError(
+                f"--workers {workers}: the study {study.place.name!r} measures latencies, which trainings beside them "
+                "would disturb; leave --workers out"
+            )
+        trainers[0].close()  # it may be importing still, which would disturb them too; its first job starts it again
     meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
     data = write_resolved(dataset, study.scratch)
     shares = {
@@ -46,15 +51,12 @@ def runners_of(study: Study, dataset: Dataset, cache: Path, observer: Observer, 
         with ProxyWorker(cache) as first:
             Runner(study, data, first, observer).prepare()
     devices = dealt(s.recipe.device, workers)
-    threads = max(1, available_cores() // workers)
     rooms = {device: Room() for device in devices}
-    with contextlib.ExitStack() as stack:
-        trainers = [stack.enter_context(ProxyWorker(cache, threads)) for _ in devices]
-        yield [
-            Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, shares=shares, meter=meter,
-                   device=device, room=rooms[device])
-            for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
-        ]  # fmt: skip
+    yield [
+        Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, shares=shares, meter=meter,
+               device=device, room=rooms[device])
+        for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
+    ]  # fmt: skip
 
 
 def dealt(device: str, workers: int) -> list[str]:

@@ -11,6 +11,7 @@ from nas.data import Dataset
 from nas.errors import StudyError, Unreachable
 from nas.fleet import runners_of
 from nas.place import StudyPlace
+from nas.proxy import trainers_of
 from nas.runner import Observer
 from nas.session import as_it_was
 from nas.study import Study
@@ -88,6 +89,9 @@ class Joining:
             f"joining the study {name} ({self.study.place.shown}): {self.study.spent} of {self.study.target} "
             "trials are done or under way"
         )
-        with runners_of(self.study, self.dataset, self.cache, observer, self.workers) as runners:
+        with (
+            trainers_of(self.cache, self.workers) as trainers,
+            runners_of(self.study, self.dataset, self.cache, observer, trainers) as runners,
+        ):
             searching.search(self.study, runners)
         observer.note(f"nothing is left to do in the study {name}; `nas rank {name}` shows what came of it")

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +102,7 @@ class ProxyWorker:
     """A training process that is kept from proxy to proxy, and replaced when it dies."""
 
     def __init__(self, cache: Path, threads: int | None = None) -> None:
-        """Prepare; the process starts with the first job.
+        """Prepare; the process starts with the first job, or with `start`.
 
         Args:
             cache: Where the host may write (settings, a font).
@@ -114,6 +114,11 @@ class ProxyWorker:
         self._pipe: Any = None
         self._starting = threading.Lock()
         self._killed = False
+
+    def start(self) -> None:
+        """Start the process now: it imports what it needs, which takes seconds, before there is a job."""
+        with contextlib.suppress(OSError, ProxyFailure):  # the first job tries again
+            self._start()
 
     def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
         """Train one job and return its result.
@@ -210,6 +215,22 @@ class ProxyWorker:
             process.start()
             self._process, self._pipe = process, pipe
         theirs.close()
+
+
+@contextlib.contextmanager
+def trainers_of(cache: Path, workers: int) -> Iterator[list[ProxyWorker]]:
+    """Give training processes that share the cores, and start them: they import while this process is at other things.
+
+    Args:
+        cache: Where they may write.
+        workers: How many.
+    """
+    threads = max(1, available_cores() // workers)
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(ProxyWorker(cache, threads)) for _ in range(workers)]
+        for trainer in made:
+            trainer.start()
+        yield made
 
 
 def available_cores() -> int:

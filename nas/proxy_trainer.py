@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nas.batches import Batches, released
 from nas.errors import NotANumber
 from nas.inherit import begin_swaps, graph_of, initial_state
 from nas.proxy import ProxyJob
@@ -31,6 +32,7 @@ def trainer_class() -> Any:
     """Return the trainer of proxies; made at first use, because it needs the host."""
     import numpy as np
     import torch
+    from ultralytics.data import augment
     from ultralytics.data import dataset as host_dataset
     from ultralytics.engine import trainer as host_trainer
     from ultralytics.utils import callbacks, nms
@@ -47,6 +49,8 @@ def trainer_class() -> Any:
     # It keeps what it has read of labels beside the user's images, and does not notice every later edit of a label.
     host_dataset.load_dataset_cache_file = _no_cache_file
     host_dataset.save_dataset_cache_file = _keep_no_cache_file
+    # It augments in a further way, with a generator of its own, wherever a certain package happens to be installed.
+    augment.Albumentations = lambda *_, **__: augment.Compose([])
     # It knows bfloat16 on GPUs alone.
     host_trainer.autocast = functools.partial(_autocast, host_trainer.autocast)
 
@@ -129,6 +133,7 @@ def trainer_class() -> Any:
         def augmented(self) -> Any:
             """Return the training images, augmented one by one: without mosaic or whatever else mixes images."""
             dataset = copy.copy(self.train_loader.dataset)
+            released(dataset)
             hyp = copy.copy(self.args)
             hyp.mosaic = hyp.mixup = hyp.cutmix = hyp.copy_paste = 0.0
             dataset.transforms = dataset.build_transforms(hyp=hyp)
@@ -202,9 +207,13 @@ def trainer_class() -> Any:
                 _DATASETS[key] = super().build_dataset(img_path, mode, batch)
                 random.setstate(drawn[0])  # it samples files; a job that finds the dataset made must draw alike
                 np.random.set_state(drawn[1])
+                if self.device.type == "cpu":  # elsewhere processes of their own make batches
+                    _DATASETS[key].batches = Batches(_DATASETS[key])
             dataset = _DATASETS[key]
             dataset.buffer = []
             dataset.transforms = dataset.build_transforms(hyp=copy.copy(self.args))
+            if hasattr(dataset, "batches"):
+                dataset.batches.begin(self.job.seed if mode == "train" else None)
             return dataset
 
         def preprocess_batch(self, batch: Any) -> Any:

@@ -11,23 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nas.confirm import Confirm
 from nas.objective import Goal
 from nas.rank import rank
 from nas.seeds import differences, mean_of, runs_of, scores_of
 from nas.trial import Trial
 from nas.variant import Variant
 from nas.verdict import LEAST_SEEDS, LEVEL, Prior, chance_below, compare
-
-
-@dataclass(frozen=True)
-class Confirm:
-    """How a ranking is confirmed: so many of its first, until each has so many seeds. Without any, it is not."""
-
-    top: int = 0
-    seeds: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.top}:{self.seeds}" if self.top else "0"
 
 
 @dataclass(frozen=True)

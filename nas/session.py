@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from nas import search as searching
 from nas.answer import DEFAULT_SCORE, load_answer
 from nas.calibration_options import calibration_file
+from nas.confirm import Confirm
 from nas.data import Dataset, load_or_demo
 from nas.errors import DataError, StudyError
 from nas.fleet import runners_of
@@ -16,7 +18,7 @@ from nas.lease import alone_at
 from nas.objective import Goal
 from nas.own import use
 from nas.place import StudyPlace, place
-from nas.race import Confirm
+from nas.proxy import ProxyWorker, trainers_of
 from nas.recipe import Recipe
 from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
 from nas.rungs import ETA, Rung, read_rungs, trainings
@@ -47,7 +49,6 @@ class Session:
         trials: What was asked for; None finishes what was asked for before.
         seeds: Seeds of every variant, and `confirm` how the first are confirmed; None leaves them as they are.
         cache: Where training processes may write.
-        workers: How many train side by side.
         news: What the options have changed; empty if nothing.
     """
 
@@ -57,7 +58,6 @@ class Session:
     cache: Path
     seeds: int | None = None
     confirm: Confirm | None = None
-    workers: int = 1
     news: str = ""
 
     @classmethod
@@ -101,8 +101,7 @@ class Session:
         if options["sampler"] and options["sampler"] != wanted.sampler:
             study.change_sampler(options["sampler"])
             news = f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
-        workers = options["workers"] or 1
-        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], workers, news)
+        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], news)
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
@@ -135,11 +134,11 @@ class Session:
         with alone_at(where):
             if not Study.exists(where):
                 study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
-                return cls(study, dataset, None, cache, workers=options["workers"] or 1)
+                return cls(study, dataset, None, cache)
         return cls.open(cache, **options)  # the same command on another machine was a moment earlier
 
-    def run(self, observer: Observer) -> None:
-        """Run the trials that are asked for."""
+    def run(self, observer: Observer, trainers: Sequence[ProxyWorker]) -> None:
+        """Run the trials that are asked for, side by side in these processes."""
         study = self.study
         todo = searching.plan(study, self.trials)
         study.ask_for_seeds(self.seeds, self.confirm)
@@ -167,7 +166,7 @@ class Session:
                 names = [*(rung.words for rung in s.rungs), "the study's own recipe"]
                 steps = "; ".join(f"{count} with {name}" for count, name in zip(counts, names, strict=True))
                 observer.note(f"rungs: {steps}; and the baseline on each")
-        with runners_of(study, self.dataset, self.cache, observer, self.workers) as runners:
+        with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
             searching.search(study, runners)
         return None
 
@@ -180,7 +179,7 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
     """
     opened = Study.load(study.place, write=True)
     dataset = as_it_was(opened, f"the baseline of {study.place.name!r} cannot be trained as it was")
-    with opened.locked(), runners_of(opened, dataset, cache, observer, 1) as (runner,):
+    with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):
         searching.train_baseline(runner, count)
     return opened
 

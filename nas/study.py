@@ -18,12 +18,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank import SwapBank
+from nas.confirm import Confirm
 from nas.errors import StudyError
 from nas.lease import Leases, alone_at, leases_of
 from nas.locks import held, private_folder
 from nas.open_trial import BEAT, OWNER, RECORD, Ledger, OpenTrial, attributes, thaw
 from nas.place import StudyPlace
-from nas.race import Confirm
 from nas.scores import EpochScore
 from nas.seeds import variants_spent
 from nas.settings import Settings

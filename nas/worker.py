@@ -5,6 +5,7 @@ No heavy import stands at the top: the environment has to be set before torch an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
     if not os.environ.get("NAS_DEBUG"):  # the host prints tables, and warnings would break the parent's live line
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
         warnings.simplefilter("ignore")
+    with contextlib.suppress(Exception):  # the first job says what is wrong
+        _import_all(Path(cache))
     while True:
         try:
             job = pipe.recv()
@@ -54,6 +57,16 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
             if os.environ.get("NAS_DEBUG"):
                 traceback.print_exc()
         pipe.send(message)
+
+
+def _import_all(cache: Path) -> None:
+    """Import what trainings need; a process that is started early does so while its parent is at other things."""
+    from nas.offline import go_offline
+    from nas.proxy_trainer import trainer_class
+
+    go_offline(cache)
+    trainer_class()
+    import torch._dynamo  # noqa: F401  # what optimizers import when they are first made
 
 
 def _die_with_parent() -> None:

@@ -183,7 +183,7 @@ def bank(taught: Taught, tmp_path_factory: pytest.TempPathFactory) -> SwapBank:
 def inside():
     """Let a module train in this very process, and leave the host and torch as they were."""
     import torch
-    from ultralytics.data import dataset
+    from ultralytics.data import augment, dataset
     from ultralytics.engine import trainer
     from ultralytics.utils import callbacks, nms
 
@@ -191,6 +191,7 @@ def inside():
 
     changed = [
         (nms, "non_max_suppression"),
+        (augment, "Albumentations"),
         (callbacks, "add_integration_callbacks"),
         (dataset, "load_dataset_cache_file"),
         (dataset, "save_dataset_cache_file"),

@@ -17,7 +17,7 @@ import pytest
 from nas.base import load_base
 from nas.data import load, write_resolved
 from nas.host import build, named_state
-from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker
+from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker, trainers_of
 from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore, diverges
@@ -291,6 +291,32 @@ def test_the_child_does_not_outlive_its_parent(make_job, own_cache, tmp_path):
 
         time.sleep(0.1)
     pytest.fail("the training process outlived its parent")
+
+
+def test_a_search_starts_its_processes_before_it_imports_what_takes_long():
+    code = (
+        "import sys\nfrom nas import proxy\n"
+        "def begun(self): print('torch' in sys.modules, self._threads); raise SystemExit\n"
+        "proxy.ProxyWorker._start, proxy.available_cores = begun, lambda: 8\n"
+        "from nas.cli import cli\n"
+        "cli(['search', 'quick', '--study', 's', '--confirm', '3:3', '--rungs', '0', '--workers', '3'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False 2\n"
+
+
+def test_a_process_that_cannot_start_early_is_tried_again_by_the_first_job(tmp_path, monkeypatch):
+    tried = []
+
+    def full(self):
+        tried.append(self)
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(ProxyWorker, "_start", full)
+    with trainers_of(tmp_path, 2) as (first, second):
+        assert tried == [first, second]
+        with pytest.raises(OSError, match="no more processes"):
+            first.work("anything")
 
 
 def test_no_network(make_job, own_cache, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from nas.race import Confirm, Rules, contenders, next_round
+from nas.confirm import Confirm
+from nas.race import Rules, contenders, next_round
 from nas.rank import rank
 from nas.schedule import confirmation_runs, confirming, owed
 from nas.scores import EpochScore, Validation

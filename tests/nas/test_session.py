@@ -11,10 +11,10 @@ import pytest
 import nas.latency
 from nas.answer import ANSWER_FILE, SCHEMA, load_answer
 from nas.cli import cli
+from nas.confirm import Confirm
 from nas.errors import NasError, StudyError
 from nas.latency import machine
 from nas.objective import Goal
-from nas.race import Confirm
 from nas.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
 from nas.scores import EpochScore, Validation
 from nas.session import Session

@@ -16,10 +16,10 @@ import optuna
 import pytest
 
 from nas.bank import SwapBank
+from nas.confirm import Confirm
 from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
 from nas.place import place
-from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
 from nas.settings import Settings, current_versions

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nas import proxy_trainer
 from nas.base import load_base
 from nas.distil import AGAIN
 from nas.host import named_state
 from nas.inherit import graph_of
 from nas.ops.registry import entries
 from nas.proxy import ProxyWorker
-from nas.training import open_trainer
+from nas.training import open_trainer, train
 from nas.variant import AFTER, misfit, parse_choice
 
 # Of a baseline with a mAP50-95 of 0.7, where the swapped layer matters: what its own start may lose at step 0, before
@@ -84,6 +85,17 @@ def test_it_is_the_same_in_a_fresh_process_and_after_other_jobs(taught, bank, ow
     assert seen(taught.worker.run(job)) == first
     with ProxyWorker(own_cache, threads=1) as fresh:
         assert seen(fresh.run(job)) == first
+
+
+def test_the_second_training_of_a_seed_makes_no_batch_again(taught, inside):
+    job = taught.job("backbone.down_p3=SPConv", epochs=2)
+    first = seen(train(job, 1, lambda _: None))
+    batches = {key[2]: dataset.batches for key, dataset in proxy_trainer._DATASETS.items()}
+    made = {mode: len(kept._shelf) for mode, kept in batches.items()}
+    found = {mode: kept.found for mode, kept in batches.items()}
+    assert seen(train(job, 1, lambda _: None)) == first
+    assert {mode: len(kept._shelf) for mode, kept in batches.items()} == made
+    assert all(kept.found >= found[mode] + made[mode] > 0 for mode, kept in batches.items())
 
 
 def assembled(taught, bank, tmp_path, swaps, files):

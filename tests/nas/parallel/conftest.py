@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from postgres import Server, server, why_not
 
+from nas.confirm import Confirm
 from nas.place import place
-from nas.race import Confirm
 from nas.recipe import Recipe
 from nas.rungs import Rung
 from nas.settings import Settings, current_versions

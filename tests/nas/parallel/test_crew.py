@@ -236,7 +236,7 @@ def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(study):
 def test_latencies_are_not_measured_beside_trainings(study, tmp_path):
     object.__setattr__(study.settings, "latency_on", "here")
     refused = pytest.raises(StudyError, match=r"--workers 2: the study 'k' measures latencies, .* leave --workers out")
-    with refused, runners_of(study, None, tmp_path, Quiet(), 2):
+    with refused, runners_of(study, None, tmp_path, Quiet(), [ProxyWorker(tmp_path), ProxyWorker(tmp_path)]):
         pass
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nas.confirm import Confirm
 from nas.errors import StudyError
 from nas.notes import conclusion, ranking_notes
 from nas.proxy import ProxyFailure
-from nas.race import Confirm
 from nas.rank import ranking_of
 from nas.runner import Runner
 from nas.scores import Validation

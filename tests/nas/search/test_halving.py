@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from nas.confirm import Confirm
 from nas.console import Progress, make_console
 from nas.emit import chosen_trials
 from nas.errors import StudyError
 from nas.notes import conclusion, ranking_notes
 from nas.proxy import ProxyFailure
-from nas.race import Confirm
 from nas.rank import rank, ranking_of
 from nas.rungs import Rung
 from nas.runner import Runner

@@ -180,3 +180,8 @@ def test_nothing_waits_for_the_gpu(operands):
         all_ops(*operands)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_compiler_takes_it_for_a_constant_whether_kernels_are_there():
+    """Marked without importing the compiler, in the way that importing it would."""
+    assert vars(torch.compiler.assume_constant_result(lambda: True)) == vars(runtime._available)
