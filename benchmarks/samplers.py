@@ -9,9 +9,12 @@ drawn anew in every repeat, and proposals come from `nas.propose`, as in `nas se
 accuracy that the cell picked lacks to the best one, in points, each by the mean over its seeds; percentile is the share
 of cells that are better.
 
-"Picked" takes the highest score seen. "Confirmed" stops so much sooner that it can train the first three, and the
-baseline, with two further seeds within the same number of evaluations, and takes the highest mean (``--confirm 3:3``).
-Plain TPE is what a user would write: Optuna's own loop with its default sampler, where asking again costs again.
+"Picked" takes the highest score seen. "Confirmed" is the whole strategy, ``--confirm 3:3``: it stops so much sooner
+that the race of the first three against the baseline, under two further seeds and those that dropped contenders leave
+(`nas.race`; a cell has no more than three), stays within the same number of evaluations, and takes what
+`nas emit-yaml --best` does. Plain TPE is what a user would write: Optuna's own loop with its default sampler, where
+asking again costs again; it is confirmed by training the first three under three seeds each, and taking the highest
+mean.
 """
 
 from __future__ import annotations
@@ -33,10 +36,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.confirm import Confirm
 from nas.objective import Goal
 from nas.predict import key_of
 from nas.propose import propose
-from nas.rank import rank
+from nas.race import Rules, next_round
+from nas.rank import first_of, rank
 from nas.samplers import SAMPLERS
 from nas.scores import EpochScore, Validation
 from nas.space import SearchSpace, Slot
@@ -116,28 +121,39 @@ class Trainer:
         accuracy = self.cells.scores[key][seed] / 100
         curve = (EpochScore(200, 0.0, 0.0, Validation(accuracy, accuracy, 0.0)),)
         variant = self.cells.space.variant(assignment)
-        return Trial(number, variant, dict(assignment), "done", seed=seed, gflops=1.0, params=1, curve=curve)
+        return Trial(number, variant, dict(assignment), "done", seed=turn, gflops=1.0, params=1, curve=curve)
 
 
 Again = Callable[[Trial, int], Trial | None]
 """Trains a trial's variant with its next seed, the second, third and so on; None if there is none."""
 
 
-def confirm(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:
-    """Train the first of the ranking and the baseline with further seeds.
+def raced(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:
+    """Confirm the first of the ranking as a study does.
 
     Returns:
-        The trial whose variant has the highest mean, and how many trainings it took.
+        The trial that the ranking then answers, and how many trainings it took.
     """
-    ranked = [row.trial for row in rank(trials, 1.0, GOAL)]
-    contenders = ranked[:CONTENDERS]
-    base = [t for t in trials if t.variant.is_baseline and t not in contenders]
-    means, spent = {}, 0
-    for trial in (*contenders, *base):
-        further = [found for turn in range(1, SEEDS) if (found := again(trial, turn))]
-        spent += len(further)
-        means[trial.number] = statistics.fmean([trial.map, *(t.map for t in further)])
-    return max(contenders, key=lambda t: means[t.number]), spent
+    rules = Rules(Confirm(CONTENDERS, SEEDS), first=0, screened=1, floor=1.0, goal=GOAL)
+    runs, first, spent = list(trials), {t.variant: t for t in trials}, 0
+    while found := next_round(runs, rules):
+        for variant in found.missing:
+            further = again(first[variant], found.seed)
+            spent += further is not None
+            runs.append(replace(further or replace(first[variant], seed=found.seed, status="failed"), number=len(runs)))
+    return first_of(rank(runs, 1.0, GOAL)).trial, spent
+
+
+def retrained(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:
+    """Train the first of the ranking with further seeds, as a user would do by hand; return as `raced`."""
+    means, spent = [], 0
+    first = [row.trial for row in rank(trials, 1.0, GOAL)[:CONTENDERS]]
+    for trial in first:
+        scores = {t.seed: t.map for t in trials if t.variant == trial.variant}
+        further = [again(trial, turn) for turn in range(1, SEEDS) if turn not in scores]
+        spent += sum(t is not None for t in further)
+        means.append(statistics.fmean([*scores.values(), *(t.map for t in further if t)]))
+    return first[means.index(max(means))], spent
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ def repeat_of(task: tuple[str, str, str, int, int]) -> Result:
         screened, spent = count - 1, count + 1
         while screened + spent > count:  # the most screening that leaves what its own confirmation takes
             screened -= 1
-            choice, spent = confirm(trials[:screened], again)
+            choice, spent = (retrained if strategy == PLAIN else raced)(trials[:screened], again)
         confirmed[count] = (cells.regret(choice), cells.percentile(choice))
     return Result(picked, confirmed, ask_ms)
 

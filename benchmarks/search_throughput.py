@@ -7,19 +7,22 @@
 In each round, `nas search` trains some variants, and then the script trains the very same ones: Optuna's loop with a
 `YOLO(yaml).train(...)` in it, a trial after the other in one process. Both have the images, their size, the batch, the
 epochs, the seed and the recipe in common (optimizer, learning rates, warm-up, weight decay, mosaic and when it ends,
-each batch a step), which the script is given in the host's words. All else in the script is as the host has it: its
-threads, reading of images, checkpoints, a validation after each epoch and of the best checkpoint at the end. It is
-spared the plots. Variants train from scratch, or both from the same file (`--init`): a search that trains a baseline
-and distils a bank trains something that the script has no counterpart for. Nothing is confirmed, so that a trial is one
-training on either side. Start-up of either program is counted in.
+each batch a step), which the script is given in the host's words, and decoded images stay in memory on both sides. All
+else in the script is as the host has it: its threads, checkpoints, a validation after each epoch and of the best
+checkpoint at the end. It is spared the plots. Variants train from scratch, or both from the same file (`--init`): a
+search that trains a baseline and distils a bank trains something that the script has no counterpart for. Nothing is
+confirmed, so that a trial is one training on either side. Start-up of either program is counted in.
 
 Each side's mAP is mAP50-95 of the weights after the last epoch; the interval is of Student's t over the paired
-differences, of the same variant under the same seed. From scratch a short training is noise (its standard deviation is
-ten times what swaps do), and so is the difference; `--init` with a trained baseline tells more.
+differences, of the same variant under the same seed. Both sides draw alike: order and augmentation of the images are
+the same, batch by batch, because in the script too reading and validating leave the random states as they were.
+Otherwise all trials of a round would share one difference between two draws, and their number would say nothing. From
+scratch a short training is noise all the same (rounding decides), and so is the difference; `--init` with a trained
+baseline tells more.
 
 Time is measured in the training processes, by timers of which only the innermost runs. Forward and backward holds the
-loss. Of trainings side by side (`--extra "--workers 2"`) the times are of one of them, and shares are of the wall time
-of all.
+loss; the network's forward in validations stands apart. Of trainings side by side (`--extra "--workers 2"`) the times
+are of one of them, and shares are of the wall time of all.
 """
 
 from __future__ import annotations
@@ -46,7 +49,10 @@ from typing import Any
 HERE = Path(__file__).resolve()
 PHASES = "NAS_BENCHMARK_PHASES"
 """Names the file that training processes write their times to, a line for each training."""
-ORDER = ("set-up", "data", "forward and backward", "optimizer and averages", "validation", "rest of the training")
+LEARNING, CHECKING = "forward and backward", "forward in validations"
+ORDER = (
+    "set-up", "data", LEARNING, "optimizer and averages", CHECKING, "rest of the validations", "rest of the training"
+)  # fmt: skip
 Call = Callable[..., Any]
 
 
@@ -76,11 +82,12 @@ class Timers:
         self._since = now
 
     def timed(self, name: str, call: Call, when: Call = lambda *_: True) -> Call:
-        """Return a function that counts its time; what is within a validation stays the validation's."""
+        """Return a function that counts its time; what is within a validation stays its own, but for the network."""
 
         @functools.wraps(call)
         def run(*args: Any, **kwargs: Any) -> Any:
-            if not self._open or self._open[-1] == "validation" or not when(*args):
+            inside = bool(self._open) and self._open[-1] in ORDER[4:6]
+            if not self._open or inside != (name == CHECKING) or not when(*args):
                 return call(*args, **kwargs)
             with self.phase(name):
                 return call(*args, **kwargs)
@@ -119,16 +126,20 @@ def _patched() -> Timers:
     def learning(_model: Any, x: Any, *_: Any) -> bool:
         return isinstance(x, dict) and torch.is_grad_enabled()
 
+    def checking(_model: Any, x: Any, *_: Any) -> bool:
+        return isinstance(x, torch.Tensor)
+
     timers = Timers()
     for owner, method, name, *when in (
         (BaseTrainer, "__init__", "set-up"),
         (BaseTrainer, "_setup_train", "set-up"),
         (BaseTrainer, "optimizer_step", "optimizer and averages"),
         (ModelEMA, "update", "optimizer and averages"),
-        (BaseValidator, "__call__", "validation"),
-        (BaseTrainer, "final_eval", "validation"),
-        (BaseModel, "forward", "forward and backward", learning),
-        (torch.Tensor, "backward", "forward and backward"),
+        (BaseValidator, "__call__", "rest of the validations"),
+        (BaseTrainer, "final_eval", "rest of the validations"),
+        (BaseModel, "forward", LEARNING, learning),
+        (BaseModel, "forward", CHECKING, checking),
+        (torch.Tensor, "backward", LEARNING),
         (_BaseDataLoaderIter, "__next__", "data"),
         (BaseTrainer, "preprocess_batch", "data"),
     ):
@@ -175,9 +186,34 @@ def script(folder: Path) -> None:
     study = optuna.create_study(direction="maximize", storage=f"sqlite:///{folder / 'script.db'}")
     for number in range(len(plan["models"])):  # what the search tried, in its order
         study.enqueue_trial({"variant": number})
+    draw_alike()
     YOLO.train = instrument(YOLO.train)
     study.optimize(objective, n_trials=len(plan["models"]))
     (folder / "script.json").write_text(json.dumps([trial.value for trial in study.trials]))
+
+
+def draw_alike() -> None:
+    """Let reading images and validating leave the random states as they were, as they do in a search."""
+    import random
+
+    import numpy as np
+    from ultralytics.engine.validator import BaseValidator
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    def still(call: Call) -> Call:
+        @functools.wraps(call)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = random.getstate(), np.random.get_state()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+
+        return run
+
+    DetectionTrainer.build_dataset = still(DetectionTrainer.build_dataset)
+    BaseValidator.__call__ = still(BaseValidator.__call__)
 
 
 def _last_map(results: Path) -> float:
@@ -205,7 +241,7 @@ def plan_of(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     shared = ("epochs", "imgsz", "batch", "nbs", "device", "optimizer", "lr0", "lrf", "weight_decay", "warmup_epochs")
     train = {key: pinned[key] for key in (*shared, "warmup_bias_lr", "mosaic", "close_mosaic", "patience")}
     data = write_resolved(load(options.data), folder)  # the host reads a relative path its own way
-    train |= {"data": str(data), "seed": study.settings.seed, "plots": False, "verbose": False}
+    train |= {"data": str(data), "seed": study.settings.seed, "plots": False, "verbose": False, "cache": "ram"}
     if options.init != "scratch":
         train["pretrained"] = options.init
     return {"models": models, "train": train}, [t.curve[-1].validation.map for t in done if t.curve[-1].validation]
@@ -261,6 +297,10 @@ def main() -> None:
                     phases[role][phase] += seconds[phase]
                 print(f"round {number + 1}: {role} {wall:.0f} s", file=sys.stderr, flush=True)
             maps["script"] += json.loads((folder / "script.json").read_text())
+            for model, *pair in zip(
+                plan["models"], maps["search"][-len(found) :], maps["script"][-len(found) :], strict=True
+            ):
+                print(f"{Path(model).stem}: {pair[0]:.4f} and {pair[1]:.4f}", file=sys.stderr)
     report(options, walls, phases, maps)
     return None
 
@@ -293,8 +333,10 @@ def report(
     spent = {role: 3600 * hours[role] * beside[role] for role in walls}  # of all processes that train side by side
     outside = {role: spent[role] - sum(phases[role].values()) for role in walls}
     print("| outside trainings, s |" + "".join(f" {outside[role] / len(pairs):.2f} |" for role in walls))
-    share = {role: phases[role]["forward and backward"] / spent[role] for role in walls}
-    print("| forward and backward, share of wall time |" + "".join(f" {share[role]:.0%} |" for role in walls))
+    for what, counted in (("", (LEARNING,)), (" with that of validations", (LEARNING, CHECKING))):
+        share = {role: sum(phases[role][phase] for phase in counted) / spent[role] for role in walls}
+        print(f"| forward and backward{what}, share of wall time |", end="")
+        print("".join(f" {share[role]:.1%} |" for role in walls))
     print("| mAP50-95, mean |" + "".join(f" {statistics.mean(maps[role]):.4f} |" for role in walls))
     rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"\nTrials an hour, search over script: **{statistics.median(ratios):.2f}** (rounds: {rounds}).")

@@ -25,12 +25,12 @@ from nas.confirm import Confirm
 from nas.objective import OBJECTIVES, Goal
 from nas.place import place
 from nas.propose import propose
+from nas.race import rules_of
 from nas.rank import rank, ranking_of
 from nas.recipe import Recipe
 from nas.samplers import SAMPLERS
 from nas.schedule import confirming, owed
 from nas.scores import EpochScore, Validation
-from nas.search import rules_of
 from nas.seeds import together
 from nas.settings import Settings, current_versions
 from nas.space import SearchSpace

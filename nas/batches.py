@@ -3,7 +3,7 @@
 Variants are compared under one order of images and one augmentation, so all but the first of a seed would make batches
 again that have been made already, to the bit. A batch is a function of its images, of how they are augmented, and of
 the states of the random generators before it; it is kept under these, and with the states after it, so that what is
-drawn next does not depend on whether it was made or found.
+drawn next does not depend on whether it was made or found. What is validated is not augmented, and depends on no state.
 
 No heavy import stands at the top: the environment has to be set before torch and Ultralytics read it.
 """
@@ -13,20 +13,30 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-_LIMIT = 512 * 2**20
-"""Bytes of images that one dataset's batches may take."""
+_STATES = 2**15
+"""Bytes that the random states beside a batch take, more or less."""
+
+
+_States: TypeAlias = tuple[Any, Any]
+"""Of ``random`` and of ``numpy.random``."""
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A batch, its bytes, and the states of ``random`` and ``numpy.random`` after it; None where nothing was drawn."""
+    """A batch, and the random states after it; None leaves them as they are."""
 
     batch: dict[str, Any]
-    size: int
-    python: Any
-    numpy: Any
+    after: _States | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, more or less."""
+        import torch
+
+        tensors = (v for v in self.batch.values() if isinstance(v, torch.Tensor))
+        return _STATES + sum(v.numel() * v.element_size() for v in tensors)
 
 
 class Batches:
@@ -36,12 +46,12 @@ class Batches:
     one, and leaves nothing for its ``collate_fn`` to do.
     """
 
-    def __init__(self, dataset: Any, limit: int = _LIMIT) -> None:
+    def __init__(self, dataset: Any, limit: int) -> None:
         """Stand before a dataset whose images do not change.
 
         Args:
-            dataset: One of the host's, with ``transforms``, ``collate_fn`` and ``buffer``.
-            limit: Bytes of images to keep at most.
+            dataset: One of the host's, with ``transforms``, ``collate_fn``, ``augment`` and ``buffer``.
+            limit: Bytes to keep at most.
         """
         self.found = 0
         self._dataset = dataset
@@ -64,38 +74,32 @@ class Batches:
 
     def of(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return the batch of these images, augmented from the random states as they are."""
-        import numpy as np
-
         dataset = self._dataset
         if dataset.transforms is not self._transforms:  # they change within a training, where mosaic ends
             self._transforms, self._recipe = dataset.transforms, described(dataset.transforms)
-        what = (tuple(indices), self._recipe)
-        kept = self._shelf.get(what) or self._shelf.get((what, _states()))
+        before = _states()
+        # For images that are not augmented the host draws too, to no effect: here a validation leaves the states alone.
+        what = (tuple(indices), self._recipe, _digest(before) if dataset.augment else None)
+        kept = self._shelf.get(what)
         if kept is None:
-            return dict(self._made(what, indices))
-        self.found += 1
-        if kept.python is not None:
-            random.setstate(kept.python)
-            np.random.set_state(kept.numpy)
+            kept = self._made(what, indices)
+        else:
+            self.found += 1
+        _restore(kept.after or before)
         return dict(kept.batch)  # the host puts other tensors into it
 
-    def _made(self, what: object, indices: Sequence[int]) -> dict[str, Any]:
-        import numpy as np
+    def _made(self, what: object, indices: Sequence[int]) -> _Kept:
         import torch
 
-        before, of_torch = _states(), torch.get_rng_state()
+        of_torch = torch.get_rng_state()
         batch = self._collate([self._dataset[i] for i in indices])
-        size = sum(v.numel() * v.element_size() for v in batch.values() if isinstance(v, torch.Tensor))
+        kept = _Kept(batch, _states() if self._dataset.augment else None)
         drawn = not torch.equal(of_torch, torch.get_rng_state())
         # Images that are not in memory go through a buffer, which mosaic draws from: a state that is not looked at.
-        if drawn or self._dataset.buffer or not self._room(size):
-            return batch
-        if before == _states():
-            self._shelf[what] = _Kept(batch, size, None, None)
-        else:
-            self._shelf[what, before] = _Kept(batch, size, random.getstate(), np.random.get_state())
-        self._bytes += size
-        return batch
+        if not drawn and not self._dataset.buffer and self._room(kept.size):
+            self._shelf[what] = kept
+            self._bytes += kept.size
+        return kept
 
     def _room(self, size: int) -> bool:
         """Return whether a batch can be kept, after letting go of what older trainings made if need be."""
@@ -120,16 +124,27 @@ def described(transforms: Any) -> object:
     if type(transforms).__module__ == "ultralytics.data.augment":
         inner = {k: v for k, v in vars(transforms).items() if k != "dataset"}
         return type(transforms).__name__, tuple((k, described(v)) for k, v in sorted(inner.items()))
-    return repr(transforms)  # an object that says nothing of itself but where it lies is like no other
+    words = repr(transforms)
+    return object() if " at 0x" in words else words  # what says of itself only where it lies is like no other
 
 
-def _states() -> int:
-    """Return a digest of what augmentation draws from."""
+def _states() -> _States:
+    """Return the states that augmentation draws from."""
     import numpy as np
 
-    state: Any = np.random.get_state()
-    name, keys, *rest = state
-    return hash((random.getstate(), name, keys.tobytes(), *rest))
+    return random.getstate(), np.random.get_state()
+
+
+def _restore(states: _States) -> None:
+    import numpy as np
+
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+def _digest(states: _States) -> int:
+    python, (name, keys, *rest) = states
+    return hash((python, name, keys.tobytes(), *rest))
 
 
 def _whole(batch: dict[str, Any]) -> dict[str, Any]:

@@ -38,10 +38,10 @@ from nas.cli_shared import (
     prepare,
 )
 from nas.cli_worker import studies, worker
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.study import Study
-from nas.errors import NasError
 
 
 class _Group(click.Group):

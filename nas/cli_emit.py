@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @click.command("emit-yaml")
 @click.option("--study", help="Take the variant from this study.")
-@click.option("--best", is_flag=True, help="The first of the study's ranking (the default).")
+@click.option(
+    "--best", is_flag=True, help="What the study answers: the first that was confirmed, if any was (the default)."
+)
 @click.option("--trial", type=int, help="The study's trial of this number.")
 @click.option("--front", is_flag=True, help="All on the study's Pareto front of mAP and GFLOPs, but the baseline.")
 @click.option("--all", "everything", is_flag=True, help="All variants that the study has finished, but the baseline.")

@@ -177,11 +177,10 @@ class Progress:
     def _best(self) -> str:
         rung = self._finished[-1].fidelity if self._finished else ""
         rows = rank([t for t in self._finished if t.fidelity == rung], self.floor, self.goal)
-        return (
-            f"best so far: {rows[0].trial.describe()}, {rows[0].trial.map_per_gflop:.4f} mAP50-95 per GFLOP"
-            if rows
-            else ""
-        )
+        if not rows:
+            return ""
+        best = rows[0].trial
+        return f"best so far: {best.describe()}, {best.map_per_gflop:.4f} mAP50-95 per GFLOP"
 
 
 class CalibrationProgress(Progress):

@@ -14,6 +14,7 @@ from nas.own import files_of
 from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
 from nas.patch import prove as prove_patch
 from nas.pretrained import Pretrained
+from nas.race import answer_of
 from nas.rank import ranking_of
 from nas.render import ModelFiles, render
 from nas.snippet import release_snippet
@@ -42,8 +43,8 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     Args:
         study: The study.
         number: The trial of this number; the other argument counts only where it is None.
-        which: The first of the ranking, its Pareto front of mAP and GFLOPs, or all that are ranked; the baseline, which
-            needs nothing emitted, is left out of the last two.
+        which: What the study answers (`nas.race.answer_of`), its Pareto front of mAP and GFLOPs, or all that are
+            ranked; the baseline, which needs nothing emitted, is left out of the last two.
 
     Raises:
         StudyError: The study has no such trial.
@@ -59,7 +60,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     if not rows:
         raise StudyError(f"the study {name!r} has no finished trial yet; `nas search --study {name}`")
     if which == "best":
-        return [rows[0].trial]
+        return [answer_of(study, rows).trial]
     chosen = [r.trial for r in rows if (r.on_front or which == "all") and not r.trial.variant.is_baseline]
     if not chosen:
         raise StudyError(f"the study {name!r} has nothing but its baseline there")

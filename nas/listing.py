@@ -240,6 +240,7 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
 
 def print_studies(storage: str | None, *, as_json: bool) -> None:
     """Print the studies that there are."""
+    from nas.race import answer_of
     from nas.rank import baseline_of, ranking_of
     from nas.seeds import together
     from nas.shelf import list_studies
@@ -259,7 +260,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
                 "runs": sum(t.status == "done" for t in study.runs()),
                 "asked": study.target,
                 "baseline": round(base.map, 4) if base else None,
-                "best": rows[0].trial.describe() if rows else None,
+                "best": answer_of(study, rows).trial.describe() if rows else None,
             }
         )
     for problem in problems:
@@ -268,7 +269,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
         return click.echo(json.dumps(body, indent=2))
     if not body:
         return click.echo("no studies here; `nas search` begins one")
-    table = _table("study", "space", "data", "trials", "baseline mAP50-95", "first of the ranking", "file")
+    table = _table("study", "space", "data", "trials", "baseline mAP50-95", "best", "file")
     for row in body:
         table.add_row(
             *(str(row[k]) for k in ("study", "space", "data")),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nas.bank import IDLE
 from nas.history import observations
 from nas.predict import held_back, surprises
+from nas.race import answer_of, contenders, rules_of
 from nas.rank import RankRow, ranking_of
 from nas.rungs import Rung
 from nas.scores import SCORES
@@ -237,6 +239,14 @@ def _verdict_words(row: RankRow) -> str:
     return f" Over {row.seeds} seeds its mAP50-95 {said} ({row.interval[0]:+.4f} to {row.interval[1]:+.4f})."
 
 
+def _reaching(study: Study, rows: Sequence[RankRow]) -> int:
+    """Return how many of the screening's first have to be confirmed so that these are among them."""
+    rules = rules_of(study)
+    order = contenders(study.trials(), replace(rules, confirm=replace(rules.confirm, top=len(study.trials()))))
+    wanted = {row.trial.variant for row in rows}
+    return max((place for place, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
+
+
 def _tally(rows: Sequence[RankRow]) -> str:
     """Count the verdicts of the variants that have several seeds."""
     told = [r.verdict for r in rows if r.seeds >= LEAST_SEEDS and not r.trial.variant.is_baseline]
@@ -255,12 +265,13 @@ def conclusion(study: Study) -> list[str]:
         return ["No variant has finished yet."]
     if base is None:
         return ["The baseline has not finished: there is nothing to compare these variants with yet."]
-    best = rows[0]
+    best = answer_of(study, rows)
+    above = rows.index(best)
     told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
     if len(rows) == 1:
         told = "Only the baseline has finished yet."
     elif best.trial.variant.is_baseline:
-        told += f" No swap beats the baseline in {study.settings.goal.words}."
+        told += f" No swap{' that was confirmed' if above else ''} beats the baseline in {study.settings.goal.words}."
     else:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
         told += (
@@ -268,6 +279,9 @@ def conclusion(study: Study) -> list[str]:
             f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
         )
         told += _verdict_words(best)
+    if above:
+        those = "1 variant, which has" if above == 1 else f"{above} variants, which have"
+        told += f" Above it by one seed: {those} not been looked at again."
     if len(rows) > 1:
         told += _tally(rows)
     if base.map < 0.02:
@@ -277,4 +291,6 @@ def conclusion(study: Study) -> list[str]:
         return [told, f"Next:  nas search --study {study.place.name} --replay TABLE --trials 10   (10 more)"]
     unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
     further = "--confirm 3:3" if unsure else "--trials 10"
+    if above:
+        further = f"--confirm {_reaching(study, rows[:above])}:{study.confirm.seeds}"
     return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]

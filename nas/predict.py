@@ -113,9 +113,13 @@ class _Basis:
         gram = columns * sizes @ columns.T
         np.fill_diagonal(gram, data.root**2 * (data.swapped + ratio * data.swapped * (data.swapped - 1) / 2))
         mean = data.root / (data.root @ data.root)
-        apart = np.linalg.qr(np.column_stack([data.root, np.eye(len(gram))]))[0][:, 1:]
-        values, turned = np.linalg.eigh(apart.T @ gram @ apart)
-        self.vectors: Array = apart @ turned
+        # A reflection takes the baseline's direction to the first axis; what is orthogonal to it are the other axes.
+        mirror = data.root / np.linalg.norm(data.root)
+        mirror[0] += 1.0
+        mirror /= np.linalg.norm(mirror)
+        half = np.outer(mirror, gram @ mirror - (mirror @ gram @ mirror) * mirror)
+        values, turned = np.linalg.eigh((gram - 2 * (half + half.T))[1:, 1:])
+        self.vectors: Array = np.vstack([np.zeros(len(values)), turned]) - 2 * np.outer(mirror, mirror[1:] @ turned)
         self.seen: Array = (self.vectors.T @ (data.root * data.scores))[:, None]
         self.variance: Array = np.outer(np.maximum(values, 0.0), data.effect) + data.noise
         fits = (np.log(self.variance) + self.seen**2 / self.variance).sum(0)

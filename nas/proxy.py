@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -212,7 +213,8 @@ class ProxyWorker:
             process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
             # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its pipe,
             # with its parent, or in `close`.
-            process.start()
+            with _uninterrupted():
+                process.start()
             self._process, self._pipe = process, pipe
         theirs.close()
 
@@ -231,6 +233,19 @@ def trainers_of(cache: Path, workers: int) -> Iterator[list[ProxyWorker]]:
         for trainer in made:
             trainer.start()
         yield made
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait, for what is started meanwhile too: until a process ignores it, it would die with a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def available_cores() -> int:

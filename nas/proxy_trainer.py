@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import random
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from nas.scores import EpochScore, Validation
 
 _DATASETS: dict[tuple[object, ...], Any] = {}
 """Datasets with their decoded images, kept from job to job."""
+_KEPT = {"train": 384 * 2**20, "val": 128 * 2**20}
+"""Bytes of finished batches that are kept of either."""
 _AVERAGED = 0.1
 """Share of a training's steps that the averaged weights span."""
 _REFRESH_BATCHES = 8
@@ -203,17 +206,18 @@ def trainer_class() -> Any:
             if key not in _DATASETS:
                 for other in [k for k in _DATASETS if k[2] == mode]:
                     del _DATASETS[other]
+                gc.collect()  # they refer to themselves; the host looks how much memory is free
                 drawn = random.getstate(), np.random.get_state()
                 _DATASETS[key] = super().build_dataset(img_path, mode, batch)
                 random.setstate(drawn[0])  # it samples files; a job that finds the dataset made must draw alike
                 np.random.set_state(drawn[1])
                 if self.device.type == "cpu":  # elsewhere processes of their own make batches
-                    _DATASETS[key].batches = Batches(_DATASETS[key])
+                    _DATASETS[key].batches = Batches(_DATASETS[key], _KEPT[mode])
             dataset = _DATASETS[key]
             dataset.buffer = []
             dataset.transforms = dataset.build_transforms(hyp=copy.copy(self.args))
             if hasattr(dataset, "batches"):
-                dataset.batches.begin(self.job.seed if mode == "train" else None)
+                dataset.batches.begin((self.job.seed, self.job.recipe) if mode == "train" else "validation")
             return dataset
 
         def preprocess_batch(self, batch: Any) -> Any:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nas.confirm import Confirm
 from nas.objective import Goal
-from nas.rank import rank
+from nas.rank import RankRow, first_of, rank
 from nas.seeds import differences, mean_of, runs_of, scores_of
 from nas.trial import Trial
 from nas.variant import Variant
 from nas.verdict import LEAST_SEEDS, LEVEL, Prior, chance_below, compare
+
+if TYPE_CHECKING:
+    from nas.study import Study
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,19 @@ class Round:
     seed: int
     live: tuple[Variant, ...]
     missing: tuple[Variant, ...]
+
+
+def rules_of(study: Study) -> Rules:
+    """Return what a study's further seeds go by."""
+    s = study.settings
+    return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal)
+
+
+def answer_of(study: Study, rows: Sequence[RankRow]) -> RankRow:
+    """Return what a study answers, of its ranking, which has a row: what was confirmed, as soon as its race is over."""
+    rules = rules_of(study)
+    over = rules.confirm.top > 0 and next_round(study.trials(), rules) is None
+    return first_of(rows) if over else rows[0]
 
 
 def contenders(trials: Sequence[Trial], rules: Rules) -> list[Variant]:

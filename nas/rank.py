@@ -18,7 +18,7 @@ from nas.objective import Goal
 from nas.seeds import differences, runs_of, scores_of, together
 from nas.trial import Trial
 from nas.variant import Variant
-from nas.verdict import Comparison, Prior, compare, interval_of_mean
+from nas.verdict import LEAST_SEEDS, Comparison, Prior, compare, interval_of_mean
 
 if TYPE_CHECKING:
     from nas.study import Study
@@ -108,6 +108,17 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
             )
         )
     return found
+
+
+def first_of(rows: Sequence[RankRow]) -> RankRow:
+    """Return what a confirmed ranking of at least one row answers: its first row, of those with several seeds.
+
+    These have lost the luck that put them first; what stands above them with one seed has not been looked at again.
+    Where no variant has several seeds, or all that have are below the floor, it is the first row.
+    """
+    again = [row for row in rows if len(row.runs) >= LEAST_SEEDS]
+    confirmed = any(not row.trial.variant.is_baseline for row in again)
+    return next((row for row in again if confirmed and not row.below_floor), rows[0])
 
 
 def ranking_of(study: Study, fidelity: str = "") -> list[RankRow]:

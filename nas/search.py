@@ -14,7 +14,7 @@ from nas.crew import side_by_side
 from nas.errors import StudyError
 from nas.lease import LeaseLost
 from nas.open_trial import OpenTrial
-from nas.race import Rules
+from nas.race import rules_of
 from nas.rank import baseline_of
 from nas.runner import Runner
 from nas.schedule import baseline_seeds
@@ -111,12 +111,6 @@ def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
             handle.end(status="interrupted", failure=STOPPED)
         return None
     return turn, handle
-
-
-def rules_of(study: Study) -> Rules:
-    """Return what a study's further seeds go by."""
-    s = study.settings
-    return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal)
 
 
 def is_finished(study: Study, todo: Plan) -> bool:

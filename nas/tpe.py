@@ -11,10 +11,17 @@ _MOST_SEEN = 200
 """Trials, the latest ones, that it learns from: beyond, asking takes longer than a validation."""
 
 
+class _Choices(optuna.distributions.CategoricalDistribution):
+    """Choices that are not copied with every trial: they do not change, and copying takes longer than estimating."""
+
+    def __deepcopy__(self, _memo: object) -> _Choices:
+        return self
+
+
 def tpe(history: History) -> dict[str, str] | None:
     """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011); None if all that is known."""
     kinds: dict[str, optuna.distributions.BaseDistribution] = {
-        slot.key: optuna.distributions.CategoricalDistribution(slot.choices) for slot in history.space.active
+        slot.key: _Choices(slot.choices) for slot in history.space.active
     }
     shadow = _shadow_study(history, kinds)
     for _ in range(_TRIES):

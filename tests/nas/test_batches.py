@@ -9,15 +9,17 @@ import torch
 
 from nas.batches import Batches, described, released
 
-SIZE = 4 * 3 * 8 * 8
-"""Bytes of a batch of four images."""
+SIZE = 4 * 3 * 8 * 8 + 2**15
+"""Bytes of a batch of four images, with the states beside it."""
+LIMIT = 100 * SIZE
 
 
 class Images:
     """A dataset that augments by chance, in the words of the host's."""
 
-    def __init__(self, draw=lambda: (random.random(), np.random.rand())):
+    def __init__(self, draw=lambda: (random.random(), np.random.rand()), augment=True):
         self.draw = draw
+        self.augment = augment
         self.transforms = ["flip"]
         self.buffer = []
         self.made = 0
@@ -49,7 +51,7 @@ def states():
 
 def test_a_found_batch_is_the_one_that_would_be_made_and_so_is_what_is_drawn_next():
     plain, kept = Images(), Images()
-    batches = Batches(kept)
+    batches = Batches(kept, LIMIT)
     for _ in range(2):
         for seed in (0, 1):
             batches.begin(seed)
@@ -63,7 +65,7 @@ def test_a_found_batch_is_the_one_that_would_be_made_and_so_is_what_is_drawn_nex
 
 def test_other_draws_and_other_augmentations_make_other_batches():
     dataset = Images()
-    batches = Batches(dataset)
+    batches = Batches(dataset, LIMIT)
     seeded(0)
     first = epoch(dataset)
     assert epoch(dataset) != first  # the random states have gone on
@@ -80,21 +82,23 @@ def test_other_draws_and_other_augmentations_make_other_batches():
     assert batches.found == 3
 
 
-def test_what_draws_nothing_is_found_under_any_state():
-    dataset = Images(lambda: "as it is")
-    batches = Batches(dataset)
+def test_what_is_not_augmented_is_found_under_any_state_and_leaves_it():
+    dataset = Images(augment=False)  # draws all the same, as the host does
+    batches = Batches(dataset, LIMIT)
     seeded(0)
-    epoch(dataset)
+    before = random.getstate()
+    first = epoch(dataset)
+    assert random.getstate() == before
     random.random()
     before = random.getstate()
-    epoch(dataset)
-    assert batches.found == 3
+    assert epoch(dataset) == first
     assert random.getstate() == before
+    assert batches.found == 3
 
 
 def test_what_the_host_puts_into_a_batch_is_not_kept():
-    dataset = Images(lambda: "as it is")
-    Batches(dataset)
+    dataset = Images(augment=False)
+    Batches(dataset, LIMIT)
     for _ in range(3):
         batch = dataset.__getitems__([0, 1, 2, 3])
         assert batch["img"].dtype == torch.uint8
@@ -105,7 +109,7 @@ def test_what_the_host_puts_into_a_batch_is_not_kept():
 def test_what_depends_on_more_than_is_looked_at_is_made_anew(why):
     dataset = Images((lambda: torch.rand(1).item()) if why == "draws from torch" else random.random)
     dataset.buffer = [5] if why == "goes through a buffer" else []
-    batches = Batches(dataset)
+    batches = Batches(dataset, LIMIT)
     for _ in range(2):
         seeded(0)
         epoch(dataset)
@@ -137,7 +141,7 @@ def test_memory_is_bounded_and_older_trainings_give_way():
 
 def test_a_copy_of_the_dataset_makes_its_own():
     dataset = Images()
-    Batches(dataset)
+    Batches(dataset, LIMIT)
     released(dataset)
     assert dataset.collate_fn is Images.collate_fn
     assert not hasattr(dataset, "__getitems__")

@@ -9,7 +9,9 @@ import pytest
 
 from nas.answer import Answer
 from nas.bank import SwapBank
+from nas.confirm import Confirm
 from nas.distil import AGAIN, Candidate, Distilled
+from nas.emit import chosen_trials
 from nas.notes import conclusion, ranking_notes
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
@@ -62,6 +64,22 @@ def test_conclusion_without_a_gain_or_a_start(ranked_study):
     assert "The baseline has hardly learnt anything" in conclusion(study)[0]
     study = ranked_study([({}, "failed", 0, 8.0), (SWAP, "done", 0.4, 8.5)], folder="c")
     assert conclusion(study) == ["The baseline has not finished: there is nothing to compare these variants with yet."]
+
+
+def test_the_answer_is_among_what_was_confirmed(ranked_study):
+    """What stands above it by one seed is named, with what confirms it."""
+    singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.425), ({DOWN: "DynamicConv"}, 0.424)]
+    study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
+    study.ask_for_seeds(None, Confirm(2, 2))
+    assert "First: neck.up_*=CARAFE" in conclusion(study)[0]
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.40, 1.0)),)
+    for trial in study.trials()[:3]:
+        study.start(replace(trial, number=-1, seed=1, status="running", curve=())).end(status="done", curve=curve)
+    told, _, further = conclusion(study)
+    assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in told
+    assert " Above it by one seed: 2 variants, which have not been looked at again." in told
+    assert further.endswith(" --confirm 4:2")
+    assert [t.variant.describe() for t in chosen_trials(study)] == ["neck.{up_p3,up_p4}=CARAFE"]
 
 
 def test_what_went_wrong_is_said(ranked_study):

@@ -98,6 +98,22 @@ def test_the_second_training_of_a_seed_makes_no_batch_again(taught, inside):
     assert all(kept.found >= found[mode] + made[mode] > 0 for mode, kept in batches.items())
 
 
+def test_batches_of_the_baseline_give_way_to_those_of_variants(taught, inside, monkeypatch):
+    """It has the study's seed too, but another augmentation and many more epochs."""
+    monkeypatch.setattr(proxy_trainer, "_DATASETS", {})
+    monkeypatch.setattr(proxy_trainer, "_KEPT", {"train": 700_000, "val": 10**7})  # three batches of four
+    long = replace(taught.job(), recipe=replace(taught.recipe, epochs=3, mosaic=1.0, batch=16), average=False)
+    train(long, 1, lambda _: None)
+    batches = {key[2]: dataset.batches for key, dataset in proxy_trainer._DATASETS.items()}
+    job = replace(long, recipe=replace(taught.recipe, epochs=1, mosaic=0.0, batch=16))
+    train(job, 1, lambda _: None)
+    assert {mode: len(kept._shelf) for mode, kept in batches.items()} == {"train": 3, "val": 1}
+    assert batches["train"].found == 0
+    assert batches["val"].found == 3  # one copy, whatever has been drawn before
+    train(job, 1, lambda _: None)
+    assert batches["train"].found == 3
+
+
 def assembled(taught, bank, tmp_path, swaps, files):
     """Return the tensors that a variant holds once everything is set up, and those of its bank's files, by name."""
     job = replace(

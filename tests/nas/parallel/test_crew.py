@@ -19,10 +19,11 @@ from nas.errors import StudyError
 from nas.fleet import dealt, runners_of
 from nas.locks import held
 from nas.proxy import ProxyFailure, ProxyWorker
+from nas.race import rules_of
 from nas.room import Room
 from nas.rungs import Rung
 from nas.runner import Runner
-from nas.search import plan, rules_of, search
+from nas.search import plan, search
 from nas.study import Study
 from nas.trial import STOPPED, Trial
 from nas.turn import is_complete

@@ -15,9 +15,9 @@ from collections import Counter
 import pytest
 from instant_worker import work
 
+from nas.race import rules_of
 from nas.rank import ranking_of
 from nas.rungs import Rung, goes_on
-from nas.search import rules_of
 from nas.seeds import variants_spent
 from nas.study import Study
 from nas.trial import DIED, DIED_OFTEN

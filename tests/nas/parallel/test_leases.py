@@ -16,8 +16,8 @@ from nas.lease import LeaseLost, ServerLeases, alone_at
 from nas.locks import awaited, private_folder
 from nas.open_trial import TAKEN_OVER
 from nas.place import place
+from nas.race import rules_of
 from nas.scores import EpochScore, Validation
-from nas.search import rules_of
 from nas.study import Study
 from nas.trial import DIED, DIED_OFTEN, Trial
 from nas.turn import next_turn
