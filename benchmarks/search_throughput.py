@@ -5,20 +5,20 @@
     python benchmarks/search_throughput.py --data bccd/data.yaml --init trained.pt --rounds 5 > results.md
 
 In each round, `nas search` trains some variants, and then the script trains the very same ones: Optuna's loop with a
-`YOLO(yaml).train(...)` in it, a trial after the other in one process. Both have the images, their size, the batch, the
-epochs, the seed and the recipe in common (optimizer, learning rates, warm-up, weight decay, mosaic and when it ends,
-each batch a step), which the script is given in the host's words, and decoded images stay in memory on both sides. All
-else in the script is as the host has it: its threads, checkpoints, a validation after each epoch and of the best
-checkpoint at the end. It is spared the plots. Variants train from scratch, or both from the same file (`--init`): a
-search that trains a baseline and distils a bank trains something that the script has no counterpart for. Nothing is
-confirmed, so that a trial is one training on either side. Start-up of either program is counted in.
+`YOLO(yaml).train(...)` in it, a trial after the other in one process. Both have the images, their size, the batch,
+the epochs, the seed and the recipe in common (optimizer, learning rates, warm-up, weight decay, mosaic and when it
+ends, each batch a step), which the script is given in the host's words. All else in the script is as the host has it:
+its threads, reading of images, checkpoints, a validation after each epoch and of the best checkpoint at the end. It
+is spared the plots. Variants train from scratch, or both from the same file (`--init`): a search that trains a
+baseline and distils a bank trains something that the script has no counterpart for. Nothing is confirmed, so that a
+trial is one training on either side. Start-up of either program is counted in.
 
 Each side's mAP is mAP50-95 of the weights after the last epoch; the interval is of Student's t over the paired
-differences, of the same variant under the same seed. Both sides draw alike: order and augmentation of the images are
-the same, batch by batch, because in the script too reading and validating leave the random states as they were.
-Otherwise all trials of a round would share one difference between two draws, and their number would say nothing. From
-scratch a short training is noise all the same (rounding decides), and so is the difference; `--init` with a trained
-baseline tells more.
+differences, of the same variant under the same seed. All trials of a round share what was drawn for their seed, on
+either side, so by itself that interval says too much. With `--alike` both sides draw the same, batch by batch: in the
+script too, images stay in memory, and reading and validating leave the random states as they were. From scratch a
+short training is noise all the same (rounding decides), and so is the difference; `--init` with a trained baseline
+tells more.
 
 Time is measured in the training processes, by timers of which only the innermost runs. Forward and backward holds the
 loss; the network's forward in validations stands apart. Of trainings side by side (`--extra "--workers 2"`) the times
@@ -186,7 +186,8 @@ def script(folder: Path) -> None:
     study = optuna.create_study(direction="maximize", storage=f"sqlite:///{folder / 'script.db'}")
     for number in range(len(plan["models"])):  # what the search tried, in its order
         study.enqueue_trial({"variant": number})
-    draw_alike()
+    if "cache" in plan["train"]:
+        draw_alike()
     YOLO.train = instrument(YOLO.train)
     study.optimize(objective, n_trials=len(plan["models"]))
     (folder / "script.json").write_text(json.dumps([trial.value for trial in study.trials]))
@@ -241,7 +242,9 @@ def plan_of(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     shared = ("epochs", "imgsz", "batch", "nbs", "device", "optimizer", "lr0", "lrf", "weight_decay", "warmup_epochs")
     train = {key: pinned[key] for key in (*shared, "warmup_bias_lr", "mosaic", "close_mosaic", "patience")}
     data = write_resolved(load(options.data), folder)  # the host reads a relative path its own way
-    train |= {"data": str(data), "seed": study.settings.seed, "plots": False, "verbose": False, "cache": "ram"}
+    train |= {"data": str(data), "seed": study.settings.seed, "plots": False, "verbose": False}
+    if options.alike:
+        train["cache"] = "ram"  # mosaic draws otherwise from disk
     if options.init != "scratch":
         train["pretrained"] = options.init
     return {"models": models, "train": train}, [t.curve[-1].validation.map for t in done if t.curve[-1].validation]
@@ -362,6 +365,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--init", default="scratch", help="scratch, or a .pt file that both start from.")
     parser.add_argument("--extra", default="", help='Further options of `nas search`, such as "--precision bf16".')
+    parser.add_argument(
+        "--alike", action="store_true", help="Let the script draw, and keep images, as the search does."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of the first round.")
     parser.add_argument("--role", choices=("search", "script"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

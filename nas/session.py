@@ -18,7 +18,7 @@ from nas.lease import alone_at
 from nas.objective import Goal
 from nas.own import use
 from nas.place import StudyPlace, place
-from nas.proxy import ProxyWorker, trainers_of
+from nas.proxy import ProxyWorker, available_cores, trainers_of
 from nas.recipe import Recipe
 from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
 from nas.rungs import ETA, Rung, read_rungs, trainings
@@ -166,9 +166,21 @@ class Session:
                 names = [*(rung.words for rung in s.rungs), "the study's own recipe"]
                 steps = "; ".join(f"{count} with {name}" for count, name in zip(counts, names, strict=True))
                 observer.note(f"rungs: {steps}; and the baseline on each")
+            if hint := hint_of(s, len(trainers), available_cores()):
+                observer.note(hint)
         with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
             searching.search(study, runners)
         return None
+
+
+def hint_of(settings: Settings, workers: int, cores: int) -> str:
+    """Return how a search would make more trials an hour on this machine; empty where it would not, or must not."""
+    if workers > 1 or cores < 2 or settings.recipe.device != "cpu" or settings.latency_on:
+        return ""
+    return (
+        f"one training at a time, with {cores} threads: --workers {cores} makes more trials an hour, {cores} side by "
+        "side with a thread each, and takes a gigabyte of memory or more for each"
+    )
 
 
 def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observer) -> Study:

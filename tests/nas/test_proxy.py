@@ -305,6 +305,22 @@ def test_a_search_starts_its_processes_before_it_imports_what_takes_long():
     assert done.stdout == "False 2\n"
 
 
+def test_ctrl_c_while_processes_start_is_their_parents_affair(own_cache, tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom nas.proxy import trainers_of\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is told to ignore it
+        "    with trainers_of(Path(sys.argv[1]), 2) as started:\n"
+        "        try:\n            os.killpg(0, signal.SIGINT)\n            time.sleep(60)\n"
+        "        except KeyboardInterrupt:\n            print('heard')\n"
+        "        time.sleep(1)\n        print([worker._process.is_alive() for worker in started])\n"
+    )
+    command = [sys.executable, str(script), str(own_cache)]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("heard\n[True, True]\n", "")
+
+
 def test_a_process_that_cannot_start_early_is_tried_again_by_the_first_job(tmp_path, monkeypatch):
     tried = []
 

@@ -17,7 +17,7 @@ from nas.latency import machine
 from nas.objective import Goal
 from nas.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
 from nas.scores import EpochScore, Validation
-from nas.session import Session
+from nas.session import Session, hint_of
 from nas.study import Study
 from nas.trial import Trial
 
@@ -56,6 +56,22 @@ def finish_a_trial(study: Study) -> None:
 
 def test_these_are_the_options_of_the_command():
     assert {p.name for p in cli.commands["search"].params} - {"as_json"} == set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "changes", "told"),
+    [
+        (1, 8, {}, "one training at a time, with 8 threads: --workers 8 makes more trials an hour"),
+        (2, 8, {}, ""),
+        (1, 1, {}, ""),
+        (1, 8, {"recipe": Recipe(device="0")}, ""),
+        (1, 8, {"latency_on": "this machine"}, ""),  # trainings beside each other would disturb what is timed
+    ],
+)
+def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, told):
+    hint = hint_of(replace(begin().study.settings, **changes), workers, cores)
+    assert hint.startswith(told)
+    assert bool(hint) == bool(told)
 
 
 def test_a_bank_unless_told_otherwise(begin):
