@@ -16,9 +16,10 @@ trial is one training on either side. Start-up of either program is counted in.
 Each side's mAP is mAP50-95 of the weights after the last epoch; the interval is of Student's t over the paired
 differences, of the same variant under the same seed. All trials of a round share what was drawn for their seed, on
 either side, so by itself that interval says too much. With `--alike` both sides draw the same, batch by batch: in the
-script too, images stay in memory, and reading and validating leave the random states as they were. From scratch a
-short training is noise all the same (rounding decides), and so is the difference; `--init` with a trained baseline
-tells more.
+script too, images stay in memory, and reading and validating leave the random states as they were. The modules that a
+variant swaps in begin near the layer that they replace in the search, and afresh in the script; with `--fresh` in both,
+so that what is left of the difference is of what makes the search faster. From scratch a short training is noise all
+the same (rounding decides), and so is the difference; `--init` with a trained baseline tells more.
 
 Time is measured in the training processes, by timers of which only the innermost runs. Forward and backward holds the
 loss; the network's forward in validations stands apart. Of trainings side by side (`--extra "--workers 2"`) the times
@@ -49,6 +50,8 @@ from typing import Any
 HERE = Path(__file__).resolve()
 PHASES = "NAS_BENCHMARK_PHASES"
 """Names the file that training processes write their times to, a line for each training."""
+FRESH = "NAS_BENCHMARK_FRESH"
+"""Set where the search's swapped modules begin afresh."""
 LEARNING, CHECKING = "forward and backward", "forward in validations"
 ORDER = (
     "set-up", "data", LEARNING, "optimizer and averages", CHECKING, "rest of the validations", "rest of the training"
@@ -283,6 +286,8 @@ def main() -> None:
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
                 return script(options.folder)
             return search(options, options.folder, options.seed)
+    if options.fresh:
+        os.environ[FRESH] = "1"
     walls: dict[str, list[float]] = {"search": [], "script": []}
     phases = {role: dict.fromkeys(ORDER, 0.0) for role in walls}
     maps: dict[str, list[float]] = {role: [] for role in walls}
@@ -368,6 +373,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--alike", action="store_true", help="Let the script draw, and keep images, as the search does."
     )
+    parser.add_argument("--fresh", action="store_true", help="Let swapped modules begin afresh in the search too.")
     parser.add_argument("--seed", type=int, default=0, help="Of the first round.")
     parser.add_argument("--role", choices=("search", "script"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -381,5 +387,9 @@ if __name__ == "__mp_main__" and PHASES in os.environ:  # the search's training 
     import nas.training
 
     nas.training.train = instrument(nas.training.train)
+    if FRESH in os.environ:
+        import nas.proxy_trainer
+
+        nas.proxy_trainer.begin_swaps = lambda *_: None
 if __name__ == "__main__":
     main()

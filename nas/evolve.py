@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.gp import Codes
-from nas.history import History, decode, encode
+from nas.history import History, decode, encode, mutate
 from nas.objective import Array, fronts_of
 
 _POPULATION = 20
@@ -31,17 +31,7 @@ def evolution(history: History) -> dict[str, str] | None:
     value = -_places(history.values[-_POPULATION:])
     sample = rng.choices(range(_POPULATION), k=_SAMPLE)
     parent = codes[max(sample, key=lambda i: (value[i], i))]
-    for attempt in range(_TRIES):
-        if attempt % 10 == 0:
-            child = parent.copy()
-            for _ in range(attempt // 10):
-                _mutate(child, history, rng)
-        other = child.copy()
-        _mutate(other, history, rng)
-        assignment = decode(history.space, other)
-        if history.is_new(assignment):
-            return assignment
-    return history.any_new(rng)
+    return history.new_near(parent, rng) or history.any_new(rng)
 
 
 def nsga2(history: History) -> dict[str, str] | None:
@@ -68,18 +58,11 @@ def nsga2(history: History) -> dict[str, str] | None:
             child[swapped] = other[swapped]
         for slot in range(len(child)):
             if rng.random() < 1 / len(child):
-                _mutate(child, history, rng, slot)
+                mutate(child, history.space, rng, slot)
         assignment = decode(history.space, child)
         if history.is_new(assignment):
             return assignment
     return history.any_new(rng)
-
-
-def _mutate(code: Codes, history: History, rng: random.Random, slot: int | None = None) -> None:
-    """Give one slot another choice, in place."""
-    at = rng.randrange(len(code)) if slot is None else slot
-    count = len(history.space.active[at].choices)
-    code[at] = (code[at] + rng.randrange(1, count)) % count
 
 
 def _survivors(values: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

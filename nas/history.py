@@ -19,6 +19,10 @@ from nas.trial import Trial
 
 ENUMERATED = 2_000
 """Variants up to which a space is looked at whole."""
+_FURTHEST = 10
+"""Slots, how far from another variant a new one is looked for."""
+_DRAWS = 10
+"""Variants that are drawn at each distance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,23 @@ class History:
                 return assignment
         return None
 
+    def new_near(self, code: Codes, rng: random.Random) -> dict[str, str] | None:
+        """Return an allowed assignment that is not known, one slot from a row of `encode`; where none is found, more.
+
+        None where nothing is found at ten slots either.
+        """
+        for further in range(_FURTHEST):
+            start = code.copy()
+            for _ in range(further):
+                mutate(start, self.space, rng)
+            for _ in range(_DRAWS):
+                drawn = start.copy()
+                mutate(drawn, self.space, rng)
+                assignment = decode(self.space, drawn)
+                if self.is_new(assignment):
+                    return assignment
+        return None
+
 
 def observations(trials: Iterable[Trial]) -> list[Observation]:
     """Return what finished trials say to a prediction."""
@@ -106,6 +127,13 @@ def encode(space: SearchSpace, assignments: Iterable[Assignment]) -> Codes:
 def decode(space: SearchSpace, row: Codes) -> dict[str, str]:
     """Return the assignment of one row of `encode`."""
     return {slot.key: slot.choices[int(i)] for slot, i in zip(space.active, row, strict=True)}
+
+
+def mutate(code: Codes, space: SearchSpace, rng: random.Random, slot: int | None = None) -> None:
+    """Give one slot of a row of `encode` another choice, in place; by default any slot."""
+    at = rng.randrange(len(code)) if slot is None else slot
+    count = len(space.active[at].choices)
+    code[at] = (code[at] + rng.randrange(1, count)) % count
 
 
 @lru_cache(maxsize=8)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import optuna
 
-from nas.history import History
+from nas.history import History, encode
 
-_TRIES = 30
+_TRIES = 3
+"""Draws until one is not known: each estimates anew, and what it expects most is often known."""
 _MOST_SEEN = 200
 """Trials, the latest ones, that it learns from: beyond, asking takes longer than a validation."""
 
@@ -19,7 +22,10 @@ class _Choices(optuna.distributions.CategoricalDistribution):
 
 
 def tpe(history: History) -> dict[str, str] | None:
-    """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011); None if all that is known."""
+    """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011), or a new variant near its last draw.
+
+    None where that has no new one near it.
+    """
     kinds: dict[str, optuna.distributions.BaseDistribution] = {
         slot.key: _Choices(slot.choices) for slot in history.space.active
     }
@@ -30,7 +36,8 @@ def tpe(history: History) -> dict[str, str] | None:
         if history.is_new(assignment):
             return assignment
         shadow.tell(asked, state=optuna.trial.TrialState.FAIL)
-    return None
+    (last,) = encode(history.space, [assignment])
+    return history.new_near(last, random.Random(history.drawn))
 
 
 def _shadow_study(history: History, kinds: dict[str, optuna.distributions.BaseDistribution]) -> optuna.Study:

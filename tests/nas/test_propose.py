@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 
 import pytest
 
 from nas.cli_shared import OBJECTIVES as OFFERED_OBJECTIVES
 from nas.cli_shared import SAMPLERS as OFFERED_SAMPLERS
+from nas.history import History, encode
 from nas.objective import OBJECTIVES, Goal
 from nas.predict import key_of
 from nas.propose import propose
@@ -148,3 +150,23 @@ def test_the_seed_decides_what_is_drawn(sampler):
     trials = tried(1 + len(space.single_swaps()) + 2, space, sampler=sampler)
     drawn = {key_of(propose(space, trials, seed=seed, floor=1.0, sampler=sampler)) for seed in range(4)}
     assert (len(drawn) > 1) == (sampler not in ("brute", "gp"))  # these draw nothing, or only what to look at
+
+
+def swaps(assignment: dict[str, str]) -> int:
+    return sum(choice != "keep" for choice in assignment.values())
+
+
+def test_near_is_one_slot_away_while_there_is_a_new_one():
+    space = load_space("seeds")
+    base = trial(space.baseline(), space=space)
+    (code,) = encode(space, [space.baseline()])
+    for seed in range(20):
+        near = History(space, [base]).new_near(code, random.Random(seed))
+        assert near is not None
+        assert swaps(near) == 1
+    known = [base, *(trial(a, space=space) for a in space.single_swaps())]
+    further = History(space, known).new_near(code, random.Random(0))
+    assert further is not None
+    assert swaps(further) == 2
+    everything = [trial(a) for a in SPACE.assignments()]
+    assert History(SPACE, everything).new_near(encode(SPACE, [SPACE.baseline()])[0], random.Random(0)) is None

@@ -1,0 +1,112 @@
+"""A study that goes on: what stays, what may be asked for on top, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from nas.confirm import Confirm
+from nas.errors import NasError, StudyError
+from nas.recipe import Recipe
+from nas.scores import EpochScore
+from nas.session import Session
+
+
+def recipe_of(session: Session) -> Recipe:
+    return session.study.settings.recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 9}, "recipe: epochs: 4, not 9"),
+        ({"init": "scratch"}, "recipe: init: 'bank', not 'scratch'"),
+        ({"bank_epochs": 9}, "recipe: bank_epochs: 8, not 9"),
+        ({"base_epochs": 9}, "recipe: base_epochs: 40, not 9"),
+        ({"weights": "w.pt"}, "recipe: weights: ''"),
+        ({"rungs": "2"}, "rungs: none, not 2@160/1, one of 3 going on"),
+        ({"seed": 3}, "seed: 0, not 3"),
+    ],
+)
+def test_a_study_takes_no_other_settings(begin, tmp_path, options, words, finish_a_trial):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    finish_a_trial(begin(study="a").study)
+    assert begin(study="a", space=None, trials=3).trials == 3
+    with pytest.raises(StudyError, match="scores under different ones cannot be ranked") as caught:
+        begin(study="a", **options)
+    assert words in str(caught.value)
+
+
+def test_a_study_without_results_is_begun_anew(begin):
+    begin(study="a").study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    assert recipe_of(begin(study="a", epochs=9)).epochs == 9
+
+
+def test_a_space_of_a_file_that_is_gone_is_begun_anew_as_the_study_has_it(begin, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("base: yolov8\nscale: n\nslots:\n  backbone.down_p4: [SPConv]\n", encoding="utf-8")
+    study = begin(space=str(file), study="a").study
+    study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    file.unlink()
+    session = begin(space=None, study="a", epochs=9)
+    assert recipe_of(session).epochs == 9
+    assert session.study.settings.space == study.settings.space
+    with pytest.raises(NasError):  # and what cannot be read costs nothing
+        begin(space="nowhere.yaml", study="a", epochs=5)
+    assert recipe_of(begin(space=None, study="a")).epochs == 9
+
+
+def test_weights_that_have_moved_are_the_same(begin, tmp_path, finish_a_trial):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    finish_a_trial(begin(study="a", weights="w.pt").study)
+    (tmp_path / "w.pt").rename(tmp_path / "v.pt")
+    assert recipe_of(begin(study="a", weights="v.pt")).weights == str(tmp_path / "v.pt")
+    (tmp_path / "v.pt").write_bytes(b"others")
+    with pytest.raises(StudyError, match="weights_digest"):
+        begin(study="a", weights="v.pt")
+
+
+def test_a_new_study_confirms_its_first_three(begin):
+    study = begin().study
+    assert (study.seeds, study.confirm) == (1, Confirm(3, 3))
+    study = begin(study="a", seeds=2, confirm=Confirm(5, 4)).study
+    assert (study.seeds, study.confirm) == (2, Confirm(5, 4))
+    assert begin(study="b", confirm=Confirm()).study.confirm == Confirm()
+
+
+def test_what_a_resumed_study_is_asked_for_on_top(begin, finish_a_trial):
+    finish_a_trial(begin(study="a").study)
+    session = begin(study="a", space=None)
+    assert (session.seeds, session.confirm, session.trials) == (None, None, None)
+    session = begin(study="a", space=None, seeds=2, confirm=Confirm(1, 4))
+    assert (session.seeds, session.confirm) == (2, Confirm(1, 4))
+
+
+def test_rungs_stay_the_studys(begin, finish_a_trial):
+    session = begin(study="r", epochs=8, rungs="0, 2@96/0.5", eta=4)
+    made = session.study.settings
+    assert [rung.fidelity for rung in made.rungs] == ["0@160/1", "2@96/0.5"]
+    assert made.eta == 4
+    finish_a_trial(session.study)
+    assert begin(study="r", space=None, trials=3).study.settings.fidelities == made.fidelities
+
+
+def test_rungs_that_cannot_be_used_are_refused_before_there_is_a_study(begin, tmp_path, finish_a_trial):
+    with pytest.raises(StudyError, match="trains as much as the study's own recipe"):
+        begin(study="r", epochs=8, rungs="9")
+    with pytest.raises(StudyError, match="cannot read the rung"):
+        begin(study="r", rungs="x")
+    with pytest.raises(StudyError, match="--eta 4 says how many go on from a rung: give --rungs"):
+        begin(study="r", eta=4)
+    finish_a_trial(begin(study="plain").study)
+    with pytest.raises(StudyError, match="give --rungs"):
+        begin(study="plain", space=None, eta=4)
+    assert not list(tmp_path.rglob("r.db"))
+
+
+def test_precision_stays_the_studys(begin, finish_a_trial):
+    assert recipe_of(begin(study="new")).amp is False
+    assert recipe_of(begin(study="given", amp="bf16")).amp == "bf16"
+    finish_a_trial(begin(study="given").study)
+    assert recipe_of(begin(study="given")).amp == "bf16"
+    with pytest.raises(StudyError, match="recipe: amp: 'bf16', not False"):
+        begin(study="given", amp=False)
