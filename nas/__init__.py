@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nas.own import load_modules as load_modules
     from nas.trainer import Trainer as Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Arg", "FromSlot", "Trainer", "__version__", "counts_macs", "load_modules", "module", "register"]
 
 PUBLIC = {
