@@ -108,7 +108,8 @@ def _interrupt(*_: object) -> None:
 @click.option(
     "--trials",
     type=click.IntRange(1),
-    help="Variants to train, the baseline included; for a study that has trials: further ones.",
+    help="Variants to train, the baseline included; for a study that has trials: further ones. Default: the baseline "
+    "and every swap alone, 40 at most; for a study that has trials: what is left of those asked for.",
 )
 @SEEDS
 @CONFIRM
@@ -123,7 +124,9 @@ def _interrupt(*_: object) -> None:
 @click.option("--batch", type=click.IntRange(1), help="Images a step. Default: 16.")
 @click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the space's.")
 @click.option(
-    "--proxy", metavar="CALIBRATION", help="Take the proxy that `nas calibrate` found: its name, or its file."
+    "--proxy",
+    metavar="CALIBRATION",
+    help="Take the proxy that `nas calibrate` found: its name, its folder, or its file.",
 )
 @click.option(
     "--init",

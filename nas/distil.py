@@ -201,7 +201,7 @@ def _errors(teacher: Any, learners: list[Learner], trainer: Any) -> list[float]:
             count = len(batch["img"])
             images += count
             for i, learner in enumerate(learners):
-                totals[i] += count * float(learner.error(tap.seen))
+                totals[i] += count * learner.look(tap.seen)
     return [total / max(1, images) for total in totals]
 
 

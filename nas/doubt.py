@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nas.errors import StudyError
 from nas.open_trial import OpenTrial
-from nas.trial import Status
+from nas.trial import Status, Trial
 
+DOUBTFUL = ("error", "died")
+"""Kinds of failures that may be the machine's."""
+MOST_TRIES = 2
+"""How often the same run may be among those that stop a worker, before its failure is held against its variant."""
 _MOST = 3
 """Trainings in a row that may fail so before a worker stops."""
 
@@ -16,6 +22,11 @@ class Doubts:
     def __init__(self) -> None:
         self._open: list[OpenTrial] = []
         self._has_trained = False
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a training has ended well."""
+        return self._has_trained
 
     def __len__(self) -> int:
         return len(self._open)
@@ -42,16 +53,16 @@ class Doubts:
         self._has_trained = True
         self._settle("failed")
 
-    def give_up(self, *, alone: bool) -> None:
+    def give_up(self, *, theirs: bool) -> None:
         """Settle them when there is nothing else to train that could show whose failure it is.
 
         Args:
-            alone: Whether no other worker is training.
+            theirs: Whether they are held against their variants: something has trained here, or nobody else trains.
 
         Raises:
-            StudyError: Nothing has trained here yet, while others do: it may well be this machine.
+            StudyError: They are not: nothing has trained here yet, while others do, so it may well be this machine.
         """
-        if self._has_trained or alone:
+        if theirs:
             return self._settle("failed")
         text = self._open[-1].trial.failure
         self._settle("interrupted")
@@ -64,3 +75,9 @@ class Doubts:
         for handle in self._open:
             handle.end(status=status)
         self._open = []
+
+
+def tries_in_doubt(trial: Trial, runs: Iterable[Trial]) -> int:
+    """Return how often the same run has been among those that stopped a worker."""
+    before = [t for t in runs if t.key == trial.key and t.status == "interrupted"]
+    return sum(t.failure.split(":")[0] in DOUBTFUL for t in before)

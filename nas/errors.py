@@ -47,6 +47,10 @@ class Unreachable(StudyError):
     """A server of studies that does not answer, and may do so later."""
 
 
+class Starved(StudyError):
+    """What a search needs could not be made, maybe for lack of memory."""
+
+
 class WeightsError(NasError, ValueError):
     """A file of weights is missing, no checkpoint, or of another model or scale."""
 

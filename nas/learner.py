@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nas.variant import AFTER
@@ -38,7 +40,32 @@ class Learner:
         return {self.row} if self.guide is None else {self.row, self.guide}
 
     def step(self, seen: dict[int, tuple[Any, Any]], lr: float) -> None:
-        """Take one step towards the layer's output."""
+        """Take one step towards the layer's output; what the module raises is its failure."""
+        with self._failing():
+            self._step(seen, lr)
+
+    def look(self, seen: dict[int, tuple[Any, Any]]) -> float:
+        """Return the error as a number; what the module raises is its failure, and then there is none."""
+        error = math.nan
+        with self._failing():
+            if not self.failure:
+                error = float(self.error(seen))
+        return error
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Keep what the module raises; a lack of memory is not the module's."""
+        from nas.host import one_line
+        from nas.worker import failure_kind
+
+        try:
+            yield
+        except Exception as error:
+            if failure_kind(error) == "memory":
+                raise
+            self.failure = f"its distillation failed: {one_line(error)}"
+
+    def _step(self, seen: dict[int, tuple[Any, Any]], lr: float) -> None:
         import torch
 
         if self.optimizer is None or self.failure:

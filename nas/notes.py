@@ -247,6 +247,12 @@ def _reaching(study: Study, rows: Sequence[RankRow]) -> int:
     return max((place for place, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
 
 
+def _not_looked_at_again(study: Study, rows: Sequence[RankRow]) -> list[RankRow]:
+    """Return the rows without a run under a further seed, however that ended."""
+    again = {t.variant for t in study.trials() if t.status == "failed" and t.seed != study.settings.seed}
+    return [row for row in rows if row.trial.variant not in again]
+
+
 def _tally(rows: Sequence[RankRow]) -> str:
     """Count the verdicts of the variants that have several seeds."""
     told = [r.verdict for r in rows if r.seeds >= LEAST_SEEDS and not r.trial.variant.is_baseline]
@@ -279,9 +285,12 @@ def conclusion(study: Study) -> list[str]:
             f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
         )
         told += _verdict_words(best)
-    if above:
-        those = "1 variant, which has" if above == 1 else f"{above} variants, which have"
+    unseen = _not_looked_at_again(study, rows[:above])
+    if unseen:
+        those = "1 variant, which has" if len(unseen) == 1 else f"{len(unseen)} variants, which have"
         told += f" Above it by one seed: {those} not been looked at again."
+    if failed := above - len(unseen):
+        told += f" Above it by one seed, and failed under another: {failed} variant{'s' * (failed > 1)}."
     if len(rows) > 1:
         told += _tally(rows)
     if base.map < 0.02:
@@ -291,6 +300,6 @@ def conclusion(study: Study) -> list[str]:
         return [told, f"Next:  nas search --study {study.place.name} --replay TABLE --trials 10   (10 more)"]
     unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
     further = "--confirm 3:3" if unsure else "--trials 10"
-    if above:
-        further = f"--confirm {_reaching(study, rows[:above])}:{study.confirm.seeds}"
+    if unseen:
+        further = f"--confirm {max(_reaching(study, unseen), study.confirm.top)}:{study.confirm.seeds}"
     return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]

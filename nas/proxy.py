@@ -95,9 +95,11 @@ class ProxyResult:
 class ProxyFailure(ProxyError):
     """A proxy that failed, with the kind of failure; the search goes on without it."""
 
-    def __init__(self, kind: FailureKind, message: str) -> None:
+    def __init__(self, kind: FailureKind, message: str, *, starved: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
+        self.starved = starved or kind == "memory"
+        """Whether it may have lacked memory: the system kills what takes the last of it, without a word."""
 
 
 class ProxyWorker:
@@ -119,7 +121,7 @@ class ProxyWorker:
 
     def start(self) -> None:
         """Start the process now: it imports what it needs, which takes seconds, before there is a job."""
-        with contextlib.suppress(OSError, ProxyFailure):  # the first job tries again
+        with contextlib.suppress(ProxyFailure):  # the first job tries again
             self._start()
 
     def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
@@ -164,7 +166,7 @@ class ProxyWorker:
             self.close()
             why = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             hint = "; the system kills processes so when memory runs out" if code == -9 else ""
-            raise ProxyFailure("died", f"the training process died ({why}){hint}") from None
+            raise ProxyFailure("died", f"the training process died ({why}){hint}", starved=code == -9) from None
         except ProxyFailure:
             raise
         except BaseException:  # Ctrl-C above all: a training that nobody waits for must not go on
@@ -199,7 +201,7 @@ class ProxyWorker:
         """Start the process unless it runs.
 
         Raises:
-            ProxyFailure: It was killed for good.
+            ProxyFailure: It was killed for good, or the system starts no further process.
         """
         if self._process is not None and self._process.is_alive() and not self._killed:
             return
@@ -210,12 +212,15 @@ class ProxyWorker:
         with self._starting:
             if self._killed:
                 raise ProxyFailure("died", "the training process was stopped")
-            pipe, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
-            # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its pipe,
-            # with its parent, or in `close`.
-            with _uninterrupted():
-                process.start()
+            try:
+                pipe, theirs = context.Pipe()
+                process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
+                # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its
+                # pipe, with its parent, or in `close`.
+                with _uninterrupted():
+                    process.start()
+            except OSError as error:  # too many processes or files, or no memory for one more
+                raise ProxyFailure("died", f"the training process could not be started: {error}") from None
             self._process, self._pipe = process, pipe
         theirs.close()
 

@@ -128,9 +128,8 @@ def survivors(
     """Return the contenders that get another seed; none when the order, and the first one's verdict, are settled.
 
     Dropped is what is clearly below the floor, and what has clearly less mAP per GFLOP (or mAP, where that is looked
-    for) than the best. Over a race the
-    truly best one falls behind with a probability of at most `LEVEL`, which is divided among the other contenders
-    and the looks.
+    for) than the best. Over a race the truly best one falls behind with a probability of at most `LEVEL`, which is
+    divided among the other contenders and the looks.
 
     Args:
         scores: Of every variant, by seed.
@@ -139,8 +138,9 @@ def survivors(
         gflops: Of each of them; 1 where mAP alone is looked for.
         rules: What the race goes by.
     """
-    paired = [differences(scores[v], scores[base]) for v in live]
-    compared = dict(zip(live, compare(paired, rules.prior), strict=True))
+    every = [v for v in scores if v != base and scores[v]]  # as the ranking compares and corrects
+    paired = [differences(scores[v], scores[base]) for v in every]
+    compared = dict(zip(every, compare(paired, rules.prior), strict=True))
     kept = [v for v in live if not (interval := compared[v].interval) or interval[1] >= -rules.floor]
     if not kept or rules.goal.has_front:  # on a front nothing is first
         return kept

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.objective import Goal
-from nas.seeds import differences, runs_of, scores_of, together
+from nas.seeds import differences, mean_of, runs_of, scores_of, together
 from nas.trial import Trial
 from nas.variant import Variant
 from nas.verdict import LEAST_SEEDS, Comparison, Prior, compare, interval_of_mean
@@ -40,6 +40,7 @@ class RankRow:
         interval: 95 % interval of `delta_map`; None where nothing tells the error.
         verdict: ``baseline``, ``better``, ``worse`` or ``cannot tell``; the last one with fewer than two seeds.
         map_interval: 95 % interval of the mean mAP50-95, as other seeds would give it; None with fewer than two.
+        map50: Mean mAP50, set against the baseline's as mAP50-95 is.
         p: As `nas.verdict.Comparison.p`.
         shrunk: As `nas.verdict.Comparison.shrunk`.
         runs: Its finished runs, by seed.
@@ -55,6 +56,7 @@ class RankRow:
     interval: tuple[float, float] | None = None
     verdict: str = "cannot tell"
     map_interval: tuple[float, float] | None = None
+    map50: float = 0.0
     p: float | None = None
     shrunk: float | None = None
     runs: tuple[Trial, ...] = ()
@@ -87,6 +89,7 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
 
     ordered = goal.order(done, below)
     front = {t.number for t in pareto_front(done, goal)}
+    base_map50 = {r.seed: r.map50 for r in runs[base.variant]} if base else {}
     found = []
     for place, t in enumerate(ordered, 1):
         is_base, own, c = t.variant.is_baseline, runs[t.variant], compared[t.number]
@@ -101,7 +104,8 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
                 seeds=c.seeds if base and not is_base else len(own),
                 interval=c.interval,
                 verdict="baseline" if is_base else c.verdict,
-                map_interval=interval_of_mean([r.map for r in own]),
+                map_interval=_around(t.map, interval_of_mean([r.map for r in own])),
+                map50=mean_of({r.seed: r.map50 for r in own}, base_map50),
                 p=c.p,
                 shrunk=c.shrunk,
                 runs=own,
@@ -138,6 +142,12 @@ def _compared(
     return nothing | {t.number: c for t, c in zip(others, found, strict=True)}
 
 
+def _around(mean: float, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return an interval of the same width around a mean: plain means differ by whose seeds were lucky."""
+    half = (interval[1] - interval[0]) / 2 if interval else 0.0
+    return (mean - half, mean + half) if interval else None
+
+
 def pareto_front(trials: Sequence[Trial], goal: Goal | None = None) -> list[Trial]:
     """Return the trials that no other one beats in both mAP50-95 and cost, by cost.
 
@@ -172,7 +182,7 @@ def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
                     r.trial.describe(),
                     round(r.trial.map, 5),
                     None if r.delta_map is None else round(r.delta_map, 5),
-                    round(sum(t.map50 for t in r.runs) / len(r.runs), 5),
+                    round(r.map50, 5),
                     round(r.trial.gflops, 4),
                     None if r.delta_gflops is None else round(100 * r.delta_gflops, 2),
                     r.trial.params,

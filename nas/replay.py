@@ -73,7 +73,7 @@ class ReplaySession:
                 "give another --study NAME to begin a new one"
             )
         if settings.sampler != study.settings.sampler:
-            study.change_sampler(settings.sampler)
+            study.go_on_with(replace(study.settings, sampler=settings.sampler))
         return cls(study, Replay(table, settings.seed), options["trials"])
 
     def run(self, observer: Observer) -> None:

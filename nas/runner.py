@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from nas.bank import SwapBank
 from nas.cost import Cost, costed
 from nas.distil import Candidate
-from nas.doubt import Doubts
-from nas.errors import BuildError, StudyError
+from nas.doubt import DOUBTFUL, MOST_TRIES, Doubts, tries_in_doubt
+from nas.errors import BuildError, Starved, StudyError
 from nas.gate import over_limit
 from nas.latency import LatencyMeter
 from nas.open_trial import OpenTrial
@@ -49,7 +49,7 @@ class Observer(Listener, Protocol):
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
 
 
-def weights_of(study: Study, data: Path, worker: Worker, listener: Listener) -> Weights:
+def weights_of(study: Study, data: Path, worker: Worker, listener: Listener, device: str = "") -> Weights:
     """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
     s = study.settings
     return Weights(
@@ -62,6 +62,7 @@ def weights_of(study: Study, data: Path, worker: Worker, listener: Listener) -> 
         worker=worker,
         listener=listener,
         scratch=study.scratch,
+        device=device,
     )
 
 
@@ -102,8 +103,10 @@ class Runner:
         self.observer = observer
         self.device, self.room = device or study.settings.recipe.device, room or Room()
         self.doubts = Doubts()
+        self.busy = False
+        """Whether a run is claimed here that has not ended, nor failed for what may be the machine's reasons."""
         self.banks: dict[int, SwapBank] = {}
-        self.weights = weights_of(study, data, worker, observer)
+        self.weights = weights_of(study, data, worker, observer, self.device)
         self._stopped = self.weights.stopped
 
     def kill(self) -> None:
@@ -150,7 +153,7 @@ class Runner:
 
     def begin(self, job: Job) -> OpenTrial:
         """Claim a run; call it within the study's `leases.alone`."""
-        return self.study.start(
+        handle = self.study.start(
             Trial(
                 -1,
                 self.space.variant(job.assignment),
@@ -162,6 +165,8 @@ class Runner:
                 versions=current_versions(),
             )
         )
+        self.busy = True  # from here on: whoever sees the run sees this
+        return handle
 
     def run(self, handle: OpenTrial, job: Job, position: int, target: int) -> Trial:
         """Make a run that is claimed: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
@@ -179,6 +184,8 @@ class Runner:
                 with contextlib.suppress(StudyError):  # a storage that fails says so once
                     handle.end(status="interrupted", failure=STOPPED)
             raise
+        finally:
+            self.busy = False
         self.observer.trial_ended(ended)
         if variant.is_baseline and ended.status not in ("done", "interrupted"):
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
@@ -195,9 +202,21 @@ class Runner:
         held = self.banks.get(job.seed)
         if held is None or not held.candidates.keys() >= set(variant.swaps):
             wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
-            held = self.weights.bank(self.settings.recipe, job.seed, tuple(dict.fromkeys(wanted)) or None)
-            self.banks[job.seed] = held
+            held = self.banks[job.seed] = self._distilled(job.seed, tuple(dict.fromkeys(wanted)))
         return held
+
+    def _distilled(self, seed: int, wanted: tuple[Candidate, ...]) -> SwapBank:
+        """Return the bank of a seed with what is wanted of it; what does not fit beside trainings is made alone."""
+        recipe = self.settings.recipe
+        try:
+            with self.room.shared() as company:
+                return self.weights.bank(recipe, seed, wanted or None)
+        except Starved:
+            if self._stopped.is_set() or not company():
+                raise
+        self.observer.note(f"the bank of seed {seed} does not fit beside other trainings; it is distilled again alone")
+        with self.room.alone():
+            return self.weights.bank(recipe, seed, wanted or None)
 
     def _try(self, handle: OpenTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
         """Build, cost, gate and train; return how it ended."""
@@ -279,9 +298,10 @@ class Runner:
             with self.room.shared() as company:
                 return train()
         except ProxyFailure as failure:
-            if failure.kind != "memory" or not company():
+            if self._stopped.is_set() or not (failure.starved and company()):
                 raise
-        self.observer.note(f"{trial.describe()}: out of memory beside other trainings; it is trained again alone")
+            why = "out of memory" if failure.kind == "memory" else "killed, as the system does when memory runs out,"
+        self.observer.note(f"{trial.describe()}: {why} beside other trainings; it is trained again alone")
         with self.room.alone():
             return train()
 
@@ -289,12 +309,14 @@ class Runner:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
 
         Raises:
-            StudyError: Several variants in a row failed so. None of them is held against its variant.
+            StudyError: Several variants in a row failed so. None of them is held against its variant; but a run that
+                has ended two searches so before is.
         """
         text = f"{failure.kind}: {failure}"
         if self._stopped.is_set():
             return handle.end(status="interrupted", failure=STOPPED, seconds=seconds)
-        if failure.kind not in ("error", "died") or handle.trial.variant.is_baseline:
+        doubtful = failure.kind in DOUBTFUL and not handle.trial.variant.is_baseline
+        if not doubtful or tries_in_doubt(handle.trial, self.study.runs()) >= MOST_TRIES:
             return handle.end(status="failed", failure=text, seconds=seconds)
         handle.trial = replace(handle.trial, failure=text, seconds=seconds)
         self.doubts.add(handle)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import search as searching
-from nas.answer import DEFAULT_SCORE, load_answer
+from nas.answer import DEFAULT_SCORE, Answer, load_answer
 from nas.calibration_options import calibration_file
 from nas.confirm import Confirm
 from nas.data import Dataset, load_or_demo
@@ -87,27 +87,30 @@ class Session:
         differences = study.settings.differences(wanted)
         # A first attempt that could not work must not block the name; on a server others may be making its baseline.
         if differences and study.is_barren and not where.server:
-            anew = load_space(space) if space else study.settings.space
-            with study.locked():
-                study.discard()
-            return cls._begin(cache, where, anew, options)
+            return cls._begin_anew(cache, study, wanted, dataset, options, differences)
         if differences:
             raise StudyError(
                 f"the study {name!r} was made with other settings, and scores under different ones cannot be ranked "
                 "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
             )
-        study.settings = wanted  # the data and the weights to inherit from may have moved
-        news = ""
+        news = []
         if options["sampler"] and options["sampler"] != wanted.sampler:
-            study.change_sampler(options["sampler"])
-            news = f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
-        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], news)
+            news.append(
+                f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
+            )
+            wanted = replace(wanted, sampler=options["sampler"])
+        if wanted.calibration != study.settings.calibration:
+            news.append("calibration: intervals and verdicts go by what it says now; scores do not depend on it")
+        if news:
+            study.go_on_with(wanted)
+        study.settings = wanted  # the data and the weights to inherit from may have moved
+        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], "\n".join(news))
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
         space = _limited(space, options)
         dataset = load_or_demo(options["data"])
-        answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
+        answer = _answer(options)
         recipe = new_recipe(options, answer)
         rungs = _rungs(options, recipe, ())
         settings = Settings(
@@ -136,6 +139,38 @@ class Session:
                 study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
                 return cls(study, dataset, None, cache)
         return cls.open(cache, **options)  # the same command on another machine was a moment earlier
+
+    @classmethod
+    def _begin_anew(
+        cls,
+        cache: Path,
+        study: Study,
+        wanted: Settings,
+        dataset: Dataset,
+        options: dict[str, Any],
+        differences: Sequence[str],
+    ) -> Session:
+        """Put a study in the place of one of which nothing has come; what the options do not give stays as it was."""
+        where, kept = study.place, study.settings
+        answer = _answer(options)
+        recipe = _recipe_anew(kept, wanted, options, answer)
+        settings = replace(
+            wanted,
+            recipe=recipe,
+            calibration=answer.under(recipe).to_json() if answer else kept.calibration,
+            rungs=_rungs(options, recipe, kept.rungs),
+            classes=dataset.names,
+            images=(len(dataset.train), len(dataset.val)),
+            sampler=options["sampler"] or kept.sampler,
+        )
+        trials, seeds = options["trials"] or study.target, options["seeds"] or study.seeds
+        confirm = study.confirm if options["confirm"] is None else options["confirm"]
+        with study.locked():
+            study.discard()
+        with alone_at(where):
+            made = Study.create(where, settings, trials, seeds=seeds, confirm=confirm)
+        lines = "\n  ".join(differences)
+        return cls(made, dataset, None, cache, news=f"nothing had come of {where.name!r}: begun anew\n  {lines}")
 
     def run(self, observer: Observer, trainers: Sequence[ProxyWorker]) -> None:
         """Run the trials that are asked for, side by side in these processes."""
@@ -187,8 +222,11 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
     """Train a study's baseline until it has so many seeds, and return the study open for writing.
 
     Raises:
-        NasError: Its data are gone, its settings are not those of this version, or its baseline has not finished.
+        NasError: Its data are gone, its settings are not those of this version, its baseline has not finished, or it
+            replays a table.
     """
+    if study.settings.table:
+        raise StudyError(f"the study {study.place.name!r} replays a table: there is nothing to train")
     opened = Study.load(study.place, write=True)
     dataset = as_it_was(opened, f"the baseline of {study.place.name!r} cannot be trained as it was")
     with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):
@@ -224,7 +262,7 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         raise DataError(
             f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
         ) from None
-    answer = load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
+    answer = _answer(options)
     recipe = kept.recipe
     if answer:
         asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *CALIBRATED)
@@ -249,6 +287,25 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     )
     measured = bool(kept.latency_on) or options["latency"]
     return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
+
+
+def _answer(options: dict[str, Any]) -> Answer | None:
+    """Return the calibration that is given."""
+    return load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
+
+
+def _recipe_anew(kept: Settings, wanted: Settings, options: dict[str, Any], answer: Answer | None) -> Recipe:
+    """Return the recipe of a study that is begun anew: where its kind of start is another one, what goes with that."""
+    if options["data"] and not kept.data:  # no longer the demo, whose recipe is for a first look
+        return new_recipe(options, answer)
+    if not any(options[key] for key in ("init", "proxy", "weights")):
+        return wanted.recipe
+    stays = ["device"] if answer else ["device", "amp", "imgsz", "batch", "base_epochs", "bank_epochs"]
+    if not answer and options["init"] in (None, kept.recipe.init):
+        stays.append("epochs")
+    as_it_was = {key: getattr(kept.recipe, key) for key in stays if options[key] is None}
+    weights = {} if options["weights"] else {"weights": kept.recipe.weights or None}
+    return new_recipe({**options, "data": wanted.data, **as_it_was, **weights}, answer)
 
 
 def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:

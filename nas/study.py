@@ -75,10 +75,10 @@ class Study:
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
 
-    def change_sampler(self, sampler: str) -> None:
-        """Let another sampler choose from here on; what it chooses is scored alike."""
-        self.settings = replace(self.settings, sampler=sampler)
-        self._write({_SETTINGS: self.settings.to_json()})
+    def go_on_with(self, settings: Settings) -> None:
+        """Take up settings that differ in what no score depends on: the sampler, and what a calibration says."""
+        self.settings = settings
+        self._write({_SETTINGS: settings.to_json()})
 
     @property
     def is_barren(self) -> bool:
@@ -179,7 +179,9 @@ class Study:
             return
         path = self.place.workers / "search"
         hint = f"let it end first, or join it: nas worker --study {self.place.name}"
-        with explained(self.place), held(path, f"the study {self.place.name!r}", hint):
+        with contextlib.ExitStack() as stack:
+            with explained(self.place):  # what is raised under the lock is not the storage's
+                stack.enter_context(held(path, f"the study {self.place.name!r}", hint))
             yield
 
     @cached_property

@@ -30,7 +30,6 @@ class Turn:
         job: A run that it is to make; None if there is none now.
         position: Which one that is, and `target` of how many.
         over: Whether there will be none any more, however the runs end that others are making.
-        running: How many runs are being made, where there is none to make now.
         note: What a reader should know once about the stage of the search.
     """
 
@@ -38,7 +37,6 @@ class Turn:
     position: int = 0
     target: int = 0
     over: bool = False
-    running: int = 0
     note: str = ""
 
 
@@ -55,7 +53,6 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
     Raises:
         StudyError: No variant is within the space's limits.
     """
-    running = sum(t.status == "running" for t in runs)
     rungs = _climb(runs, settings, rules)
     first, lowest, screened, _ = next(rungs)
     spent = variants_spent(screened)
@@ -68,7 +65,7 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
             return Turn(replace(found, fidelity=first), spent + 1, target)
         ended = found
     if _under_way(screened, rules):
-        return Turn(running=running)
+        return Turn()
     if ended:
         no_variant_left(space, screened)
         ended = ended.format(spent)
@@ -77,7 +74,7 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
             note = _joined(ended, _rung_words(settings, job, going))
             return Turn(job, variants_spent(screened) + 1, len(going), note=note)
         if _under_way(screened, rules):
-            return Turn(running=running)
+            return Turn()
     if job := next(confirming(screened, rules), None):
         made, most = confirmation_runs(screened, rules)
         note = (
@@ -85,7 +82,7 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
             f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
         )
         return Turn(job, made + 1, max(made + 1, most), note=_joined(ended, note))
-    return Turn(over=not running, running=running, note=ended)
+    return Turn(over=not any(t.status == "running" for t in runs), note=ended)
 
 
 def _climb(

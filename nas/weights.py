@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from nas.bank import SwapBank, bank_json, candidates_of, open_bank, read_json, write_json
 from nas.checkpoint import run_key
 from nas.distil import LEAST_MAP, Bank, Candidate, DistilJob
-from nas.errors import StudyError
+from nas.errors import Starved, StudyError
 from nas.locks import try_lock
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
 from nas.recipe import Recipe
@@ -92,6 +92,7 @@ class Weights:
         worker: Who trains.
         listener: Told of what is made.
         scratch: Where jobs may make files, which they remove.
+        device: Where banks are distilled; empty is the recipe's, which names them in any case.
         stopped: Set from another thread when nothing is to be waited for any more.
     """
 
@@ -104,6 +105,7 @@ class Weights:
     worker: Worker
     listener: Listener
     scratch: Path
+    device: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
@@ -226,12 +228,14 @@ class Weights:
         about: dict[str, Any],
     ) -> SwapBank:
         self.listener.distilling(len(missing))
-        proxy = self.job(Variant(self.space.base, self.space.scale), replace(recipe, init="baseline"), seed)
+        recipe = replace(recipe, init="baseline", device=self.device or recipe.device)
+        proxy = self.job(Variant(self.space.base, self.space.scale), recipe, seed)
         job = DistilJob(replace(proxy, init=str(baseline.file)), missing, str(bank.folder))
         try:
             made: Bank = self.worker.work(job, lambda seen: self.listener.steps(*seen))
         except ProxyFailure as failure:
-            raise StudyError(f"the bank could not be distilled: {failure}") from None
+            kind = Starved if failure.starved else StudyError
+            raise kind(f"the bank could not be distilled: {failure}") from None
         bank = replace(
             bank,
             teacher_map=made.teacher_map,

@@ -59,6 +59,28 @@ class Overflows(Breaks):
         return self.conv(x) * (1.0 if self.training or not self.calls else float("nan"))
 
 
+class Raises(Breaks):
+    """A convolution that cannot go on in its third training step."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        if self.training and self.calls == 3:
+            raise RuntimeError("view size is not compatible with input tensor's size and stride")
+        return self.conv(x)
+
+
+class Never(Breaks):
+    """A convolution that takes no map of the size of a validation's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(x) > 1:
+            raise RuntimeError("one image at a time")
+        return self.conv(x)
+
+
+BROKEN = (Breaks, Overflows, Raises, Never)
+
+
 @pytest.fixture
 def modules(monkeypatch):
     """Register the modules above for one test, and take them out of the host again."""
@@ -67,12 +89,12 @@ def modules(monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", registry.entries())
     registry.register(rule="same", kinds={"attention"}, paper="", summary="")(Gate)
     sizes = (registry.FromSlot("k", "kernel"), registry.FromSlot("s", "stride"))
-    for broken in (Breaks, Overflows):
+    for broken in BROKEN:
         registry.register(rule="conv", kinds={"down"}, paper="", summary="", params=sizes)(broken)
     host.register()
     yield
     monkeypatch.undo()
-    for module in (Gate, Breaks, Overflows):
+    for module in (Gate, *BROKEN):
         delattr(tasks, module.__name__)
     host.register()
 
@@ -246,8 +268,12 @@ def test_a_damaged_save_is_as_good_as_none(make, whole, stopped, tmp_path, damag
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("Breaks", "the error was no longer a number"), ("Overflows", "the output is no longer")]
-)
+    ("name", "reason"),
+    [
+        ("Breaks", "the error was no longer a number"), ("Overflows", "the output is no longer"),
+        ("Raises", "its distillation failed: RuntimeError: view size is not"), ("Never", "one image at a time"),
+    ],
+)  # fmt: skip
 def test_what_diverges_is_marked_and_disturbs_no_other(make, whole, modules, tmp_path, name, reason):
     broken = Candidate("backbone.down_p3", name)
     made = make(tmp_path, SPCONV, broken, CONTROL, CARAFE, IDLER)

@@ -231,3 +231,21 @@ def test_what_the_bank_found(ranked_study, tmp_path):
     assert "distil: the largest distillation error of the swaps; `nas bank s` shows all." in notes
     study.keep_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
     assert not any("No swap can matter" in line or "kept out" in line for line in ranking_notes(study))
+
+
+def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
+    """It is told apart, and the next command does not ask for less than is confirmed."""
+    singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.42)]
+    study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
+    study.ask_for_seeds(None, Confirm(3, 2))
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.41, 1.0)),)
+    for trial in study.trials()[:4]:
+        handle = study.start(replace(trial, number=-1, seed=1, status="running", curve=()))
+        if trial.assignment[UP] == SWAP[UP]:
+            handle.end(status="failed", failure="nan: loss")
+        else:
+            handle.end(status="done", curve=curve)
+    told, _, further = conclusion(study)
+    assert " Above it by one seed, and failed under another: 1 variant." in told
+    assert "not been looked at" not in told
+    assert further.endswith(" --trials 10")

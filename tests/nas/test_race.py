@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from nas.confirm import Confirm
-from nas.race import Rules, contenders, next_round
+from nas.race import Rules, contenders, next_round, survivors
 from nas.rank import rank
 from nas.schedule import confirmation_runs, confirming, owed
 from nas.scores import EpochScore, Validation
@@ -149,3 +149,12 @@ def test_a_whole_search_with_its_race_is_wrong_in_at_most_5_of_100(variants):
         trials = race([run(n, 0, score(n, 0), number=i) for i, n in enumerate(NAMES[: variants + 1])], score)
         wrong += any(r.verdict in ("better", "worse") for r in rank(trials, 0.02))
     assert wrong <= stats.binom.ppf(0.9999, draws, 0.05)
+
+
+def test_the_first_ones_verdict_is_clear_when_the_ranking_says_so():
+    """It is corrected for all that were screened, not for the contenders alone."""
+    base, a = VARIANTS["baseline"], VARIANTS["a"]
+    scores = {base: dict.fromkeys(range(3), 0.4), a: {0: 0.41, 1: 0.4104, 2: 0.4096}}
+    assert survivors(scores, base, [a], {a: 8.0}, RULES) == []
+    others = {Variant("yolov8", "n", ((f"slot.{i}", "SPConv"),)): {0: 0.35} for i in range(40)}
+    assert survivors({**scores, **others}, base, [a], {a: 8.0}, RULES) == [a]

@@ -213,3 +213,11 @@ def test_failures_and_seeds_are_rows_of_their_own(table):
     assert both.seeds == (5, 6)
     assert Replay(both, 6).space(SPACE).size == 3
     assert Table.from_json(both.to_json()).rows == both.rows
+
+
+def test_nothing_is_trained_beside_a_table(table, tmp_path):
+    """Scores of trainings would stand among those of the table, which may be of another kind."""
+    assert nas("search", "--replay", str(table), "--study", "r", "--trials", "4").exit_code == 0
+    refused = nas("rank", "r", "--aa", "6")
+    assert refused.exit_code == 1
+    assert "replays a table: there is nothing to train" in refused.output

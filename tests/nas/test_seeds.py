@@ -124,3 +124,19 @@ def test_the_conclusion_counts_verdicts(ranked_study):
     told = conclusion(study)[0]
     assert "Over 4 seeds its mAP50-95 is better than the baseline's" in told
     assert "of 1 with several seeds: 1 better." in told
+
+
+def test_what_is_exported_with_a_mean_belongs_to_it():
+    """The variant lacks the baseline's lucky seed: its mean is set against the baseline's, and so is all beside it."""
+    trials = numbered(
+        run({}, 0, 0.40),
+        run({}, 1, 0.40),
+        run({}, 2, 0.55),
+        run(SWAP, 0, 0.410),
+        run(SWAP, 1, 0.412),
+        run(OTHER, 0, 0.4),
+    )
+    row = {e["swaps"]: e for e in export_rows(rank(trials, 0.02))}["neck.up_*=CARAFE"]
+    assert row["map50_95"] == pytest.approx(0.45 + 0.011)
+    assert row["map50_95_low"] + row["map50_95_high"] == pytest.approx(2 * 0.461)
+    assert row["map50"] == pytest.approx(0.2 + 0.461)

@@ -15,7 +15,7 @@ import nas.fleet
 import nas.runner
 import nas.storage
 from nas.crew import side_by_side
-from nas.errors import StudyError
+from nas.errors import Starved, StudyError
 from nas.fleet import dealt, runners_of
 from nas.locks import held
 from nas.proxy import ProxyFailure, ProxyWorker
@@ -27,6 +27,7 @@ from nas.search import plan, search
 from nas.study import Study
 from nas.trial import STOPPED, Trial
 from nas.turn import is_complete
+from nas.weights import Weights
 
 WAIT_S = 60
 
@@ -316,3 +317,100 @@ def test_another_search_does_not_lower_what_is_asked_for(study):
     handle = study.start(Trial(-1, space.variant({}), space.baseline(), "running"))
     assert plan(Study.load(study.place), 5).target == study.target == 15
     handle.end(status="interrupted", failure=STOPPED)
+
+
+def test_what_the_system_kills_beside_others_is_trained_alone(study):
+    """The system kills without a word when memory runs out."""
+    inside, told = [], Told()
+    lock, met = threading.Lock(), threading.Event()
+    room = Room()
+
+    class Large(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            with lock:
+                inside.append(self)
+                crowded = len(inside) > 1
+            try:
+                if crowded:
+                    met.set()
+                    raise ProxyFailure("died", "the training process died (killed by signal 9)", starved=True)
+                assert met.wait(WAIT_S)
+                return super().run(job, on_epoch)
+            finally:
+                with lock:
+                    inside.remove(self)
+
+    trials = search(study, [Runner(study, Path("d"), Large(), told, room=room) for _ in range(3)])
+    assert {t.status for t in trials} == {"done"}
+    assert any("beside other trainings; it is trained again alone" in note for note in told.notes)
+
+
+def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(study, monkeypatch):
+    room, leave, beside = Room(), threading.Event(), []
+
+    class Leaves(Told):
+        def note(self, text):
+            super().note(text)
+            leave.set()
+
+    def stay():
+        with room.shared():
+            assert leave.wait(WAIT_S)
+
+    def bank(_weights, _recipe, seed, _wanted):
+        beside.append(room._inside - 1)
+        if beside[-1]:
+            raise Starved("the bank could not be distilled: out of memory")
+        return f"bank {seed}"
+
+    monkeypatch.setattr(Weights, "bank", bank)
+    runner = Runner(study, Path("d"), InstantTrainer(), Leaves(), room=room)
+    other = threading.Thread(target=stay)
+    other.start()
+    while not room._inside:
+        time.sleep(0.01)
+    assert runner._distilled(3, ()) == "bank 3"
+    other.join(WAIT_S)
+    assert beside == [1, 0]
+    with room.shared() as company:  # and what fails alone has failed
+        assert not company()
+        monkeypatch.setattr(Weights, "bank", lambda *_: (_ for _ in ()).throw(Starved("out of memory")))
+    with pytest.raises(Starved):
+        runner._distilled(3, ())
+
+
+def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make, tmp_path):
+    """Nothing has trained here before it fails; but the others of this command are training, on this machine."""
+    study = make(f"sqlite:///{tmp_path / 'b.db'}", trials=4)
+    failed = threading.Event()
+
+    class Some(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            if job.swaps and "CARAFE" in str(job.swaps):
+                failed.set()
+                raise ProxyFailure("error", "RuntimeError: no such kernel")
+            if job.swaps:
+                assert failed.wait(WAIT_S)
+            return super().run(job, on_epoch)
+
+    trials = search(study, [Runner(study, Path("d"), Some(), Quiet()) for _ in range(4)])
+    assert not any(t.status in ("running", "interrupted") for t in trials)
+    assert all("CARAFE" in str(t.variant.swaps) for t in trials if t.status == "failed")
+    assert any(t.status == "failed" for t in trials)
+
+
+def test_a_process_that_cannot_be_started_is_a_failure_of_that_training(tmp_path, monkeypatch):
+    def no_more(_self):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", no_more)
+    worker = ProxyWorker(tmp_path)
+    worker.start()
+    with pytest.raises(ProxyFailure, match=r"could not be started: .*Resource temporarily unavailable") as caught:
+        worker.work("anything")
+    assert caught.value.kind == "died"
+
+
+def test_what_is_raised_in_a_search_is_not_the_storage_s(study):
+    with pytest.raises(OSError, match="no such device"), study.locked():
+        raise OSError("no such device")

@@ -255,3 +255,21 @@ def test_one_search_at_a_time(make_study):
         pass
     with study.locked():
         pass
+
+
+def test_variants_that_fail_for_certain_do_not_block_a_study(run, make_study, fake_trainer):
+    """Whose failure it is shows when the same has ended two searches: the third goes on without them."""
+    study = make_study()
+
+    class Raises(fake_trainer):
+        def run(self, job, on_epoch=None):
+            if len(job.swaps) == 1 and job.swaps != (("neck.up_p3", "CARAFE"),):
+                raise ProxyFailure("error", "RuntimeError: view size is not compatible")
+            return super().run(job, on_epoch)
+
+    for _ in range(2):
+        with pytest.raises(StudyError, match="3 trainings in a row failed"):
+            run(study, 9, Raises())
+    assert not any(t.status == "failed" for t in study.trials())
+    trials, _, _ = run(study, None, Raises())
+    assert [t.status for t in trials if t.status != "interrupted"] == ["done", *["failed"] * 3, *["done"] * 5]

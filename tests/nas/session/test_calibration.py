@@ -160,3 +160,14 @@ def test_a_study_without_a_calibration_takes_none_later(begin, words, finish_a_t
     with pytest.raises(StudyError, match="scores under different ones cannot be ranked") as caught:
         begin(study="a", proxy="good")
     assert words in str(caught.value)
+
+
+def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_trial):
+    write(calibration())
+    finish_a_trial(begin(study="a", proxy="good").study)
+    assert begin(study="a", proxy="good").news == ""
+    write(calibration(error=0.004))
+    session = begin(study="a", proxy="good")
+    assert "intervals and verdicts go by what it says now" in session.news
+    assert Study.load(session.study.place).settings.error == 0.004
+    assert begin(study="a").study.settings.error == 0.004

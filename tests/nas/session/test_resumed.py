@@ -6,7 +6,7 @@ import pytest
 
 from nas.confirm import Confirm
 from nas.errors import NasError, StudyError
-from nas.recipe import Recipe
+from nas.recipe import SCRATCH_LR0, Recipe
 from nas.scores import EpochScore
 from nas.session import Session
 
@@ -110,3 +110,29 @@ def test_precision_stays_the_studys(begin, finish_a_trial):
     assert recipe_of(begin(study="given")).amp == "bf16"
     with pytest.raises(StudyError, match="recipe: amp: 'bf16', not False"):
         begin(study="given", amp=False)
+
+
+def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_data):
+    given = {"imgsz": 64, "objective": "map", "floor": 0.05, "seed": 3, "trials": 5, "sampler": "random", "epochs": 6}
+    begin(study="a", **given, seeds=2, confirm=Confirm(2, 4)).study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    session = begin(study="a", space=None, data=None, batch=4)
+    study, settings, recipe = session.study, session.study.settings, recipe_of(session)
+    assert settings.data == str(tiny_data.resolve())
+    assert (recipe.imgsz, recipe.epochs, recipe.batch) == (64, 6, 4)
+    assert (settings.objective, settings.floor, settings.seed, settings.sampler) == ("map", 0.05, 3, "random")
+    assert (study.target, study.seeds, study.confirm) == (5, 2, Confirm(2, 4))
+    assert not study.baseline_training
+    assert session.news == "nothing had come of 'a': begun anew\n  recipe: batch: 16, not 4"
+
+
+def test_another_start_brings_what_goes_with_it(begin):
+    begin(study="a", imgsz=64, epochs=6).study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    recipe = recipe_of(begin(study="a", space=None, data=None, init="scratch"))
+    assert (recipe.init, recipe.epochs, recipe.lr0, recipe.imgsz) == ("scratch", 8, SCRATCH_LR0, 64)
+
+
+def test_the_demo_s_recipe_does_not_go_with_other_data(begin, tiny_data):
+    begin(study="a", data=None).study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    session = begin(study="a", space=None)
+    assert session.study.settings.data == str(tiny_data.resolve())
+    assert recipe_of(session) == recipe_of(begin(study="b"))
