@@ -112,7 +112,7 @@ class Progress:
 
     def distilling(self, count: int) -> None:
         """See `nas.runner.Observer`."""
-        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, once per space and data")
+        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, and the bank is kept")
 
     def steps(self, done: int, total: int) -> None:
         """See `nas.runner.Observer`."""

@@ -70,6 +70,7 @@ class Distilled:
             output.
         error: The same after the last step.
         failure: Why it cannot be used; else empty.
+        raised: Whether that is an error that it raised.
     """
 
     candidate: Candidate
@@ -77,6 +78,7 @@ class Distilled:
     start_error: float
     error: float
     failure: str = ""
+    raised: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         report: Called after each step, with the steps done and all steps.
 
     Raises:
-        ProxyError: The baseline has not learnt; what it does would not be worth copying.
+        ProxyError: The baseline has not learnt, so what it does would not be worth copying; or every one of several
+            candidates raises an error, so it is hardly theirs.
     """
     import torch
 
@@ -148,6 +151,9 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         errors = [
             learner.settle(error) for learner, error in zip(learners, _errors(teacher, learners, trainer), strict=True)
         ]
+        if len(learners) > 1 and all(learner.raised for learner in learners):
+            saved.unlink(missing_ok=True)
+            raise ProxyError(f"every candidate failed; the last, {learners[-1].name}: {learners[-1].failure}")
         found = tuple(_finish(x, error, job) for x, error in zip(learners, errors, strict=True))
         drops = tuple((slot, teacher_map - value) for slot, value in _without(teacher, learners, trainer))
         saved.unlink(missing_ok=True)
@@ -212,7 +218,7 @@ def _finish(learner: Learner, error: float, job: DistilJob) -> Distilled:
     if not failure and not math.isfinite(error):
         failure = "its distillation diverged: the output is no longer a number"
     if failure:
-        return Distilled(c, "", learner.start_error, error, failure)
+        return Distilled(c, "", learner.start_error, error, failure, learner.raised)
     name = f"{_digest(c.slot, c.label)}.pt"
     state = {f"{learner.name}:{k}": v.detach().cpu().clone() for k, v in learner.module.state_dict().items()}
     _save(Path(job.folder) / name, state)

@@ -12,6 +12,9 @@ from nas.variant import AFTER
 if TYPE_CHECKING:
     from nas.distil import Candidate
 
+_MACHINE = ("cuda error", "cudnn_status", "cublas_status", "unable to find a valid cudnn", "unable to find an engine")
+"""What is in the message of an error that is no module's, or that a GPU's process does not survive."""
+
 
 class Learner:
     """A candidate while it learns."""
@@ -28,6 +31,8 @@ class Learner:
         self.row = row - self.inserted  # of the layer that it learns from
         self.guide = guide  # the row whose output it takes beside its layer's input
         self.failure = ""
+        self.raised = False
+        """Whether its failure is an error that it raised."""
         self.start_error = math.nan
         self.begun = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
         # An inserted module that starts near handing on what it gets could only learn to do nothing.
@@ -54,16 +59,16 @@ class Learner:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Keep what the module raises; a lack of memory is not the module's."""
+        """Keep what the module raises, unless it is a lack of memory or a fault of the device."""
         from nas.host import one_line
         from nas.worker import failure_kind
 
         try:
             yield
         except Exception as error:
-            if failure_kind(error) == "memory":
+            if failure_kind(error) == "memory" or any(text in str(error).lower() for text in _MACHINE):
                 raise
-            self.failure = f"its distillation failed: {one_line(error)}"
+            self.failure, self.raised = f"its distillation failed: {one_line(error)}", True
 
     def _step(self, seen: dict[int, tuple[Any, Any]], lr: float) -> None:
         import torch
@@ -104,6 +109,7 @@ class Learner:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "failure": self.failure,
+            "raised": self.raised,
             "start_error": self.start_error,
         }
 
@@ -112,7 +118,7 @@ class Learner:
         self.module.load_state_dict(state["module"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.failure, self.start_error = state["failure"], state["start_error"]
+        self.failure, self.raised, self.start_error = state["failure"], state["raised"], state["start_error"]
 
 
 def relative_error(output: Any, target: Any) -> Any:

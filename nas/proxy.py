@@ -8,6 +8,7 @@ This file is the parent's side; `nas.worker` trains.
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -220,7 +221,9 @@ class ProxyWorker:
                 with _uninterrupted():
                     process.start()
             except OSError as error:  # too many processes or files, or no memory for one more
-                raise ProxyFailure("died", f"the training process could not be started: {error}") from None
+                short = error.errno in (errno.ENOMEM, errno.EAGAIN)
+                text = f"the training process could not be started: {error}"
+                raise ProxyFailure("died", text, starved=short) from None
             self._process, self._pipe = process, pipe
         theirs.close()
 

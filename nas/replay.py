@@ -72,12 +72,12 @@ class ReplaySession:
                 f"the study {where.name!r} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
                 "give another --study NAME to begin a new one"
             )
-        if settings.sampler != study.settings.sampler:
-            study.go_on_with(replace(study.settings, sampler=settings.sampler))
+        study.settings = replace(study.settings, sampler=settings.sampler)
         return cls(study, Replay(table, settings.seed), options["trials"])
 
     def run(self, observer: Observer) -> None:
         """Run the trials that are asked for."""
+        self.study.keep_settings()  # the sampler may be another
         todo = searching.plan(self.study, self.trials)
         name, s = self.study.place.name, self.study.settings
         if todo.spent >= todo.target:

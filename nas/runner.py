@@ -13,14 +13,15 @@ from typing import Any, Protocol
 from nas.bank import SwapBank
 from nas.cost import Cost, costed
 from nas.distil import Candidate
-from nas.doubt import DOUBTFUL, MOST_TRIES, Doubts, tries_in_doubt
+from nas.doubt import DOUBTFUL, Doubts
 from nas.errors import BuildError, Starved, StudyError
 from nas.gate import over_limit
 from nas.latency import LatencyMeter
 from nas.open_trial import OpenTrial
-from nas.proxy import ProxyFailure, ProxyResult
+from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
 from nas.render import render
 from nas.room import Room
+from nas.rungs import Rung
 from nas.schedule import Job
 from nas.scores import EpochScore
 from nas.settings import current_versions
@@ -103,8 +104,6 @@ class Runner:
         self.observer = observer
         self.device, self.room = device or study.settings.recipe.device, room or Room()
         self.doubts = Doubts()
-        self.busy = False
-        """Whether a run is claimed here that has not ended, nor failed for what may be the machine's reasons."""
         self.banks: dict[int, SwapBank] = {}
         self.weights = weights_of(study, data, worker, observer, self.device)
         self._stopped = self.weights.stopped
@@ -153,7 +152,7 @@ class Runner:
 
     def begin(self, job: Job) -> OpenTrial:
         """Claim a run; call it within the study's `leases.alone`."""
-        handle = self.study.start(
+        return self.study.start(
             Trial(
                 -1,
                 self.space.variant(job.assignment),
@@ -165,14 +164,12 @@ class Runner:
                 versions=current_versions(),
             )
         )
-        self.busy = True  # from here on: whoever sees the run sees this
-        return handle
 
     def run(self, handle: OpenTrial, job: Job, position: int, target: int) -> Trial:
         """Make a run that is claimed: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
 
         Raises:
-            StudyError: It is the baseline, and fails; or a bank cannot be made.
+            StudyError: It is the baseline, and fails; a bank cannot be made; or nothing trains here any more.
         """
         variant = handle.trial.variant
         try:
@@ -184,8 +181,6 @@ class Runner:
                 with contextlib.suppress(StudyError):  # a storage that fails says so once
                     handle.end(status="interrupted", failure=STOPPED)
             raise
-        finally:
-            self.busy = False
         self.observer.trial_ended(ended)
         if variant.is_baseline and ended.status not in ("done", "interrupted"):
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
@@ -249,7 +244,7 @@ class Runner:
             result = self._train(handle.trial, bank, on_epoch)
         except ProxyFailure as failure:
             return self._failed(handle, failure, round(time.monotonic() - started, 2))
-        self.doubts.trained()
+        self.doubts.settle("failed")  # by what their variants are: others train here
         return handle.end(
             status="done",
             curve=result.curve,
@@ -288,6 +283,14 @@ class Runner:
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
         job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))
+        return self._in_room(job, trial.describe(), on_epoch)
+
+    def _in_room(self, job: ProxyJob, name: str, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
+        """Train beside others, or alone where it does not fit beside them.
+
+        Raises:
+            ProxyFailure: It fails, or is not to begin any more.
+        """
 
         def train() -> ProxyResult:
             if self._stopped.is_set():
@@ -301,7 +304,7 @@ class Runner:
             if self._stopped.is_set() or not (failure.starved and company()):
                 raise
             why = "out of memory" if failure.kind == "memory" else "killed, as the system does when memory runs out,"
-        self.observer.note(f"{trial.describe()}: {why} beside other trainings; it is trained again alone")
+        self.observer.note(f"{name}: {why} beside other trainings; it is trained again alone")
         with self.room.alone():
             return train()
 
@@ -309,18 +312,52 @@ class Runner:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
 
         Raises:
-            StudyError: Several variants in a row failed so. None of them is held against its variant; but a run that
-                has ended two searches so before is.
+            StudyError: As `settle_doubts`, after several in a row.
         """
         text = f"{failure.kind}: {failure}"
         if self._stopped.is_set():
             return handle.end(status="interrupted", failure=STOPPED, seconds=seconds)
-        doubtful = failure.kind in DOUBTFUL and not handle.trial.variant.is_baseline
-        if not doubtful or tries_in_doubt(handle.trial, self.study.runs()) >= MOST_TRIES:
+        if failure.kind not in DOUBTFUL or handle.trial.variant.is_baseline:
             return handle.end(status="failed", failure=text, seconds=seconds)
         handle.trial = replace(handle.trial, failure=text, seconds=seconds)
         self.doubts.add(handle)
+        if self.doubts.are_many:
+            self.settle_doubts()
         return replace(handle.trial, status="failed")
+
+    def settle_doubts(self) -> None:
+        """Find out whose failures the open ones are, by training the baseline, which trains wherever anything does.
+
+        Raises:
+            StudyError: It fails as well: they are the machine's, and none of them is held against its variant.
+        """
+        count, last = len(self.doubts), self.doubts.last
+        told = "a training has failed" if count == 1 else f"{count} trainings have failed in a row"
+        self.observer.note(f"{told} ({last}); a short one of the baseline shows whether this machine is why")
+        try:
+            self._try_baseline()
+        except ProxyFailure as failure:
+            self.doubts.settle("interrupted")
+            raise StudyError(
+                f"{told} here, and so does the baseline ({failure.kind}: {failure}), so it is not what the variants "
+                f"are; the last: {last}\nmend that and start again: they will be tried anew"
+            ) from None
+        self.doubts.settle("failed")
+
+    def _try_baseline(self) -> None:
+        """Train the baseline for an epoch, or validate it where proxies are not trained; what it scores is not kept.
+
+        Raises:
+            ProxyFailure: It fails.
+        """
+        if self.replay:
+            return
+        own, space = self.settings.recipe, self.space
+        recipe = Rung(min(own.epochs, 1), own.imgsz).recipe(own)
+        job = self.weights.job(
+            Variant(space.base, space.scale), replace(recipe, device=self.device), self.settings.seed
+        )
+        self._in_room(replace(job, **self.weights.inherited(own, (), None)), "baseline")
 
 
 def _seen(curve: tuple[EpochScore, ...]) -> list[object]:

@@ -6,6 +6,7 @@ was stopped goes on as if it had not been. A variant is never trained twice unde
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,54 +74,32 @@ def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
     for runner in runners:
         runner.prepare()
     told: dict[str, object] = {}
-    side_by_side(runners, lambda runner, stop: _work(runner, runners, stop, told))
+    side_by_side(runners, lambda runner, stop: _work(runner, stop, told))
     return study.runs()
 
 
-def _work(runner: Runner, crew: Sequence[Runner], stop: threading.Event, told: dict[str, object]) -> None:
-    """Make runs until there are none any more.
-
-    Args:
-        runner: Makes them.
-        crew: All runners of this command, itself among them.
-        stop: Ends it.
-        told: The stages that a reader has heard of from any runner.
-    """
-    while not stop.is_set():
-        claimed = _claim(runner)
-        if claimed is None:
-            continue
-        turn, handle = claimed
-        stage = turn.job.stage + turn.job.fidelity if turn.job else "over" if turn.over else ""
-        if turn.note and told.setdefault(stage, claimed) is claimed:
-            runner.observer.note(turn.note)
-        if turn.job and handle:
-            runner.run(handle, turn.job, turn.position, turn.target)
-        elif runner.doubts:  # others may be waiting for these
-            theirs = _is_the_variants(runner, crew)
-            if theirs is None:
+def _work(runner: Runner, stop: threading.Event, told: dict[str, object]) -> None:
+    """Make runs until there are none any more; `told` holds the stages that a reader has heard of from any runner."""
+    try:
+        while not stop.is_set():
+            claimed = _claim(runner)
+            if claimed is None:
+                continue
+            turn, handle = claimed
+            stage = turn.job.stage + turn.job.fidelity if turn.job else "over" if turn.over else ""
+            if turn.note and told.setdefault(stage, claimed) is claimed:
+                runner.observer.note(turn.note)
+            if turn.job and handle:
+                runner.run(handle, turn.job, turn.position, turn.target)
+            elif runner.doubts:  # others may be waiting for these
+                runner.settle_doubts()
+            elif turn.over:
+                return
+            elif not turn.job:
                 stop.wait(_PAUSE_S)
-            else:
-                runner.doubts.give_up(theirs=theirs)
-        elif turn.over:
-            return
-        elif not turn.job:
-            stop.wait(_PAUSE_S)
-
-
-def _is_the_variants(runner: Runner, crew: Sequence[Runner]) -> bool | None:
-    """Return whether a runner's doubtful failures are its variants', when there is nothing left for it to train.
-
-    None while others of its command are training, on the same machine: how that ends says more.
-    """
-    if any(other.busy for other in crew):
-        return None
-    running = sum(t.status == "running" for t in runner.study.runs())
-    if any(other.busy for other in crew):  # one that has begun meanwhile is among those
-        return None
-    if any(other.doubts.has_trained for other in crew if other.device == runner.device):
-        return True
-    return running == sum(len(other.doubts) for other in crew)  # nobody else, elsewhere, does any better
+    finally:
+        with contextlib.suppress(StudyError):  # a storage that fails says so once
+            runner.doubts.settle("interrupted")
 
 
 def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
@@ -135,7 +114,6 @@ def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
     except LeaseLost:
         if handle:
             handle.end(status="interrupted", failure=STOPPED)
-            runner.busy = False
         return None
     return turn, handle
 

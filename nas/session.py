@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas import search as searching
 from nas.answer import DEFAULT_SCORE, Answer, load_answer
+from nas.asked import OF_A_STUDY, kept_options, merged
 from nas.calibration_options import calibration_file
 from nas.confirm import Confirm
 from nas.data import Dataset, load_or_demo
@@ -33,10 +35,6 @@ _DEMO_SPACE = "quick"
 _MOST_TRIALS = 40
 DEFAULT_CONFIRM = Confirm(3, 3)
 """How a new study is confirmed unless something else is asked for."""
-_OF_A_STUDY = (
-    "data", "proxy", "space", "scale", "max_gflops", "max_params", "max_latency", "min_map", "seed", "floor",
-    "objective", "latency", "rungs", "eta",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,60 +81,46 @@ class Session:
         study = Study.load(where, write=True)
         if study.settings.table:
             raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
-        wanted, dataset = _wanted(study, options)
-        differences = study.settings.differences(wanted)
+        kept, news = study.settings, []
         # A first attempt that could not work must not block the name; on a server others may be making its baseline.
-        if differences and study.is_barren and not where.server:
-            return cls._begin_anew(cache, study, wanted, dataset, options, differences)
-        if differences:
+        if study.is_barren and not where.server:
+            whole = merged({"data": kept.data or None, **study.options, "sampler": kept.sampler}, options)
+            if "trials" in study.options and not options["trials"]:
+                whole["trials"] = study.request
+            if not space:
+                use(kept.space.modules)
+            with _data_may_have_moved(study, whole["data"]):
+                wanted, dataset = _new(load_space(space) if space else kept.space, whole)
+            if differences := kept.differences(wanted):
+                return cls._begin_anew(cache, study, wanted, dataset, whole, differences)
+        else:
+            wanted, dataset = _wanted(study, options)
+        if differences := kept.differences(wanted):
             raise StudyError(
                 f"the study {name!r} was made with other settings, and scores under different ones cannot be ranked "
                 "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
             )
-        news = []
-        if options["sampler"] and options["sampler"] != wanted.sampler:
-            news.append(
-                f"sampler: {options['sampler']} from here on, {wanted.sampler} so far; scores do not depend on it"
-            )
-            wanted = replace(wanted, sampler=options["sampler"])
-        if wanted.calibration != study.settings.calibration:
+        if wanted.sampler != kept.sampler:
+            news.append(f"sampler: {wanted.sampler} from here on, {kept.sampler} so far; scores do not depend on it")
+        if wanted.calibration != kept.calibration:
             news.append("calibration: intervals and verdicts go by what it says now; scores do not depend on it")
-        if news:
-            study.go_on_with(wanted)
         study.settings = wanted  # the data and the weights to inherit from may have moved
         return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], "\n".join(news))
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
-        space = _limited(space, options)
-        dataset = load_or_demo(options["data"])
-        answer = _answer(options)
-        recipe = new_recipe(options, answer)
-        rungs = _rungs(options, recipe, ())
-        settings = Settings(
-            space=space,
-            recipe=recipe,
-            score=answer.score if answer else DEFAULT_SCORE,
-            calibration=answer.under(recipe).to_json() if answer else "",
-            data=str(Path(options["data"]).resolve()) if options["data"] else "",
-            fingerprint=dataset.fingerprint,
-            classes=dataset.names,
-            images=(len(dataset.train), len(dataset.val)),
-            seed=options["seed"] or 0,
-            floor=options["floor"] if options["floor"] is not None else 0.02,
-            versions=current_versions(),
-            sampler=options["sampler"] or AUTO,
-            objective=options["objective"] or Goal().objective,
-            latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
-            rungs=rungs,
-            eta=options["eta"] or ETA,
-        )
-        every = 1 + len(space.single_swaps())
-        trials = options["trials"] or (min(every, _MOST_TRIALS) if options["data"] else every + 1)
-        confirm = DEFAULT_CONFIRM if options["confirm"] is None else options["confirm"]
+        settings, dataset = _new(space, options)
+        seeds, confirm = options["seeds"] or 1, options["confirm"]
         with alone_at(where):
             if not Study.exists(where):
-                study = Study.create(where, settings, trials, seeds=options["seeds"] or 1, confirm=confirm)
+                study = Study.create(
+                    where,
+                    settings,
+                    options["trials"] or _most_trials(settings),
+                    seeds=seeds,
+                    confirm=DEFAULT_CONFIRM if confirm is None else confirm,
+                    options=kept_options(options),
+                )
                 return cls(study, dataset, None, cache)
         return cls.open(cache, **options)  # the same command on another machine was a moment earlier
 
@@ -145,32 +129,31 @@ class Session:
         cls,
         cache: Path,
         study: Study,
-        wanted: Settings,
+        settings: Settings,
         dataset: Dataset,
         options: dict[str, Any],
         differences: Sequence[str],
     ) -> Session:
-        """Put a study in the place of one of which nothing has come; what the options do not give stays as it was."""
-        where, kept = study.place, study.settings
-        answer = _answer(options)
-        recipe = _recipe_anew(kept, wanted, options, answer)
-        settings = replace(
-            wanted,
-            recipe=recipe,
-            calibration=answer.under(recipe).to_json() if answer else kept.calibration,
-            rungs=_rungs(options, recipe, kept.rungs),
-            classes=dataset.names,
-            images=(len(dataset.train), len(dataset.val)),
-            sampler=options["sampler"] or kept.sampler,
+        """Put a study in the place of one of which nothing has come.
+
+        Args:
+            cache: Where training processes may write.
+            study: The one of which nothing has come.
+            settings: Of the one in its place.
+            dataset: As they say.
+            options: What was asked for, then and now.
+            differences: What was otherwise before.
+        """
+        made = study.replaced(
+            settings,
+            options["trials"] or _most_trials(settings),
+            seeds=options["seeds"] or study.seeds,
+            confirm=study.confirm if options["confirm"] is None else options["confirm"],
+            options=kept_options(options),
         )
-        trials, seeds = options["trials"] or study.target, options["seeds"] or study.seeds
-        confirm = study.confirm if options["confirm"] is None else options["confirm"]
-        with study.locked():
-            study.discard()
-        with alone_at(where):
-            made = Study.create(where, settings, trials, seeds=seeds, confirm=confirm)
-        lines = "\n  ".join(differences)
-        return cls(made, dataset, None, cache, news=f"nothing had come of {where.name!r}: begun anew\n  {lines}")
+        before = "\n  ".join(differences)
+        news = f"nothing had come of {study.place.name!r}, so it is begun anew; before:\n  {before}"
+        return cls(made, dataset, None, cache, news=news)
 
     def run(self, observer: Observer, trainers: Sequence[ProxyWorker]) -> None:
         """Run the trials that are asked for, side by side in these processes."""
@@ -179,6 +162,7 @@ class Session:
         study.ask_for_seeds(self.seeds, self.confirm)
         name = study.place.name
         if self.news:
+            study.keep_settings()
             observer.note(self.news)
         if searching.is_finished(study, todo):
             more = "--trials N runs N more" + ("" if study.confirm.top else ", --confirm 3:3 confirms the first 3")
@@ -245,7 +229,7 @@ def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
     Raises:
         NasError: The data are gone or others, or versions differ.
     """
-    options = {**dict.fromkeys((*_OF_A_STUDY, *RECIPE_OPTIONS)), "enable": (), "data": data}
+    options = {**dict.fromkeys((*OF_A_STUDY, "sampler", *RECIPE_OPTIONS)), "enable": (), "data": data}
     wanted, dataset = _wanted(study, options)
     if differences := study.settings.differences(wanted):
         raise StudyError(f"{otherwise}:\n  " + "\n  ".join(differences))
@@ -256,12 +240,8 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     """Return a study's settings with what the options change of them, and its dataset."""
     kept = study.settings
     data = options["data"] or kept.data or None
-    try:
+    with _data_may_have_moved(study, data):
         dataset = load_or_demo(data)
-    except DataError as error:
-        raise DataError(
-            f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
-        ) from None
     answer = _answer(options)
     recipe = kept.recipe
     if answer:
@@ -281,6 +261,7 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         seed=kept.seed if options["seed"] is None else options["seed"],
         floor=kept.floor if options["floor"] is None else options["floor"],
         versions=current_versions(),
+        sampler=options["sampler"] or kept.sampler,
         objective=options["objective"] or kept.objective,
         rungs=_rungs(options, recipe, kept.rungs),
         eta=options["eta"] or kept.eta,
@@ -289,23 +270,53 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
 
 
+@contextlib.contextmanager
+def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
+    """Add to an error in a study's dataset what would do if it is no longer where it was."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
+        ) from None
+
+
+def _new(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset]:
+    """Return the settings of a new study, and its dataset."""
+    space = _limited(space, options)
+    dataset = load_or_demo(options["data"])
+    answer = _answer(options)
+    recipe = new_recipe(options, answer)
+    settings = Settings(
+        space=space,
+        recipe=recipe,
+        score=answer.score if answer else DEFAULT_SCORE,
+        calibration=answer.under(recipe).to_json() if answer else "",
+        data=str(Path(options["data"]).resolve()) if options["data"] else "",
+        fingerprint=dataset.fingerprint,
+        classes=dataset.names,
+        images=(len(dataset.train), len(dataset.val)),
+        seed=options["seed"] or 0,
+        floor=options["floor"] if options["floor"] is not None else 0.02,
+        versions=current_versions(),
+        sampler=options["sampler"] or AUTO,
+        objective=options["objective"] or Goal().objective,
+        latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
+        rungs=_rungs(options, recipe, ()),
+        eta=options["eta"] or ETA,
+    )
+    return settings, dataset
+
+
+def _most_trials(settings: Settings) -> int:
+    """Return how many trials a study gets that says nothing of them: the baseline and every swap alone, if not many."""
+    every = 1 + len(settings.space.single_swaps())
+    return min(every, _MOST_TRIALS) if settings.data else every + 1
+
+
 def _answer(options: dict[str, Any]) -> Answer | None:
     """Return the calibration that is given."""
     return load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
-
-
-def _recipe_anew(kept: Settings, wanted: Settings, options: dict[str, Any], answer: Answer | None) -> Recipe:
-    """Return the recipe of a study that is begun anew: where its kind of start is another one, what goes with that."""
-    if options["data"] and not kept.data:  # no longer the demo, whose recipe is for a first look
-        return new_recipe(options, answer)
-    if not any(options[key] for key in ("init", "proxy", "weights")):
-        return wanted.recipe
-    stays = ["device"] if answer else ["device", "amp", "imgsz", "batch", "base_epochs", "bank_epochs"]
-    if not answer and options["init"] in (None, kept.recipe.init):
-        stays.append("epochs")
-    as_it_was = {key: getattr(kept.recipe, key) for key in stays if options[key] is None}
-    weights = {} if options["weights"] else {"weights": kept.recipe.weights or None}
-    return new_recipe({**options, "data": wanted.data, **as_it_was, **weights}, answer)
 
 
 def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:

@@ -33,8 +33,8 @@ from nas.trial import Trial
 
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
-_BASELINE, _BANK = "nas_baseline", "nas_bank"
-_BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM}
+_BASELINE, _BANK, _OPTIONS = "nas_baseline", "nas_bank", "nas_options"
+_BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
 
 
 class Study:
@@ -49,11 +49,19 @@ class Study:
 
     @classmethod
     def create(
-        cls, where: StudyPlace, settings: Settings, trials: int, *, seeds: int = 1, confirm: Confirm | None = None
+        cls,
+        where: StudyPlace,
+        settings: Settings,
+        trials: int,
+        *,
+        seeds: int = 1,
+        confirm: Confirm | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Study:
         """Make a study and write down what is asked for: variants, seeds of each, and how the first are confirmed.
 
-        One that was cut short before it had settings is taken over.
+        With the options, as `nas.asked.kept_options`, it can be begun anew. One that was cut short before it had
+        settings is taken over.
 
         Raises:
             StudyError: The storage cannot be written, or holds a study of that name.
@@ -71,27 +79,32 @@ class Study:
             inner.set_user_attr(_REQUEST, trials)
             inner.set_user_attr(_SEEDS, seeds)
             inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds] if confirm else [0, 0])
+            inner.set_user_attr(_OPTIONS, dict(options or {}))
             inner.set_user_attr(_SETTINGS, settings.to_json())  # the last one: what has settings is whole
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
 
-    def go_on_with(self, settings: Settings) -> None:
-        """Take up settings that differ in what no score depends on: the sampler, and what a calibration says."""
-        self.settings = settings
-        self._write({_SETTINGS: settings.to_json()})
+    def keep_settings(self) -> None:
+        """Write the settings down, of which something has changed that no score depends on: sampler, calibration."""
+        self._write({_SETTINGS: self.settings.to_json()})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that it was begun with, as `nas.asked.kept_options`; empty in older studies."""
+        return dict(self._attribute(_OPTIONS, {}))
 
     @property
     def is_barren(self) -> bool:
         """Whether no trial has finished; trained weights are kept beside the studies and lose nothing with it."""
         return not any(trial.status == "done" for trial in self.runs())
 
-    def discard(self) -> None:
-        """Delete the study, to begin it anew with other settings.
+    def replaced(self, settings: Settings, trials: int, **asked: Any) -> Study:
+        """Delete the study, make another in its place, as `create`, and return that.
 
         Raises:
             StudyError: Something has come of it, or others work on it.
         """
-        with self.leases.alone(), explained(self.place):
+        with self.locked(), self.leases.alone(), explained(self.place):
             if not self.is_barren:
                 raise StudyError(f"the study {self.place.name!r} holds what was finished")
             if self.leases.are_others():
@@ -100,6 +113,7 @@ class Study:
                     "it first"
                 )
             optuna.delete_study(study_name=self.place.name, storage=open_storage(self.place))
+            return Study.create(self.place, settings, trials, **asked)
 
     @classmethod
     def load(cls, where: StudyPlace, *, write: bool = False) -> Study:

@@ -243,7 +243,8 @@ class Weights:
             candidates={**bank.candidates, **{(c.candidate.slot, c.candidate.label): c for c in made.candidates}},
             cpu_seconds=bank.cpu_seconds + made.cpu_seconds,
         )
-        write_json(bank.folder / "bank.json", {"about": about, **bank_json(bank)})
+        if not all(c.raised for c in made.candidates):  # alone, it may be the machine's: the next search tries again
+            write_json(bank.folder / "bank.json", {"about": about, **bank_json(bank)})
         return bank
 
     @contextlib.contextmanager
@@ -258,7 +259,7 @@ class Weights:
         with lock:
             while not try_lock(lock):
                 if not told:
-                    self.listener.note(f"another search is making {what.name}; waiting for it")
+                    self.listener.note(f"another worker or search is making {what.name}; waiting for it")
                     told = True
                 if self.stopped.wait(0.5):
                     raise StudyError(STOPPED)

@@ -286,6 +286,26 @@ def test_what_diverges_is_marked_and_disturbs_no_other(make, whole, modules, tmp
     assert equal(tensors(tmp_path, rest), tensors(*whole))
 
 
+def test_errors_of_every_candidate_are_not_the_candidates(make, modules, tmp_path):
+    every = tuple(Candidate(f"backbone.down_{place}", "Raises") for place in ("p3", "p4"))
+    with pytest.raises(ProxyError, match=r"every candidate failed; the last, backbone.down_p4: .*view size is not"):
+        make(tmp_path, *every)
+    assert not list(tmp_path.iterdir())
+    (alone,) = make(tmp_path, every[0]).candidates
+    assert alone.raised
+    assert alone.file == ""
+
+
+@pytest.mark.parametrize("text", ["CUDA error: device-side assert", "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"])
+def test_a_fault_of_the_device_is_no_candidates(make, modules, tmp_path, monkeypatch, text):
+    def faults(_self, _x):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(Raises, "forward", faults)
+    with pytest.raises(RuntimeError, match=text):
+        make(tmp_path, SPCONV, Candidate("backbone.down_p3", "Raises"))
+
+
 def test_what_ends_further_off_is_taken_back(make, tmp_path):
     """A module that starts as its layer has nothing to learn, and a high learning rate leads it away."""
     begun = make(tmp_path / "begun", DYNAMIC, bank_epochs=0)

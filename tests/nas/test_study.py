@@ -128,17 +128,15 @@ def test_a_study_that_was_cut_short_at_birth_is_none(tmp_path):
     assert Study.load(where).target == study.request == 7
 
 
-def test_discard_keeps_what_was_finished(tmp_path):
+def test_what_was_finished_is_not_replaced(tmp_path):
     where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
-    Study.create(where, settings(), 3).discard()
-    assert not Study.exists(where)
     study = Study.create(where, settings(), 3)
     variant = Variant("yolov8", "n")
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
     handle = study.start(Trial(-1, variant, study.settings.space.baseline(), "running"))
     handle.end(status="done", gflops=8.0, curve=curve)
     with pytest.raises(StudyError, match="holds what was finished"):
-        study.discard()
+        study.replaced(study.settings, 5)
 
 
 def test_a_trained_baseline_lies_beside_the_studies(tmp_path):
@@ -148,8 +146,8 @@ def test_a_trained_baseline_lies_beside_the_studies(tmp_path):
     study.keep_baseline_training(curve)
     assert Study.load(study.place).baseline_training == curve
     assert study.is_barren
-    study.discard()
-    assert not Study.exists(study.place)
+    again = study.replaced(study.settings, 5, options={"trials": 5})
+    assert (again.baseline_training, again.target, again.options) == ((), 5, {"trials": 5})
     assert study.place.weights == tmp_path / "weights"
     assert place("b", f"sqlite:///{tmp_path / 'b.db'}").weights == tmp_path / "weights"
     assert place("c").weights == Path("studies") / "weights"

@@ -318,7 +318,7 @@ def test_who_comes_second_waits(make, told, tmp_path):
         told.said.clear()
         assert make(Refuses()).baseline(RECIPE) == made
         other.wait()
-    assert told.said == [f"another search is making {made.file.name}; waiting for it"]
+    assert told.said == [f"another worker or search is making {made.file.name}; waiting for it"]
 
 
 def test_a_trained_file_is_taken_as_it_is(taught, tmp_path):
@@ -355,3 +355,26 @@ def test_a_bank_in_earnest(taught, bank):
     refusing = replace(taught.weights_in(bank.folder.parent), worker=Refuses())
     assert refusing.bank(taught.recipe_of_bank, 0) == bank
     assert isinstance(bank, SwapBank)
+
+
+def test_a_single_candidate_that_raises_is_tried_again_by_the_next_search(make):
+    """Beside others that do not, it is the candidate's; alone, it may be the machine's."""
+
+    class Raises(FakeWorker):
+        def work(self, job, on_progress=None):
+            made = super().work(job, on_progress)
+            spoilt = [
+                replace(c, failure="its distillation failed: it raised", raised=True) if c.failure else c
+                for c in made.candidates
+            ]
+            return replace(made, candidates=tuple(spoilt))
+
+    wanted = (Candidate("neck.up_p3", "CARAFE"),)
+    worker = Raises()
+    for times in (1, 2):
+        assert [c.failure for c in make(worker).bank(RECIPE, 0, wanted).failures] == [
+            "its distillation failed: it raised"
+        ]
+        assert len(worker.distilled) == times
+    assert len(make(worker).bank(RECIPE, 0).failures) == 1
+    assert len(make(Refuses()).bank(RECIPE, 0, wanted).failures) == 1

@@ -260,7 +260,7 @@ def test_who_waits_for_weights_stops_waiting(study, tmp_path):
 
 
 def test_a_worker_whose_machine_fails_holds_nothing_against_variants(study):
-    """While another one trains, its failures are not the variants'; it stops and says so."""
+    """Its baseline fails too, so its failures are not the variants'; it stops and says so."""
     wait = threading.Event()
 
     class Fine(InstantTrainer):
@@ -280,7 +280,7 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(study):
             raise ProxyFailure("error", "CUDA error")
 
     other = Study.load(study.place)
-    with pytest.raises(StudyError, match=r"every training of this worker has failed, .*CUDA error"):
+    with pytest.raises(StudyError, match=r"2 trainings have failed in a row here, .*baseline \(error: CUDA error\)"):
         search(other, [Runner(other, Path("d"), Broken(), Quiet())])
     wait.set()
     first.join(WAIT_S)
@@ -380,7 +380,7 @@ def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(study, monkey
 
 
 def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make, tmp_path):
-    """Nothing has trained here before it fails; but the others of this command are training, on this machine."""
+    """Nothing has trained there before it fails."""
     study = make(f"sqlite:///{tmp_path / 'b.db'}", trials=4)
     failed = threading.Event()
 
@@ -397,6 +397,43 @@ def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make
     assert not any(t.status in ("running", "interrupted") for t in trials)
     assert all("CARAFE" in str(t.variant.swaps) for t in trials if t.status == "failed")
     assert any(t.status == "failed" for t in trials)
+
+
+def test_a_device_that_fails_beside_one_that_works_holds_nothing_against_variants(make, tmp_path):
+    """And what the other one has in doubt while that stops the search has not failed either, nor is it left open."""
+    study = make(f"sqlite:///{tmp_path / 'b.db'}", trials=1)
+    search(study, [Runner(study, Path("d"), InstantTrainer(), Quiet())])
+    study.ask_for(9, 8)
+    in_doubt, stopped = threading.Event(), threading.Event()
+
+    class Works(InstantTrainer):
+        def __init__(self) -> None:
+            self.jobs = []
+
+        def run(self, job, on_epoch=None):
+            self.jobs.append(job)
+            if len(self.jobs) == 1:
+                raise ProxyFailure("error", "RuntimeError: of this variant")
+            in_doubt.set()
+            assert stopped.wait(WAIT_S)
+            raise ProxyFailure("died", "the training process died")
+
+        def kill(self):
+            stopped.set()
+
+    class Broken(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            assert in_doubt.wait(WAIT_S)
+            raise ProxyFailure("error", "CUDA error")
+
+    with pytest.raises(StudyError, match=r"so does the baseline \(error: CUDA error\)"):
+        search(study, [Runner(study, Path("d"), trainer(), Quiet()) for trainer in (Works, Broken)])
+    ended = [(t.status, t.failure) for t in study.runs()[1:]]
+    assert sorted(ended) == [
+        *[("interrupted", "error: CUDA error")] * 3,
+        ("interrupted", "error: RuntimeError: of this variant"),
+        ("interrupted", STOPPED),
+    ]
 
 
 def test_a_process_that_cannot_be_started_is_a_failure_of_that_training(tmp_path, monkeypatch):

@@ -202,10 +202,10 @@ def test_a_study_is_not_begun_anew_under_a_worker(tmp_path, make):
     worker = Study.load(study.place)
     assert worker.leases.owner
     with pytest.raises(StudyError, match="a worker is at work on the study 'k', which cannot be begun anew"):
-        study.discard()
+        study.replaced(study.settings, 5)
+    assert Study.load(study.place).target != 5
     gone(worker)
-    study.discard()
-    assert not Study.exists(study.place)
+    assert study.replaced(study.settings, 5).target == 5
 
 
 def test_a_study_that_was_cut_short_before_its_settings_is_none(url, settings, monkeypatch):

@@ -97,11 +97,11 @@ def test_a_machine_that_fails_is_not_held_against_variants(run, make_study, fake
 
     class DiskFull(fake_trainer):
         def run(self, job, on_epoch=None):
-            if job.swaps:
+            if self.jobs:
                 raise ProxyFailure("error", "OSError: No space left on device")
             return super().run(job, on_epoch)
 
-    with pytest.raises(StudyError, match=r"3 trainings in a row failed.*No space left"):
+    with pytest.raises(StudyError, match=r"3 trainings have failed in a row here, and so does the baseline.*No space"):
         run(study, 9, DiskFull())
     assert [t.status for t in study.trials()] == ["done", "interrupted", "interrupted", "interrupted"]
     trials, _, _ = run(study, None)
@@ -258,8 +258,7 @@ def test_one_search_at_a_time(make_study):
 
 
 def test_variants_that_fail_for_certain_do_not_block_a_study(run, make_study, fake_trainer):
-    """Whose failure it is shows when the same has ended two searches: the third goes on without them."""
-    study = make_study()
+    """Whose failure it is shows by the baseline, which trains."""
 
     class Raises(fake_trainer):
         def run(self, job, on_epoch=None):
@@ -267,9 +266,52 @@ def test_variants_that_fail_for_certain_do_not_block_a_study(run, make_study, fa
                 raise ProxyFailure("error", "RuntimeError: view size is not compatible")
             return super().run(job, on_epoch)
 
-    for _ in range(2):
-        with pytest.raises(StudyError, match="3 trainings in a row failed"):
-            run(study, 9, Raises())
-    assert not any(t.status == "failed" for t in study.trials())
-    trials, _, _ = run(study, None, Raises())
-    assert [t.status for t in trials if t.status != "interrupted"] == ["done", *["failed"] * 3, *["done"] * 5]
+    trials, listener, trainer = run(make_study(), 9, Raises())
+    assert [t.status for t in trials] == ["done", *["failed"] * 3, *["done"] * 5]
+    assert trials[1].failure == "error: RuntimeError: view size is not compatible"
+    whole, short = (job for job in trainer.jobs if not job.swaps)
+    assert (whole.recipe.epochs, short.recipe.epochs) == (2, 1)
+    assert (short.checkpoint, short.save) == (None, None)
+    (note,) = (
+        said for said in listener.said if "a short one of the baseline shows whether this machine is why" in said
+    )
+    assert note.startswith("3 trainings have failed in a row (error: RuntimeError: view size is not compatible);")
+
+
+def test_a_machine_that_fails_again_and_again_condemns_nothing(run, make_study, fake_trainer):
+    """A job that is started anew whenever it ends must not use up the variants."""
+    study = make_study()
+    run(study, 1)
+
+    class Broken(fake_trainer):
+        def run(self, job, on_epoch=None):
+            raise ProxyFailure("died", "the training process died")
+
+    for _ in range(4):
+        with pytest.raises(StudyError, match="and so does the baseline"):
+            run(study, 8, Broken())
+    assert {t.status for t in study.trials()} == {"done", "interrupted"}
+    trials, _, _ = run(study, None)
+    assert sum(t.status == "done" for t in trials) == 9
+
+
+def test_a_storage_that_fails_while_doubts_are_settled_says_so(run, make_study, fake_trainer, monkeypatch):
+    study = make_study()
+
+    class Raises(fake_trainer):
+        def run(self, job, on_epoch=None):
+            if job.swaps:
+                raise ProxyFailure("error", "RuntimeError: view size is not compatible")
+            return super().run(job, on_epoch)
+
+    end = nas.runner.OpenTrial.end
+
+    def full(handle, **changes):
+        if changes["status"] == "failed":
+            raise StudyError("database or disk is full")
+        return end(handle, **changes)
+
+    monkeypatch.setattr(nas.runner.OpenTrial, "end", full)
+    with pytest.raises(StudyError, match="disk is full"):
+        run(study, 9, Raises())
+    assert [t.status for t in study.trials()] == ["done", *["interrupted"] * 3]

@@ -73,7 +73,8 @@ def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study
     study = make_study(changes={"sampler": "tpe", "objective": "map"})
     run(study, 2)
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]
-    study.go_on_with(replace(study.settings, sampler="nsga2"))
+    study.settings = replace(study.settings, sampler="nsga2")
+    study.keep_settings()
     assert Study.load(study.place).settings == study.settings
     assert study.settings.sampler == "nsga2"
 

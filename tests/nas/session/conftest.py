@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from nas.scores import EpochScore, Validation
@@ -35,6 +37,19 @@ def begin(tiny_data, tmp_path, monkeypatch):
         return Session.open(tmp_path / "cache", **given)
 
     return opened
+
+
+@pytest.fixture
+def run_what_is_left():
+    """Run a session of a study that has all its trials, and return what was told."""
+
+    def run(session: Session) -> list[str]:
+        told: list[str] = []
+        session.run(SimpleNamespace(note=told.append), [])
+        assert "has all" in told[-1]
+        return told
+
+    return run
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.answer import ANSWER_FILE, SCHEMA, load_answer
+from nas.confirm import Confirm
 from nas.errors import StudyError
 from nas.recipe import SCRATCH_LR0, Recipe
 from nas.session import Session
@@ -162,12 +163,13 @@ def test_a_study_without_a_calibration_takes_none_later(begin, words, finish_a_t
     assert words in str(caught.value)
 
 
-def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_trial):
+def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_trial, run_what_is_left):
     write(calibration())
-    finish_a_trial(begin(study="a", proxy="good").study)
+    finish_a_trial(begin(study="a", proxy="good", trials=1, confirm=Confirm()).study)
     assert begin(study="a", proxy="good").news == ""
     write(calibration(error=0.004))
     session = begin(study="a", proxy="good")
-    assert "intervals and verdicts go by what it says now" in session.news
+    assert Study.load(session.study.place).settings.error == 0.002
+    assert "calibration: intervals and verdicts go by what it says now" in run_what_is_left(session)[0]
     assert Study.load(session.study.place).settings.error == 0.004
     assert begin(study="a").study.settings.error == 0.004

@@ -8,6 +8,7 @@ import pytest
 
 import nas.latency
 from nas.cli import cli
+from nas.confirm import Confirm
 from nas.errors import StudyError
 from nas.latency import machine
 from nas.objective import Goal
@@ -119,11 +120,13 @@ def test_latency_is_measured_where_it_is_asked_for(begin, options):
     assert begin(study="l", **options).study.settings.latency_on == machine("cpu")
 
 
-def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial):
-    finish_a_trial(begin(study="a", sampler="tpe").study)
+def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial, run_what_is_left):
+    finish_a_trial(begin(study="a", sampler="tpe", trials=1, confirm=Confirm()).study)
     assert begin(study="a").study.settings.sampler == "tpe"
     session = begin(study="a", sampler="random")
-    assert session.news == "sampler: random from here on, tpe so far; scores do not depend on it"
+    assert Study.load(session.study.place).settings.sampler == "tpe"  # written down by the search, which is alone
+    told = run_what_is_left(session)
+    assert told[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
     assert Study.load(session.study.place).settings.sampler == "random"
 
 

@@ -9,6 +9,7 @@ from nas.errors import NasError, StudyError
 from nas.recipe import SCRATCH_LR0, Recipe
 from nas.scores import EpochScore
 from nas.session import Session
+from nas.study import Study
 
 
 def recipe_of(session: Session) -> Recipe:
@@ -112,9 +113,14 @@ def test_precision_stays_the_studys(begin, finish_a_trial):
         begin(study="given", amp=False)
 
 
+def barren(study) -> None:
+    """Let a study have begun, and come to nothing."""
+    study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+
+
 def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_data):
     given = {"imgsz": 64, "objective": "map", "floor": 0.05, "seed": 3, "trials": 5, "sampler": "random", "epochs": 6}
-    begin(study="a", **given, seeds=2, confirm=Confirm(2, 4)).study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    barren(begin(study="a", **given, seeds=2, confirm=Confirm(2, 4)).study)
     session = begin(study="a", space=None, data=None, batch=4)
     study, settings, recipe = session.study, session.study.settings, recipe_of(session)
     assert settings.data == str(tiny_data.resolve())
@@ -122,17 +128,53 @@ def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_da
     assert (settings.objective, settings.floor, settings.seed, settings.sampler) == ("map", 0.05, 3, "random")
     assert (study.target, study.seeds, study.confirm) == (5, 2, Confirm(2, 4))
     assert not study.baseline_training
-    assert session.news == "nothing had come of 'a': begun anew\n  recipe: batch: 16, not 4"
+    assert session.news == "nothing had come of 'a', so it is begun anew; before:\n  recipe: batch: 16, not 4"
+    barren(study)
+    assert recipe_of(begin(study="a", space=None, data=None, trials=9, init="scratch")).batch == 4  # and once more
+    assert Study.load(study.place).target == 9
 
 
 def test_another_start_brings_what_goes_with_it(begin):
-    begin(study="a", imgsz=64, epochs=6).study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
-    recipe = recipe_of(begin(study="a", space=None, data=None, init="scratch"))
+    barren(begin(study="a", imgsz=64).study)
+    session = begin(study="a", space=None, data=None, init="scratch")
+    recipe = recipe_of(session)
     assert (recipe.init, recipe.epochs, recipe.lr0, recipe.imgsz) == ("scratch", 8, SCRATCH_LR0, 64)
+    assert "recipe: epochs: 4, not 8" in session.news
+
+
+def test_weights_alone_bring_no_other_start(begin, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    barren(begin(study="a", init="baseline", epochs=6).study)
+    recipe = recipe_of(begin(study="a", space=None, data=None, weights="w.pt"))
+    assert (recipe.init, recipe.epochs, recipe.weights) == ("baseline", 6, str(tmp_path / "w.pt"))
 
 
 def test_the_demo_s_recipe_does_not_go_with_other_data(begin, tiny_data):
-    begin(study="a", data=None).study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    barren(begin(study="a", data=None).study)
     session = begin(study="a", space=None)
     assert session.study.settings.data == str(tiny_data.resolve())
     assert recipe_of(session) == recipe_of(begin(study="b"))
+
+
+def test_what_is_given_later_is_judged_with_what_goes_with_it(begin):
+    """A rung of two epochs is none for the demo's recipe, which has two; that of other data has four."""
+    barren(begin(study="a", data=None).study)
+    assert begin(study="a", space=None, rungs="2").study.settings.fidelities == ("2@160/1", "")
+    with pytest.raises(StudyError, match="trains as much as the study's own recipe"):
+        begin(study="a", space=None, epochs=2)
+    assert begin(study="a", space=None).news == ""  # and is refused as for a new study, which changes nothing
+
+
+def test_a_space_of_its_own_is_begun_anew_with_its_limits(begin):
+    barren(begin(study="a", space="seeds", enable=("backbone.down_p2",), max_gflops=9.0).study)
+    settings = begin(study="a", space=None, data=None, epochs=6).study.settings
+    assert dict(settings.space.limits) == {"max_gflops": 9.0}
+    assert "backbone.down_p2" in {slot.key for slot in settings.space.active}
+
+
+def test_nothing_is_begun_anew_under_a_search_that_works(begin):
+    session = begin(study="a")
+    barren(session.study)
+    with session.study.locked(), pytest.raises(StudyError, match="another search works on the study 'a'"):
+        begin(study="a", epochs=6)
+    assert recipe_of(begin(study="a")).epochs == 4
