@@ -106,8 +106,7 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
     if not compared or (not several and not any(r.interval for r in compared)):
         return []
     bank = ", the bank" if study.settings.recipe.init == "bank" else ""
-    scratch = study.settings.recipe.init == "scratch"
-    shared = "" if scratch else " The trained weights that all share are in no interval."
+    shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
     lines = [
         (
             f"Seeds: Δ is the mean difference to the baseline under the same n seeds (new values{bank}, order, "
@@ -230,13 +229,24 @@ def _named_study(study: Study) -> str:
     return place.name + ("" if place.is_default else f" --storage {place.shown if place.server else place.url}")
 
 
-def _verdict_words(row: RankRow) -> str:
+def _shares_weights(study: Study) -> bool:
+    """Whether all variants inherit from the same trained weights, so that all verdicts are of those."""
+    return study.settings.recipe.init != "scratch"
+
+
+def _verdict_words(row: RankRow, study: Study) -> str:
     """Say what a row's seeds say of its mAP."""
     if row.seeds < LEAST_SEEDS or row.interval is None:
         return ""
     how = {"better": "is better than the baseline's", "worse": "is worse than the baseline's"}
     said = how.get(row.verdict, "cannot be told from the baseline's")
-    return f" Over {row.seeds} seeds its mAP50-95 {said} ({row.interval[0]:+.4f} to {row.interval[1]:+.4f})."
+    told = f" Over {row.seeds} seeds its mAP50-95 {said} ({row.interval[0]:+.4f} to {row.interval[1]:+.4f})"
+    if row.verdict not in how or not _shares_weights(study):
+        return f"{told}."
+    recipe = study.settings.recipe
+    trains = recipe.init in ("bank", "baseline") and recipe.base_epochs and not study.settings.table
+    others = "a study with another --seed, which trains its own," if trains else "a study of others"
+    return f"{told}, with the trained weights that all share; {others} may say otherwise."
 
 
 def _reaching(study: Study, rows: Sequence[RankRow]) -> int:
@@ -284,7 +294,7 @@ def conclusion(study: Study) -> list[str]:
             f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
             f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
         )
-        told += _verdict_words(best)
+        told += _verdict_words(best, study)
     unseen = _not_looked_at_again(study, rows[:above])
     if unseen:
         those = "1 variant, which has" if len(unseen) == 1 else f"{len(unseen)} variants, which have"

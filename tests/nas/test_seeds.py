@@ -111,19 +111,45 @@ def test_a_calibration_of_these_data_and_this_recipe_tells_the_error(ranked_stud
         assert ranked_study(scores, changed, folder=str(k)).settings.prior is None
 
 
-def test_the_conclusion_counts_verdicts(ranked_study):
-    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.45, 8.0)])
-    assert "several seeds" not in conclusion(study)[0]
-    space = study.settings.space
-    for seed, noise in ((1, 0.0), (2, 0.0004), (3, 0.0002)):
-        for swaps, score in (({}, 0.4), (SWAP, 0.45 + noise)):
-            t = run(swaps, seed, score)
-            study.start(replace(t, variant=space.variant(t.assignment), status="running", curve=())).end(
-                status="done", curve=t.curve
-            )
-    told = conclusion(study)[0]
+@pytest.fixture
+def with_a_better_one(ranked_study):
+    """Return what creates a study in which a swap is better over four seeds."""
+
+    def make(**changes):
+        study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.45, 8.0)], **changes)
+        assert "several seeds" not in conclusion(study)[0]
+        space = study.settings.space
+        for seed, noise in ((1, 0.0), (2, 0.0004), (3, 0.0002)):
+            for swaps, score in (({}, 0.4), (SWAP, 0.45 + noise)):
+                t = run(swaps, seed, score)
+                study.start(replace(t, variant=space.variant(t.assignment), status="running", curve=())).end(
+                    status="done", curve=t.curve
+                )
+        return study
+
+    return make
+
+
+def test_the_conclusion_counts_verdicts(with_a_better_one):
+    told = conclusion(with_a_better_one())[0]
     assert "Over 4 seeds its mAP50-95 is better than the baseline's" in told
     assert "of 1 with several seeds: 1 better." in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"recipe": Recipe(init="scratch")}, ""),
+        ({"recipe": Recipe(init="/w.pt")}, "; a study of others may say otherwise"),
+        ({"recipe": Recipe(init="bank", base_epochs=0, weights="/w.pt")}, "; a study of others may say otherwise"),
+        ({"recipe": Recipe(init="baseline")}, "; a study with another --seed, which trains its own, may say otherwise"),
+        ({"recipe": Recipe(init="baseline"), "table": "t"}, "; a study of others may say otherwise"),
+    ],
+)
+def test_a_verdict_is_of_the_weights_that_all_share(with_a_better_one, changes, words):
+    told = conclusion(with_a_better_one(**changes))[0]
+    shared = f", with the trained weights that all share{words}" if words else ""
+    assert f"){shared}. Against the baseline's mAP50-95" in told
 
 
 def test_what_is_exported_with_a_mean_belongs_to_it():
