@@ -22,6 +22,7 @@ from nas.cli_rank import effects, print_ranking, rank
 from nas.cli_shared import (
     BANK_EPOCHS,
     BASE_EPOCHS,
+    BASELINES,
     CONFIRM,
     ETA,
     JSON,
@@ -113,6 +114,7 @@ def _interrupt(*_: object) -> None:
 )
 @SEEDS
 @CONFIRM
+@BASELINES
 @click.option(
     "--epochs",
     type=click.IntRange(0),

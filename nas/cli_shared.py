@@ -85,6 +85,12 @@ PRECISION = click.option(
     "bf16 on GPUs that have it, else fp32.",
 )
 SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
+BASELINES = click.option(
+    "--baseline-per-seed",
+    is_flag=True,
+    help="Train a baseline under every seed, which its variants inherit from, so that intervals and verdicts hold for "
+    "more than one trained baseline; each takes as long as the first.",
+)
 RUNGS = click.option(
     "--rungs",
     metavar="RUNG,...",

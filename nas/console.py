@@ -108,7 +108,7 @@ class Progress:
 
     def baseline_training(self, recipe: Recipe) -> None:
         """See `nas.runner.Observer`."""
-        self._begin(f"training the baseline that variants inherit from ({recipe.epochs} epochs, once for these data)")
+        self._begin(f"training the baseline that variants inherit from ({recipe.epochs} epochs, and it is kept)")
 
     def distilling(self, count: int) -> None:
         """See `nas.runner.Observer`."""

@@ -14,7 +14,7 @@ from nas.rank import RankRow, ranking_of
 from nas.rungs import Rung
 from nas.scores import SCORES
 from nas.seeds import together
-from nas.settings import Settings
+from nas.settings import EACH, ONE, Settings
 from nas.study import Study
 from nas.trial import Trial
 from nas.variant import KEEP, NONE, describe_swaps
@@ -106,6 +106,7 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
     if not compared or (not several and not any(r.interval for r in compared)):
         return []
     bank = ", the bank" if study.settings.recipe.init == "bank" else ""
+    bank = f", the trained baseline{bank}" if study.settings.baselines == EACH else bank
     shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
     lines = [
         (
@@ -231,7 +232,7 @@ def _named_study(study: Study) -> str:
 
 def _shares_weights(study: Study) -> bool:
     """Whether all variants inherit from the same trained weights, so that all verdicts are of those."""
-    return study.settings.recipe.init != "scratch"
+    return study.settings.recipe.init != "scratch" and study.settings.baselines == ONE
 
 
 def _verdict_words(row: RankRow, study: Study) -> str:

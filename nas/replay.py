@@ -18,7 +18,7 @@ from nas.proxy import ProxyWorker
 from nas.recipe import Recipe
 from nas.runner import Observer, Runner
 from nas.samplers import AUTO
-from nas.settings import Settings, current_versions
+from nas.settings import ONE, Settings, current_versions
 from nas.study import Study
 from nas.table import Replay, Table, read_table
 
@@ -129,5 +129,6 @@ def _settings(table: Table, path: Path, options: dict[str, Any], kept: Settings 
         sampler=chosen("sampler", AUTO),
         objective=objective,
         latency_on=about.get("latency_on", ""),
+        baselines=about.get("baselines", ONE),
         table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from nas.bank import SwapBank
 from nas.cost import Cost, costed
@@ -24,7 +24,7 @@ from nas.room import Room
 from nas.rungs import Rung
 from nas.schedule import Job
 from nas.scores import EpochScore
-from nas.settings import current_versions
+from nas.settings import EACH, current_versions
 from nas.space import SearchSpace
 from nas.storage import hurry
 from nas.study import Study
@@ -33,6 +33,7 @@ from nas.trial import STOPPED, Trial
 from nas.variant import Variant
 from nas.weights import Baseline, Listener, Weights, Worker
 
+T = TypeVar("T")
 _COSTING = threading.Lock()
 """The host counts by hooks on modules of which it shares some between models: its activation above all."""
 
@@ -64,6 +65,7 @@ def weights_of(study: Study, data: Path, worker: Worker, listener: Listener, dev
         listener=listener,
         scratch=study.scratch,
         device=device,
+        apart=s.baselines == EACH,
     )
 
 
@@ -105,6 +107,7 @@ class Runner:
         self.device, self.room = device or study.settings.recipe.device, room or Room()
         self.doubts = Doubts()
         self.banks: dict[int, SwapBank] = {}
+        self._trained: set[int] = set()
         self.weights = weights_of(study, data, worker, observer, self.device)
         self._stopped = self.weights.stopped
 
@@ -190,28 +193,37 @@ class Runner:
         """Return the bank of a run's seed, distilling what it lacks; None where nothing is taken from one.
 
         A seed of a study with a bank is the bank's too, as in `nas.calibrate`: what distilling adds to the error
-        belongs to it. The trained baseline is one for all.
+        belongs to it. The trained baseline is one for all, unless each seed is to have its own.
         """
-        if self.replay or self.settings.recipe.init != "bank" or not variant.swaps:
+        recipe = self.settings.recipe
+        if self.replay or recipe.init not in ("bank", "baseline"):
+            return None
+        if self.weights.apart and job.seed not in self._trained:
+            self._beside(lambda: self.weights.baseline(recipe, job.seed), f"the baseline of seed {job.seed}")
+            self._trained.add(job.seed)
+        if recipe.init != "bank" or not variant.swaps:
             return None
         held = self.banks.get(job.seed)
         if held is None or not held.candidates.keys() >= set(variant.swaps):
             wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
-            held = self.banks[job.seed] = self._distilled(job.seed, tuple(dict.fromkeys(wanted)))
+            held = self._beside(
+                lambda: self.weights.bank(recipe, job.seed, tuple(dict.fromkeys(wanted)) or None),
+                f"the bank of seed {job.seed}",
+            )
+            self.banks[job.seed] = held
         return held
 
-    def _distilled(self, seed: int, wanted: tuple[Candidate, ...]) -> SwapBank:
-        """Return the bank of a seed with what is wanted of it; what does not fit beside trainings is made alone."""
-        recipe = self.settings.recipe
+    def _beside(self, make: Callable[[], T], what: str) -> T:
+        """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
         try:
             with self.room.shared() as company:
-                return self.weights.bank(recipe, seed, wanted or None)
+                return make()
         except Starved:
             if self._stopped.is_set() or not company():
                 raise
-        self.observer.note(f"the bank of seed {seed} does not fit beside other trainings; it is distilled again alone")
+        self.observer.note(f"{what} does not fit beside other trainings; it is made again alone")
         with self.room.alone():
-            return self.weights.bank(recipe, seed, wanted or None)
+            return make()
 
     def _try(self, handle: OpenTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
         """Build, cost, gate and train; return how it ended."""
@@ -278,7 +290,7 @@ class Runner:
             return self.replay.run(trial.assignment)
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank)
+        inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
         job = replace(job, **inherited, average=trial.score == "map_average")
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
@@ -357,7 +369,7 @@ class Runner:
         job = self.weights.job(
             Variant(space.base, space.scale), replace(recipe, device=self.device), self.settings.seed
         )
-        self._in_room(replace(job, **self.weights.inherited(own, (), None)), "baseline")
+        self._in_room(replace(job, **self.weights.inherited(own, (), None, self.settings.seed)), "baseline")
 
 
 def _seen(curve: tuple[EpochScore, ...]) -> list[object]:

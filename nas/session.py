@@ -26,7 +26,7 @@ from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_r
 from nas.rungs import ETA, Rung, read_rungs, trainings
 from nas.runner import Observer
 from nas.samplers import AUTO
-from nas.settings import Settings, current_versions
+from nas.settings import EACH, ONE, Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.study import Study
@@ -263,6 +263,7 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         versions=current_versions(),
         sampler=options["sampler"] or kept.sampler,
         objective=options["objective"] or kept.objective,
+        baselines=_baselines(recipe, options["baseline_per_seed"] or kept.baselines == EACH),
         rungs=_rungs(options, recipe, kept.rungs),
         eta=options["eta"] or kept.eta,
     )
@@ -302,6 +303,7 @@ def _new(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset
         sampler=options["sampler"] or AUTO,
         objective=options["objective"] or Goal().objective,
         latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
+        baselines=_baselines(recipe, options["baseline_per_seed"]),
         rungs=_rungs(options, recipe, ()),
         eta=options["eta"] or ETA,
     )
@@ -329,6 +331,20 @@ def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> t
     if options["eta"] and not rungs:
         raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
     return rungs
+
+
+def _baselines(recipe: Recipe, each: bool) -> str:
+    """Return how many trained baselines there are.
+
+    Raises:
+        StudyError: None is trained here, so that seeds could not have their own.
+    """
+    if each and (recipe.init not in ("bank", "baseline") or not recipe.base_epochs):
+        raise StudyError(
+            "--baseline-per-seed trains a baseline under every seed, and here none is trained: "
+            + ("--base-epochs 0 takes it as it is" if recipe.init in ("bank", "baseline") else f"--init {recipe.init}")
+        )
+    return EACH if each else ONE
 
 
 def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:

@@ -18,6 +18,8 @@ from nas.rungs import ETA, Rung
 from nas.space import SearchSpace
 from nas.verdict import Prior
 
+ONE, EACH = "one", "one for each seed"
+"""How many trained baselines variants inherit from."""
 _SCHEMA = 3
 """Version 3 has several seeds a variant; a study of version 2 has one, and is read as it is."""
 _READABLE = (2, 3)
@@ -43,6 +45,7 @@ class Settings:
         objective: One of `nas.objective.OBJECTIVES`.
         latency_on: The machine that latencies are measured on, as `nas.latency.machine`; empty if none are.
         table: Digest of the table that is searched in place of training; empty if proxies are trained.
+        baselines: `ONE` trained baseline for all runs, or `EACH` seed has its own.
         rungs: Cheaper trainings that variants get first, the cheapest first.
         eta: Of how many variants on a rung one goes on to the next.
     """
@@ -62,6 +65,7 @@ class Settings:
     objective: str = "map_per_gflop"
     latency_on: str = ""
     table: str = ""
+    baselines: str = ONE
     rungs: tuple[Rung, ...] = ()
     eta: int = ETA
 
@@ -104,8 +108,13 @@ class Settings:
 
     @property
     def prior(self) -> Prior | None:
-        """What a calibration says of the error of a difference; None unless it is one of these data and this recipe."""
+        """What a calibration says of the error of a difference; None unless it is one of these data and this recipe.
+
+        A calibration has one trained baseline, and knows nothing of what others would change.
+        """
         answer = self.answer
+        if self.baselines != ONE:
+            return None
         here = (self.fingerprint, self.space.base + self.space.scale)
         if (answer.get("fingerprint"), answer.get("base")) != here or answer.get("departures"):
             return None
@@ -157,7 +166,7 @@ class Settings:
                 f"{other.data or 'the demo data'} has {other.fingerprint}"
             )
         found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
-        for key in ("seed", "floor", "score", "objective", "latency_on", "table", "halving"):
+        for key in ("seed", "floor", "score", "objective", "latency_on", "table", "halving", "baselines"):
             if getattr(self, key) != getattr(other, key):
                 mine, theirs = (getattr(s, key) for s in (self, other))
                 found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
@@ -166,7 +175,10 @@ class Settings:
         return found
 
 
-_WORDS = {"latency_on": "latency measured on", "table": "table that is replayed", "halving": "rungs"}
+_WORDS = {
+    "latency_on": "latency measured on", "table": "table that is replayed", "halving": "rungs",
+    "baselines": "trained baselines",
+}  # fmt: skip
 
 
 def _or_none(value: object) -> object:

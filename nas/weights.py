@@ -93,6 +93,7 @@ class Weights:
         listener: Told of what is made.
         scratch: Where jobs may make files, which they remove.
         device: Where banks are distilled; empty is the recipe's, which names them in any case.
+        apart: Whether each seed has a trained baseline of its own, in place of the one of `seed`.
         stopped: Set from another thread when nothing is to be waited for any more.
     """
 
@@ -106,6 +107,7 @@ class Weights:
     listener: Listener
     scratch: Path
     device: str = ""
+    apart: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
@@ -128,31 +130,38 @@ class Weights:
         """Return a complete job with a checkpoint, from which it goes on when its training is killed."""
         return replace(job, checkpoint=str(self.folder / "running" / run_key(job, self.versions)))
 
-    def inherited(self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None) -> dict[str, Any]:
-        """Return what a job inherits, as the fields of `ProxyJob`; swaps may be controls."""
+    def inherited(
+        self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None, seed: int | None = None
+    ) -> dict[str, Any]:
+        """Return what a job of a seed inherits, as the fields of `ProxyJob`; swaps may be controls."""
         if recipe.init == "scratch":
             return {"init": None}
         if recipe.init not in ("baseline", "bank"):
             return {"init": recipe.init}
-        file = str(self.baseline(recipe).file)
+        file = str(self.baseline(recipe, seed).file)
         return {"init": file, "overlay": bank.files(swaps) if bank else ()}
 
-    def baseline_key(self, recipe: Recipe) -> str:
-        """Return the name of a recipe's baseline."""
-        what = [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, self.seed]
-        return _key(what, self.versions)
+    def _seed_of_baseline(self, seed: int | None) -> int:
+        return seed if self.apart and seed is not None else self.seed
 
-    def baseline(self, recipe: Recipe) -> Baseline:
-        """Return the trained baseline that a recipe's proxies inherit from, training it if need be.
+    def baseline_key(self, recipe: Recipe, seed: int | None = None) -> str:
+        """Return the name of the baseline that a recipe's proxies of a seed inherit from."""
+        own = self._seed_of_baseline(seed)
+        return _key(
+            [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own], self.versions
+        )
+
+    def baseline(self, recipe: Recipe, seed: int | None = None) -> Baseline:
+        """Return the trained baseline that a recipe's proxies of a seed inherit from, training it if need be.
 
         Raises:
             StudyError: It cannot be trained, or has not learnt.
         """
-        file = self.folder / f"baseline-{self.baseline_key(recipe)}.pt"
+        file = self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
         about = file.with_suffix(".json")
         with self._alone(file):
             if not (about.exists() and file.exists()):
-                self._train(recipe, file, about)
+                self._train(recipe, file, about, self._seed_of_baseline(seed))
             return read_json(
                 about,
                 lambda body: Baseline(
@@ -160,17 +169,19 @@ class Weights:
                 ),
             )
 
-    def _train(self, recipe: Recipe, file: Path, about: Path) -> None:
+    def _train(self, recipe: Recipe, file: Path, about: Path, seed: int) -> None:
         wanted = recipe.for_baseline()
         self.listener.baseline_training(wanted)
         variant = Variant(self.space.base, self.space.scale)
-        job = replace(self.job(variant, wanted, self.seed), init=recipe.weights or None, save=str(file), average=False)
+        job = self.job(variant, replace(wanted, device=self.device or wanted.device), seed)
+        job = replace(job, init=recipe.weights or None, save=str(file), average=False)
         try:
             result = self.worker.run(
                 self.resumable(job), lambda score: self.listener.epoch(score, max(1, wanted.epochs))
             )
         except ProxyFailure as failure:
-            raise StudyError(f"the baseline could not be trained: {failure}") from None
+            kind = Starved if failure.starved else StudyError
+            raise kind(f"the baseline could not be trained: {failure}") from None
         fitting, every = result.inherited
         if not wanted.epochs and fitting < every:
             file.unlink()
@@ -191,7 +202,7 @@ class Weights:
         Raises:
             StudyError: The baseline has not learnt, or the bank on the disk is not the one that its name says.
         """
-        baseline = self.baseline(recipe)
+        baseline = self.baseline(recipe, seed)
         if baseline.map < LEAST_MAP:
             raise StudyError(
                 f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
@@ -203,7 +214,7 @@ class Weights:
             "kind": _MARK,
             "base": self.space.base + self.space.scale,
             "data": self.fingerprint,
-            "baseline": self.baseline_key(recipe),
+            "baseline": self.baseline_key(recipe, seed),
             "recipe": {k: v for k, v in recipe.identity().items() if k in _BANK_FIELDS},
             "seed": seed,
             "versions": [list(pair) for pair in self.versions],

@@ -15,6 +15,7 @@ from nas.rank import export_rows, rank
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation
 from nas.seeds import mean_of, together, variants_spent
+from nas.settings import EACH
 from nas.space_file import load_space
 from nas.trial import Trial
 from nas.verdict import Prior
@@ -109,6 +110,7 @@ def test_a_calibration_of_these_data_and_this_recipe_tells_the_error(ranked_stud
         ]
     ):
         assert ranked_study(scores, changed, folder=str(k)).settings.prior is None
+    assert ranked_study(scores, answer, folder="each", baselines=EACH).settings.prior is None
 
 
 @pytest.fixture
@@ -140,6 +142,7 @@ def test_the_conclusion_counts_verdicts(with_a_better_one):
     ("changes", "words"),
     [
         ({"recipe": Recipe(init="scratch")}, ""),
+        ({"recipe": Recipe(init="bank"), "baselines": EACH}, ""),
         ({"recipe": Recipe(init="/w.pt")}, "; a study of others may say otherwise"),
         ({"recipe": Recipe(init="bank", base_epochs=0, weights="/w.pt")}, "; a study of others may say otherwise"),
         ({"recipe": Recipe(init="baseline")}, "; a study with another --seed, which trains its own, may say otherwise"),
@@ -147,9 +150,13 @@ def test_the_conclusion_counts_verdicts(with_a_better_one):
     ],
 )
 def test_a_verdict_is_of_the_weights_that_all_share(with_a_better_one, changes, words):
-    told = conclusion(with_a_better_one(**changes))[0]
+    study = with_a_better_one(**changes)
+    told = conclusion(study)[0]
     shared = f", with the trained weights that all share{words}" if words else ""
     assert f"){shared}. Against the baseline's mAP50-95" in told
+    of_seeds = next(line for line in ranking_notes(study) if line.startswith("Seeds:"))
+    assert ("The trained weights that all share are in no interval" in of_seeds) == bool(words)
+    assert ("(new values, the trained baseline, the bank, order" in of_seeds) == (study.settings.baselines == EACH)
 
 
 def test_what_is_exported_with_a_mean_belongs_to_it():

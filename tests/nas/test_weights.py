@@ -378,3 +378,18 @@ def test_a_single_candidate_that_raises_is_tried_again_by_the_next_search(make):
         assert len(worker.distilled) == times
     assert len(make(worker).bank(RECIPE, 0).failures) == 1
     assert len(make(Refuses()).bank(RECIPE, 0, wanted).failures) == 1
+
+
+def test_seeds_may_have_baselines_of_their_own(make):
+    """And then banks of those, so that what the trained baseline adds to the error is in it."""
+    worker = FakeWorker()
+    weights = make(worker, apart=True)
+    files = {weights.baseline(RECIPE, seed).file for seed in (0, 1, 2)}
+    assert [job.seed for job in worker.jobs] == [0, 1, 2]
+    assert len(files) == 3
+    assert weights.baseline(RECIPE).file == weights.baseline(RECIPE, 0).file == make(Refuses()).baseline(RECIPE).file
+    bank = weights.bank(RECIPE, 2)
+    assert worker.distilled[0].proxy.init == str(weights.baseline(RECIPE, 2).file)
+    assert bank.folder != make(FakeWorker()).bank(RECIPE, 2).folder
+    assert weights.inherited(RECIPE, (), None, 1)["init"] == str(weights.baseline(RECIPE, 1).file)
+    assert make(Refuses()).inherited(RECIPE, (), None, 1)["init"] == str(weights.baseline(RECIPE).file)

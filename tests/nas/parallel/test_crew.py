@@ -27,7 +27,6 @@ from nas.search import plan, search
 from nas.study import Study
 from nas.trial import STOPPED, Trial
 from nas.turn import is_complete
-from nas.weights import Weights
 
 WAIT_S = 60
 
@@ -345,7 +344,7 @@ def test_what_the_system_kills_beside_others_is_trained_alone(study):
     assert any("beside other trainings; it is trained again alone" in note for note in told.notes)
 
 
-def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(study, monkeypatch):
+def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(study):
     room, leave, beside = Room(), threading.Event(), []
 
     class Leaves(Told):
@@ -363,20 +362,18 @@ def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(study, monkey
             raise Starved("the bank could not be distilled: out of memory")
         return f"bank {seed}"
 
-    monkeypatch.setattr(Weights, "bank", bank)
     runner = Runner(study, Path("d"), InstantTrainer(), Leaves(), room=room)
     other = threading.Thread(target=stay)
     other.start()
     while not room._inside:
         time.sleep(0.01)
-    assert runner._distilled(3, ()) == "bank 3"
+    assert runner._beside(lambda: bank(None, None, 3, None), "the bank of seed 3") == "bank 3"
     other.join(WAIT_S)
     assert beside == [1, 0]
     with room.shared() as company:  # and what fails alone has failed
         assert not company()
-        monkeypatch.setattr(Weights, "bank", lambda *_: (_ for _ in ()).throw(Starved("out of memory")))
     with pytest.raises(Starved):
-        runner._distilled(3, ())
+        runner._beside(lambda: (_ for _ in ()).throw(Starved("out of memory")), "the bank of seed 3")
 
 
 def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make, tmp_path):

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 import nas.turn
+from nas.confirm import Confirm
 from nas.distil import AGAIN
 from nas.errors import StudyError
 from nas.notes import ranking_notes
 from nas.objective import Goal
 from nas.proxy import ProxyFailure
 from nas.scores import EpochScore, Validation
+from nas.settings import EACH
 from nas.space_file import read_space
 from nas.study import Study
 
@@ -271,3 +273,16 @@ def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_traine
     file.unlink()
     with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun .* copy .*weights from where"):
         run(study, 1, Other())
+
+
+@pytest.mark.parametrize("init", ["bank", "baseline"])
+def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, init):
+    study = make_study(init=init, base_epochs=3, changes={"baselines": EACH})
+    study.ask_for_seeds(1, Confirm(2, 3))
+    trials, _, trainer = run(study, 4)
+    trained = {job.seed: job.save for job in trainer.jobs if job.save}
+    assert set(trained) == {t.seed for t in trials} == {0, 1, 2}
+    proxies = [job for job in trainer.jobs if not job.save]
+    assert {(job.seed, job.init) for job in proxies} == set(trained.items())
+    assert {(job.proxy.seed, job.proxy.init) for job in trainer.distillations} <= set(trained.items())
+    assert sum(bool(job.save) for job in trainer.jobs) == 3

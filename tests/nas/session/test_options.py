@@ -14,6 +14,7 @@ from nas.latency import machine
 from nas.objective import Goal
 from nas.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
 from nas.session import Session, hint_of
+from nas.settings import EACH, ONE
 from nas.study import Study
 
 
@@ -146,3 +147,25 @@ def test_a_refusal_holds_for_a_study_that_is_resumed(begin, finish_a_trial):
     finish_a_trial(begin(study="a").study)
     with pytest.raises(StudyError, match="bring a trained one"):
         begin(study="a", base_epochs=0)
+
+
+def test_baselines_are_one_unless_told_otherwise(begin, finish_a_trial):
+    assert begin().study.settings.baselines == ONE
+    finish_a_trial(begin(study="each", baseline_per_seed=True).study)
+    assert begin(study="each", space=None).study.settings.baselines == EACH
+    finish_a_trial(begin(study="one").study)
+    with pytest.raises(StudyError, match="trained baselines: one, not one for each seed"):
+        begin(study="one", baseline_per_seed=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"init": "scratch"}, "here none is trained: --init scratch"),
+        ({"weights": "w.pt", "base_epochs": 0}, "here none is trained: --base-epochs 0 takes it as it is"),
+    ],
+)
+def test_seeds_have_no_baselines_where_none_is_trained(begin, tmp_path, options, why):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    with pytest.raises(StudyError, match=why):
+        begin(baseline_per_seed=True, **options)
