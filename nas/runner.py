@@ -126,7 +126,7 @@ class Runner:
         if self.replay:
             return
         if recipe.init in ("baseline", "bank"):
-            self._keep_baseline(self.weights.baseline(recipe))
+            self._keep_baseline(self.weights.baseline(recipe), self.settings.seed)
         if recipe.init == "bank":
             bank = self.banks[self.settings.seed] = self.weights.bank(recipe, self.settings.seed)
             for failed in bank.failures:
@@ -135,15 +135,15 @@ class Runner:
             self.space = without(self.space, bank)
             self.study.keep_bank(bank)
 
-    def _keep_baseline(self, baseline: Baseline) -> None:
-        """Keep the curve of the baseline that is inherited from.
+    def _keep_baseline(self, baseline: Baseline, seed: int) -> None:
+        """Keep the curve of the baseline that runs of a seed inherit from.
 
         Raises:
             StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
         """
-        kept = self.study.baseline_training
+        kept = self.study.baseline_training_of(seed)
         if not kept:
-            return self.study.keep_baseline_training(baseline.curve)
+            return self.study.keep_baseline_training(baseline.curve, seed)
         if _seen(kept) != _seen(baseline.curve):
             there = max((score.validation.map for score in kept if score.validation), default=0.0)
             raise StudyError(
@@ -199,7 +199,8 @@ class Runner:
         if self.replay or recipe.init not in ("bank", "baseline"):
             return None
         if self.weights.apart and job.seed not in self._trained:
-            self._beside(lambda: self.weights.baseline(recipe, job.seed), f"the baseline of seed {job.seed}")
+            made = self._beside(lambda: self.weights.baseline(recipe, job.seed), f"the baseline of seed {job.seed}")
+            self._keep_baseline(made, job.seed)
             self._trained.add(job.seed)
         if recipe.init != "bank" or not variant.swaps:
             return None

@@ -250,7 +250,14 @@ class Study:
     @property
     def baseline_training(self) -> tuple[EpochScore, ...]:
         """The curve of the baseline that others inherit from; empty before it has been trained."""
-        return tuple(EpochScore.from_json(score) for score in self._attribute(_BASELINE, []))
+        return self.baseline_training_of(self.settings.seed)
+
+    def baseline_training_of(self, seed: int) -> tuple[EpochScore, ...]:
+        """Return the curve of the baseline that runs of a seed inherit from, where seeds have their own."""
+        return tuple(EpochScore.from_json(score) for score in self._attribute(self._baseline_of(seed), []))
+
+    def _baseline_of(self, seed: int) -> str:
+        return _BASELINE if seed == self.settings.seed else f"{_BASELINE}_{seed}"
 
     def _attribute(self, key: str, default: Any) -> Any:
         with explained(self.place):
@@ -266,9 +273,10 @@ class Study:
         with explained(self.place):
             patiently(self.place, write)
 
-    def keep_baseline_training(self, curve: tuple[EpochScore, ...]) -> None:
-        """Store the curve of the baseline that others inherit from."""
-        self._write({_BASELINE: [asdict(score) for score in curve]})
+    def keep_baseline_training(self, curve: tuple[EpochScore, ...], seed: int | None = None) -> None:
+        """Store the curve of the baseline that others inherit from; of a further seed where seeds have their own."""
+        key = self._baseline_of(self.settings.seed if seed is None else seed)
+        self._write({key: [asdict(score) for score in curve]})
 
     @property
     def bank(self) -> dict[str, Any]:

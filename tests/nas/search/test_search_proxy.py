@@ -286,3 +286,15 @@ def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, i
     assert {(job.seed, job.init) for job in proxies} == set(trained.items())
     assert {(job.proxy.seed, job.proxy.init) for job in trainer.distillations} <= set(trained.items())
     assert sum(bool(job.save) for job in trainer.jobs) == 3
+    assert all(study.baseline_training_of(seed) for seed in (0, 1, 2))
+    assert not study.baseline_training_of(3)
+
+
+def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_study):
+    """On a machine that shares no weights it comes out otherwise, and what inherits from it cannot be compared."""
+    study = make_study(init="baseline", base_epochs=3, changes={"baselines": EACH})
+    study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.123, 1.0)),), 1)
+    study.ask_for_seeds(2, Confirm())
+    with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun with \(mAP50-95 .*, not 0.1230"):
+        run(study, 2)
+    assert {t.status for t in study.trials()} == {"done", "interrupted"}
