@@ -15,6 +15,8 @@ OF_A_STUDY = (
     "objective", "latency", "rungs", "eta", "baseline_per_seed",
 )  # fmt: skip
 """Options that decide what a study's scores are, beside those of its recipe."""
+OF_A_SPACE = ("scale", "enable", "max_gflops", "max_params", "max_latency", "min_map")
+"""Options that change the space."""
 _KEPT = (*(key for key in OF_A_STUDY if key != "space"), "enable", "sampler", "trials", *RECIPE_OPTIONS)
 
 
@@ -41,5 +43,5 @@ def merged(kept: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _is_given(key: str, value: Any) -> bool:
-    """Whether an option has been given; some are flags, and `--enable` may be given several times."""
-    return bool(value) if key in ("latency", "baseline_per_seed", "enable") else value is not None
+    """Whether an option has been given; `--latency` is a flag, and `--enable` may be given several times."""
+    return bool(value) if key in ("latency", "enable") else value is not None

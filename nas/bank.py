@@ -57,6 +57,10 @@ class SwapBank:
                 return f"{slot}={label}: {self.candidates[slot, label].failure}"
         return ""
 
+    def is_in_doubt(self, swaps: Iterable[tuple[str, str]]) -> bool:
+        """Whether the problem is an error that was raised where nothing else was distilled: it may be the machine's."""
+        return any(self.candidates[swap].raised for swap in swaps)
+
     def error(self, swaps: Iterable[tuple[str, str]]) -> float | None:
         """Return the largest distillation error among swaps; None for none."""
         errors = [self.candidates[swap].error for swap in swaps if swap in self.candidates]

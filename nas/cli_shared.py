@@ -86,10 +86,10 @@ PRECISION = click.option(
 )
 SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
 BASELINES = click.option(
-    "--baseline-per-seed",
-    is_flag=True,
+    "--baseline-per-seed/--one-baseline",
+    default=None,
     help="Train a baseline under every seed, which its variants inherit from, so that intervals and verdicts hold for "
-    "more than one trained baseline; each takes as long as the first.",
+    "more than one trained baseline; each takes as long as the first. Default: one for all.",
 )
 RUNGS = click.option(
     "--rungs",

@@ -141,9 +141,10 @@ class Runner:
         Raises:
             StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
         """
-        kept = self.study.baseline_training_of(seed)
-        if not kept:
-            return self.study.keep_baseline_training(baseline.curve, seed)
+        with self.study.leases.alone():  # others may be making theirs just now
+            kept = self.study.baseline_training_of(seed)
+            if not kept:
+                return self.study.keep_baseline_training(baseline.curve, seed)
         if _seen(kept) != _seen(baseline.curve):
             there = max((score.validation.map for score in kept if score.validation), default=0.0)
             raise StudyError(
@@ -199,9 +200,7 @@ class Runner:
         if self.replay or recipe.init not in ("bank", "baseline"):
             return None
         if self.weights.apart and job.seed not in self._trained:
-            made = self._beside(lambda: self.weights.baseline(recipe, job.seed), f"the baseline of seed {job.seed}")
-            self._keep_baseline(made, job.seed)
-            self._trained.add(job.seed)
+            self._train_baseline_of(job.seed)
         if recipe.init != "bank" or not variant.swaps:
             return None
         held = self.banks.get(job.seed)
@@ -213,6 +212,24 @@ class Runner:
             )
             self.banks[job.seed] = held
         return held
+
+    def _train_baseline_of(self, seed: int) -> None:
+        """Make the baseline of a seed, and see that it is the one that the study knows.
+
+        Raises:
+            StudyError: It cannot be made, has not learnt, or is another one.
+        """
+        recipe, name = self.settings.recipe, f"the baseline of seed {seed}"
+        try:
+            made = self._beside(lambda: self.weights.baseline(recipe, seed), name)
+        except StudyError as error:
+            if seed == self.settings.seed or self._stopped.is_set():
+                raise
+            raise StudyError(
+                f"{name}: {error}\nnothing can be trained under that seed; `--confirm 0` asks for no further ones"
+            ) from None
+        self._keep_baseline(made, seed)
+        self._trained.add(seed)
 
     def _beside(self, make: Callable[[], T], what: str) -> T:
         """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
@@ -245,7 +262,10 @@ class Runner:
                 return handle.end(status="rejected", failure=over)
         handle.store()
         if bank and (problem := bank.problem(variant.swaps)):
-            return handle.end(status="failed", failure=f"bank of seed {handle.trial.seed}: {problem}")
+            text = f"bank of seed {handle.trial.seed}: {problem}"
+            if bank.is_in_doubt(variant.swaps):
+                return self._failed(handle, ProxyFailure("error", text), round(time.monotonic() - started, 2))
+            return handle.end(status="failed", failure=text)
         self.observer.trial_started(handle.trial, position, target)
         epochs = self.settings.at(handle.trial.fidelity).recipe.epochs
 

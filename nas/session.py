@@ -10,7 +10,7 @@ from typing import Any
 
 from nas import search as searching
 from nas.answer import DEFAULT_SCORE, Answer, load_answer
-from nas.asked import OF_A_STUDY, kept_options, merged
+from nas.asked import OF_A_SPACE, OF_A_STUDY, kept_options, merged
 from nas.calibration_options import calibration_file
 from nas.confirm import Confirm
 from nas.data import Dataset, load_or_demo
@@ -84,13 +84,7 @@ class Session:
         kept, news = study.settings, []
         # A first attempt that could not work must not block the name; on a server others may be making its baseline.
         if study.is_barren and not where.server:
-            whole = merged({"data": kept.data or None, **study.options, "sampler": kept.sampler}, options)
-            if "trials" in study.options and not options["trials"]:
-                whole["trials"] = study.request
-            if not space:
-                use(kept.space.modules)
-            with _data_may_have_moved(study, whole["data"]):
-                wanted, dataset = _new(load_space(space) if space else kept.space, whole)
+            wanted, dataset, whole = _as_begun(study, options)
             if differences := kept.differences(wanted):
                 return cls._begin_anew(cache, study, wanted, dataset, whole, differences)
         else:
@@ -236,6 +230,26 @@ def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
     return dataset
 
 
+def _as_begun(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset, dict[str, Any]]:
+    """Return the settings of a study begun as this one was but for the options, its dataset, and all options."""
+    kept, before = study.settings, study.options
+    asked = {"trials": options["trials"] or study.request}
+    if before is None:  # it does not say how it was begun
+        return *_wanted(study, options), {**options, **asked}
+    space = kept.space
+    if options["space"]:
+        space = load_space(options["space"])
+        if space.name != kept.space.name:  # to which what was said of the other one may not apply
+            before = {key: value for key, value in before.items() if key not in OF_A_SPACE}
+    else:
+        use(space.modules)
+    whole = merged({"data": kept.data or None, **before, "sampler": kept.sampler}, options)
+    if "trials" in before:
+        whole.update(asked)
+    with _data_may_have_moved(study, whole["data"]):
+        return *_new(space, whole), whole
+
+
 def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     """Return a study's settings with what the options change of them, and its dataset."""
     kept = study.settings
@@ -250,12 +264,14 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     recipe = changed_recipe(recipe, options)
     if not options["space"]:
         use(kept.space.modules)
+    each = options["baseline_per_seed"]
+    baselines = _baselines(recipe, kept.baselines == EACH if each is None else each)
     wanted = replace(
         kept,
         space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
         recipe=recipe,
         score=answer.score if answer else kept.score,
-        calibration=answer.under(recipe).to_json() if answer else kept.calibration,
+        calibration=_under(answer, recipe, baselines) if answer else kept.calibration,
         data=str(Path(data).resolve()) if data else "",
         fingerprint=dataset.fingerprint,
         seed=kept.seed if options["seed"] is None else options["seed"],
@@ -263,7 +279,7 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
         versions=current_versions(),
         sampler=options["sampler"] or kept.sampler,
         objective=options["objective"] or kept.objective,
-        baselines=_baselines(recipe, options["baseline_per_seed"] or kept.baselines == EACH),
+        baselines=baselines,
         rungs=_rungs(options, recipe, kept.rungs),
         eta=options["eta"] or kept.eta,
     )
@@ -288,11 +304,12 @@ def _new(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset
     dataset = load_or_demo(options["data"])
     answer = _answer(options)
     recipe = new_recipe(options, answer)
+    baselines = _baselines(recipe, bool(options["baseline_per_seed"]))
     settings = Settings(
         space=space,
         recipe=recipe,
         score=answer.score if answer else DEFAULT_SCORE,
-        calibration=answer.under(recipe).to_json() if answer else "",
+        calibration=_under(answer, recipe, baselines),
         data=str(Path(options["data"]).resolve()) if options["data"] else "",
         fingerprint=dataset.fingerprint,
         classes=dataset.names,
@@ -303,7 +320,7 @@ def _new(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset
         sampler=options["sampler"] or AUTO,
         objective=options["objective"] or Goal().objective,
         latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
-        baselines=_baselines(recipe, options["baseline_per_seed"]),
+        baselines=baselines,
         rungs=_rungs(options, recipe, ()),
         eta=options["eta"] or ETA,
     )
@@ -314,6 +331,16 @@ def _most_trials(settings: Settings) -> int:
     """Return how many trials a study gets that says nothing of them: the baseline and every swap alone, if not many."""
     every = 1 + len(settings.space.single_swaps())
     return min(every, _MOST_TRIALS) if settings.data else every + 1
+
+
+def _under(answer: Answer | None, recipe: Recipe, baselines: str) -> str:
+    """Return what a calibration says of a study, with what of it is not as it was calibrated; empty without one."""
+    if answer is None:
+        return ""
+    answer = answer.under(recipe)
+    if baselines != ONE:
+        answer = replace(answer, departures=(*answer.departures, f"trained baselines: {ONE}, not {baselines}"))
+    return answer.to_json()
 
 
 def _answer(options: dict[str, Any]) -> Answer | None:

@@ -103,8 +103,8 @@ class Settings:
 
     @property
     def error(self) -> float | None:
-        """Standard deviation of one score, where a calibration says."""
-        return self.answer.get("error")
+        """Standard deviation of one score, where a calibration says, which has one trained baseline."""
+        return self.answer.get("error") if self.baselines == ONE else None
 
     @property
     def prior(self) -> Prior | None:

@@ -89,9 +89,10 @@ class Study:
         self._write({_SETTINGS: self.settings.to_json()})
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The options that it was begun with, as `nas.asked.kept_options`; empty in older studies."""
-        return dict(self._attribute(_OPTIONS, {}))
+    def options(self) -> dict[str, Any] | None:
+        """The options that it was begun with, as `nas.asked.kept_options`; None in studies that are older than that."""
+        kept = self._attribute(_OPTIONS, None)
+        return None if kept is None else dict(kept)
 
     @property
     def is_barren(self) -> bool:

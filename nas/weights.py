@@ -173,12 +173,10 @@ class Weights:
         wanted = recipe.for_baseline()
         self.listener.baseline_training(wanted)
         variant = Variant(self.space.base, self.space.scale)
-        job = self.job(variant, replace(wanted, device=self.device or wanted.device), seed)
-        job = replace(job, init=recipe.weights or None, save=str(file), average=False)
+        job = replace(self.job(variant, wanted, seed), init=recipe.weights or None, save=str(file), average=False)
+        job = replace(self.resumable(job), recipe=replace(wanted, device=self.device or wanted.device))
         try:
-            result = self.worker.run(
-                self.resumable(job), lambda score: self.listener.epoch(score, max(1, wanted.epochs))
-            )
+            result = self.worker.run(job, lambda score: self.listener.epoch(score, max(1, wanted.epochs)))
         except ProxyFailure as failure:
             kind = Starved if failure.starved else StudyError
             raise kind(f"the baseline could not be trained: {failure}") from None

@@ -290,6 +290,40 @@ def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, i
     assert not study.baseline_training_of(3)
 
 
+def test_a_baseline_of_a_further_seed_that_cannot_be_trained_says_what_goes_on_without(run, make_study, fake_trainer):
+    class Diverges(fake_trainer):
+        def run(self, job, on_epoch=None):
+            if job.save and job.seed == 1:
+                raise ProxyFailure("nan", "the loss was no longer a number")
+            return super().run(job, on_epoch)
+
+    study = make_study(init="bank", base_epochs=3, changes={"baselines": EACH})
+    study.ask_for_seeds(1, Confirm(2, 3))
+    with pytest.raises(StudyError, match=r"the baseline of seed 1: .*no longer a number\n.*--confirm 0"):
+        run(study, 4, Diverges())
+    study.ask_for_seeds(None, Confirm())
+    trials, _, _ = run(study, None, Diverges())
+    assert sum(t.status == "done" for t in trials) == 4
+
+
+def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer):
+    """Nothing beside it in its distillation shows that the machine works, so the next training does."""
+
+    class Raises(fake_trainer):
+        def work(self, job, on_progress=None):
+            made = super().work(job, on_progress)
+            alone = len(job.candidates) == 1
+            changed = [replace(c, file="", failure="it raised", raised=True) if alone else c for c in made.candidates]
+            return replace(made, candidates=tuple(changed))
+
+    study = make_study(init="bank", base_epochs=3)
+    study.ask_for_seeds(1, Confirm(1, 2))
+    trials, listener, _ = run(study, 4, Raises())
+    failed = [t for t in trials if t.status == "failed"]
+    assert [(t.seed, t.failure.startswith("error: bank of seed 1: ")) for t in failed] == [(1, True)]
+    assert any("shows whether this machine is why" in said for said in listener.said)
+
+
 def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_study):
     """On a machine that shares no weights it comes out otherwise, and what inherits from it cannot be compared."""
     study = make_study(init="baseline", base_epochs=3, changes={"baselines": EACH})

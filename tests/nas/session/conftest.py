@@ -16,7 +16,7 @@ OPTIONS = {
     "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None, "amp": None,
     "seed": None, "seeds": None, "confirm": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None,
     "max_latency": None, "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None,
-    "device": None, "storage": None, "workers": None, "baseline_per_seed": False, "rungs": None, "eta": None,
+    "device": None, "storage": None, "workers": None, "baseline_per_seed": None, "rungs": None, "eta": None,
 }  # fmt: skip
 
 

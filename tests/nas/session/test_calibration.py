@@ -163,6 +163,13 @@ def test_a_study_without_a_calibration_takes_none_later(begin, words, finish_a_t
     assert words in str(caught.value)
 
 
+def test_a_calibration_has_one_trained_baseline(begin):
+    write(calibration())
+    settings = begin(study="a", proxy="good", baseline_per_seed=True).study.settings
+    assert settings.answer["departures"][-1] == "trained baselines: one, not one for each seed"
+    assert (settings.prior, settings.error) == (None, None)
+
+
 def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_trial, run_what_is_left):
     write(calibration())
     finish_a_trial(begin(study="a", proxy="good", trials=1, confirm=Confirm()).study)

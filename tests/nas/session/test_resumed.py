@@ -9,6 +9,7 @@ from nas.errors import NasError, StudyError
 from nas.recipe import SCRATCH_LR0, Recipe
 from nas.scores import EpochScore
 from nas.session import Session
+from nas.settings import ONE
 from nas.study import Study
 
 
@@ -170,6 +171,29 @@ def test_a_space_of_its_own_is_begun_anew_with_its_limits(begin):
     settings = begin(study="a", space=None, data=None, epochs=6).study.settings
     assert dict(settings.space.limits) == {"max_gflops": 9.0}
     assert "backbone.down_p2" in {slot.key for slot in settings.space.active}
+
+
+def test_another_space_is_begun_anew_without_what_was_said_of_the_first(begin):
+    barren(begin(study="a", space="seeds", enable=("backbone.down_p2",), max_gflops=9.0, epochs=6).study)
+    session = begin(study="a", space="quick", data=None)
+    assert session.study.settings.space.limits == ()
+    assert recipe_of(session).epochs == 6
+
+
+def test_an_older_study_that_is_begun_anew_stays_as_it_was(begin, monkeypatch):
+    """It does not say by which options it was begun."""
+    barren(begin(study="a", init="scratch", epochs=9, seed=3, trials=7).study)
+    monkeypatch.setattr(Study, "options", None)
+    session = begin(study="a", space=None, data=None)
+    assert session.news == ""
+    session = begin(study="a", space=None, data=None, imgsz=64)
+    recipe, study = recipe_of(session), session.study
+    assert (recipe.init, recipe.epochs, recipe.imgsz, study.settings.seed, study.target) == ("scratch", 9, 64, 3, 7)
+
+
+def test_what_was_asked_for_can_be_taken_back(begin):
+    barren(begin(study="a", baseline_per_seed=True).study)
+    assert begin(study="a", space=None, baseline_per_seed=False, init="scratch").study.settings.baselines == ONE
 
 
 def test_nothing_is_begun_anew_under_a_search_that_works(begin):
