@@ -52,7 +52,8 @@ def test_bounds_are_of_modules_that_fit():
 
 
 def test_the_baseline_keeps_its_map(taught):
-    assert taught.map_of() == pytest.approx(taught.baseline.map, abs=REFRESHED)
+    """It may gain: how far its own statistics are from refreshed ones differs from processor to processor."""
+    assert taught.map_of() >= taught.baseline.map - REFRESHED
 
 
 @pytest.mark.parametrize("name", sorted(BOUNDS))
