@@ -52,8 +52,8 @@ def test_bounds_are_of_modules_that_fit():
 
 
 def test_the_baseline_keeps_its_map(taught):
-    """It may gain: how far its own statistics are from refreshed ones differs from processor to processor."""
-    assert taught.map_of() >= taught.baseline.map - REFRESHED
+    """It may gain more than it may lose (0.039 on one processor): its own statistics differ from one to another."""
+    assert -REFRESHED <= taught.map_of() - taught.baseline.map <= 2 * REFRESHED
 
 
 @pytest.mark.parametrize("name", sorted(BOUNDS))
