@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nas.errors import StudyError
 from nas.recipe import Recipe
+from nas.settings import ONE
 
 SCHEMA = 1
 DEFAULT_SCORE = "map_last"
@@ -33,6 +34,7 @@ class Answer:
         base: Base and scale of its variants.
         degrees: Degrees of freedom that `error` rests on.
         departures: What a study trains otherwise than was calibrated, a line each.
+        baselines: How many trained baselines it rests on, as `nas.settings.Settings.baselines`.
     """
 
     proxy: str
@@ -48,6 +50,7 @@ class Answer:
     base: str
     degrees: int = 0
     departures: tuple[str, ...] = ()
+    baselines: str = ONE
 
     def under(self, recipe: Recipe) -> Answer:
         """Return the answer for a study with this recipe: what its options change of the calibrated one is noted."""
@@ -90,6 +93,7 @@ def load_answer(path: Path) -> Answer:
             fingerprint=made["fingerprint"],
             base=made["space"]["base"] + made["space"]["scale"],
             degrees=(chosen["variants"] - 1) * (chosen["seeds"] - 1),
+            baselines=made.get("baselines", ONE),
         )
     except (KeyError, TypeError) as error:
         raise StudyError(f"{path} is no calibration: {error}") from None

@@ -25,6 +25,7 @@ from nas.proxy import ProxyFailure, ProxyWorker
 from nas.recipe import Recipe, start_of
 from nas.render import render
 from nas.runs import Finished, Run, RunFile
+from nas.settings import ONE
 from nas.space import SearchSpace
 from nas.variant import Variant
 from nas.weights import Listener, Weights
@@ -53,6 +54,7 @@ class Calibration:
         proxies: Name to recipe.
         seeds: How many seeds each proxy gets.
         versions: Of the tool and the packages that decide results.
+        baselines: As `nas.settings.Settings.baselines`.
     """
 
     space: SearchSpace
@@ -64,6 +66,7 @@ class Calibration:
     proxies: tuple[tuple[str, Recipe], ...]
     seeds: int
     versions: tuple[tuple[str, str], ...]
+    baselines: str = ONE
 
     @property
     def tested(self) -> tuple[Variant, ...]:
@@ -111,6 +114,9 @@ class Observer(Listener, Protocol):
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int) -> None:
         """Hear that a run has ended."""
+
+    def beside(self, number: int) -> Listener:
+        """Return who is told what one of several workers does, counted from 0; called from its thread."""
 
 
 def runs_of(calibration: Calibration) -> list[Run]:
@@ -165,7 +171,7 @@ class Calibrator:
 
     def key(self, run: Run) -> str:
         """Return what a run is found again by."""
-        made_of = self.weights.baseline_key(run.recipe) if _inherits(run) else ""
+        made_of = self.weights.baseline_key(run.recipe, run.seed) if _inherits(run) else ""
         return run.key(self.calibration.fingerprint, self.calibration.versions, render(run.variant).yaml, made_of)
 
     def missing(self) -> list[tuple[Run, str]]:
@@ -186,6 +192,10 @@ class Calibrator:
         position = total - len(todo)
         made: dict[tuple[str, int], SwapBank] = {}
 
+        def make_baseline(run: Run, worker: ProxyWorker) -> None:
+            told = self.observer.beside(workers.index(worker)) if len(workers) > 1 else self.observer
+            replace(self.weights, worker=worker, listener=told).baseline(run.recipe, run.seed)
+
         def make_bank(run: Run, worker: ProxyWorker) -> None:
             made[_bank_name(run.recipe), run.seed] = replace(self, weights=replace(self.weights, worker=worker)).bank(
                 run.recipe, run.seed
@@ -203,8 +213,8 @@ class Calibrator:
 
         workers = [ProxyWorker(self.cache, threads=self._threads) for _ in range(self.workers)]
         try:
-            for recipe in {self.weights.baseline_key(r.recipe): r.recipe for r, _ in todo if _inherits(r)}.values():
-                replace(self.weights, worker=workers[0]).baseline(recipe)
+            bases = {self.weights.baseline_key(r.recipe, r.seed): r for r, _ in todo if _inherits(r)}
+            _each(make_baseline, list(bases.values()), workers)
             banks = {(_bank_name(r.recipe), r.seed): r for r, _ in todo if r.recipe.init == "bank"}
             _each(make_bank, list(banks.values()), workers)
             _each(train, todo, workers)
@@ -234,7 +244,8 @@ class Calibrator:
         if bank and bank.problem(swaps):
             return Finished(key, None, bank.problem(swaps)), True
         job = replace(
-            self.weights.job(run.variant, run.recipe, run.seed), **self.weights.inherited(run.recipe, swaps, bank)
+            self.weights.job(run.variant, run.recipe, run.seed),
+            **self.weights.inherited(run.recipe, swaps, bank, run.seed),
         )
         try:
             return Finished(key, worker.run(self.weights.resumable(job))), True

@@ -22,7 +22,7 @@ from nas.place import place
 from nas.proxy import ProxyWorker, available_cores
 from nas.recipe import make_recipe
 from nas.recipe_options import sound, weights_file
-from nas.settings import current_versions
+from nas.settings import EACH, baselines_of, current_versions
 from nas.space_file import load_space
 from nas.weights import Weights
 
@@ -76,6 +76,7 @@ def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrat
         proxies=tuple((name, sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
         seeds=options["seeds"],
         versions=current_versions(),
+        baselines=baselines_of(common, options["baseline_per_seed"]),
     )
     name = place(options["name"] or Path(options["space"]).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
@@ -90,5 +91,6 @@ def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrat
         worker=ProxyWorker(cache),
         listener=observer,
         scratch=folder / "run",
+        apart=calibration.baselines == EACH,
     )
     return Calibrator(calibration, folder, weights, workers, cache, observer)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, open_study, prepare
+from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, BASELINES, JSON, STORAGE, WEIGHTS, open_study, prepare
 
 
 @click.command()
@@ -29,6 +29,7 @@ from nas.cli_shared import BANK_EPOCHS, BASE_EPOCHS, JSON, STORAGE, WEIGHTS, ope
 @click.option("--enable", multiple=True, metavar="SLOT", help="Switch on a slot that the space has off; globs work.")
 @WEIGHTS
 @BASE_EPOCHS
+@BASELINES
 @BANK_EPOCHS
 @click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
 @click.option("--workers", type=click.IntRange(1), help="Trainings side by side. Default: one a core; on a GPU one.")

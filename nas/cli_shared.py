@@ -88,8 +88,8 @@ SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every var
 BASELINES = click.option(
     "--baseline-per-seed/--one-baseline",
     default=None,
-    help="Train a baseline under every seed, which its variants inherit from, so that intervals and verdicts hold for "
-    "more than one trained baseline; each takes as long as the first. Default: one for all.",
+    help="Train a baseline under every seed, for its variants to inherit from: intervals and verdicts hold for more "
+    "than one then. Or one for all: quicker, and true of that one. Default: one per seed, where any is trained.",
 )
 RUNGS = click.option(
     "--rungs",

@@ -106,9 +106,10 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def baseline_training(self, recipe: Recipe) -> None:
+    def baseline_training(self, recipe: Recipe, seed: int) -> None:
         """See `nas.runner.Observer`."""
-        self._begin(f"training the baseline that variants inherit from ({recipe.epochs} epochs, and it is kept)")
+        whose = "variants inherit" if seed == self._seed else f"variants of seed {seed} inherit"
+        self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs, and it is kept)")
 
     def distilling(self, count: int) -> None:
         """See `nas.runner.Observer`."""
@@ -189,6 +190,7 @@ class CalibrationProgress(Progress):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live, self._head, self._since, self._number = None, "", 0.0, None
+        self._seed = 0
         self._first: tuple[float, int] | None = None
 
     def steps(self, done: int, total: int) -> None:

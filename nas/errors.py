@@ -51,6 +51,14 @@ class Starved(StudyError):
     """What a search needs could not be made, maybe for lack of memory."""
 
 
+class Untaught(StudyError):
+    """A baseline has diverged or has not learnt, so nothing can inherit from it."""
+
+
+class LeftOut(StudyError):
+    """A study goes on without a seed, and so without the run that was to be made under it."""
+
+
 class WeightsError(NasError, ValueError):
     """A file of weights is missing, no checkpoint, or of another model or scale."""
 

@@ -16,6 +16,7 @@ from nas.errors import StudyError
 from nas.judge import DIFFERENCE, FULL_SCORE, Judgement
 from nas.report import calibration_picture, points_of
 from nas.scores import SCORES
+from nas.settings import EACH
 
 
 def to_markdown(j: Judgement) -> str:
@@ -38,10 +39,11 @@ def to_markdown(j: Judgement) -> str:
 
 def _head(j: Judgement) -> str:
     c = j.calibration
+    own = ", with a trained baseline for each" if c.baselines == EACH else ""
     unit = "CPU" if c.full.device == "cpu" else "GPU"
     told = (
         f"{len(j.variants)} variants of {c.space.name} ({c.space.base}{c.space.scale}), the baseline among them, on "
-        f"{c.data or 'the demo data'} at {c.full.imgsz} px. Proxies: {c.seeds} seeds each. Full training: "
+        f"{c.data or 'the demo data'} at {c.full.imgsz} px. Proxies: {c.seeds} seeds each{own}. Full training: "
         f"{c.full.epochs} epochs, {c.full_seeds} seeds, {j.full_minutes:.1f} {unit} minutes a run; its "
         f"mAP50-95 is that of the averaged weights ({FULL_SCORE}). Error, spread and resolution are in mAP50-95."
     )

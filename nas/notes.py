@@ -108,6 +108,8 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
     bank = ", the bank" if study.settings.recipe.init == "bank" else ""
     bank = f", the trained baseline{bank}" if study.settings.baselines == EACH else bank
     shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
+    left_out = "; ".join(f"{seed} ({why})" for seed, why in sorted(study.left_out.items()))
+    shared += f" Left out: {left_out}." if left_out else ""
     lines = [
         (
             f"Seeds: Δ is the mean difference to the baseline under the same n seeds (new values{bank}, order, "
@@ -142,6 +144,8 @@ def _init_words(study: Study) -> str:
     seen = curve[-1].validation if curve else None
     reached = f" (mAP50-95 {seen.map:.3f})" if seen else ""
     baseline = f"a baseline of {recipe.base_epochs} epochs{reached}"
+    if study.settings.baselines == EACH:
+        baseline += ", each further seed from its own"
     if recipe.init == "baseline":
         return f"inheriting from {baseline}"
     return f"swaps distilled for {recipe.bank_epochs} epochs from {baseline}"

@@ -8,6 +8,7 @@ by seed: it does not matter in which order, or by how many processes, they were 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -30,11 +31,12 @@ class Rules:
 
     Attributes:
         confirm: How many contenders, and seeds.
-        first: The study's seed; the k-th further one is this plus k.
+        first: The study's seed.
         screened: Seeds that every variant of the study gets.
         floor: As in `nas.rank.rank`.
         prior: As in `nas.rank.rank`.
         goal: As in `nas.rank.rank`.
+        left_out: Seeds under which nothing can be trained: those of baselines that have not learnt.
     """
 
     confirm: Confirm
@@ -43,6 +45,12 @@ class Rules:
     floor: float
     prior: Prior | None = None
     goal: Goal = field(default_factory=Goal)
+    left_out: frozenset[int] = frozenset()
+
+    def seeds(self, count: int) -> tuple[int, ...]:
+        """Return the first so many seeds: the study's own and what follows it, but for those that are left out."""
+        usable = (seed for seed in itertools.count(self.first) if seed not in self.left_out)
+        return tuple(itertools.islice(usable, count))
 
     @property
     def looks(self) -> int:
@@ -68,7 +76,7 @@ class Round:
 def rules_of(study: Study) -> Rules:
     """Return what a study's further seeds go by."""
     s = study.settings
-    return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal)
+    return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal, frozenset(study.left_out))
 
 
 def answer_of(study: Study, rows: Sequence[RankRow]) -> RankRow:
@@ -80,7 +88,7 @@ def answer_of(study: Study, rows: Sequence[RankRow]) -> RankRow:
 
 def contenders(trials: Sequence[Trial], rules: Rules) -> list[Variant]:
     """Return the first of the ranking by the screening's seeds, without the baseline and what is below the floor."""
-    seen = range(rules.first, rules.first + rules.screened)
+    seen = rules.seeds(rules.screened)
     rows = rank([t for t in trials if t.seed in seen], rules.floor, rules.goal, rules.prior)
     found = [r.trial.variant for r in rows if not r.trial.variant.is_baseline and not r.below_floor]
     return found[: rules.confirm.top]
@@ -103,8 +111,8 @@ def next_round(trials: Sequence[Trial], rules: Rules) -> Round | None:
     if rules.goal.objective == "map":
         gflops = dict.fromkeys(live, 1.0)
     left = len(live) * max(0, rules.confirm.seeds - rules.screened)
-    for k in range(rules.screened, 2 * rules.confirm.seeds):
-        seed = rules.first + k
+    seeds = rules.seeds(2 * rules.confirm.seeds)
+    for k, seed in enumerate(seeds[rules.screened :], rules.screened):
         if len(live) > left or (k >= rules.confirm.seeds and len(live) < 2):
             return None
         missing = tuple(v for v in (base, *live) if (v, seed) not in settled)

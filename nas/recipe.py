@@ -113,6 +113,11 @@ class Recipe:
             unused.add("mosaic")
         return {"kind": kind, **{k: v for k, v in body.items() if k not in unused}}
 
+    @property
+    def trains_baseline(self) -> bool:
+        """Whether variants inherit from a baseline that is trained here, and not from tensors that are given."""
+        return self.init in ("bank", "baseline") and self.base_epochs > 0
+
     def for_baseline(self) -> Recipe:
         """Return the recipe of the baseline that others inherit from."""
         if self.weights:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from nas.bank import SwapBank
 from nas.cost import Cost, costed
-from nas.distil import Candidate
 from nas.doubt import DOUBTFUL, Doubts
-from nas.errors import BuildError, Starved, StudyError
+from nas.errors import BuildError, LeftOut, StudyError
 from nas.gate import over_limit
+from nas.heritage import Heritage, weights_of
 from nas.latency import LatencyMeter
 from nas.open_trial import OpenTrial
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
@@ -24,16 +24,14 @@ from nas.room import Room
 from nas.rungs import Rung
 from nas.schedule import Job
 from nas.scores import EpochScore
-from nas.settings import EACH, current_versions
-from nas.space import SearchSpace
+from nas.settings import current_versions
 from nas.storage import hurry
 from nas.study import Study
 from nas.table import Replay
 from nas.trial import STOPPED, Trial
 from nas.variant import Variant
-from nas.weights import Baseline, Listener, Weights, Worker
+from nas.weights import Listener, Worker
 
-T = TypeVar("T")
 _COSTING = threading.Lock()
 """The host counts by hooks on modules of which it shares some between models: its activation above all."""
 
@@ -49,24 +47,6 @@ class Observer(Listener, Protocol):
 
     def beside(self, number: int) -> Observer:
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
-
-
-def weights_of(study: Study, data: Path, worker: Worker, listener: Listener, device: str = "") -> Weights:
-    """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
-    s = study.settings
-    return Weights(
-        folder=study.place.weights,
-        space=s.space,
-        data=data,
-        fingerprint=s.fingerprint,
-        versions=s.versions,
-        seed=s.seed,
-        worker=worker,
-        listener=listener,
-        scratch=study.scratch,
-        device=device,
-        apart=s.baselines == EACH,
-    )
 
 
 class Runner:
@@ -106,9 +86,8 @@ class Runner:
         self.observer = observer
         self.device, self.room = device or study.settings.recipe.device, room or Room()
         self.doubts = Doubts()
-        self.banks: dict[int, SwapBank] = {}
-        self._trained: set[int] = set()
         self.weights = weights_of(study, data, worker, observer, self.device)
+        self.heritage = Heritage(study, self.weights, self.room, observer)
         self._stopped = self.weights.stopped
 
     def kill(self) -> None:
@@ -122,37 +101,8 @@ class Runner:
         Raises:
             StudyError: They cannot be made.
         """
-        recipe = self.settings.recipe
-        if self.replay:
-            return
-        if recipe.init in ("baseline", "bank"):
-            self._keep_baseline(self.weights.baseline(recipe), self.settings.seed)
-        if recipe.init == "bank":
-            bank = self.banks[self.settings.seed] = self.weights.bank(recipe, self.settings.seed)
-            for failed in bank.failures:
-                swap = f"{failed.candidate.slot}={failed.candidate.label}"
-                self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
-            self.space = without(self.space, bank)
-            self.study.keep_bank(bank)
-
-    def _keep_baseline(self, baseline: Baseline, seed: int) -> None:
-        """Keep the curve of the baseline that runs of a seed inherit from.
-
-        Raises:
-            StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
-        """
-        with self.study.leases.alone():  # others may be making theirs just now
-            kept = self.study.baseline_training_of(seed)
-            if not kept:
-                return self.study.keep_baseline_training(baseline.curve, seed)
-        if _seen(kept) != _seen(baseline.curve):
-            there = max((score.validation.map for score in kept if score.validation), default=0.0)
-            raise StudyError(
-                f"the baseline in {baseline.file} is not the one that the study {self.study.place.name!r} was begun "
-                f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
-                f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
-            )
-        return None
+        if not self.replay:
+            self.space = self.heritage.prepare()
 
     def begin(self, job: Job) -> OpenTrial:
         """Claim a run; call it within the study's `leases.alone`."""
@@ -177,7 +127,10 @@ class Runner:
         """
         variant = handle.trial.variant
         try:
-            ended = self._try(handle, self._bank(job, variant), position, target)
+            bank = None if self.replay else self.heritage.bank_of(job, variant)
+            ended = self._try(handle, bank, position, target)
+        except LeftOut as error:
+            return handle.end(status="interrupted", failure=f"seed {job.seed} is left out: {error}")
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 hurry()
@@ -189,59 +142,6 @@ class Runner:
         if variant.is_baseline and ended.status not in ("done", "interrupted"):
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
         return ended
-
-    def _bank(self, job: Job, variant: Variant) -> SwapBank | None:
-        """Return the bank of a run's seed, distilling what it lacks; None where nothing is taken from one.
-
-        A seed of a study with a bank is the bank's too, as in `nas.calibrate`: what distilling adds to the error
-        belongs to it. The trained baseline is one for all, unless each seed is to have its own.
-        """
-        recipe = self.settings.recipe
-        if self.replay or recipe.init not in ("bank", "baseline"):
-            return None
-        if self.weights.apart and job.seed not in self._trained:
-            self._train_baseline_of(job.seed)
-        if recipe.init != "bank" or not variant.swaps:
-            return None
-        held = self.banks.get(job.seed)
-        if held is None or not held.candidates.keys() >= set(variant.swaps):
-            wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
-            held = self._beside(
-                lambda: self.weights.bank(recipe, job.seed, tuple(dict.fromkeys(wanted)) or None),
-                f"the bank of seed {job.seed}",
-            )
-            self.banks[job.seed] = held
-        return held
-
-    def _train_baseline_of(self, seed: int) -> None:
-        """Make the baseline of a seed, and see that it is the one that the study knows.
-
-        Raises:
-            StudyError: It cannot be made, has not learnt, or is another one.
-        """
-        recipe, name = self.settings.recipe, f"the baseline of seed {seed}"
-        try:
-            made = self._beside(lambda: self.weights.baseline(recipe, seed), name)
-        except StudyError as error:
-            if seed == self.settings.seed or self._stopped.is_set():
-                raise
-            raise StudyError(
-                f"{name}: {error}\nnothing can be trained under that seed; `--confirm 0` asks for no further ones"
-            ) from None
-        self._keep_baseline(made, seed)
-        self._trained.add(seed)
-
-    def _beside(self, make: Callable[[], T], what: str) -> T:
-        """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
-        try:
-            with self.room.shared() as company:
-                return make()
-        except Starved:
-            if self._stopped.is_set() or not company():
-                raise
-        self.observer.note(f"{what} does not fit beside other trainings; it is made again alone")
-        with self.room.alone():
-            return make()
 
     def _try(self, handle: OpenTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
         """Build, cost, gate and train; return how it ended."""
@@ -393,11 +293,6 @@ class Runner:
         self._in_room(replace(job, **self.weights.inherited(own, (), None, self.settings.seed)), "baseline")
 
 
-def _seen(curve: tuple[EpochScore, ...]) -> list[object]:
-    """Return what a curve says, without the time that it took."""
-    return [(score.epoch, score.train_loss, score.validation) for score in curve]
-
-
 _OF_COST = ("yaml", "params", "gflops", "stock_gflops", "uncounted", "latency_ms")
 
 
@@ -409,15 +304,3 @@ def _cost_fields(cost: Cost) -> dict[str, Any]:
         "stock_gflops": cost.stock_gflops,
         "uncounted": cost.uncounted,
     }
-
-
-def without(space: SearchSpace, bank: SwapBank) -> SearchSpace:
-    """Return the space without the swaps that the bank could not make, wherever their layer is swapped."""
-    failed = {(c.candidate.slot, c.candidate.label) for c in bank.failures}
-    barred = tuple(
-        ((slot.key, label),)
-        for slot in space.active
-        for label in slot.choices[1:]
-        if any((layer, label) in failed for layer in slot.layers)
-    )
-    return replace(space, forbid=space.forbid + barred)

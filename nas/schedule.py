@@ -43,7 +43,7 @@ def owed(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
 
     A variant that failed under one of them gets no others.
     """
-    seeds = range(rules.first, rules.first + rules.screened)
+    seeds = rules.seeds(rules.screened)
     for runs in runs_of(trials).values():
         done = {t.seed for t in runs if t.status == "done"}
         if done and not any(t.status == "failed" and t.spent and t.seed in seeds for t in runs):
@@ -97,7 +97,7 @@ def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
 def confirmation_runs(trials: Sequence[Trial], rules: Rules) -> tuple[int, int]:
     """Return how many runs of the confirmation are made, and how many it takes unless some are dropped."""
     racing = contenders(trials, rules)
-    further = range(rules.first + rules.screened, rules.first + 2 * rules.confirm.seeds)
+    further = rules.seeds(2 * rules.confirm.seeds)[rules.screened :]
     made = sum(t.spent and t.seed in further and (t.variant in racing or t.variant.is_baseline) for t in trials)
     return made, (len(racing) + 1) * max(0, rules.confirm.seeds - rules.screened)
 
@@ -106,6 +106,6 @@ def baseline_seeds(trials: Sequence[Trial], rules: Rules, count: int) -> Iterato
     """Return the runs of the baseline that it lacks to have so many seeds."""
     base = next((runs for variant, runs in runs_of(trials).items() if variant.is_baseline), [])
     there = {t.seed for t in base if t.spent or t.status == "running"}
-    for seed in range(rules.first, rules.first + count):
+    for seed in rules.seeds(count):
         if base and seed not in there:
             yield Job(base[0].assignment, seed, "baseline")

@@ -137,11 +137,11 @@ def train_baseline(runner: Runner, count: int) -> None:
             f"the baseline of the study {study.place.name!r} has not finished: `nas search --study {study.place.name}` "
             "trains it first"
         )
-    rules = rules_of(study)
     while True:
         with study.leases.alone():
+            rules = rules_of(study)
             job = next(baseline_seeds(study.trials(), rules, count), None)
             handle = runner.begin(job) if job else None
         if not (job and handle):
             break
-        runner.run(handle, job, job.seed - rules.first + 1, count)
+        runner.run(handle, job, rules.seeds(count).index(job.seed) + 1, count)

@@ -26,7 +26,7 @@ from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_r
 from nas.rungs import ETA, Rung, read_rungs, trainings
 from nas.runner import Observer
 from nas.samplers import AUTO
-from nas.settings import EACH, ONE, Settings, current_versions
+from nas.settings import EACH, ONE, Settings, baselines_of, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.study import Study
@@ -207,6 +207,9 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
         raise StudyError(f"the study {study.place.name!r} replays a table: there is nothing to train")
     opened = Study.load(study.place, write=True)
     dataset = as_it_was(opened, f"the baseline of {study.place.name!r} cannot be trained as it was")
+    if opened.settings.baselines == EACH:
+        epochs = opened.settings.recipe.base_epochs
+        observer.note(f"each further seed has a baseline of its own to inherit from, trained for {epochs} epochs first")
     with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):
         searching.train_baseline(runner, count)
     return opened
@@ -265,7 +268,7 @@ def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
     if not options["space"]:
         use(kept.space.modules)
     each = options["baseline_per_seed"]
-    baselines = _baselines(recipe, kept.baselines == EACH if each is None else each)
+    baselines = kept.baselines if each is None else baselines_of(recipe, each)
     wanted = replace(
         kept,
         space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
@@ -304,7 +307,10 @@ def _new(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset
     dataset = load_or_demo(options["data"])
     answer = _answer(options)
     recipe = new_recipe(options, answer)
-    baselines = _baselines(recipe, bool(options["baseline_per_seed"]))
+    each = options["baseline_per_seed"]
+    if each is None and answer and answer.baselines == ONE:
+        each = False
+    baselines = baselines_of(recipe, each)
     settings = Settings(
         space=space,
         recipe=recipe,
@@ -338,8 +344,9 @@ def _under(answer: Answer | None, recipe: Recipe, baselines: str) -> str:
     if answer is None:
         return ""
     answer = answer.under(recipe)
-    if baselines != ONE:
-        answer = replace(answer, departures=(*answer.departures, f"trained baselines: {ONE}, not {baselines}"))
+    if answer.baselines != baselines:
+        more = f"trained baselines: {answer.baselines}, not {baselines}"
+        answer = replace(answer, departures=(*answer.departures, more))
     return answer.to_json()
 
 
@@ -358,20 +365,6 @@ def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> t
     if options["eta"] and not rungs:
         raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
     return rungs
-
-
-def _baselines(recipe: Recipe, each: bool) -> str:
-    """Return how many trained baselines there are.
-
-    Raises:
-        StudyError: None is trained here, so that seeds could not have their own.
-    """
-    if each and (recipe.init not in ("bank", "baseline") or not recipe.base_epochs):
-        raise StudyError(
-            "--baseline-per-seed trains a baseline under every seed, and here none is trained: "
-            + ("--base-epochs 0 takes it as it is" if recipe.init in ("bank", "baseline") else f"--init {recipe.init}")
-        )
-    return EACH if each else ONE
 
 
 def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:

@@ -103,20 +103,18 @@ class Settings:
 
     @property
     def error(self) -> float | None:
-        """Standard deviation of one score, where a calibration says, which has one trained baseline."""
-        return self.answer.get("error") if self.baselines == ONE else None
+        """Standard deviation of one score, where a calibration with as many trained baselines says it."""
+        return self.answer.get("error") if self.answer.get("baselines", ONE) == self.baselines else None
 
     @property
     def prior(self) -> Prior | None:
         """What a calibration says of the error of a difference; None unless it is one of these data and this recipe.
 
-        A calibration has one trained baseline, and knows nothing of what others would change.
+        With one trained baseline it knows nothing of what others would change.
         """
         answer = self.answer
-        if self.baselines != ONE:
-            return None
         here = (self.fingerprint, self.space.base + self.space.scale)
-        if (answer.get("fingerprint"), answer.get("base")) != here or answer.get("departures"):
+        if (answer.get("fingerprint"), answer.get("base")) != here or answer.get("departures") or self.error is None:
             return None
         if not answer.get("degrees") or not answer["error"]:
             return None
@@ -179,6 +177,20 @@ _WORDS = {
     "latency_on": "latency measured on", "table": "table that is replayed", "halving": "rungs",
     "baselines": "trained baselines",
 }  # fmt: skip
+
+
+def baselines_of(recipe: Recipe, each: bool | None) -> str:
+    """Return how many trained baselines there are: `EACH` where one is trained here, unless `each` says otherwise.
+
+    Raises:
+        StudyError: None is trained here, so that seeds could not have their own.
+    """
+    if each and not recipe.trains_baseline:
+        raise StudyError(
+            "--baseline-per-seed trains a baseline under every seed, and here none is trained: "
+            + ("--base-epochs 0 takes it as it is" if recipe.init in ("bank", "baseline") else f"--init {recipe.init}")
+        )
+    return EACH if (recipe.trains_baseline if each is None else each) else ONE
 
 
 def _or_none(value: object) -> object:

@@ -33,7 +33,7 @@ from nas.trial import Trial
 
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
-_BASELINE, _BANK, _OPTIONS = "nas_baseline", "nas_bank", "nas_options"
+_BASELINE, _BANK, _OPTIONS, _LEFT_OUT = "nas_baseline", "nas_bank", "nas_options", "nas_left_out"
 _BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
 
 
@@ -278,6 +278,15 @@ class Study:
         """Store the curve of the baseline that others inherit from; of a further seed where seeds have their own."""
         key = self._baseline_of(self.settings.seed if seed is None else seed)
         self._write({key: [asdict(score) for score in curve]})
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Seeds that the study goes on without, where seeds have baselines of their own, and why."""
+        return {int(seed): why for seed, why in self._attribute(_LEFT_OUT, {}).items()}
+
+    def leave_out(self, seed: int, why: str) -> None:
+        """Store that the study goes on without a seed; call it within `leases.alone`."""
+        self._write({_LEFT_OUT: {**self._attribute(_LEFT_OUT, {}), str(seed): why}})
 
     @property
     def bank(self) -> dict[str, Any]:

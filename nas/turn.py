@@ -14,7 +14,7 @@ from nas.propose import propose
 from nas.race import Rules, contenders
 from nas.schedule import Job, climbing, confirmation_runs, confirming, owed, promoted
 from nas.seeds import runs_of, together, variants_spent
-from nas.settings import Settings
+from nas.settings import EACH, Settings
 from nas.space import SearchSpace
 from nas.trial import Trial
 
@@ -81,6 +81,8 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
             f"confirming: the first {len(contenders(screened, rules))} of the ranking and the baseline get further "
             f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
         )
+        if settings.baselines == EACH:
+            note += f"; each further seed has a baseline of its own, trained for {settings.recipe.base_epochs} epochs"
         return Turn(job, made + 1, max(made + 1, most), note=_joined(ended, note))
     return Turn(over=not any(t.status == "running" for t in runs), note=ended)
 
@@ -112,7 +114,8 @@ def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules) -> bool
 
 def _under_way(trials: Sequence[Trial], rules: Rules) -> bool:
     """Whether a run of the screening is being made."""
-    return any(t.status == "running" and t.seed < rules.first + rules.screened for t in trials)
+    seeds = rules.seeds(rules.screened)
+    return any(t.status == "running" and t.seed in seeds for t in trials)
 
 
 def _joined(*notes: str) -> str:

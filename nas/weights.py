@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from nas.bank import SwapBank, bank_json, candidates_of, open_bank, read_json, write_json
 from nas.checkpoint import run_key
 from nas.distil import LEAST_MAP, Bank, Candidate, DistilJob
-from nas.errors import Starved, StudyError
-from nas.locks import try_lock
+from nas.errors import Starved, StudyError, Untaught
+from nas.locks import is_free, try_lock
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
 from nas.recipe import Recipe
 from nas.render import render
@@ -48,7 +48,7 @@ class Worker(Protocol):
 class Listener(Protocol):
     """Who is told while weights are made."""
 
-    def baseline_training(self, recipe: Recipe) -> None:
+    def baseline_training(self, recipe: Recipe, seed: int) -> None:
         """Hear that the baseline that others inherit from starts to train."""
 
     def distilling(self, count: int) -> None:
@@ -151,13 +151,22 @@ class Weights:
             [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own], self.versions
         )
 
+    def _baseline_file(self, recipe: Recipe, seed: int | None) -> Path:
+        return self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
+
+    def is_being_made(self, recipe: Recipe, seed: int) -> bool:
+        """Whether another worker or search is making the baseline of a seed just now."""
+        lock = _lock_of(self._baseline_file(recipe, seed))
+        return lock.exists() and not is_free(lock)
+
     def baseline(self, recipe: Recipe, seed: int | None = None) -> Baseline:
         """Return the trained baseline that a recipe's proxies of a seed inherit from, training it if need be.
 
         Raises:
-            StudyError: It cannot be trained, or has not learnt.
+            Untaught: It diverges.
+            StudyError: It cannot be trained.
         """
-        file = self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
+        file = self._baseline_file(recipe, seed)
         about = file.with_suffix(".json")
         with self._alone(file):
             if not (about.exists() and file.exists()):
@@ -171,14 +180,15 @@ class Weights:
 
     def _train(self, recipe: Recipe, file: Path, about: Path, seed: int) -> None:
         wanted = recipe.for_baseline()
-        self.listener.baseline_training(wanted)
+        self.listener.baseline_training(wanted, seed)
         variant = Variant(self.space.base, self.space.scale)
         job = replace(self.job(variant, wanted, seed), init=recipe.weights or None, save=str(file), average=False)
         job = replace(self.resumable(job), recipe=replace(wanted, device=self.device or wanted.device))
         try:
             result = self.worker.run(job, lambda score: self.listener.epoch(score, max(1, wanted.epochs)))
         except ProxyFailure as failure:
-            kind = Starved if failure.starved else StudyError
+            untaught = failure.kind in ("nan", "diverged")
+            kind = Starved if failure.starved else Untaught if untaught else StudyError
             raise kind(f"the baseline could not be trained: {failure}") from None
         fitting, every = result.inherited
         if not wanted.epochs and fitting < every:
@@ -189,6 +199,22 @@ class Weights:
             )
         write_json(about, {"curve": [asdict(s) for s in result.curve], "cpu_seconds": result.cpu_seconds})
 
+    def teacher(self, recipe: Recipe, seed: int | None = None) -> Baseline:
+        """Return the baseline of a seed, if it can be distilled from.
+
+        Raises:
+            Untaught: It has not learnt.
+            StudyError: As `baseline`.
+        """
+        baseline = self.baseline(recipe, seed)
+        if baseline.map < LEAST_MAP:
+            raise Untaught(
+                f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
+                "there is nothing to distil from it: train it longer (--base-epochs), bring trained weights "
+                "(--weights), or search from scratch (--init scratch)"
+            )
+        return baseline
+
     def bank(self, recipe: Recipe, seed: int, candidates: Sequence[Candidate] | None = None) -> SwapBank:
         """Return the bank of a recipe, distilling what it does not hold yet.
 
@@ -198,15 +224,9 @@ class Weights:
             candidates: What it has to hold; None is the whole space.
 
         Raises:
-            StudyError: The baseline has not learnt, or the bank on the disk is not the one that its name says.
+            StudyError: As `teacher`, or the bank on the disk is not the one that its name says.
         """
-        baseline = self.baseline(recipe, seed)
-        if baseline.map < LEAST_MAP:
-            raise StudyError(
-                f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
-                "there is nothing to distil from it: train it longer (--base-epochs), bring trained weights "
-                "(--weights), or search from scratch (--init scratch)"
-            )
+        baseline = self.teacher(recipe, seed)
         wanted = tuple(candidates_of(self.space) if candidates is None else candidates)
         about = {
             "kind": _MARK,
@@ -261,7 +281,7 @@ class Weights:
         """Hold a file or folder that is being made; another search that wants it waits."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(what.with_name(f"{what.name}.lock"), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
+            lock = open(_lock_of(what), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
         except OSError as error:
             raise StudyError(f"cannot write to {self.folder}: {error}") from None
         told = False
@@ -273,6 +293,11 @@ class Weights:
                 if self.stopped.wait(0.5):
                     raise StudyError(STOPPED)
             yield
+
+
+def _lock_of(what: Path) -> Path:
+    """Return the file that is locked while another one, or a folder, is being made."""
+    return what.with_name(f"{what.name}.lock")
 
 
 _BANK_FIELDS = ("imgsz", "batch", "weight_decay", "channels_last", "device", "amp", "start", "bank_epochs", "bank_lr0")

@@ -48,7 +48,7 @@ class Told:
         self.said: list[str] = []
         self.ended: list[tuple] = []
 
-    def baseline_training(self, recipe) -> None:
+    def baseline_training(self, recipe, seed) -> None:
         self.said.append(f"baseline training of {recipe.epochs}")
 
     def distilling(self, count) -> None:
@@ -62,6 +62,9 @@ class Told:
 
     def note(self, text) -> None:
         self.said.append(text)
+
+    def beside(self, number):
+        return self
 
     def run_ended(self, run, done, position, total) -> None:
         self.ended.append((run, done, position, total))

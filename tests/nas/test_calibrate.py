@@ -17,6 +17,7 @@ from nas.cli import cli
 from nas.errors import StudyError
 from nas.proxy import ProxyFailure
 from nas.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe
+from nas.settings import EACH
 from nas.variant import Variant
 
 COMMON = Recipe(epochs=0, init="bank", imgsz=64)
@@ -233,14 +234,14 @@ def test_a_calibration_in_earnest(taught, own_cache, tmp_path, monkeypatch):
     result = CliRunner().invoke(cli, options)
     assert result.exit_code == 0, result.output
     assert "nas search small" in result.stdout
-    assert len(list(Path("studies/weights").glob("baseline-*.pt"))) == 1  # the one that was there
+    assert len(list(Path("studies/weights").glob("baseline-*.pt"))) == 2  # the one that was there, and a further one
     folder = Path("studies/small.calibration")
     body = json.loads((folder / ANSWER_FILE).read_text())
     assert body["drops"]["backbone.down_p3"] > 0.3
     assert any(x > 0 for row in body["full"]["map"].values() for x in row)
     answer = load_answer(folder / ANSWER_FILE)
     assert (answer.proxy, answer.recipe.init, answer.recipe.epochs) == ("bank-0", "bank", 0)
-    assert answer.fingerprint == taught.fingerprint
+    assert (answer.fingerprint, answer.baselines) == (taught.fingerprint, EACH)
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
     lines = (folder / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 2 * (4 + 1) + 4  # of down_p3 alone there is a control

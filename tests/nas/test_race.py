@@ -57,6 +57,17 @@ def test_contenders_are_the_first_of_the_screening():
     assert [NAME[v] for v in contenders(trials, replace(RULES, confirm=Confirm(9, 3)))] == ["e", "c", "a", "d"]
 
 
+def test_a_seed_that_is_left_out_is_replaced_by_the_next():
+    rules = replace(RULES, first=4, screened=2, left_out=frozenset({5, 7}))
+    assert rules.seeds(4) == (4, 6, 8, 9)
+    trials = [run(n, seed, s) for seed in (4, 6) for n, s in (("baseline", 0.4), ("a", 0.41), ("b", 0.42))]
+    assert [NAME[v] for v in contenders([*trials, run("a", 5, 0.9)], rules)] == ["b", "a"]
+    assert {job.seed for job in owed(trials[:3], rules)} == {6}
+    made = race(trials, lambda name, seed: 0.4 + seed / 1000, rules)
+    assert {t.seed for t in made} == {4, 6, 8}
+    assert confirmation_runs(made, rules) == (3, 3)
+
+
 def test_a_round_is_one_seed_for_all_the_baseline_first():
     trials = screened(baseline=0.4, a=0.41, b=0.39, c=0.42, d=0.405)
     first = next_round(trials, RULES)

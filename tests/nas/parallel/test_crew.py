@@ -367,13 +367,13 @@ def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(study):
     other.start()
     while not room._inside:
         time.sleep(0.01)
-    assert runner._beside(lambda: bank(None, None, 3, None), "the bank of seed 3") == "bank 3"
+    assert runner.heritage.beside(lambda: bank(None, None, 3, None), "the bank of seed 3") == "bank 3"
     other.join(WAIT_S)
     assert beside == [1, 0]
     with room.shared() as company:  # and what fails alone has failed
         assert not company()
     with pytest.raises(Starved):
-        runner._beside(lambda: (_ for _ in ()).throw(Starved("out of memory")), "the bank of seed 3")
+        runner.heritage.beside(lambda: (_ for _ in ()).throw(Starved("out of memory")), "the bank of seed 3")
 
 
 def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make, tmp_path):

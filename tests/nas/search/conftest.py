@@ -84,7 +84,7 @@ class Listener:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def baseline_training(self, recipe) -> None:
+    def baseline_training(self, recipe, seed) -> None:
         self.said.append(f"baseline training of {recipe.epochs}")
 
     def distilling(self, count) -> None:

@@ -15,7 +15,6 @@ from nas.notes import ranking_notes
 from nas.objective import Goal
 from nas.proxy import ProxyFailure
 from nas.scores import EpochScore, Validation
-from nas.settings import EACH
 from nas.space_file import read_space
 from nas.study import Study
 
@@ -275,37 +274,6 @@ def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_traine
         run(study, 1, Other())
 
 
-@pytest.mark.parametrize("init", ["bank", "baseline"])
-def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, init):
-    study = make_study(init=init, base_epochs=3, changes={"baselines": EACH})
-    study.ask_for_seeds(1, Confirm(2, 3))
-    trials, _, trainer = run(study, 4)
-    trained = {job.seed: job.save for job in trainer.jobs if job.save}
-    assert set(trained) == {t.seed for t in trials} == {0, 1, 2}
-    proxies = [job for job in trainer.jobs if not job.save]
-    assert {(job.seed, job.init) for job in proxies} == set(trained.items())
-    assert {(job.proxy.seed, job.proxy.init) for job in trainer.distillations} <= set(trained.items())
-    assert sum(bool(job.save) for job in trainer.jobs) == 3
-    assert all(study.baseline_training_of(seed) for seed in (0, 1, 2))
-    assert not study.baseline_training_of(3)
-
-
-def test_a_baseline_of_a_further_seed_that_cannot_be_trained_says_what_goes_on_without(run, make_study, fake_trainer):
-    class Diverges(fake_trainer):
-        def run(self, job, on_epoch=None):
-            if job.save and job.seed == 1:
-                raise ProxyFailure("nan", "the loss was no longer a number")
-            return super().run(job, on_epoch)
-
-    study = make_study(init="bank", base_epochs=3, changes={"baselines": EACH})
-    study.ask_for_seeds(1, Confirm(2, 3))
-    with pytest.raises(StudyError, match=r"the baseline of seed 1: .*no longer a number\n.*--confirm 0"):
-        run(study, 4, Diverges())
-    study.ask_for_seeds(None, Confirm())
-    trials, _, _ = run(study, None, Diverges())
-    assert sum(t.status == "done" for t in trials) == 4
-
-
 def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer):
     """Nothing beside it in its distillation shows that the machine works, so the next training does."""
 
@@ -322,13 +290,3 @@ def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer
     failed = [t for t in trials if t.status == "failed"]
     assert [(t.seed, t.failure.startswith("error: bank of seed 1: ")) for t in failed] == [(1, True)]
     assert any("shows whether this machine is why" in said for said in listener.said)
-
-
-def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_study):
-    """On a machine that shares no weights it comes out otherwise, and what inherits from it cannot be compared."""
-    study = make_study(init="baseline", base_epochs=3, changes={"baselines": EACH})
-    study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.123, 1.0)),), 1)
-    study.ask_for_seeds(2, Confirm())
-    with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun with \(mAP50-95 .*, not 0.1230"):
-        run(study, 2)
-    assert {t.status for t in study.trials()} == {"done", "interrupted"}

@@ -13,6 +13,7 @@ from nas.confirm import Confirm
 from nas.errors import StudyError
 from nas.recipe import SCRATCH_LR0, Recipe
 from nas.session import Session
+from nas.settings import EACH, ONE
 from nas.study import Study
 
 CALIBRATED = Recipe(
@@ -163,11 +164,20 @@ def test_a_study_without_a_calibration_takes_none_later(begin, words, finish_a_t
     assert words in str(caught.value)
 
 
-def test_a_calibration_has_one_trained_baseline(begin):
-    write(calibration())
-    settings = begin(study="a", proxy="good", baseline_per_seed=True).study.settings
-    assert settings.answer["departures"][-1] == "trained baselines: one, not one for each seed"
-    assert (settings.prior, settings.error) == (None, None)
+@pytest.mark.parametrize(("measured", "other"), [(ONE, EACH), (EACH, ONE)])
+def test_a_study_has_as_many_trained_baselines_as_its_calibration(begin, measured, other):
+    """Unless it is told otherwise: then what the calibration says of the error does not hold."""
+    body = calibration()
+    if measured == EACH:  # those that do not say had one
+        body["calibration"]["baselines"] = EACH
+    write(body)
+    settings = begin(study="a", proxy="good").study.settings
+    assert (settings.baselines, settings.error) == (measured, 0.002)
+    assert not any("baselines" in line for line in settings.answer["departures"])
+    assert begin(study="b", proxy="good", baseline_per_seed=measured == EACH).study.settings.error == 0.002
+    settings = begin(study="c", proxy="good", baseline_per_seed=other == EACH).study.settings
+    assert settings.answer["departures"][-1] == f"trained baselines: {measured}, not {other}"
+    assert (settings.baselines, settings.prior, settings.error) == (other, None, None)
 
 
 def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_trial, run_what_is_left):

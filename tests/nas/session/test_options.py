@@ -149,13 +149,18 @@ def test_a_refusal_holds_for_a_study_that_is_resumed(begin, finish_a_trial):
         begin(study="a", base_epochs=0)
 
 
-def test_baselines_are_one_unless_told_otherwise(begin, finish_a_trial):
-    assert begin().study.settings.baselines == ONE
-    finish_a_trial(begin(study="each", baseline_per_seed=True).study)
-    assert begin(study="each", space=None).study.settings.baselines == EACH
-    finish_a_trial(begin(study="one").study)
+def test_every_seed_has_a_baseline_unless_told_otherwise(begin, finish_a_trial):
+    assert begin().study.settings.baselines == EACH
+    finish_a_trial(begin(study="one", baseline_per_seed=False).study)
+    assert begin(study="one", space=None).study.settings.baselines == ONE
     with pytest.raises(StudyError, match="trained baselines: one, not one for each seed"):
         begin(study="one", baseline_per_seed=True)
+
+
+@pytest.mark.parametrize("options", [{"init": "scratch"}, {"weights": "w.pt", "base_epochs": 0}, {"init": "w.pt"}])
+def test_what_is_given_is_one_for_all(begin, tmp_path, options):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    assert begin(**options).study.settings.baselines == ONE
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from nas.errors import NasError, StudyError
 from nas.recipe import SCRATCH_LR0, Recipe
 from nas.scores import EpochScore
 from nas.session import Session
-from nas.settings import ONE
+from nas.settings import EACH, ONE
 from nas.study import Study
 
 
@@ -193,6 +193,7 @@ def test_an_older_study_that_is_begun_anew_stays_as_it_was(begin, monkeypatch):
 
 def test_what_was_asked_for_can_be_taken_back(begin):
     barren(begin(study="a", baseline_per_seed=True).study)
+    assert begin(study="a", space=None).study.settings.baselines == EACH
     assert begin(study="a", space=None, baseline_per_seed=False, init="scratch").study.settings.baselines == ONE
 
 

@@ -1,0 +1,232 @@
+"""What the runs of a study inherit, seed by seed: trained baselines and banks, made when the first run needs them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from nas.bank import SwapBank
+from nas.distil import Candidate
+from nas.errors import LeftOut, Starved, StudyError, Untaught
+from nas.race import rules_of
+from nas.room import Room
+from nas.schedule import Job
+from nas.scores import EpochScore
+from nas.settings import EACH
+from nas.space import SearchSpace
+from nas.study import Study
+from nas.trial import STOPPED
+from nas.variant import Variant
+from nas.weights import Baseline, Listener, Weights, Worker
+
+T = TypeVar("T")
+_MOST_LEFT_OUT = 3
+"""Seeds whose baselines have not learnt, after which it is not bad luck."""
+_PAUSE_S = 0.5
+
+
+class Heritage:
+    """Makes what the runs of one worker inherit, and sees that all workers of a study inherit the same.
+
+    A study whose seeds have a baseline each leaves out a further seed whose baseline diverges or does not learn: that
+    says nothing of any variant, and the next seed will do.
+    """
+
+    def __init__(self, study: Study, weights: Weights, room: Room, listener: Listener) -> None:
+        """Prepare.
+
+        Args:
+            study: Whose runs they are.
+            weights: Makes them, and finds what is made already.
+            room: Of the device that they are made on.
+            listener: Told of everything.
+        """
+        self.study, self.weights, self.room, self.listener = study, weights, room, listener
+        self.recipe, self.first = study.settings.recipe, study.settings.seed
+        self.banks: dict[int, SwapBank] = {}
+        self._seen: set[int] = set()
+
+    def prepare(self) -> SearchSpace:
+        """Make what the study's own seed inherits, and return the space without what could not be distilled.
+
+        Raises:
+            StudyError: It cannot be made.
+        """
+        space = self.study.settings.space
+        if self.recipe.init in ("baseline", "bank"):
+            self._keep(self.weights.baseline(self.recipe), self.first)
+            self._seen.add(self.first)
+        if self.recipe.init == "bank":
+            bank = self.banks[self.first] = self.weights.bank(self.recipe, self.first)
+            for failed in bank.failures:
+                swap = f"{failed.candidate.slot}={failed.candidate.label}"
+                self.listener.note(f"kept out of the search: {swap}: {failed.failure}")
+            space = _without(space, bank)
+            self.study.keep_bank(bank)
+        return space
+
+    def bank_of(self, job: Job, variant: Variant) -> SwapBank | None:
+        """Return the bank of a run's seed, distilling what it lacks; None where nothing is taken from one.
+
+        A seed of a study with a bank is the bank's too, as in `nas.calibrate`: what distilling adds to the error
+        belongs to it. So is the trained baseline, unless there is one for all.
+
+        Raises:
+            LeftOut: The seed has a baseline of its own, which has not learnt, and is left out from now on.
+            StudyError: The bank, or the baseline, cannot be made.
+        """
+        if self.recipe.init not in ("bank", "baseline"):
+            return None
+        if self.weights.apart and job.seed not in self._seen:
+            self._wait_for(job.seed)
+            self._make_baseline(job.seed)
+        if self.recipe.init != "bank" or not variant.swaps:
+            return None
+        held = self.banks.get(job.seed)
+        if held is None or not held.candidates.keys() >= set(variant.swaps):
+            wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
+            held = self.beside(
+                lambda: self.weights.bank(self.recipe, job.seed, tuple(dict.fromkeys(wanted)) or None),
+                f"the bank of seed {job.seed}",
+            )
+            self.banks[job.seed] = held
+        return held
+
+    def beside(self, make: Callable[[], T], what: str) -> T:
+        """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
+        try:
+            with self.room.shared() as company:
+                return make()
+        except Starved:
+            if self.weights.stopped.is_set() or not company():
+                raise
+        self.listener.note(f"{what} does not fit beside other trainings; it is made again alone")
+        with self.room.alone():
+            return make()
+
+    def _wait_for(self, seed: int) -> None:
+        """Wait for another worker that makes the baseline of a seed, making those of the next ones meanwhile."""
+        rules = rules_of(self.study)
+        asked = max(rules.screened, rules.confirm.seeds if rules.confirm.top else 1)
+        ahead = [other for other in rules.seeds(asked) if other > seed]
+        told = False
+        while self.weights.is_being_made(self.recipe, seed):
+            if ahead:
+                other = ahead.pop(0)
+                if not self.weights.is_being_made(self.recipe, other):
+                    with contextlib.suppress(StudyError):  # it is told when its turn comes
+                        self._make_baseline(other)
+            elif not told:
+                told = True
+                self.listener.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
+            if self.weights.stopped.wait(_PAUSE_S):
+                raise StudyError(STOPPED)
+
+    def _make_baseline(self, seed: int) -> None:
+        """Make the baseline of a seed, and see that it is the one that the study knows.
+
+        Raises:
+            LeftOut: It has not learnt, and its seed is left out.
+            StudyError: It cannot be made, or is another one.
+        """
+        if seed in (left_out := self.study.left_out):  # by whom was waited for
+            raise LeftOut(left_out[seed])
+        make = self.weights.teacher if self.recipe.init == "bank" else self.weights.baseline
+        name = f"the baseline of seed {seed}"
+        try:
+            made = self.beside(lambda: make(self.recipe, seed), name)
+        except Untaught as error:
+            if seed == self.first:
+                raise
+            self._leave_out(seed, str(error))
+            raise LeftOut(str(error)) from None
+        except StudyError as error:
+            if seed == self.first or self.weights.stopped.is_set():
+                raise
+            raise StudyError(
+                f"{name}: {error}\nnothing can be trained under that seed before it can; "
+                "`--seeds 1 --confirm 0` asks for no further ones"
+            ) from None
+        self._keep(made, seed)
+        self._seen.add(seed)
+
+    def _leave_out(self, seed: int, why: str) -> None:
+        """Go on without a seed.
+
+        Raises:
+            StudyError: There have been several, or others have been able to make its baseline.
+        """
+        with self.study.leases.alone():
+            if self.study.baseline_training_of(seed):
+                raise StudyError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
+            if seed in self.study.left_out:
+                return
+            self.study.leave_out(seed, why)
+            count = len(self.study.left_out)
+        if count >= _MOST_LEFT_OUT:
+            raise StudyError(
+                f"the baselines of {count} seeds could not be used, so it is not bad luck; the last: {why}\n"
+                "another study with a longer --base-epochs, with trained --weights, or with --one-baseline would do; "
+                "here `--seeds 1 --confirm 0` asks for no further seeds"
+            )
+        self.listener.note(f"seed {seed} is left out, and the next one takes its place: {why}")
+
+    def _keep(self, baseline: Baseline, seed: int) -> None:
+        """Keep the curve of the baseline that runs of a seed inherit from.
+
+        Raises:
+            LeftOut: Its seed has been left out by another worker.
+            StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
+        """
+        with self.study.leases.alone():  # others may be making theirs just now
+            if why := self.study.left_out.get(seed):
+                raise LeftOut(why)
+            kept = self.study.baseline_training_of(seed)
+            if not kept:
+                return self.study.keep_baseline_training(baseline.curve, seed)
+        if _told(kept) != _told(baseline.curve):
+            there = max((score.validation.map for score in kept if score.validation), default=0.0)
+            raise StudyError(
+                f"the baseline in {baseline.file} is not the one that the study {self.study.place.name!r} was begun "
+                f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
+                f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
+            )
+        return None
+
+
+def weights_of(study: Study, data: Path, worker: Worker, listener: Listener, device: str = "") -> Weights:
+    """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
+    s = study.settings
+    return Weights(
+        folder=study.place.weights,
+        space=s.space,
+        data=data,
+        fingerprint=s.fingerprint,
+        versions=s.versions,
+        seed=s.seed,
+        worker=worker,
+        listener=listener,
+        scratch=study.scratch,
+        device=device,
+        apart=s.baselines == EACH,
+    )
+
+
+def _told(curve: tuple[EpochScore, ...]) -> list[object]:
+    """Return what a curve says, without the time that it took."""
+    return [(score.epoch, score.train_loss, score.validation) for score in curve]
+
+
+def _without(space: SearchSpace, bank: SwapBank) -> SearchSpace:
+    """Return the space without the swaps that the bank could not make, wherever their layer is swapped."""
+    failed = {(c.candidate.slot, c.candidate.label) for c in bank.failures}
+    barred = tuple(
+        ((slot.key, label),)
+        for slot in space.active
+        for label in slot.choices[1:]
+        if any((layer, label) in failed for layer in slot.layers)
+    )
+    return replace(space, forbid=space.forbid + barred)
