@@ -41,6 +41,16 @@ class Quiet:
         return lambda *_: None
 
 
+class Told(Quiet):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def instant_cost(variant):
     gflops = 8.0 - 0.1 * len(variant.swaps)
     return ModelFiles(variant.name, "nc: 80\n", "", ""), Cost(3_000_000, gflops, gflops, ())

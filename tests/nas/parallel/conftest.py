@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import instant_worker
 import pytest
 from postgres import Server, server, why_not
 
+import nas.runner
 from nas.confirm import Confirm
 from nas.place import place
 from nas.recipe import Recipe
@@ -71,3 +73,16 @@ def make(settings: Settings) -> Callable[..., Study]:
         return study
 
     return made
+
+
+@pytest.fixture
+def quick_costs(monkeypatch) -> None:
+    """Let costs be told at once, and workers look again soon."""
+    monkeypatch.setattr(nas.runner, "costed", instant_worker.instant_cost)
+    monkeypatch.setattr("nas.search._PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def study(make, tmp_path) -> Study:
+    """Return a study of twelve variants in a file."""
+    return make(f"sqlite:///{tmp_path / 'a.db'}", trials=12)
