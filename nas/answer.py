@@ -80,10 +80,11 @@ def load_answer(path: Path) -> Answer:
             raise StudyError(f"{path} was written by another version of the tool: calibrate again")
         chosen, made = body["chosen"], body["calibration"]
         interval = chosen["spearman_interval"]
+        recipe = replace(Recipe(**chosen["recipe"]), weights="", weights_digest="")
         return Answer(
             proxy=chosen["proxy"],
             score=chosen["score"],
-            recipe=replace(Recipe(**chosen["recipe"]), weights="", weights_digest=""),
+            recipe=recipe,
             error=chosen["error"],
             resolution=chosen["resolution"],
             spread=chosen["spread"],
@@ -93,7 +94,7 @@ def load_answer(path: Path) -> Answer:
             fingerprint=made["fingerprint"],
             base=made["space"]["base"] + made["space"]["scale"],
             degrees=(chosen["variants"] - 1) * (chosen["seeds"] - 1),
-            baselines=made.get("baselines", ONE),
+            baselines=made.get("baselines", ONE) if recipe.trains_baseline else ONE,
         )
     except (KeyError, TypeError) as error:
         raise StudyError(f"{path} is no calibration: {error}") from None

@@ -174,6 +174,13 @@ class Calibrator:
         made_of = self.weights.baseline_key(run.recipe, run.seed) if _inherits(run) else ""
         return run.key(self.calibration.fingerprint, self.calibration.versions, render(run.variant).yaml, made_of)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has runs under further seeds, with as many trained baselines as it says."""
+        there = self.file.read()
+        further = (run for run in runs_of(self.calibration) if run.seed and _inherits(run))
+        return bool(there) and any(self.key(run) in there for run in further)
+
     def missing(self) -> list[tuple[Run, str]]:
         """Return the runs that are still to be trained, with their keys."""
         there = self.file.read()
@@ -194,7 +201,14 @@ class Calibrator:
 
         def make_baseline(run: Run, worker: ProxyWorker) -> None:
             told = self.observer.beside(workers.index(worker)) if len(workers) > 1 else self.observer
-            replace(self.weights, worker=worker, listener=told).baseline(run.recipe, run.seed)
+            weights = replace(self.weights, worker=worker, listener=told)
+            try:
+                (weights.teacher if run.recipe.init == "bank" else weights.baseline)(run.recipe, run.seed)
+            except StudyError as error:
+                if not run.seed:
+                    raise
+                hint = "`--one-baseline` calibrates with that of seed 0 alone, under another --name"
+                raise StudyError(f"the baseline of seed {run.seed}: {error}\n{hint}") from None
 
         def make_bank(run: Run, worker: ProxyWorker) -> None:
             made[_bank_name(run.recipe), run.seed] = replace(self, weights=replace(self.weights, worker=worker)).bank(

@@ -22,7 +22,7 @@ from nas.place import place
 from nas.proxy import ProxyWorker, available_cores
 from nas.recipe import make_recipe
 from nas.recipe_options import sound, weights_file
-from nas.settings import EACH, baselines_of, current_versions
+from nas.settings import EACH, ONE, baselines_of, current_versions
 from nas.space_file import load_space
 from nas.weights import Weights
 
@@ -93,4 +93,18 @@ def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrat
         scratch=folder / "run",
         apart=calibration.baselines == EACH,
     )
-    return Calibrator(calibration, folder, weights, workers, cache, observer)
+    made = Calibrator(calibration, folder, weights, workers, cache, observer)
+    return _as_begun(made) if options["baseline_per_seed"] is None else made
+
+
+def _as_begun(made: Calibrator) -> Calibrator:
+    """Return a calibration with one trained baseline for all seeds if it was begun so: that was how all were."""
+    as_one = replace(made.calibration, baselines=ONE)
+    one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
+    if made.calibration.baselines == ONE or made.has_begun or not one.has_begun:
+        return made
+    made.observer.note(
+        f"{made.folder} was begun with one trained baseline for all seeds, and goes on so; under another --name "
+        "each seed has its own"
+    )
+    return one

@@ -24,7 +24,7 @@ from nas.weights import Baseline, Listener, Weights, Worker
 
 T = TypeVar("T")
 _MOST_LEFT_OUT = 3
-"""Seeds whose baselines have not learnt, after which it is not bad luck."""
+"""Seeds whose baselines have not learnt, after which it is not bad luck and no other is tried."""
 _PAUSE_S = 0.5
 
 
@@ -68,6 +68,16 @@ class Heritage:
             self.study.keep_bank(bank)
         return space
 
+    def lacks(self, job: Job, variant: Variant) -> bool:
+        """Whether something that a run inherits has not been made, or found, here yet."""
+        if self.recipe.init not in ("bank", "baseline"):
+            return False
+        return (self.weights.apart and job.seed not in self._seen) or self._lacks_swaps(job, variant)
+
+    def _lacks_swaps(self, job: Job, variant: Variant) -> bool:
+        held = self.banks.get(job.seed)
+        return self.recipe.init == "bank" and not (held.candidates.keys() if held else set()) >= set(variant.swaps)
+
     def bank_of(self, job: Job, variant: Variant) -> SwapBank | None:
         """Return the bank of a run's seed, distilling what it lacks; None where nothing is taken from one.
 
@@ -85,15 +95,13 @@ class Heritage:
             self._make_baseline(job.seed)
         if self.recipe.init != "bank" or not variant.swaps:
             return None
-        held = self.banks.get(job.seed)
-        if held is None or not held.candidates.keys() >= set(variant.swaps):
+        if self._lacks_swaps(job, variant):
             wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
-            held = self.beside(
+            self.banks[job.seed] = self.beside(
                 lambda: self.weights.bank(self.recipe, job.seed, tuple(dict.fromkeys(wanted)) or None),
                 f"the bank of seed {job.seed}",
             )
-            self.banks[job.seed] = held
-        return held
+        return self.banks[job.seed]
 
     def beside(self, make: Callable[[], T], what: str) -> T:
         """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
@@ -112,7 +120,7 @@ class Heritage:
         rules = rules_of(self.study)
         asked = max(rules.screened, rules.confirm.seeds if rules.confirm.top else 1)
         ahead = [other for other in rules.seeds(asked) if other > seed]
-        told = False
+        told, waited = False, False
         while self.weights.is_being_made(self.recipe, seed):
             if ahead:
                 other = ahead.pop(0)
@@ -122,19 +130,29 @@ class Heritage:
             elif not told:
                 told = True
                 self.listener.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
+            waited = True
             if self.weights.stopped.wait(_PAUSE_S):
                 raise StudyError(STOPPED)
+        if waited:  # whoever has failed to make it is about to say so
+            self.weights.stopped.wait(_PAUSE_S)
 
     def _make_baseline(self, seed: int) -> None:
         """Make the baseline of a seed, and see that it is the one that the study knows.
 
         Raises:
             LeftOut: It has not learnt, and its seed is left out.
-            StudyError: It cannot be made, or is another one.
+            StudyError: It cannot be made, or is another one; or several others have not learnt.
         """
-        if seed in (left_out := self.study.left_out):  # by whom was waited for
+        left_out = self.study.left_out
+        if seed in left_out:  # by whom was waited for
             raise LeftOut(left_out[seed])
-        make = self.weights.teacher if self.recipe.init == "bank" else self.weights.baseline
+        if len(left_out) >= _MOST_LEFT_OUT and not self.study.baseline_training_of(seed):
+            raise StudyError(
+                f"the baselines of {len(left_out)} seeds could not be used, so it is not bad luck; of seed "
+                f"{max(left_out)}: {left_out[max(left_out)]}\nanother study with a longer --base-epochs, with trained "
+                "--weights, or with --one-baseline would do; here `--seeds 1 --confirm 0` asks for no further seeds"
+            )
+        make = self.weights.teacher if seed != self.first else self.weights.baseline
         name = f"the baseline of seed {seed}"
         try:
             made = self.beside(lambda: make(self.recipe, seed), name)
@@ -157,7 +175,7 @@ class Heritage:
         """Go on without a seed.
 
         Raises:
-            StudyError: There have been several, or others have been able to make its baseline.
+            StudyError: Others have been able to make its baseline.
         """
         with self.study.leases.alone():
             if self.study.baseline_training_of(seed):
@@ -165,13 +183,6 @@ class Heritage:
             if seed in self.study.left_out:
                 return
             self.study.leave_out(seed, why)
-            count = len(self.study.left_out)
-        if count >= _MOST_LEFT_OUT:
-            raise StudyError(
-                f"the baselines of {count} seeds could not be used, so it is not bad luck; the last: {why}\n"
-                "another study with a longer --base-epochs, with trained --weights, or with --one-baseline would do; "
-                "here `--seeds 1 --confirm 0` asks for no further seeds"
-            )
         self.listener.note(f"seed {seed} is left out, and the next one takes its place: {why}")
 
     def _keep(self, baseline: Baseline, seed: int) -> None:

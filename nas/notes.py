@@ -33,6 +33,7 @@ def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
         ),
         *_rungs(study, fidelity),
         *_seeds(study, rows),
+        *(f"Seed {seed} is left out, for all variants: {why}" for seed, why in sorted(study.left_out.items())),
         *_trust(study, rows, fidelity),
         "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
         (
@@ -108,8 +109,6 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
     bank = ", the bank" if study.settings.recipe.init == "bank" else ""
     bank = f", the trained baseline{bank}" if study.settings.baselines == EACH else bank
     shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
-    left_out = "; ".join(f"{seed} ({why})" for seed, why in sorted(study.left_out.items()))
-    shared += f" Left out: {left_out}." if left_out else ""
     lines = [
         (
             f"Seeds: Δ is the mean difference to the baseline under the same n seeds (new values{bank}, order, "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from nas.storage import explained, patiently
 from nas.trial import Trial
 
 RECORD, OWNER, BEAT, EPOCH = "record", "owner", "beat", "epoch"
+PREPARING = -1
+"""The epoch of a trial while what it inherits is being made: whoever dies then has not died of its variant."""
 TAKEN_OVER = "taken over by another worker, after this one could not be seen for too long"
 
 
@@ -67,6 +70,13 @@ class OpenTrial:
             if self._stored.get(key) != value:
                 self._asked.set_user_attr(key, value)
         self._stored = new
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Store that its own training has not begun, while what it inherits is being made."""
+        self._ledger.write(lambda: self._asked.set_user_attr(EPOCH, PREPARING))
+        yield
+        self._ledger.write(lambda: self._asked.set_user_attr(EPOCH, 0))
 
     def report(self, score: EpochScore) -> None:
         """Store how far it has come, and an epoch's mAP50-95 where that was validated."""

@@ -127,8 +127,7 @@ class Runner:
         """
         variant = handle.trial.variant
         try:
-            bank = None if self.replay else self.heritage.bank_of(job, variant)
-            ended = self._try(handle, bank, position, target)
+            ended = self._try(handle, self._bank(handle, job), position, target)
         except LeftOut as error:
             return handle.end(status="interrupted", failure=f"seed {job.seed} is left out: {error}")
         except BaseException as error:
@@ -142,6 +141,14 @@ class Runner:
         if variant.is_baseline and ended.status not in ("done", "interrupted"):
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
         return ended
+
+    def _bank(self, handle: OpenTrial, job: Job) -> SwapBank | None:
+        """Return the bank of a run, with what else it inherits made; None where it takes nothing from one."""
+        if self.replay:
+            return None
+        lacks = self.heritage.lacks(job, handle.trial.variant)
+        with handle.preparing() if lacks else contextlib.nullcontext():
+            return self.heritage.bank_of(job, handle.trial.variant)
 
     def _try(self, handle: OpenTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
         """Build, cost, gate and train; return how it ended."""

@@ -207,7 +207,8 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
         raise StudyError(f"the study {study.place.name!r} replays a table: there is nothing to train")
     opened = Study.load(study.place, write=True)
     dataset = as_it_was(opened, f"the baseline of {study.place.name!r} cannot be trained as it was")
-    if opened.settings.baselines == EACH:
+    there = sum(t.status == "done" and t.variant.is_baseline for t in opened.trials())
+    if opened.settings.baselines == EACH and there < count:
         epochs = opened.settings.recipe.base_epochs
         observer.note(f"each further seed has a baseline of its own to inherit from, trained for {epochs} epochs first")
     with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.open_trial import BEAT, EPOCH, OWNER, RECORD, Ledger, OpenTrial, thaw
+from nas.open_trial import BEAT, EPOCH, OWNER, PREPARING, RECORD, Ledger, OpenTrial, thaw
 from nas.storage import explained, patiently
 from nas.trial import DIED, DIED_OFTEN
 
@@ -46,12 +46,16 @@ def take_over(ledger: Ledger) -> int:
 
 
 def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
-    """Return how often earlier tries of the same run died in the same epoch."""
+    """Return how often earlier tries of the same run died in the same epoch; never while it was prepared."""
     key, at = thaw(trial).key, trial.user_attrs.get(EPOCH, 0)
-    return sum(
-        t.number != trial.number
-        and t.user_attrs.get(EPOCH, 0) == at
-        and t.user_attrs.get(RECORD, {}).get("failure") == DIED
-        and thaw(t).key == key
-        for t in every
+    return (
+        0
+        if at == PREPARING
+        else sum(
+            t.number != trial.number
+            and t.user_attrs.get(EPOCH, 0) == at
+            and t.user_attrs.get(RECORD, {}).get("failure") == DIED
+            and thaw(t).key == key
+            for t in every
+        )
     )

@@ -155,8 +155,11 @@ class Weights:
         return self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
 
     def is_being_made(self, recipe: Recipe, seed: int) -> bool:
-        """Whether another worker or search is making the baseline of a seed just now."""
-        lock = _lock_of(self._baseline_file(recipe, seed))
+        """Whether another worker or search is making the baseline of a seed just now, which is not there yet."""
+        file = self._baseline_file(recipe, seed)
+        if file.exists() and file.with_suffix(".json").exists():
+            return False
+        lock = _lock_of(file)
         return lock.exists() and not is_free(lock)
 
     def baseline(self, recipe: Recipe, seed: int | None = None) -> Baseline:

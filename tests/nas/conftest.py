@@ -22,7 +22,7 @@ from nas.place import place
 from nas.proxy import ProxyFailure, ProxyJob, ProxyResult, ProxyWorker
 from nas.recipe import Recipe, make_recipe
 from nas.scores import EpochScore, Validation
-from nas.settings import Settings, current_versions
+from nas.settings import EACH, Settings, current_versions
 from nas.space import SearchSpace
 from nas.space_file import load_space, read_space
 from nas.study import Study
@@ -376,6 +376,7 @@ def calibrator(fake_worker: type[FakeWorker], told: Told, tmp_path: Path):
             worker=fake_worker(tmp_path),
             listener=told,
             scratch=tmp_path / "run",
+            apart=calibration.baselines == EACH,
         )
         return Calibrator(calibration, folder, weights, workers, tmp_path, told)
 

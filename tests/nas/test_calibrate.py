@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from nas.answer import ANSWER_FILE, load_answer
 from nas.calibrate import FULL, Run, control_of, full_recipe, proxy_recipe, runs_of
+from nas.calibration_options import _as_begun
 from nas.cli import cli
 from nas.errors import StudyError
 from nas.proxy import ProxyFailure
@@ -101,6 +102,52 @@ def test_each_run_is_trained_once(calibrator, fake_worker, told):
     calibrator().run()
     assert not fake_worker.jobs
     assert not fake_worker.distilled
+
+
+def test_each_seed_inherits_from_its_own_baseline(calibrator, fake_worker):
+    made = calibrator(proxies=("bank-0", "baseline-1", "scratch-2"), baselines=EACH, workers=2)
+    made.run()
+    trained = {job.seed: job.save for job in fake_worker.jobs if job.save}
+    assert sorted(trained) == [0, 1, 2]
+    assert sum(bool(job.save) for job in fake_worker.jobs) == 3
+    heirs = [job for job in fake_worker.jobs if job.recipe.init in ("bank", "baseline")]
+    assert {(job.seed, job.init) for job in heirs} == set(trained.items())
+    assert {(job.proxy.seed, job.proxy.init) for job in fake_worker.distilled} == set(trained.items())
+    assert not made.missing()
+    one = calibrator(proxies=("bank-0", "baseline-1", "scratch-2"))
+    assert {(run.proxy, run.seed) for run, _ in one.missing()} == {
+        (p, s) for p in ("bank-0", "baseline-1") for s in (1, 2)
+    }
+
+
+def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calibrator, told):
+    new = calibrator(baselines=EACH)
+    assert _as_begun(new) is new
+    old = calibrator()
+    old.run()
+    assert _as_begun(new).calibration == old.calibration
+    assert not _as_begun(new).missing()
+    assert "was begun with one trained baseline for all seeds" in told.said[-1]
+    other = calibrator(baselines=EACH, fingerprint="e" * 16)
+    assert _as_begun(other) is other  # nothing that is there applies
+    new.run()
+    assert _as_begun(new) is new
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"), [(0, r"^the baseline could not"), (1, r"^the baseline of seed 1: .*\n`--one")]
+)
+def test_a_baseline_that_fails_says_of_which_seed(calibrator, fake_worker, monkeypatch, seed, words):
+    train = fake_worker.run
+
+    def run(self, job, on_epoch=None):
+        if job.save and job.seed == seed:
+            raise ProxyFailure("nan", "the loss was no longer a number")
+        return train(self, job, on_epoch)
+
+    monkeypatch.setattr(fake_worker, "run", run)
+    with pytest.raises(StudyError, match=words):
+        calibrator(baselines=EACH).run()
 
 
 def test_a_bank_run_is_assembled_from_its_own_seed(calibrator, fake_worker):

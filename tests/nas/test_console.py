@@ -56,7 +56,7 @@ def test_progress_on_a_terminal(ranked_study):
     study = ranked_study([({}, "done", 0.4, 8.0)])
     text = io.StringIO()
     with console.Progress(Console(file=text, force_terminal=True, width=120), study) as progress:
-        progress.baseline_training(Recipe())
+        progress.baseline_training(Recipe(), 0)
         progress.distilling(13)
         progress.steps(1, 40)
         progress._live.refresh()

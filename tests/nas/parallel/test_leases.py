@@ -97,6 +97,25 @@ def test_coming_further_counts(tmp_path, make):
     assert {t.failure for t in study.trials()} == {DIED}
 
 
+def test_who_dies_while_a_baseline_is_made_has_not_died_of_the_variant(tmp_path, make):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    make(url)
+    for _ in range(5):
+        study = Study.load(place("k", url))
+        begin(study, {"neck.up_p4": "CARAFE"}).preparing().__enter__()
+        gone(study)
+        assert Study.load(place("k", url)).take_over() == 1
+    assert {t.failure for t in study.trials()} == {DIED}
+    for again in range(3):
+        study = Study.load(place("k", url))
+        with (handle := begin(study, {"neck.up_p4": "CARAFE"})).preparing():
+            pass
+        gone(study)
+        assert Study.load(place("k", url)).take_over() == 1
+        assert handle.trial.status == "running"
+        assert study.trials()[-1].failure == (DIED if again < 2 else DIED_OFTEN)
+
+
 def test_an_end_on_record_is_told(tmp_path, make, monkeypatch):
     study = make(f"sqlite:///{tmp_path / 'a.db'}")
     handle = begin(study)

@@ -69,17 +69,20 @@ def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, i
     assert not study.baseline_training_of(3)
 
 
+@pytest.mark.parametrize("init", ["bank", "baseline"])
 @pytest.mark.parametrize("kind", ["nan", "diverged", "learns nothing"])
-def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, study, fails_under, kind):
+def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, make_study, fails_under, init, kind):
     """It says nothing of any variant; the next seed takes its place, and so it stays."""
+    study = make_study(init=init, base_epochs=3, changes={"baselines": EACH})
+    study.ask_for_seeds(1, Confirm(2, 3))
     trials, listener, trainer = run(study, 4, fails_under(1, kind=kind))
     assert list(study.left_out) == [1]
     assert {t.seed for t in trials if t.status == "done"} == {0, 2, 3}
     assert {t.status for t in trials if t.seed == 1} == {"interrupted"}
     assert sum(job.save is not None and job.seed == 1 for job in trainer.jobs) == 1
     assert sum(said.startswith("seed 1 is left out, and the next one takes its place: ") for said in listener.said) == 1
-    told = next(line for line in ranking_notes(study) if line.startswith("Seeds:"))
-    assert "Left out: 1 (the baseline " in told
+    (told,) = [line for line in ranking_notes(study) if "left out" in line]
+    assert told.startswith("Seed 1 is left out, for all variants: the baseline ")
     todo = plan(study, None)
     assert is_finished(study, todo)
     again, _, idle = run(study, None)
@@ -103,12 +106,41 @@ def test_seeds_of_the_baseline_go_on_without_one(run, study, fails_under):
 
 
 def test_baselines_that_keep_failing_are_no_bad_luck(run, study, fails_under):
-    with pytest.raises(StudyError, match=r"baselines of 3 seeds could not be used.*\n.*--one-baseline would do; here"):
-        run(study, 4, fails_under(1, 2, 3, 4))
-    assert sorted(study.left_out) == [1, 2, 3]
+    for _ in range(2):
+        with pytest.raises(
+            StudyError, match=r"of 3 seeds could not be used.* of seed 3: .*\n.*one-baseline would do; here"
+        ):
+            run(study, 4, fails_under(1, 2, 3, 4))
+        assert sorted(study.left_out) == [1, 2, 3]
     study.ask_for_seeds(1, Confirm())
     trials, _, _ = run(study, None)
     assert sum(t.status == "done" for t in trials) == 4
+
+
+def test_seeds_whose_baselines_are_there_are_used_whatever_others_did(run, study):
+    run(study, 4)
+    for seed in (7, 8, 9):
+        study.leave_out(seed, "it diverged")
+    study.ask_for_seeds(None, Confirm(3, 3))
+    trials, _, _ = run(study, None)
+    assert {t.seed for t in trials if t.status == "done"} == {0, 1, 2}
+    assert {t.status for t in trials} == {"done"}
+
+
+def test_a_run_stands_before_its_first_epoch_while_its_baseline_is_made(run, study, fake_trainer):
+    stood = {}
+
+    class Looks(fake_trainer):
+        def run(self, job, on_epoch=None):
+            running = [t for t in study._inner.get_trials() if t.state.name == "RUNNING"]
+            if job.seed:
+                stood.setdefault((job.seed, bool(job.save)), set()).update(
+                    t.user_attrs.get("epoch", 0) for t in running
+                )
+            return super().run(job, on_epoch)
+
+    run(study, 4, Looks())
+    assert stood == {(1, True): {-1}, (1, False): {0}, (2, True): {-1}, (2, False): {0}}
 
 
 def test_the_first_seed_is_not_left_out(run, study, fails_under):

@@ -164,6 +164,15 @@ def test_a_study_without_a_calibration_takes_none_later(begin, words, finish_a_t
     assert words in str(caught.value)
 
 
+def test_a_calibrated_proxy_that_inherits_nothing_has_no_baselines(begin):
+    """Those that it was compared with had one for each seed; that says nothing of this one's error."""
+    body = calibration(recipe=replace(CALIBRATED, init="scratch").to_json())
+    body["calibration"]["baselines"] = EACH
+    write(body)
+    settings = begin(study="a", proxy="good").study.settings
+    assert (settings.baselines, settings.error) == (ONE, 0.002)
+
+
 @pytest.mark.parametrize(("measured", "other"), [(ONE, EACH), (EACH, ONE)])
 def test_a_study_has_as_many_trained_baselines_as_its_calibration(begin, measured, other):
     """Unless it is told otherwise: then what the calibration says of the error does not hold."""
