@@ -89,7 +89,8 @@ BASELINES = click.option(
     "--baseline-per-seed/--one-baseline",
     default=None,
     help="Train a baseline under every seed, for its variants to inherit from: intervals and verdicts hold for more "
-    "than one then. Or one for all: quicker, and true of that one. Default: one per seed, where any is trained.",
+    "than one then. Or one for all: quicker, and true of that one. Default: as it was begun, or calibrated (--proxy); "
+    "else one per seed.",
 )
 RUNGS = click.option(
     "--rungs",

@@ -11,6 +11,7 @@ from typing import TypeVar
 from nas.bank import SwapBank
 from nas.distil import Candidate
 from nas.errors import LeftOut, Starved, StudyError, Untaught
+from nas.lease import LeaseLost
 from nas.race import rules_of
 from nas.room import Room
 from nas.schedule import Job
@@ -177,13 +178,16 @@ class Heritage:
         Raises:
             StudyError: Others have been able to make its baseline.
         """
-        with self.study.leases.alone():
+
+        def leave_out() -> None:
             if self.study.baseline_training_of(seed):
                 raise StudyError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
-            if seed in self.study.left_out:
-                return
             self.study.leave_out(seed, why)
-        self.listener.note(f"seed {seed} is left out, and the next one takes its place: {why}")
+
+        known = seed in self.study.left_out  # by another one that waited for it too
+        self._in_turn(leave_out)
+        if not known:
+            self.listener.note(f"seed {seed} is left out, and the next one takes its place: {why}")
 
     def _keep(self, baseline: Baseline, seed: int) -> None:
         """Keep the curve of the baseline that runs of a seed inherit from.
@@ -192,12 +196,15 @@ class Heritage:
             LeftOut: Its seed has been left out by another worker.
             StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
         """
-        with self.study.leases.alone():  # others may be making theirs just now
+
+        def keep() -> tuple[EpochScore, ...]:
             if why := self.study.left_out.get(seed):
                 raise LeftOut(why)
-            kept = self.study.baseline_training_of(seed)
-            if not kept:
-                return self.study.keep_baseline_training(baseline.curve, seed)
+            if not self.study.baseline_training_of(seed):
+                self.study.keep_baseline_training(baseline.curve, seed)
+            return self.study.baseline_training_of(seed)
+
+        kept = self._in_turn(keep)  # others may be making theirs just now
         if _told(kept) != _told(baseline.curve):
             there = max((score.validation.map for score in kept if score.validation), default=0.0)
             raise StudyError(
@@ -205,7 +212,16 @@ class Heritage:
                 f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
                 f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
             )
-        return None
+
+    def _in_turn(self, act: Callable[[], T]) -> T:
+        """Do what may be done twice while no other worker of the study does, however often a server goes away."""
+        while True:
+            try:
+                with self.study.leases.alone():
+                    return act()
+            except LeaseLost:
+                if self.weights.stopped.wait(_PAUSE_S):
+                    raise
 
 
 def weights_of(study: Study, data: Path, worker: Worker, listener: Listener, device: str = "") -> Weights:

@@ -12,6 +12,7 @@ import pytest
 from nas.confirm import Confirm
 from nas.errors import LeftOut, StudyError
 from nas.heritage import Heritage
+from nas.lease import LeaseLost
 from nas.notes import ranking_notes
 from nas.proxy import ProxyFailure
 from nas.room import Room
@@ -242,3 +243,24 @@ def test_who_waits_for_a_baseline_can_be_stopped(study, of_two):
     second.weights.stopped.set()
     with pytest.raises(StudyError, match=STOPPED):
         second.bank_of(Job({}, 1), study.settings.space.variant({}))
+
+
+def test_what_is_written_while_a_server_goes_away_is_written_again(study, run, fails_under, monkeypatch):
+    """Both that a baseline is the study's, and that a seed is left out."""
+    alone, lost = study.leases.alone, []
+
+    @contextlib.contextmanager
+    def goes_away():
+        with alone():
+            yield
+        seen = {"kept": study.baseline_training_of(2), "left out": study.left_out}
+        if new := {name for name, there in seen.items() if there} - set(lost):
+            lost.extend(new)
+            raise LeaseLost("the connection was lost")
+
+    monkeypatch.setattr(study.leases, "alone", goes_away)
+    monkeypatch.setattr("nas.heritage._PAUSE_S", 0.01)
+    trials, listener, _ = run(study, 4, fails_under(1))
+    assert sum("is left out" in said for said in listener.said) == 1
+    assert sorted(lost) == ["kept", "left out"]
+    assert {t.seed for t in trials if t.status == "done"} == {0, 2, 3}
