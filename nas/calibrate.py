@@ -38,6 +38,8 @@ DEFAULT_PROXIES = ("scratch-8", "baseline-8", "bank-0", "bank-2", "bank-4")
 """From scratch, as everybody does it; from the trained baseline; from the bank, as it is and after a short training."""
 
 _PROXY = re.compile(r"(scratch|baseline|bank)(-fresh)?-(\d+)")
+_BESIDE_EPOCHS = 1 / 3
+"""What a run takes beside its epochs, in epochs: building, refreshed statistics, validation."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def full_recipe(common: Recipe, epochs: int) -> Recipe:
 class Observer(Listener, Protocol):
     """Who is told how a calibration goes."""
 
-    def run_ended(self, run: Run, done: Finished, position: int, total: int) -> None:
-        """Hear that a run has ended."""
+    def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
+        """Hear that a run has ended, the `position`-th of `total`, and how much is left to do, in epochs."""
 
     def beside(self, number: int) -> Listener:
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
@@ -197,6 +199,7 @@ class Calibrator:
         total = len(runs_of(self.calibration))
         lock = threading.Lock()
         position = total - len(todo)
+        left = sum(_work(run) for run, _ in todo)
         made: dict[tuple[str, int], SwapBank] = {}
 
         def make_baseline(run: Run, worker: ProxyWorker) -> None:
@@ -216,14 +219,15 @@ class Calibrator:
             )
 
         def train(entry: tuple[Run, str], worker: ProxyWorker) -> None:
-            nonlocal position
+            nonlocal position, left
             run, key = entry
             done, lasting = self._one(run, key, made, worker)
             with lock:
                 if lasting:
                     self.file.append(run, done)
                 position += 1
-                self.observer.run_ended(run, done, position, total)
+                left -= _work(run)
+                self.observer.run_ended(run, done, position, total, left)
 
         workers = [ProxyWorker(self.cache, threads=self._threads) for _ in range(self.workers)]
         try:
@@ -269,6 +273,10 @@ class Calibrator:
 
 def _inherits(run: Run) -> bool:
     return run.recipe.init in ("baseline", "bank")
+
+
+def _work(run: Run) -> float:
+    return run.recipe.epochs + _BESIDE_EPOCHS
 
 
 Task = TypeVar("Task")

@@ -21,6 +21,8 @@ from nas.trial import Trial
 _WIDTH_WHEN_PIPED = 140
 _WIDE = 115
 """Columns from which on the ranking is shown whole."""
+_SEEN_S = 20.0
+"""How long a calibration is watched before what is left of it is estimated."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -191,21 +193,20 @@ class CalibrationProgress(Progress):
         self.console = console
         self._live, self._head, self._since, self._number = None, "", 0.0, None
         self._seed = 0
-        self._first: tuple[float, int] | None = None
+        self._first: tuple[float, float] | None = None
 
     def steps(self, done: int, total: int) -> None:
         """See `nas.calibrate.Observer`; banks are made side by side, and their steps would mix."""
 
-    def run_ended(self, run: Run, done: Finished, position: int, total: int) -> None:
+    def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
         """See `nas.calibrate.Observer`."""
         now = time.monotonic()
-        since, first = self._first = self._first or (now, position)
+        since, then = self._first = self._first or (now, left)
         what = f"again {', '.join(run.again)}" if run.again else run.variant.describe()
         said = f"mAP50-95 {done.scores['map']:.3f}" if done.result else f"failed: {done.failure}"
-        left = ""
-        if position - first > 3:
-            left = f"  about {_duration((now - since) / (position - first) * (total - position))} left"
-        self.console.print(f"[{position}/{total}] {run.proxy}, seed {run.seed}: {what}: {said}{left}", markup=False)
+        if now - since > _SEEN_S and position < total:
+            said += f"  about {_duration((now - since) / (then - left) * left)} left"
+        self.console.print(f"[{position}/{total}] {run.proxy}, seed {run.seed}: {what}: {said}", markup=False)
 
 
 def _duration(seconds: float) -> str:

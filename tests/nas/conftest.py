@@ -66,8 +66,8 @@ class Told:
     def beside(self, number):
         return self
 
-    def run_ended(self, run, done, position, total) -> None:
-        self.ended.append((run, done, position, total))
+    def run_ended(self, run, done, position, total, left) -> None:
+        self.ended.append((run, done, position, total, left))
 
 
 @dataclass(frozen=True)

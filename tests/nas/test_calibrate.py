@@ -96,7 +96,9 @@ def test_each_run_is_trained_once(calibrator, fake_worker, told):
     assert len(set(asked(fake_worker))) == len(runs) + 1
     assert len(fake_worker.distilled) == 3
     assert {j.proxy.seed for j in fake_worker.distilled} == {0, 1, 2}
-    assert [(p, t) for _, _, p, t in told.ended] == [(i + 1, len(runs)) for i in range(len(runs))]
+    assert [(p, t) for _, _, p, t, _ in told.ended] == [(i + 1, len(runs)) for i in range(len(runs))]
+    left = [sum(run.recipe.epochs + 1 / 3 for run in runs[i + 1 :]) for i in range(len(runs))]
+    assert [run[-1] for run in told.ended] == pytest.approx(left, abs=1e-9)
     assert not made.missing()
     fake_worker.forget()
     calibrator().run()

@@ -106,16 +106,24 @@ def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(ranked_study,
     assert text.getvalue().splitlines() == ["[1/9] baseline (8.00 GFLOPs)"]
 
 
-def test_progress_of_a_calibration(tmp_path):
+def test_progress_of_a_calibration(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     text = io.StringIO()
     progress = console.CalibrationProgress(Console(file=text, width=200))
     run = Run("bank-4", Recipe(), load_space("quick").variant(SWAP), 2)
     progress.steps(1, 100)
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
-    for position in range(1, 6):
-        progress.run_ended(run, Finished("0" * 16, ProxyResult(curve, None, (1, 1), 1.0)), position, 9)
-    progress.run_ended(replace(run, again=("neck.up_p4",)), Finished("0" * 16, None, "nan: no number"), 6, 9)
-    said = text.getvalue().splitlines()
-    assert said[0] == "[1/9] bank-4, seed 2: neck.{up_p3,up_p4}=CARAFE: mAP50-95 0.300"
-    assert said[4].endswith("left")
-    assert said[5].startswith("[6/9] bank-4, seed 2: again neck.up_p4: failed: nan: no number")
+    done = Finished("0" * 16, ProxyResult(curve, None, (1, 1), 1.0))
+    for position, left in ((1, 50.0), (2, 48.0), (3, 46.0)):  # 4 epochs in 40 s
+        progress.run_ended(run, done, position, 9, left)
+        clock[0] += 20
+    progress.run_ended(replace(run, again=("neck.up_p4",)), Finished("0" * 16, None, "nan: no number"), 4, 9, 44.0)
+    progress.run_ended(run, done, 9, 9, 0.0)
+    assert text.getvalue().splitlines() == [
+        "[1/9] bank-4, seed 2: neck.{up_p3,up_p4}=CARAFE: mAP50-95 0.300",
+        "[2/9] bank-4, seed 2: neck.{up_p3,up_p4}=CARAFE: mAP50-95 0.300",
+        "[3/9] bank-4, seed 2: neck.{up_p3,up_p4}=CARAFE: mAP50-95 0.300  about 7 min 40 s left",
+        "[4/9] bank-4, seed 2: again neck.up_p4: failed: nan: no number  about 7 min 20 s left",
+        "[9/9] bank-4, seed 2: neck.{up_p3,up_p4}=CARAFE: mAP50-95 0.300",
+    ]
