@@ -85,7 +85,7 @@ def _unheard(_score: object) -> None:
 
 
 def _job(swaps: tuple[str, ...], recipe: Any, data: Path, fingerprint: str) -> Any:
-    from nas.proxy import ProxyJob
+    from nas.jobs import ProxyJob
     from nas.render import render
     from nas.variant import parse_swaps
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas.distil import AGAIN, Candidate, Distilled
 from nas.errors import StudyError
+from nas.jobs import AGAIN, Candidate, Distilled
 from nas.space import SearchSpace
 from nas.variant import AFTER
 

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from nas.bank import SwapBank
 from nas.data import load_or_demo, write_resolved
-from nas.distil import AGAIN, Distilled
 from nas.errors import StudyError
 from nas.heritage import weights_of
+from nas.jobs import AGAIN, Distilled
 from nas.proxy import ProxyFailure, ProxyWorker
 from nas.study import Study
 from nas.variant import Variant, make_variant

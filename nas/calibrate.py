@@ -18,8 +18,8 @@ from typing import Any, Protocol, TypeVar
 
 from nas.bank import SwapBank
 from nas.crew import side_by_side
-from nas.distil import AGAIN, Candidate
 from nas.errors import StudyError
+from nas.jobs import AGAIN, Candidate
 from nas.pick import representatives
 from nas.proxy import ProxyFailure, ProxyWorker
 from nas.recipe import Recipe, start_of

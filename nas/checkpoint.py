@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nas.proxy import ProxyJob
+from nas.jobs import ProxyJob
 
 _MOST_SHARE = 0.02
 """Share of the training's time that its checkpoints may take."""

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from nas.bundle import bundle, prove
 from nas.cost import costed
 from nas.errors import OutputError, StudyError
-from nas.own import files_of
+from nas.module_files import files_of
 from nas.patch import Tree, diff, patched, read_tree, reverted, write_tree
 from nas.patch import prove as prove_patch
 from nas.pretrained import Pretrained

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from nas.bank import SwapBank
-from nas.distil import Candidate
 from nas.errors import LeftOut, Starved, StudyError, Untaught
+from nas.jobs import Candidate
 from nas.lease import LeaseLost
 from nas.race import rules_of
 from nas.room import Room

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas.proxy import ProxyJob
+from nas.jobs import ProxyJob
 
 
 def graph_of(job: ProxyJob) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.checkpoint import Checkpoint
-from nas.proxy import ProxyJob
+from nas.jobs import ProxyJob
 from nas.scores import EpochScore
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nas.failure import failure_kind
+from nas.jobs import Candidate
 from nas.variant import AFTER
-
-if TYPE_CHECKING:
-    from nas.distil import Candidate
 
 _MACHINE = ("cuda error", "cudnn_status", "cublas_status", "unable to find a valid cudnn", "unable to find an engine")
 """What is in the message of an error that is no module's, or that a GPU's process does not survive."""
@@ -61,7 +60,6 @@ class Learner:
     def _failing(self) -> Iterator[None]:
         """Keep what the module raises, unless it is a lack of memory or a fault of the device."""
         from nas.host import one_line
-        from nas.worker import failure_kind
 
         try:
             yield

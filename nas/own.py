@@ -12,7 +12,6 @@ Importing a file registers what it decorates with ``@nas.module(...)``.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -22,13 +21,13 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from nas.errors import ModuleFileError
 from nas.hook import try_register
+from nas.module_files import AT_HAND, OWN, REGISTERED, ModuleFile, from_files, read_file
 
 if TYPE_CHECKING:
     from nas.ops.registry import Entry
@@ -36,61 +35,7 @@ if TYPE_CHECKING:
 __path__: list[str] = []
 """Makes this module a package, whose modules the finder below makes."""
 
-_NAME = re.compile(rf"{re.escape(__name__)}\.(?P<stem>[A-Za-z_]\w*)_(?P<digest>[0-9a-f]{{8}})")
-
-
-@dataclass(frozen=True)
-class ModuleFile:
-    """A Python file with modules of the user's.
-
-    Attributes:
-        name: File name, such as ``my_block.py``.
-        text: Its text, with plain line ends.
-    """
-
-    name: str
-    text: str
-
-    @property
-    def stem(self) -> str:
-        """The name without its ending."""
-        return self.name.removesuffix(".py")
-
-    @property
-    def digest(self) -> str:
-        """The first 8 hex digits of the SHA-256 of the text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:8]
-
-    @property
-    def import_name(self) -> str:
-        """What it is imported as."""
-        return f"{__name__}.{self.stem}_{self.digest}"
-
-    @property
-    def label(self) -> str:
-        """What traces call it."""
-        return f"<{self.name} {self.digest}>"
-
-
-_given: dict[str, ModuleFile] = {}
-"""Files whose text is at hand, by import name."""
-_registered: dict[str, dict[str, Entry]] = {}
-"""What each imported file has registered, by import name and module."""
-
-
-def read_file(path: Path) -> ModuleFile:
-    """Read a file; it is not imported.
-
-    Raises:
-        ModuleFileError: It cannot be read, or its name is none that Python can import.
-    """
-    if path.suffix != ".py" or not path.stem.isidentifier():
-        raise ModuleFileError(f"{path}: expected a Python file whose name can be imported, such as my_block.py")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModuleFileError(f"cannot read {path}: {error}") from None
-    return ModuleFile(path.name, text)
+_NAME = re.compile(rf"{re.escape(OWN)}\.(?P<stem>[A-Za-z_]\w*)_(?P<digest>[0-9a-f]{{8}})")
 
 
 def load_modules(*paths: str | Path) -> None:
@@ -118,10 +63,10 @@ def load_named(text: str, folder: Path) -> None:
     """
     for match in _NAME.finditer(text):
         beside = folder / f"{match['stem']}.py"
-        if match[0] not in _given and beside.is_file() and read_file(beside).import_name == match[0]:
-            _given[match[0]] = read_file(beside)
+        if match[0] not in AT_HAND and beside.is_file() and read_file(beside).import_name == match[0]:
+            AT_HAND[match[0]] = read_file(beside)
         importlib.import_module(match[0])
-        _put(_registered[match[0]])
+        _put(REGISTERED[match[0]])
 
 
 def use(files: Sequence[ModuleFile]) -> None:
@@ -131,53 +76,16 @@ def use(files: Sequence[ModuleFile]) -> None:
         ModuleFileError: A file fails, registers nothing, or registers a name that is taken.
     """
     for file in files:
-        _given[file.import_name] = file
+        AT_HAND[file.import_name] = file
         importlib.import_module(file.import_name)
         keep_copy(file)
-        _put(_registered[file.import_name])
+        _put(REGISTERED[file.import_name])
     _check_distinct(files)
     tasks = sys.modules.get("ultralytics.nn.tasks")
     if files and tasks is not None:
         from nas.host import register
 
         register()
-
-
-def given(import_name: str) -> ModuleFile | None:
-    """Return a file that is at hand by its import name."""
-    return _given.get(import_name)
-
-
-def files_of(modules: Sequence[str]) -> tuple[ModuleFile, ...]:
-    """Return the files that the registered modules of these names come from, by file name; built-in ones have none."""
-    from nas.ops import registry
-
-    known = registry.entries()
-    found = {
-        name: _given[name]
-        for module in modules
-        for name, registered in _registered.items()
-        if module in registered and registered[module] is known.get(module)
-    }
-    return tuple(sorted(found.values(), key=lambda file: file.name))
-
-
-def differences(ours: Sequence[ModuleFile], theirs: Sequence[ModuleFile]) -> list[str]:
-    """Say how two lists of files differ, a line each."""
-    mine, other = ({file.name: file.digest for file in files} for files in (ours, theirs))
-    return [
-        f"modules: {name} was {mine.get(name, 'not there')}, is {other.get(name, 'not there')} now"
-        for name in sorted({*mine, *other})
-        if mine.get(name) != other.get(name)
-    ]
-
-
-def registered() -> frozenset[str]:
-    """Return the names of the registered modules that come from own files."""
-    from nas.ops import registry
-
-    known = registry.entries()
-    return frozenset(n for entries in _registered.values() for n, e in entries.items() if known.get(n) is e)
 
 
 def keep_copy(file: ModuleFile) -> None:
@@ -211,7 +119,7 @@ def _check_distinct(files: Sequence[ModuleFile]) -> None:
     for file in files:
         if names.setdefault(file.name, file).text != file.text:
             raise ModuleFileError(f"two files are called {file.name}: rename one of them")
-        for module in _registered[file.import_name]:
+        for module in REGISTERED[file.import_name]:
             if owners.setdefault(module, file) != file:
                 raise ModuleFileError(
                     f"{owners[module].name} and {file.name} both register {module}: rename one of them"
@@ -227,7 +135,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         match = _NAME.fullmatch(fullname)
         if match is None:
             return None
-        file = _given.get(fullname) or _found(fullname, match["stem"])
+        file = AT_HAND.get(fullname) or _found(fullname, match["stem"])
         return importlib.machinery.ModuleSpec(fullname, _Loader(file), origin=file.label)
 
 
@@ -242,7 +150,7 @@ def _found(import_name: str, stem: str) -> ModuleFile:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             file = ModuleFile(f"{stem}.py", path.read_text(encoding="utf-8-sig"))
             if file.import_name == import_name:
-                _given[import_name] = file
+                AT_HAND[import_name] = file
                 keep_copy(file)
                 return file
             others.append(f"{path} has another content ({file.digest})")
@@ -288,7 +196,7 @@ class _Loader(importlib.abc.InspectLoader):
         linecache.cache[file.label] = (len(file.text), None, lines, file.label)
         module.__file__ = file.label
         before = registry.entries()
-        ours = {name: entry for name, entry in before.items() if name in registered()}
+        ours = {name: entry for name, entry in before.items() if name in from_files()}
         for name in ours:  # one of another content may take the name
             registry.drop(name)
         try:
@@ -313,7 +221,7 @@ class _Loader(importlib.abc.InspectLoader):
             )
         if not mine:
             raise ModuleFileError(f"{file.name} registers no module: decorate its class with @nas.module(...)")
-        _registered[module.__name__] = mine
+        REGISTERED[module.__name__] = mine
         _put(mine)
         try_register(ended=module.__name__)
 

@@ -17,7 +17,7 @@ from typing import Any
 from nas.batches import Batches, released
 from nas.errors import NotANumber
 from nas.inherit import begin_swaps, graph_of, initial_state
-from nas.proxy import ProxyJob
+from nas.jobs import ProxyJob
 from nas.scores import EpochScore, Validation
 
 _DATASETS: dict[tuple[object, ...], Any] = {}

@@ -14,8 +14,8 @@ from torch import nn
 
 from nas.base import load_base
 from nas.host import register_costs
+from nas.module_files import files_of
 from nas.ops.registry import Entry, Value
-from nas.own import files_of
 
 CHANNELS = 64
 SIDE = 40

@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias, get_args
 import jinja2
 
 import nas
-from nas import own
 from nas.graph import LayerGraph, Row, RowArg, with_letter
+from nas.module_files import files_of
 from nas.ops import registry
 from nas.variant import Variant
 
@@ -61,7 +61,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "version": nas.__version__,
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(len(variant.swaps)),
-        "files": own.files_of(variant.modules),
+        "files": files_of(variant.modules),
         "nc": graph.nc,
         "constants": [(key, _value(value)) for key, value in graph.constants],
         "summary": "" if graph.scales else (summaries or {}).get("", ""),

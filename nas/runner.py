@@ -16,9 +16,10 @@ from nas.doubt import DOUBTFUL, Doubts
 from nas.errors import BuildError, LeftOut, StudyError
 from nas.gate import over_limit
 from nas.heritage import Heritage, weights_of
+from nas.jobs import ProxyJob, ProxyResult
 from nas.latency import LatencyMeter
 from nas.open_trial import OpenTrial
-from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
+from nas.proxy import ProxyFailure
 from nas.render import render
 from nas.room import Room
 from nas.rungs import Rung

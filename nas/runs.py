@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import StudyError
-from nas.proxy import ProxyResult
+from nas.jobs import ProxyResult
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation, scores
 from nas.variant import Variant

@@ -11,8 +11,8 @@ from importlib import metadata
 from typing import Any
 
 from nas.errors import StudyError
+from nas.module_files import differences as module_differences
 from nas.objective import Goal
-from nas.own import differences as module_differences
 from nas.recipe import Recipe
 from nas.rungs import ETA, Rung
 from nas.space import SearchSpace

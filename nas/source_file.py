@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import nas
-from nas import own
 from nas.errors import ModuleFileError
+from nas.module_files import OWN, given
 
 PACKAGE = "nas.ops."
 _REGISTRY = "nas.ops.registry"
@@ -51,7 +51,7 @@ class SourceFile:
     @property
     def is_own(self) -> bool:
         """Whether it is of the user's own modules."""
-        return self.name.startswith(f"{own.__name__}.")
+        return self.name.startswith(f"{OWN}.")
 
     def public(self, name: str) -> str:
         """Return what a top-level name is called in the one file: private ones of ours get their file's name."""
@@ -108,7 +108,7 @@ def read_source(name: str) -> SourceFile:
     Raises:
         ModuleFileError: It is an own one with what cannot be collected.
     """
-    mine = own.given(name)
+    mine = given(name)
     text = mine.text if mine else inspect.getsource(importlib.import_module(name))
     title = f"{mine.name} ({mine.digest})" if mine else name.removeprefix(PACKAGE)
     file = SourceFile(name, title, text.splitlines(), ast.parse(text).body)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from nas.base import load_base
 from nas.errors import SpaceError
 from nas.graph import LayerGraph
+from nas.module_files import ModuleFile
 from nas.ops.registry import did_you_mean
-from nas.own import ModuleFile
 from nas.variant import Variant, make_variant
 
 

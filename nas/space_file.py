@@ -32,8 +32,9 @@ import yaml
 from nas.base import bases, load_base
 from nas.errors import HostError, ModuleFileError, SpaceError
 from nas.graph import LayerGraph
+from nas.module_files import ModuleFile, read_file
 from nas.ops.registry import did_you_mean
-from nas.own import ModuleFile, read_file, use
+from nas.own import use
 from nas.space import SearchSpace, Slot, matches
 from nas.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots, misfit, parse_choice
 

@@ -16,8 +16,8 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from nas import own
 from nas.errors import ModuleFileError
+from nas.module_files import OWN
 from nas.ops import registry
 from nas.ops.kernels import runtime
 from nas.source_file import PACKAGE, SourceFile, defines, is_text, read_source, subject
@@ -131,7 +131,7 @@ def standalone(modules: Iterable[str]) -> str:
     assembly = _Assembly()
     for name in sorted(set(modules)):
         cls = registry.get(name).cls
-        if cls.__module__.startswith((PACKAGE, f"{own.__name__}.")):
+        if cls.__module__.startswith((PACKAGE, f"{OWN}.")):
             assembly.need(assembly.file(cls.__module__), name)
         else:
             assembly.imports.add(f"from {cls.__module__} import {name}")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cost import Cost
 from nas.errors import OutputError, StudyError
+from nas.jobs import ProxyResult
 from nas.predict import Assignment, Key, key_of
-from nas.proxy import ProxyFailure, ProxyResult
+from nas.proxy import ProxyFailure
 from nas.scores import EpochScore, Validation
 from nas.space import SearchSpace
 from nas.variant import Variant

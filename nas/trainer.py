@@ -12,8 +12,9 @@ from typing import Any
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from nas.host import register
+from nas.module_files import ModuleFile, files_of
 from nas.ops import registry
-from nas.own import ModuleFile, files_of, use
+from nas.own import use
 
 register()
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from nas.errors import BatchHalved, Diverged, NotANumber
 from nas.inherit import graph_of
+from nas.jobs import ProxyJob, ProxyResult
 from nas.keeper import Keeper
-from nas.proxy import ProxyJob, ProxyResult
 from nas.proxy_trainer import trainer_class, validation_of
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation, diverges

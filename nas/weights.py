@@ -18,10 +18,11 @@ from typing import Any, Protocol
 
 from nas.bank import SwapBank, bank_json, candidates_of, open_bank, read_json, write_json
 from nas.checkpoint import run_key
-from nas.distil import LEAST_MAP, Bank, Candidate, DistilJob
+from nas.distil import LEAST_MAP
 from nas.errors import Starved, StudyError, Untaught
+from nas.jobs import Bank, Candidate, DistilJob, ProxyJob, ProxyResult
 from nas.locks import is_free, try_lock
-from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
+from nas.proxy import ProxyFailure
 from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore

@@ -16,8 +16,8 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import BatchHalved, BuildError, Diverged, NasError, NotANumber
-from nas.proxy import FailureKind
+from nas.failure import failure_kind, failure_text
+from nas.jobs import DistilJob
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -31,7 +31,7 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
     from nas.offline import go_offline, offline_environment
 
     os.environ.update(offline_environment(Path(cache)))  # first: these, and a job that is received, import the host
-    from nas.distil import DistilJob, distil
+    from nas.distil import distil
     from nas.own import use
     from nas.training import train
 
@@ -75,27 +75,3 @@ def _die_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def failure_kind(error: BaseException) -> FailureKind:
-    """Classify what went wrong."""
-    if isinstance(error, NotANumber):
-        return "nan"
-    if isinstance(error, Diverged):
-        return "diverged"
-    if isinstance(error, BuildError):
-        return "build"
-    text = str(error).lower()
-    memory = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
-    if isinstance(error, MemoryError | BatchHalved) or any(m in text for m in memory):
-        return "memory"
-    return "error"
-
-
-def failure_text(error: BaseException) -> str:
-    """Return one line that says what went wrong."""
-    from nas.host import one_line
-
-    if failure_kind(error) == "memory" and not isinstance(error, NasError):
-        return f"out of memory: {one_line(error)}"
-    return str(error) if isinstance(error, NasError) else one_line(error)

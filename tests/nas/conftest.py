@@ -17,9 +17,9 @@ from nas.answer import Answer
 from nas.bank import SwapBank
 from nas.calibrate import Calibration, Calibrator, full_recipe, proxy_recipe
 from nas.data import load, write_resolved
-from nas.distil import Bank, DistilJob, Distilled
+from nas.jobs import Bank, DistilJob, Distilled, ProxyJob, ProxyResult
 from nas.place import place
-from nas.proxy import ProxyFailure, ProxyJob, ProxyResult, ProxyWorker
+from nas.proxy import ProxyFailure, ProxyWorker
 from nas.recipe import Recipe, make_recipe
 from nas.scores import EpochScore, Validation
 from nas.settings import EACH, Settings, current_versions

@@ -13,8 +13,8 @@ from rich.console import Console
 
 import nas.bank_report
 from nas.bank_report import BankReport, bank_report, bank_table
-from nas.distil import AGAIN, Candidate, Distilled
 from nas.errors import StudyError
+from nas.jobs import AGAIN, Candidate, Distilled
 from nas.place import place
 from nas.settings import Settings
 from nas.study import Study

@@ -8,7 +8,8 @@ import pytest
 
 from nas.base import load_base
 from nas.data import load, write_resolved
-from nas.proxy import ProxyJob, ProxyWorker
+from nas.jobs import ProxyJob
+from nas.proxy import ProxyWorker
 from nas.recipe import Recipe
 from nas.render import render
 from nas.variant import parse_swaps

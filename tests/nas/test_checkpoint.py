@@ -14,7 +14,8 @@ import torch
 
 from nas.checkpoint import Checkpoint, run_key
 from nas.data import load, write_resolved
-from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker
+from nas.jobs import ProxyJob
+from nas.proxy import ProxyFailure, ProxyWorker
 from nas.recipe import Recipe
 from nas.render import render
 from nas.variant import parse_swaps

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from nas import console
-from nas.proxy import ProxyResult
+from nas.jobs import ProxyResult
 from nas.rank import rank
 from nas.recipe import Recipe
 from nas.runs import Finished, Run

@@ -12,8 +12,9 @@ from torch import nn
 import nas.distil
 from nas import host
 from nas.bank import IDLE
-from nas.distil import AGAIN, LEAST_MAP, Candidate, DistilJob, distil
+from nas.distil import LEAST_MAP, distil
 from nas.errors import ProxyError
+from nas.jobs import AGAIN, Candidate, DistilJob
 from nas.ops import registry
 
 pytestmark = pytest.mark.usefixtures("inside")

@@ -10,8 +10,8 @@ import pytest
 from nas.answer import Answer
 from nas.bank import SwapBank
 from nas.confirm import Confirm
-from nas.distil import AGAIN, Candidate, Distilled
 from nas.emit import chosen_trials
+from nas.jobs import AGAIN, Candidate, Distilled
 from nas.notes import conclusion, ranking_notes
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas import emit, own
+from nas import emit, module_files, own
 from nas.errors import ModuleFileError, SpaceError
 from nas.host import build
+from nas.module_files import ModuleFile
 from nas.ops import registry
-from nas.own import ModuleFile
 from nas.render import render
 from nas.space import SearchSpace
 from nas.space_file import load_space
@@ -90,7 +90,7 @@ def test_what_was_searched_is_what_is_emitted(folder):
     assert name in files.yaml
     assert f"import {name}  #" in files.train
     assert edited.fingerprint != space.fingerprint
-    assert own.differences(space.modules, edited.modules) == [
+    assert module_files.differences(space.modules, edited.modules) == [
         f"modules: my_block.py was {space.modules[0].digest}, is {edited.modules[0].digest} now"
     ]
 
@@ -109,7 +109,7 @@ def test_files_of_one_name_do_not_mix(tmp_path):
     assert registry.get("Plain").cls is second.Plain
     conv = first.Plain(4, 4)
     assert type(pickle.loads(pickle.dumps(conv))) is first.Plain
-    assert own.files_of(["Plain"])[0].text != PLAIN
+    assert module_files.files_of(["Plain"])[0].text != PLAIN
     own.use([ModuleFile("plain.py", PLAIN)])
     assert registry.get("Plain").cls is first.Plain
     yaml = render(parse_swaps("yolov8", "n", ["neck.c2f_p4=Plain"])).yaml
@@ -120,7 +120,7 @@ def test_line_ends_and_marks_do_not_make_another_file(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "plain.py").write_bytes(PLAIN.encode())
     (tmp_path / "a" / "plain.py").write_bytes(b"\xef\xbb\xbf" + PLAIN.replace("\n", "\r\n").encode())
-    assert own.read_file(tmp_path / "plain.py") == own.read_file(tmp_path / "a" / "plain.py")
+    assert module_files.read_file(tmp_path / "plain.py") == module_files.read_file(tmp_path / "a" / "plain.py")
 
 
 @pytest.mark.parametrize("place", ["cache", "NAS_MODULES", "path"])
@@ -131,7 +131,7 @@ def test_a_checkpoint_finds_the_file(place, tmp_path, monkeypatch):
     pickled = pickle.dumps(loaded(text).Plain(2, 2))
     file = ModuleFile("plain.py", text)
     del sys.modules[file.import_name]
-    monkeypatch.setattr(own, "_given", {})
+    monkeypatch.delitem(module_files.AT_HAND, file.import_name)
     if place != "cache":
         shutil.rmtree(tmp_path / "cache")
         for folder, content in (("other", PLAIN), ("right", text)):
@@ -148,7 +148,7 @@ def test_a_file_that_is_nowhere_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lost.py").write_text(PLAIN)
-    digest = own.read_file(tmp_path / "lost.py").digest
+    digest = module_files.read_file(tmp_path / "lost.py").digest
     with pytest.raises(ModuleFileError) as error:
         pickle.loads(b"cnas.own.lost_0123abcd\nPlain\n.")
     assert not isinstance(error.value, ModuleNotFoundError), "Ultralytics would ask a package index for it"

@@ -12,8 +12,8 @@ import torch
 
 from nas import own
 from nas.errors import ModuleFileError
+from nas.module_files import ModuleFile
 from nas.ops import registry
-from nas.own import ModuleFile
 from nas.standalone import standalone
 
 HERE = Path(__file__).parent / "own"

@@ -18,7 +18,8 @@ import pytest
 from nas.base import load_base
 from nas.data import load, write_resolved
 from nas.host import build, named_state
-from nas.proxy import ProxyFailure, ProxyJob, ProxyWorker, trainers_of
+from nas.jobs import ProxyJob
+from nas.proxy import ProxyFailure, ProxyWorker, trainers_of
 from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore, diverges
@@ -267,7 +268,7 @@ def test_a_dead_process_is_replaced(worker, make_job):
     ],
 )
 def test_kinds_of_failure(error, kind):
-    from nas.worker import failure_kind, failure_text
+    from nas.failure import failure_kind, failure_text
 
     assert failure_kind(error) == kind
     assert "\n" not in failure_text(error)

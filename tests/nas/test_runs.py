@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nas.errors import StudyError
-from nas.proxy import ProxyResult
+from nas.jobs import ProxyResult
 from nas.recipe import Recipe
 from nas.runs import Finished, Run, RunFile
 from nas.scores import EpochScore, Validation, scores

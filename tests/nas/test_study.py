@@ -17,8 +17,8 @@ import pytest
 
 from nas.bank import SwapBank
 from nas.confirm import Confirm
-from nas.distil import Candidate, Distilled
 from nas.errors import StudyError
+from nas.jobs import Candidate, Distilled
 from nas.place import place
 from nas.recipe import Recipe
 from nas.scores import EpochScore, Validation

@@ -10,9 +10,9 @@ import torch
 
 from nas import proxy_trainer
 from nas.base import load_base
-from nas.distil import AGAIN
 from nas.host import named_state
 from nas.inherit import graph_of
+from nas.jobs import AGAIN
 from nas.ops.registry import entries
 from nas.proxy import ProxyWorker
 from nas.training import open_trainer, train

@@ -12,9 +12,9 @@ import pytest
 
 from nas.bank import SwapBank, candidates_of
 from nas.base import load_base
-from nas.distil import AGAIN, Bank, Candidate, DistilJob, Distilled
 from nas.errors import StudyError
-from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
+from nas.jobs import AGAIN, Bank, Candidate, DistilJob, Distilled, ProxyJob, ProxyResult
+from nas.proxy import ProxyFailure
 from nas.recipe import Recipe
 from nas.render import render
 from nas.scores import EpochScore, Validation

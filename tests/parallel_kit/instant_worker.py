@@ -10,8 +10,8 @@ from pathlib import Path
 import nas.lease
 import nas.runner
 from nas.cost import Cost
+from nas.jobs import ProxyResult
 from nas.place import place
-from nas.proxy import ProxyResult
 from nas.render import ModelFiles
 from nas.runner import Runner
 from nas.scores import EpochScore, Validation

@@ -10,9 +10,9 @@ import pytest
 
 import nas.runner
 from nas.cost import Cost
-from nas.distil import Bank, DistilJob, Distilled
+from nas.jobs import Bank, DistilJob, Distilled, ProxyJob, ProxyResult
 from nas.place import place
-from nas.proxy import ProxyFailure, ProxyJob, ProxyResult
+from nas.proxy import ProxyFailure
 from nas.recipe import Recipe
 from nas.render import render
 from nas.runner import Runner

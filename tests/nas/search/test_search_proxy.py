@@ -9,8 +9,8 @@ import pytest
 
 import nas.turn
 from nas.confirm import Confirm
-from nas.distil import AGAIN
 from nas.errors import StudyError
+from nas.jobs import AGAIN
 from nas.notes import ranking_notes
 from nas.objective import Goal
 from nas.proxy import ProxyFailure
