@@ -13,7 +13,7 @@ from nas.fleet import runners_of
 from nas.place import StudyPlace
 from nas.proxy import trainers_of
 from nas.runner import Observer
-from nas.session import as_it_was
+from nas.settings_options import as_it_was
 from nas.study import Study
 
 _LOOK_S = 5.0

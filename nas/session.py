@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas import search as searching
-from nas.answer import DEFAULT_SCORE, Answer, load_answer
-from nas.asked import OF_A_SPACE, OF_A_STUDY, kept_options, merged
-from nas.calibration_options import calibration_file
+from nas.asked import kept_options
 from nas.confirm import Confirm
-from nas.data import Dataset, load_or_demo
-from nas.errors import DataError, StudyError
+from nas.data import Dataset
+from nas.errors import StudyError
 from nas.fleet import runners_of
 from nas.lease import alone_at
-from nas.objective import Goal
-from nas.own import use
 from nas.place import StudyPlace, place
 from nas.proxy import ProxyWorker, available_cores, trainers_of
-from nas.recipe import Recipe
-from nas.recipe_options import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
-from nas.rungs import ETA, Rung, read_rungs, trainings
+from nas.rungs import trainings
 from nas.runner import Observer
-from nas.samplers import AUTO
-from nas.settings import EACH, ONE, Settings, baselines_of, current_versions
+from nas.settings import EACH, Settings
+from nas.settings_options import as_it_was, changed_settings, new_settings, settings_as_begun
 from nas.space import SearchSpace
 from nas.space_file import load_space
 from nas.study import Study
@@ -84,11 +77,11 @@ class Session:
         kept, news = study.settings, []
         # A first attempt that could not work must not block the name; on a server others may be making its baseline.
         if study.is_barren and not where.server:
-            wanted, dataset, whole = _as_begun(study, options)
+            wanted, dataset, whole = settings_as_begun(study, options)
             if differences := kept.differences(wanted):
                 return cls._begin_anew(cache, study, wanted, dataset, whole, differences)
         else:
-            wanted, dataset = _wanted(study, options)
+            wanted, dataset = changed_settings(study, options)
         if differences := kept.differences(wanted):
             raise StudyError(
                 f"the study {name!r} was made with other settings, and scores under different ones cannot be ranked "
@@ -103,7 +96,7 @@ class Session:
 
     @classmethod
     def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
-        settings, dataset = _new(space, options)
+        settings, dataset = new_settings(space, options)
         seeds, confirm = options["seeds"] or 1, options["confirm"]
         with alone_at(where):
             if not Study.exists(where):
@@ -186,6 +179,12 @@ class Session:
         return None
 
 
+def _most_trials(settings: Settings) -> int:
+    """Return how many trials a study gets that says nothing of them: the baseline and every swap alone, if not many."""
+    every = 1 + len(settings.space.single_swaps())
+    return min(every, _MOST_TRIALS) if settings.data else every + 1
+
+
 def hint_of(settings: Settings, workers: int, cores: int) -> str:
     """Return how a search would make more trials an hour on this machine; empty where it would not, or must not."""
     if workers > 1 or cores < 2 or settings.recipe.device != "cpu" or settings.latency_on:
@@ -214,176 +213,3 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
     with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):
         searching.train_baseline(runner, count)
     return opened
-
-
-def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
-    """Return the dataset of a study whose trials can be trained here as they were.
-
-    Args:
-        study: With what it was made of.
-        otherwise: What it means that they cannot, for the message.
-        data: Where the dataset is here, if not where the study says.
-
-    Raises:
-        NasError: The data are gone or others, or versions differ.
-    """
-    options = {**dict.fromkeys((*OF_A_STUDY, "sampler", *RECIPE_OPTIONS)), "enable": (), "data": data}
-    wanted, dataset = _wanted(study, options)
-    if differences := study.settings.differences(wanted):
-        raise StudyError(f"{otherwise}:\n  " + "\n  ".join(differences))
-    return dataset
-
-
-def _as_begun(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset, dict[str, Any]]:
-    """Return the settings of a study begun as this one was but for the options, its dataset, and all options."""
-    kept, before = study.settings, study.options
-    asked = {"trials": options["trials"] or study.request}
-    if before is None:  # it does not say how it was begun
-        return *_wanted(study, options), {**options, **asked}
-    space = kept.space
-    if options["space"]:
-        space = load_space(options["space"])
-        if space.name != kept.space.name:  # to which what was said of the other one may not apply
-            before = {key: value for key, value in before.items() if key not in OF_A_SPACE}
-    else:
-        use(space.modules)
-    whole = merged({"data": kept.data or None, **before, "sampler": kept.sampler}, options)
-    if "trials" in before:
-        whole.update(asked)
-    with _data_may_have_moved(study, whole["data"]):
-        return *_new(space, whole), whole
-
-
-def _wanted(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
-    """Return a study's settings with what the options change of them, and its dataset."""
-    kept = study.settings
-    data = options["data"] or kept.data or None
-    with _data_may_have_moved(study, data):
-        dataset = load_or_demo(data)
-    answer = _answer(options)
-    recipe = kept.recipe
-    if answer:
-        asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *CALIBRATED)
-        recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in asked})
-    recipe = changed_recipe(recipe, options)
-    if not options["space"]:
-        use(kept.space.modules)
-    each = options["baseline_per_seed"]
-    baselines = kept.baselines if each is None else baselines_of(recipe, each)
-    wanted = replace(
-        kept,
-        space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
-        recipe=recipe,
-        score=answer.score if answer else kept.score,
-        calibration=_under(answer, recipe, baselines) if answer else kept.calibration,
-        data=str(Path(data).resolve()) if data else "",
-        fingerprint=dataset.fingerprint,
-        seed=kept.seed if options["seed"] is None else options["seed"],
-        floor=kept.floor if options["floor"] is None else options["floor"],
-        versions=current_versions(),
-        sampler=options["sampler"] or kept.sampler,
-        objective=options["objective"] or kept.objective,
-        baselines=baselines,
-        rungs=_rungs(options, recipe, kept.rungs),
-        eta=options["eta"] or kept.eta,
-    )
-    measured = bool(kept.latency_on) or options["latency"]
-    return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
-
-
-@contextlib.contextmanager
-def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
-    """Add to an error in a study's dataset what would do if it is no longer where it was."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(
-            f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
-        ) from None
-
-
-def _new(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset]:
-    """Return the settings of a new study, and its dataset."""
-    space = _limited(space, options)
-    dataset = load_or_demo(options["data"])
-    answer = _answer(options)
-    recipe = new_recipe(options, answer)
-    each = options["baseline_per_seed"]
-    if each is None and answer and answer.baselines == ONE:
-        each = False
-    baselines = baselines_of(recipe, each)
-    settings = Settings(
-        space=space,
-        recipe=recipe,
-        score=answer.score if answer else DEFAULT_SCORE,
-        calibration=_under(answer, recipe, baselines),
-        data=str(Path(options["data"]).resolve()) if options["data"] else "",
-        fingerprint=dataset.fingerprint,
-        classes=dataset.names,
-        images=(len(dataset.train), len(dataset.val)),
-        seed=options["seed"] or 0,
-        floor=options["floor"] if options["floor"] is not None else 0.02,
-        versions=current_versions(),
-        sampler=options["sampler"] or AUTO,
-        objective=options["objective"] or Goal().objective,
-        latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
-        baselines=baselines,
-        rungs=_rungs(options, recipe, ()),
-        eta=options["eta"] or ETA,
-    )
-    return settings, dataset
-
-
-def _most_trials(settings: Settings) -> int:
-    """Return how many trials a study gets that says nothing of them: the baseline and every swap alone, if not many."""
-    every = 1 + len(settings.space.single_swaps())
-    return min(every, _MOST_TRIALS) if settings.data else every + 1
-
-
-def _under(answer: Answer | None, recipe: Recipe, baselines: str) -> str:
-    """Return what a calibration says of a study, with what of it is not as it was calibrated; empty without one."""
-    if answer is None:
-        return ""
-    answer = answer.under(recipe)
-    if answer.baselines != baselines:
-        more = f"trained baselines: {answer.baselines}, not {baselines}"
-        answer = replace(answer, departures=(*answer.departures, more))
-    return answer.to_json()
-
-
-def _answer(options: dict[str, Any]) -> Answer | None:
-    """Return the calibration that is given."""
-    return load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
-
-
-def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:
-    """Return the rungs that are asked for, or those that are kept.
-
-    Raises:
-        StudyError: They cannot be used, or --eta is there without any.
-    """
-    rungs = read_rungs(options["rungs"], recipe) if options["rungs"] else kept
-    if options["eta"] and not rungs:
-        raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
-    return rungs
-
-
-def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:
-    """Return the machine that latencies are measured on; empty where nothing asks for them."""
-    if wanted or Goal(objective or "map").needs_latency or "max_latency_ms" in dict(space.limits):
-        from nas.latency import machine
-
-        return machine(recipe.device)
-    return ""
-
-
-def _limited(space: SearchSpace, options: dict[str, Any]) -> SearchSpace:
-    """Return the space with what the options change of it."""
-    if options["scale"]:
-        space = space.with_scale(options["scale"])
-    return space.enable(options["enable"]).with_limits(
-        max_gflops=options["max_gflops"],
-        max_params=options["max_params"],
-        max_latency_ms=options["max_latency"],
-        min_map=options["min_map"],
-    )

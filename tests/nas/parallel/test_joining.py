@@ -120,7 +120,7 @@ def test_other_data_and_other_versions_are_refused(asked, nas_cli, tmp_path, mon
     assert done.exit_code == 1
     assert "this worker cannot join the study 't', where trainings would not be what they are elsewhere:" in done.stderr
     assert "data: it was made on" in done.stderr
-    monkeypatch.setattr("nas.session.current_versions", lambda: (("torch", "1.0"),))
+    monkeypatch.setattr("nas.settings_options.current_versions", lambda: (("torch", "1.0"),))
     done = nas_cli("worker", "--study", "t")
     assert done.exit_code == 1
     assert "version of torch: " in done.stderr
