@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nas.cost import Cost
-from nas.errors import StudyError
+from nas.errors import BuildError, StudyError
 from nas.history import History
 from nas.improve import LIMITED, limited_parts
 from nas.space import SearchSpace
 from nas.trial import Trial
+from nas.variant import Variant
 
 _WORDS = {
     "max_gflops": ("{:.2f} GFLOPs", "--max-gflops"),
@@ -27,6 +28,36 @@ def over_limit(space: SearchSpace, cost: Cost, latency_ms: float | None) -> str:
             words, _ = _WORDS[key]
             return f"{words.format(value)}, over the limit of {limits[key]:g}"
     return ""
+
+
+def check_reach(space: SearchSpace, cost_of: Callable[[Variant], Cost]) -> None:
+    """Refuse limits on GFLOPs and parameters that no variant can be within, before anything is trained.
+
+    Costs the baseline, and where that is over a limit every swap alone, until one is not.
+
+    Args:
+        space: With the limits.
+        cost_of: Builds and counts a variant; one for which it raises BuildError is passed over.
+
+    Raises:
+        StudyError: Even the cheapest choices together would be over a limit; it says how near anything came.
+    """
+    if not dict(space.limits).keys() & {"max_gflops", "max_params"}:
+        return
+    looked_at: list[Trial] = []
+    for assignment in (space.baseline(), *space.single_swaps()):
+        variant = space.variant(assignment)
+        try:
+            cost = cost_of(variant)
+        except BuildError:
+            continue
+        over = over_limit(space, cost, None)
+        if not over:
+            return
+        trial = Trial(-1, variant, assignment, "rejected", params=cost.params, gflops=cost.gflops, failure=over)
+        looked_at.append(trial)
+    if out_of_reach(space, looked_at):
+        no_variant_left(space, looked_at)
 
 
 def out_of_reach(space: SearchSpace, trials: Sequence[Trial]) -> bool:

@@ -14,7 +14,7 @@ from nas.bank import SwapBank
 from nas.cost import Cost, costed
 from nas.doubt import DOUBTFUL, Doubts
 from nas.errors import BuildError, LeftOut, StudyError
-from nas.gate import over_limit
+from nas.gate import check_reach, over_limit
 from nas.heritage import Heritage, weights_of
 from nas.jobs import ProxyJob, ProxyResult
 from nas.latency import LatencyMeter
@@ -95,6 +95,16 @@ class Runner:
         """End what is being trained, from another thread; its trial is interrupted, and no other begins."""
         self._stopped.set()
         self.worker.kill()
+
+    def check_reach(self) -> None:
+        """Refuse limits of the space that no variant can be within, while nothing has been trained.
+
+        Raises:
+            StudyError: As `nas.gate.check_reach`.
+        """
+        if not self.replay and self.study.is_barren:
+            with _COSTING:
+                check_reach(self.settings.space, lambda variant: costed(variant)[1])
 
     def prepare(self) -> None:
         """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.

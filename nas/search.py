@@ -71,6 +71,7 @@ def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
     Raises:
         StudyError: The baseline fails: nothing could be compared with it; or no variant is within the space's limits.
     """
+    runners[0].check_reach()
     for runner in runners:
         runner.prepare()
     told: dict[str, object] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import nas.runner
@@ -170,13 +172,66 @@ def test_more_means_more_than_what_was_finished_before_a_kill(run, make_study, m
     assert sum(t.status == "done" for t in trials) == 1 + 3
 
 
-def test_the_baseline_is_exempt_from_limits(run, make_study, space, fake_trainer):
-    limited = space.with_limits(max_params=3_000_000.5)
-    study, trainer = make_study(limited.with_limits(max_gflops=7.0)), fake_trainer()
-    with pytest.raises(StudyError, match=r"no variant is within the limits .*the least of them has 8.00 GFLOPs, the"):
+@pytest.fixture
+def cheaper(monkeypatch):
+    """Let every swap save a GFLOP."""
+    costed = nas.runner.costed
+
+    def saving(variant):
+        files, cost = costed(variant)
+        return files, replace(cost, gflops=8.0 - len(variant.swaps))
+
+    monkeypatch.setattr(nas.runner, "costed", saving)
+    return saving
+
+
+def test_the_baseline_is_exempt_from_limits(run, make_study, space, cheaper):
+    trials, _, trainer = run(make_study(space.with_limits(max_gflops=7.0)), 3)
+    assert [t.status for t in trials] == ["done"] * 3
+    assert trials[0].variant.is_baseline
+    assert len(trainer.jobs) == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            {"max_gflops": 7.0, "max_params": 4_000_000},
+            "the least of them has 8.00 GFLOPs, the limit is 7 (--max-gflops)",
+        ),
+        ({"max_params": 2e6}, "the least of them has 3000000 parameters, the limit is 2e+06 (--max-params)"),
+    ],
+)
+def test_limits_that_nothing_can_be_within_are_refused_before_anything_is_trained(
+    limits, words, run, make_study, space, fake_trainer, monkeypatch
+):
+    study, trainer = make_study(space.with_limits(**limits), init="bank"), fake_trainer()
+    with pytest.raises(StudyError) as caught:
         run(study, 2, trainer)
-    assert study.trials()[0].status == "done"
-    assert len(trainer.jobs) == 1
+    looked_at = 1 + len(space.single_swaps())
+    assert str(caught.value) == f"no variant is within the limits of the space ({looked_at} looked at): {words}"
+    assert not trainer.jobs
+    assert not trainer.distillations
+    assert not study.runs()
+
+
+def test_what_cannot_be_built_does_not_hide_what_is_within_the_limits(run, make_study, space, cheaper, monkeypatch):
+    def breaks(variant):
+        if "neck.up_p4" in dict(variant.swaps):
+            raise BuildError("cannot be built: ValueError: too wide")
+        return cheaper(variant)
+
+    monkeypatch.setattr(nas.runner, "costed", breaks)
+    trials, _, _ = run(make_study(space.with_limits(max_gflops=7.0)), 9)
+    assert sum(t.status == "done" for t in trials) == 3
+
+
+def test_limits_are_not_looked_at_again_once_something_has_come_of_a_study(run, make_study, space, monkeypatch):
+    study = make_study(space.with_limits(max_gflops=8.5))
+    run(study, 1)
+    monkeypatch.setattr(nas.runner, "check_reach", lambda *_: pytest.fail("looked at"))
+    trials, _, _ = run(study, 1)
+    assert trials[0].status == "done"
 
 
 def test_limits_are_checked_before_training_and_do_not_count(run, make_study, space):
@@ -198,13 +253,6 @@ def test_limits_that_nothing_satisfies_end_the_search(run, make_study, space, mo
         listener.said[-1] == "the variants that are left seem to be over the limits of the space: the search ends here"
     )
     assert len(trials) == 4
-
-
-def test_a_limit_out_of_reach_ends_the_search_when_every_swap_has_been_costed(run, make_study, space):
-    study = make_study(space.with_limits(max_gflops=7.5))
-    with pytest.raises(StudyError, match="no variant is within the limits"):
-        run(study, 9)
-    assert len(study.trials()) == 1 + len(space.single_swaps())
 
 
 def test_what_seems_to_be_over_a_limit_is_asked_last(run, make_study, space):
