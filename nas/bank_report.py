@@ -16,6 +16,7 @@ from nas.errors import StudyError
 from nas.heritage import weights_of
 from nas.jobs import AGAIN, Distilled
 from nas.proxy import ProxyFailure, ProxyWorker
+from nas.scores import signed
 from nas.study import Study
 from nas.variant import Variant, make_variant
 from nas.weights import Listener
@@ -136,8 +137,8 @@ def bank_table(report: BankReport) -> Table:
                 f"{c.start_error:.3f}",
                 f"{c.error:.3f}",
                 "" if value is None else f"{value:.3f}",
-                "" if value is None else f"{value - report.base:+.3f}",
-                "" if over is None else f"{over:+.3f}",
+                "" if value is None else signed(value - report.base, 3),
+                "" if over is None else signed(over, 3),
                 c.failure or ("cannot matter here" if slot in report.bank.idle_slots else ""),
             )
     return table

@@ -14,7 +14,7 @@ from rich.text import Text
 from nas.rank import RankRow, rank
 from nas.recipe import Recipe
 from nas.runs import Finished, Run
-from nas.scores import EpochScore
+from nas.scores import EpochScore, signed
 from nas.study import Study
 from nas.trial import Trial
 
@@ -37,24 +37,28 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     """Return the ranking as a table; on a narrow terminal without the columns that can be missed most easily."""
     wide = width >= _WIDE
 
-    def reach(value: float, sign: str, interval: tuple[float, float] | None, digits: int) -> str:
-        if not (interval and wide):
-            return f"{value:{sign}.3f}"
-        return f"{value:{sign}.{digits}f} ±{(interval[1] - interval[0]) / 2:.{digits}f}"
+    def within(value: str, interval: tuple[float, float] | None, digits: int) -> str:
+        return f"{value} ±{(interval[1] - interval[0]) / 2:.{digits}f}" if interval and wide else value
+
+    def difference(row: RankRow) -> str:
+        if row.delta_map is None or row.trial.variant.is_baseline:
+            return ""
+        digits = 4 if row.interval and wide else 3
+        return within(signed(row.delta_map, digits), row.interval, digits)
 
     columns: dict[str, Callable[[RankRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
         "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),
-        "mAP50-95": lambda r: reach(r.trial.map, "", r.map_interval, 3),
+        "mAP50-95": lambda r: within(f"{r.trial.map:.3f}", r.map_interval, 3),
         "n": lambda r: str(r.seeds),
-        "Δ": lambda r: (
-            "" if r.delta_map is None or r.trial.variant.is_baseline else reach(r.delta_map, "+", r.interval, 4)
-        ),
+        "Δ": difference,
         "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else f"{r.seeds} seed",
-        "shrunk": lambda r: "" if r.shrunk is None else f"{r.shrunk:+.4f}",
+        "shrunk": lambda r: "" if r.shrunk is None else signed(r.shrunk, 4),
         "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
-        "Δ%": lambda r: "" if r.delta_gflops is None or r.trial.variant.is_baseline else f"{100 * r.delta_gflops:+.1f}",
+        "Δ%": lambda r: (
+            "" if r.delta_gflops is None or r.trial.variant.is_baseline else signed(100 * r.delta_gflops, 1)
+        ),
         "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
         "ms": lambda r: "" if r.trial.latency_ms is None else f"{r.trial.latency_ms:.1f}",
         "distil": lambda r: "" if r.trial.distillation is None else f"{r.trial.distillation:.2f}",
@@ -89,6 +93,7 @@ class Progress:
         self._number: int | None = None
         self._head = ""
         self._since = 0.0
+        self._first_step: tuple[float, int] | None = None
         self._finished = study.runs()
         self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
 
@@ -118,9 +123,12 @@ class Progress:
         self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, and the bank is kept")
 
     def steps(self, done: int, total: int) -> None:
-        """See `nas.runner.Observer`."""
-        left = (time.monotonic() - self._since) / done * (total - done)
-        line = f"{self._head}  step {done}/{total}  {_duration(left)} left"
+        """See `nas.runner.Observer`; the first step that is heard of took the preparations too."""
+        now = time.monotonic()
+        since, first = self._first_step = self._first_step or (now, done)
+        line = f"{self._head}  step {done}/{total}"
+        if done > first:
+            line += f"  {_duration((now - since) / (done - first) * (total - done))} left"
         if self._live:
             self._show(line)
         elif done in (1, total) or done % max(1, total // 4) == 0:
@@ -158,7 +166,7 @@ class Progress:
         self.console.print(text, markup=False)
 
     def _begin(self, head: str) -> None:
-        self._head, self._since = head, time.monotonic()
+        self._head, self._since, self._first_step = head, time.monotonic(), None
         if self._live:
             self._show(f"{head}  starting")
         else:

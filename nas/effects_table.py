@@ -6,6 +6,7 @@ from rich.table import Table
 
 from nas.console import make_console
 from nas.effects import Effect, Effects, Interaction
+from nas.scores import signed
 from nas.verdict import LEVEL
 
 _MOST_PAIRS = 10
@@ -33,7 +34,7 @@ def _table(kind: str, effects: list[Effect]) -> Table:
     for e in effects:
         reach = (e.map_interval[1] - e.map_interval[0]) / 2, (e.gflops_interval[1] - e.gflops_interval[0]) / 2
         told = "mixed" if e.mixed_with else e.verdict
-        numbers = f"{e.map:+.4f} ±{reach[0]:.4f}", told, f"{e.gflops:+.3f} ±{reach[1]:.3f}"
+        numbers = f"{signed(e.map, 4)} ±{reach[0]:.4f}", told, f"{signed(e.gflops, 3)} ±{reach[1]:.3f}"
         table.add_row(e.name, str(e.variants), *numbers)
     return table
 
@@ -45,7 +46,7 @@ def _pairs(pairs: tuple[Interaction, ...]) -> Table:
         table.add_column(name, no_wrap=True, justify="left" if name == "verdict" else "right")
     for p in pairs:
         reach = (p.interval[1] - p.interval[0]) / 2
-        table.add_row("  ".join(p.swaps), str(p.variants), f"{p.map:+.4f} ±{reach:.4f}", p.verdict)
+        table.add_row("  ".join(p.swaps), str(p.variants), f"{signed(p.map, 4)} ±{reach:.4f}", p.verdict)
     return table
 
 

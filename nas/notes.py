@@ -12,7 +12,7 @@ from nas.predict import held_back, surprises
 from nas.race import answer_of, contenders, rules_of
 from nas.rank import RankRow, ranking_of
 from nas.rungs import Rung
-from nas.scores import SCORES
+from nas.scores import SCORES, signed
 from nas.seeds import together
 from nas.settings import EACH, ONE, Settings
 from nas.study import Study
@@ -244,7 +244,7 @@ def _verdict_words(row: RankRow, study: Study) -> str:
         return ""
     how = {"better": "is better than the baseline's", "worse": "is worse than the baseline's"}
     said = how.get(row.verdict, "cannot be told from the baseline's")
-    told = f" Over {row.seeds} seeds its mAP50-95 {said} ({row.interval[0]:+.4f} to {row.interval[1]:+.4f})"
+    told = f" Over {row.seeds} seeds its mAP50-95 {said} ({signed(row.interval[0], 4)} to {signed(row.interval[1], 4)})"
     if row.verdict not in how or not _shares_weights(study):
         return f"{told}."
     recipe = study.settings.recipe
@@ -296,7 +296,7 @@ def conclusion(study: Study) -> list[str]:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
         told += (
             f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
-            f" ({best.delta_map:+.3f} mAP50-95, {100 * (best.delta_gflops or 0):+.1f} % GFLOPs)."
+            f" ({signed(best.delta_map or 0.0, 3)} mAP50-95, {signed(100 * (best.delta_gflops or 0), 1)} % GFLOPs)."
         )
         told += _verdict_words(best, study)
     unseen = _not_looked_at_again(study, rows[:above])

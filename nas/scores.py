@@ -81,3 +81,9 @@ def scores(curve: tuple[EpochScore, ...], average: Validation | None) -> dict[st
     if average is not None:
         found["map_average"] = average.map
     return found
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a difference with its sign; what rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]

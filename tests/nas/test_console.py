@@ -13,7 +13,7 @@ from nas.jobs import ProxyResult
 from nas.rank import rank
 from nas.recipe import Recipe
 from nas.runs import Finished, Run
-from nas.scores import EpochScore, Validation
+from nas.scores import EpochScore, Validation, signed
 from nas.space_file import load_space
 from nas.study import Study
 
@@ -104,6 +104,33 @@ def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(ranked_study,
         progress.trial_started(study.trials()[0], 1, 9)
         progress.epoch(EpochScore(0, 2.0, 1.0, Validation(0.5, 0.3, 1.0)), epochs)
     assert text.getvalue().splitlines() == ["[1/9] baseline (8.00 GFLOPs)"]
+
+
+def test_what_is_left_of_a_distillation_is_estimated_without_its_preparations(ranked_study, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    progress, text = plain_progress(ranked_study([({}, "done", 0.4, 8.0)]))
+    for first in (1, 41):  # one that begins, and one that goes on
+        progress.distilling(13)
+        clock[0] += 60
+        for step in range(first, 101):
+            progress.steps(step, 100)
+            clock[0] += 2
+    told = [line.rpartition("step ")[2] for line in text.getvalue().splitlines() if "step" in line]
+    assert told[:3] == ["1/100", "25/100  2 min 30 s left", "50/100  1 min 40 s left"]
+    assert told[5:] == ["50/100  1 min 40 s left", "75/100  50 s left", "100/100  0 s left"]
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):
+    assert [signed(x, 4) for x in (0.00004, -0.00004, 0.0, -0.0, 0.00006, -0.00006, 1.0)] == [
+        "0.0000", "0.0000", "0.0000", "0.0000", "+0.0001", "-0.0001", "+1.0000",
+    ]  # fmt: skip
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.3999, 8.0)])
+    text = io.StringIO()
+    Console(file=text, width=200).print(console.ranking_table(rank(study.trials(), 0.02), 200))
+    swapped = next(line for line in text.getvalue().splitlines() if "CARAFE" in line)
+    assert "-0.000" not in swapped
+    assert "+0.0" not in swapped
 
 
 def test_progress_of_a_calibration(monkeypatch):

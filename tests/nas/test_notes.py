@@ -50,7 +50,7 @@ def test_conclusion_of_a_gain(ranked_study):
     told, following, _ = conclusion(study)
     assert told == (
         "Compared 3 variants of yolov8n. First: neck.up_*=CARAFE, with +2.5% mAP50-95 per GFLOP over the baseline"
-        " (+0.010 mAP50-95, +0.0 % GFLOPs)."
+        " (+0.010 mAP50-95, 0.0 % GFLOPs)."
     )
     assert following.endswith(f"nas emit-yaml --study s --storage {study.place.url} --best -o out/")
 
