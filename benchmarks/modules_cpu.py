@@ -2,9 +2,9 @@
 
     python benchmarks/modules_cpu.py --rounds 15
 
-A step is forward and backward of one module in plain PyTorch, at the size of `nas.reference`. Every module runs in
-turns with the layer that it replaces (an attention replaces none: with the C2f block that it stands behind), and what
-is written is the ratio of the fastest steps, in processor time of one thread: what else the machine does is not
+A step is forward and backward of one module in plain PyTorch, at the size of `nas.model.module_card`. Every module runs
+in turns with the layer that it replaces (an attention replaces none: with the C2f block that it stands behind), and
+what is written is the ratio of the fastest steps, in processor time of one thread: what else the machine does is not
 counted, and what it does to caches only ever adds. `nas ops` and docs/modules.md show it, from nas/modules_cpu.json.
 SPPF stands beside itself: how far it is from 1 says how good the run is.
 
@@ -18,7 +18,7 @@ import json
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "nas" / "modules_cpu.json"
+RESULTS = Path(__file__).parents[1] / "nas" / "model" / "modules_cpu.json"
 
 
 def main() -> None:
@@ -33,8 +33,8 @@ def main() -> None:
     import torch
 
     import nas.ops  # noqa: F401  registers the modules
+    from nas.model.module_card import example, in_order
     from nas.ops.registry import entries
-    from nas.reference import example, in_order
 
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -318,9 +318,9 @@ def step(swaps: list[str], scale: str, device: str) -> Callable:
     """Return a function that makes one training step of a variant."""
     import torch
 
-    from nas.host import build
-    from nas.render import render
-    from nas.variant import parse_swaps
+    from nas.model.host import build
+    from nas.model.render import render
+    from nas.space.variant import parse_swaps
 
     torch.manual_seed(0)
     model = build(render(parse_swaps("yolov8", scale, swaps)).yaml, scale, nc=3).to(device)

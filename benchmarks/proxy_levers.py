@@ -43,15 +43,15 @@ SCORES = {"map": "mAP50-95", "average": "mAP50-95, averaged weights", "map50": "
 def measure(options: argparse.Namespace, rows: Path) -> None:
     """Train what the file of rows does not hold yet."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    from nas.offline import go_offline, offline_environment
+    from nas.model.offline import go_offline, offline_environment
 
     with tempfile.TemporaryDirectory(prefix="levers-") as name:
         folder = Path(name)
         os.environ.update(offline_environment(folder))
-        from nas.data import load, write_resolved
-        from nas.proxy_trainer import trainer_class
-        from nas.recipe import make_recipe
-        from nas.training import train
+        from nas.data.dataset import load, write_resolved
+        from nas.training.proxy_trainer import trainer_class
+        from nas.training.recipe import make_recipe
+        from nas.training.train import train
 
         go_offline(folder)
         dataset = load(options.data)
@@ -85,9 +85,9 @@ def _unheard(_score: object) -> None:
 
 
 def _job(swaps: tuple[str, ...], recipe: Any, data: Path, fingerprint: str) -> Any:
-    from nas.jobs import ProxyJob
-    from nas.render import render
-    from nas.variant import parse_swaps
+    from nas.model.render import render
+    from nas.space.variant import parse_swaps
+    from nas.training.jobs import ProxyJob
 
     v = parse_swaps("yolov8", "n", swaps)
     return ProxyJob(v.name, render(v).yaml, "yolov8", "n", v.swaps, str(data), fingerprint, recipe, 0)

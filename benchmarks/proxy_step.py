@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
 
-    from nas.proxy import available_cores
+    from nas.workers.process import available_cores
 
     threads = args.threads or available_cores()
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -70,9 +70,9 @@ def step(swaps: list[str], memory_format):
     """Return a function that makes one training step of a variant and returns its seconds."""
     import torch
 
-    from nas.host import build
-    from nas.render import render
-    from nas.variant import parse_swaps
+    from nas.model.host import build
+    from nas.model.render import render
+    from nas.space.variant import parse_swaps
 
     torch.manual_seed(0)
     model = build(render(parse_swaps("yolov8", "n", swaps)).yaml, "n", nc=3).to(memory_format=memory_format).train()

@@ -28,11 +28,11 @@ def main() -> None:
     import ultralytics
     import yaml
 
-    from nas.cost import model_cost
-    from nas.draw import draw
-    from nas.host import build
-    from nas.render import render
-    from nas.space_file import load_space
+    from nas.emit.random_variants import draw
+    from nas.model.cost import model_cost
+    from nas.model.host import build
+    from nas.model.render import render
+    from nas.space.space_file import load_space
 
     torch.set_num_threads(1)
     space = load_space(args.space)

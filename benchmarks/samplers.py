@@ -5,13 +5,13 @@
 
 NAS-Bench-201 (Dong & Yang, ICLR 2020) holds 15 625 cells, six edges with five operations each, all trained with two or
 three seeds; here an edge is a slot, and the baseline has a 3x3 convolution on each. A search sees one seed of a cell,
-drawn anew in every repeat, and proposals come from `nas.propose`, as in `nas search --objective map`. Regret is the
-accuracy that the cell picked lacks to the best one, in points, each by the mean over its seeds; percentile is the share
-of cells that are better.
+drawn anew in every repeat, and proposals come from `nas.samplers.propose`, as in `nas search --objective map`. Regret
+is the accuracy that the cell picked lacks to the best one, in points, each by the mean over its seeds; percentile is
+the share of cells that are better.
 
 "Picked" takes the highest score seen. "Confirmed" is the whole strategy, ``--confirm 3:3``: it stops so much sooner
 that the race of the first three against the baseline, under two further seeds and those that dropped contenders leave
-(`nas.race`; a cell has no more than three), stays within the same number of evaluations, and takes what
+(`nas.ranking.race`; a cell has no more than three), stays within the same number of evaluations, and takes what
 `nas emit-yaml --best` does. Plain TPE is what a user would write: Optuna's own loop with its default sampler, where
 asking again costs again; it is confirmed by training the first three under three seeds each, and taking the highest
 mean.
@@ -36,17 +36,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.confirm import Confirm
-from nas.objective import Goal
-from nas.predict import key_of
-from nas.propose import propose
-from nas.race import Rules, next_round
-from nas.rank import first_of, rank
+from nas.ranking.race import Rules, next_round
+from nas.ranking.rank import first_of, rank
 from nas.samplers import SAMPLERS
-from nas.scores import EpochScore, Validation
-from nas.space import SearchSpace, Slot
-from nas.table import Row, Table, TableSpace, table_space
-from nas.trial import Trial
+from nas.samplers.propose import propose
+from nas.search.table import Row, Table, TableSpace, table_space
+from nas.space.search_space import SearchSpace, Slot, key_of
+from nas.study.budget import Confirm
+from nas.study.objective import Goal
+from nas.study.trial import Trial
+from nas.training.scores import EpochScore, Validation
 
 SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet16-120"}
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

@@ -168,7 +168,7 @@ def search(options: argparse.Namespace, folder: Path, seed: int) -> None:
 
 def script(folder: Path) -> None:
     """Be the user's script: Optuna asks, `YOLO.train` trains."""
-    from nas.offline import go_offline, offline_environment
+    from nas.model.offline import go_offline, offline_environment
 
     os.environ.update(offline_environment(folder / "cache"))  # as in the search: nothing is asked of the network
     import optuna
@@ -228,10 +228,10 @@ def _last_map(results: Path) -> float:
 
 def plan_of(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[float]]:
     """Return what the script has to train for the trials of a search, and the search's own mAPs."""
-    from nas.data import load, write_resolved
-    from nas.place import place
-    from nas.study import Study
-    from nas.training import overrides_of
+    from nas.data.dataset import load, write_resolved
+    from nas.study.location import place
+    from nas.study.study import Study
+    from nas.training.train import overrides_of
 
     study = Study.load(place("s", f"sqlite:///{folder / 's.db'}"))
     recipe = study.settings.recipe
@@ -384,12 +384,12 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__mp_main__" and PHASES in os.environ:  # the search's training process, as it starts
-    import nas.training
+    import nas.training.train
 
-    nas.training.train = instrument(nas.training.train)
+    nas.training.train.train = instrument(nas.training.train.train)
     if FRESH in os.environ:
-        import nas.proxy_trainer
+        import nas.training.proxy_trainer
 
-        nas.proxy_trainer.begin_swaps = lambda *_: None
+        nas.training.proxy_trainer.begin_swaps = lambda *_: None
 if __name__ == "__main__":
     main()

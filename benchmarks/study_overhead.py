@@ -21,22 +21,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nas.confirm import Confirm
-from nas.objective import OBJECTIVES, Goal
-from nas.place import place
-from nas.propose import propose
-from nas.race import rules_of
-from nas.rank import rank, ranking_of
-from nas.recipe import Recipe
+from nas.ranking.race import rules_of
+from nas.ranking.rank import rank, ranking_of
+from nas.ranking.replicates import together
 from nas.samplers import SAMPLERS
-from nas.schedule import confirming, owed
-from nas.scores import EpochScore, Validation
-from nas.seeds import together
-from nas.settings import Settings, current_versions
-from nas.space import SearchSpace
-from nas.space_file import load_space
-from nas.study import Study
-from nas.trial import Trial
+from nas.samplers.propose import propose
+from nas.search.schedule import confirming, owed
+from nas.space.search_space import SearchSpace
+from nas.space.space_file import load_space
+from nas.study.budget import Confirm
+from nas.study.location import place
+from nas.study.objective import OBJECTIVES, Goal
+from nas.study.settings import Settings, current_versions
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore, Validation
 
 COLUMNS = ("start", "start, clock", "tell", "tell, clock", "read", "rank", "owed", "ask")
 LATEST = 25

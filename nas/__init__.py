@@ -21,28 +21,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nas.hook import install
+from nas.import_hook import install
+from nas.version import __version__
 
 if TYPE_CHECKING:
-    from nas.host import register as register
+    from nas.model.host import register as register
+    from nas.model.trainer import Trainer as Trainer
     from nas.ops.registry import Arg as Arg
     from nas.ops.registry import FromSlot as FromSlot
     from nas.ops.registry import counts_macs as counts_macs
     from nas.ops.registry import register as module
     from nas.own import load_modules as load_modules
-    from nas.trainer import Trainer as Trainer
 
-__version__ = "0.2.0.dev0"
 __all__ = ["Arg", "FromSlot", "Trainer", "__version__", "counts_macs", "load_modules", "module", "register"]
 
 PUBLIC = {
     "Arg": ("nas.ops.registry", "Arg"),
     "FromSlot": ("nas.ops.registry", "FromSlot"),
-    "Trainer": ("nas.trainer", "Trainer"),
+    "Trainer": ("nas.model.trainer", "Trainer"),
     "counts_macs": ("nas.ops.registry", "counts_macs"),
     "load_modules": ("nas.own", "load_modules"),
     "module": ("nas.ops.registry", "register"),
-    "register": ("nas.host", "register"),
+    "register": ("nas.model.host", "register"),
 }
 """Public name to the module that has it, and its name there; imported at first use."""
 

@@ -6,6 +6,11 @@ Anything else that escapes is a bug of ours.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    pass
+
 
 class NasError(Exception):
     """Base of every error that a user of the tool can cause."""
@@ -77,3 +82,48 @@ class Diverged(ProxyError):
 
 class BatchHalved(ProxyError):
     """The host halved the batch after running out of memory; the result would not be comparable."""
+
+
+FailureKind = Literal["build", "memory", "nan", "diverged", "died", "error"]
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """Classify what went wrong."""
+    if isinstance(error, NotANumber):
+        return "nan"
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, BuildError):
+        return "build"
+    text = str(error).lower()
+    memory = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    if isinstance(error, MemoryError | BatchHalved) or any(m in text for m in memory):
+        return "memory"
+    return "error"
+
+
+def failure_text(error: BaseException) -> str:
+    """Return one line that says what went wrong."""
+    if failure_kind(error) == "memory" and not isinstance(error, NasError):
+        return f"out of memory: {one_line(error)}"
+    return str(error) if isinstance(error, NasError) else one_line(error)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: its type and the first line of what it says."""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class ProxyFailure(ProxyError):
+    """A proxy that failed, with the kind of failure; the search goes on without it."""
+
+    def __init__(self, kind: FailureKind, message: str, *, starved: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.starved = starved or kind == "memory"
+        """Whether it may have lacked memory: the system kills what takes the last of it, without a word."""
+
+
+STOPPED = "its search was stopped"
+"""What an interrupted trial says when its worker was told to stop."""

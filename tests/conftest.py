@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from nas.offline import go_offline
+from nas.model.offline import go_offline
 
 
 def _take_one_core(worker: str) -> None:
@@ -35,6 +35,9 @@ os.environ["NAS_CACHE"] = _CACHE.name
 os.environ["YOLO_CONFIG_DIR"] = str(Path(_CACHE.name) / "host")
 os.environ.setdefault("NAS_TESTS_SHARED", str(Path(_CACHE.name) / "shared"))  # the first process hands it on
 go_offline(Path(_CACHE.name))
+
+
+pytest_plugins = ["shared_storage"]
 
 
 @pytest.hookimpl(optionalhook=True)

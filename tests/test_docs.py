@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.cli import cli
+from nas.model.module_card import WHERE, in_order, kinds_of, measure, timed_how, timing, usage
 from nas.ops.registry import Entry, entries
-from nas.reference import WHERE, in_order, kinds_of, measure, timed_how, timing, usage
 
 ROOT = Path(__file__).parents[1]
 

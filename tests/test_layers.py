@@ -46,10 +46,10 @@ def needs() -> dict[str, set[str]]:
 
 
 def test_imports_are_found():
-    text = "from nas.space import SearchSpace\ndef f():\n    import nas.own\n    from nas import emit\n"
-    assert set(imports_in(text)) == {("nas.space", "SearchSpace"), ("nas.own", ""), ("nas", "emit")}
-    assert {"nas.jobs", "nas.ops.registry"} <= needs().keys()
-    assert "nas.jobs" in needs()["nas.proxy"]
+    text = "from nas.space.search_space import SearchSpace\ndef f():\n    import nas.own\n    from nas import emit\n"
+    assert set(imports_in(text)) == {("nas.space.search_space", "SearchSpace"), ("nas.own", ""), ("nas", "emit")}
+    assert {"nas.training.jobs", "nas.ops.registry"} <= needs().keys()
+    assert "nas.training.jobs" in needs()["nas.workers.process"]
     assert "nas.ops.registry" in needs()["nas.ops.carafe"]
 
 

@@ -11,13 +11,7 @@ from torch import nn
 
 from nas.ops.export import exporting
 from nas.ops.functional import tiles as tiles_file
-from nas.ops.functional.operator import (
-    check_shape,
-    check_tensor,
-    complete,
-    follow_autocast,
-    sizes,
-)
+from nas.ops.functional.operator import check_shape, check_tensor, complete, follow_autocast, sizes
 from nas.ops.functional.tiles import Layout, Tiles, next_power, vector_width
 from nas.ops.kernels.runtime import DTYPES, SHARED_LIMIT, Kernel, Launch, launch, usable
 

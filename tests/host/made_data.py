@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nas.data import load
+from nas.data.dataset import load
 from nas.errors import DataError
 
 BOX = "0 0.5 0.5 0.2 0.2"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.emit.releases import STAND_INS, release_tree
 from nas.errors import HostError
-from nas.release import STAND_INS, release_tree
 
 RELEASES = ["8.0.100", "8.0.200", "8.1.40", "8.2.50", "8.3.0", "8.3.70", "8.3.200", "8.4.0", "8.4.100"]
 

@@ -12,23 +12,25 @@ from typing import ClassVar
 import pytest
 from PIL import Image, ImageDraw
 
-import nas.storage
-from nas.answer import Answer
-from nas.bank import SwapBank
-from nas.calibrate import Calibration, Calibrator, full_recipe, proxy_recipe
-from nas.data import load, write_resolved
-from nas.jobs import Bank, DistilJob, Distilled, ProxyJob, ProxyResult
-from nas.place import place
-from nas.proxy import ProxyFailure, ProxyWorker
-from nas.recipe import Recipe, make_recipe
-from nas.scores import EpochScore, Validation
-from nas.settings import EACH, Settings, current_versions
-from nas.space import SearchSpace
-from nas.space_file import load_space, read_space
-from nas.study import Study
-from nas.trial import Trial
-from nas.variant import parse_choice, parse_swaps
-from nas.weights import Baseline, Weights
+import nas.study.storage
+from nas.bank.jobs import Bank, DistilJob, Distilled
+from nas.bank.store import SwapBank
+from nas.bank.weights import Baseline, Weights
+from nas.calibration.calibrator import Calibration, Calibrator, full_recipe, proxy_recipe
+from nas.calibration.result import Answer
+from nas.data.dataset import load, write_resolved
+from nas.errors import ProxyFailure
+from nas.space.search_space import SearchSpace
+from nas.space.space_file import load_space, read_space
+from nas.space.variant import parse_choice, parse_swaps
+from nas.study.location import place
+from nas.study.settings import EACH, Settings, current_versions
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.training.jobs import ProxyJob, ProxyResult
+from nas.training.recipe import Recipe, make_recipe
+from nas.training.scores import EpochScore, Validation
+from nas.workers.process import ProxyWorker
 
 BASE_EPOCHS = 20
 LEAST = 0.3
@@ -123,7 +125,7 @@ class Taught:
 @pytest.fixture(autouse=True)
 def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test that stops a search hurry the ones after it."""
-    monkeypatch.setattr(nas.storage, "_HURRY", threading.Event())
+    monkeypatch.setattr(nas.study.storage, "_HURRY", threading.Event())
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +192,7 @@ def inside():
     from ultralytics.engine import trainer
     from ultralytics.utils import callbacks, nms
 
-    from nas.proxy_trainer import trainer_class
+    from nas.training.proxy_trainer import trainer_class
 
     changed = [
         (nms, "non_max_suppression"),
@@ -336,7 +338,7 @@ class FakeWorker:
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
     """Let a calibration run on `FakeWorker`."""
     FakeWorker.forget()
-    monkeypatch.setattr("nas.calibrate.ProxyWorker", FakeWorker)
+    monkeypatch.setattr("nas.calibration.calibrator.ProxyWorker", FakeWorker)
     return FakeWorker
 
 

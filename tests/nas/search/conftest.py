@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-import nas.runner
-from nas.cost import Cost
-from nas.jobs import Bank, DistilJob, Distilled, ProxyJob, ProxyResult
-from nas.place import place
-from nas.proxy import ProxyFailure
-from nas.recipe import Recipe
-from nas.render import render
-from nas.runner import Runner
-from nas.scores import EpochScore, Validation
-from nas.search import plan, search
-from nas.settings import Settings, current_versions
-from nas.space import SearchSpace
-from nas.space_file import read_space
-from nas.study import Study
+import nas.search.runner
+from nas.bank.jobs import Bank, DistilJob, Distilled
+from nas.errors import ProxyFailure
+from nas.model.cost import Cost
+from nas.model.render import render
+from nas.search.loop import plan, search
+from nas.search.runner import Runner
+from nas.space.search_space import SearchSpace
+from nas.space.space_file import read_space
+from nas.study.location import place
+from nas.study.settings import Settings, current_versions
+from nas.study.study import Study
+from nas.training.jobs import ProxyJob, ProxyResult
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore, Validation
 
 SPACE = """
 slots:
@@ -118,7 +119,7 @@ def fake_costed(variant):
 
 @pytest.fixture(autouse=True)
 def _quick_costs(monkeypatch):
-    monkeypatch.setattr(nas.runner, "costed", fake_costed)
+    monkeypatch.setattr(nas.search.runner, "costed", fake_costed)
 
 
 @pytest.fixture

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nas.confirm import Confirm
-from nas.errors import StudyError
-from nas.notes import conclusion, ranking_notes
-from nas.proxy import ProxyFailure
-from nas.rank import ranking_of
-from nas.runner import Runner
-from nas.scores import Validation
-from nas.search import is_finished, plan, train_baseline
-from nas.seeds import together
-from nas.study import Study
+from nas.errors import ProxyFailure, StudyError
+from nas.ranking.rank import ranking_of
+from nas.ranking.replicates import together
+from nas.report.ranking_notes import conclusion, ranking_notes
+from nas.search.loop import is_finished, plan, train_baseline
+from nas.search.runner import Runner
+from nas.study.budget import Confirm
+from nas.study.study import Study
+from nas.training.scores import Validation
 
 EVERY = 9
 

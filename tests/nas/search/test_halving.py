@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from nas.confirm import Confirm
-from nas.console import Progress, make_console
-from nas.emit import chosen_trials
-from nas.errors import StudyError
-from nas.notes import conclusion, ranking_notes
-from nas.proxy import ProxyFailure
-from nas.rank import rank, ranking_of
-from nas.rungs import Rung
-from nas.runner import Runner
-from nas.search import is_finished, plan, search
-from nas.settings import Settings
-from nas.study import Study
+from nas.emit.forms import chosen_trials
+from nas.errors import ProxyFailure, StudyError
+from nas.ranking.rank import rank, ranking_of
+from nas.report.console import Progress, make_console
+from nas.report.ranking_notes import conclusion, ranking_notes
+from nas.search.loop import is_finished, plan, search
+from nas.search.runner import Runner
+from nas.study.budget import Confirm, Rung
+from nas.study.settings import Settings
+from nas.study.study import Study
 
 EVERY = 9
 LOW, MIDDLE = Rung(1, 96, 0.5), Rung(2, 160)
@@ -267,11 +265,11 @@ def test_the_least_map_is_asked_of_the_studys_own_recipe_alone(run, halved, grad
 
 
 def test_a_cost_is_counted_once(run, halved, graded, monkeypatch):
-    import nas.runner
+    import nas.search.runner
 
     counted = []
-    known = nas.runner.costed
-    monkeypatch.setattr(nas.runner, "costed", lambda variant: counted.append(variant) or known(variant))
+    known = nas.search.runner.costed
+    monkeypatch.setattr(nas.search.runner, "costed", lambda variant: counted.append(variant) or known(variant))
     run(halved(), EVERY, graded(), Listener())
     assert len(counted) == len(set(counted)) == EVERY
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nas.latency import Latency
-from nas.rank import rank
-from nas.runner import Runner
-from nas.search import plan, search
+from nas.model.latency import Latency
+from nas.ranking.rank import rank
+from nas.search.loop import plan, search
+from nas.search.runner import Runner
 
 
 class FakeMeter:

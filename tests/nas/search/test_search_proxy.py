@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-import nas.turn
-from nas.confirm import Confirm
-from nas.errors import StudyError
-from nas.jobs import AGAIN
-from nas.notes import ranking_notes
-from nas.objective import Goal
-from nas.proxy import ProxyFailure
-from nas.scores import EpochScore, Validation
-from nas.space_file import read_space
-from nas.study import Study
+import nas.search.next_step
+from nas.bank.jobs import AGAIN
+from nas.errors import ProxyFailure, StudyError
+from nas.report.ranking_notes import ranking_notes
+from nas.space.space_file import read_space
+from nas.study.budget import Confirm
+from nas.study.objective import Goal
+from nas.study.study import Study
+from nas.training.scores import EpochScore, Validation
 
 MIXED = """
 slots:
@@ -62,7 +61,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
     def proposes(space, trials, **how):
         heard.append(how)
 
-    monkeypatch.setattr(nas.turn, "propose", proposes)
+    monkeypatch.setattr(nas.search.next_step, "propose", proposes)
     for name, calibration in (("a", ""), ("b", '{"error": 0.004}')):
         run(make_study(name=name, changes={"calibration": calibration, "seed": 7}), 2)
     assert [(how["seed"], how["floor"], how["error"]) for how in heard] == [(7, 0.02, None), (7, 0.02, 0.004)]
@@ -70,7 +69,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
 
 def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study, monkeypatch):
     heard = []
-    monkeypatch.setattr(nas.turn, "propose", lambda space, trials, **how: heard.append(how))
+    monkeypatch.setattr(nas.search.next_step, "propose", lambda space, trials, **how: heard.append(how))
     study = make_study(changes={"sampler": "tpe", "objective": "map"})
     run(study, 2)
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]

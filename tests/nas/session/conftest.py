@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas.scores import EpochScore, Validation
-from nas.session import Session
-from nas.study import Study
-from nas.trial import Trial
+from nas.session.search import Session
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.training.scores import EpochScore, Validation
 
 OPTIONS = {
     "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nas.answer import ANSWER_FILE, SCHEMA, load_answer
-from nas.confirm import Confirm
+from nas.calibration.result import ANSWER_FILE, SCHEMA, load_answer
 from nas.errors import StudyError
-from nas.recipe import SCRATCH_LR0, Recipe
-from nas.session import Session
-from nas.settings import EACH, ONE
-from nas.study import Study
+from nas.session.search import Session
+from nas.study.budget import Confirm
+from nas.study.settings import EACH, ONE
+from nas.study.study import Study
+from nas.training.recipe import SCRATCH_LR0, Recipe
 
 CALIBRATED = Recipe(
     epochs=2, imgsz=96, batch=8, init="bank", weights="/theirs/w.pt", weights_digest="1", base_epochs=25, start="fresh",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from nas.confirm import Confirm
 from nas.errors import NasError, StudyError
-from nas.recipe import SCRATCH_LR0, Recipe
-from nas.scores import EpochScore
-from nas.session import Session
-from nas.settings import EACH, ONE
-from nas.study import Study
+from nas.session.search import Session
+from nas.study.budget import Confirm
+from nas.study.settings import EACH, ONE
+from nas.study.study import Study
+from nas.training.recipe import SCRATCH_LR0, Recipe
+from nas.training.scores import EpochScore
 
 
 def recipe_of(session: Session) -> Recipe:

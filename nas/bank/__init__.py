@@ -1,0 +1,1 @@
+"""The swap bank, and the trained tensors that proxies start from."""

@@ -1,0 +1,312 @@
+"""Trained tensors that proxies inherit: the baseline and the bank, made once and found again by what decides them.
+
+They lie beside the studies of a storage, in ``weights/``: a later study on the same data with the same recipe takes
+them as they are. Names are digests of everything that decides the content, so nothing of another dataset, recipe or
+version is ever taken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from nas.bank.distil import LEAST_MAP
+from nas.bank.jobs import Bank, Candidate, DistilJob
+from nas.bank.store import SwapBank, bank_json, candidates_of, open_bank
+from nas.errors import STOPPED, ProxyFailure, Starved, StudyError, Untaught
+from nas.files import read_json, write_json
+from nas.locks import is_free, try_lock
+from nas.model.render import render
+from nas.space.search_space import SearchSpace
+from nas.space.variant import Variant
+from nas.training.checkpoint import run_key
+from nas.training.jobs import ProxyJob, ProxyResult
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore
+
+_MARK = "swapnas bank 1"
+
+
+class Worker(Protocol):
+    """Who trains and distils: `nas.workers.process.ProxyWorker`."""
+
+    def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
+        """Train one job; raises `nas.errors.ProxyFailure`."""
+
+    def work(self, job: Any, on_progress: Callable[[Any], None] | None = None) -> Any:
+        """Do a job of another kind; raises `nas.errors.ProxyFailure`."""
+
+    def kill(self) -> None:
+        """Give up what is being done, from another thread; whoever waits for it hears of a failure."""
+
+
+class Listener(Protocol):
+    """Who is told while weights are made."""
+
+    def baseline_training(self, recipe: Recipe, seed: int) -> None:
+        """Hear that the baseline that others inherit from starts to train."""
+
+    def distilling(self, count: int) -> None:
+        """Hear that so many candidates start to be distilled."""
+
+    def epoch(self, score: EpochScore, epochs: int) -> None:
+        """Hear that an epoch of the baseline is over."""
+
+    def steps(self, done: int, total: int) -> None:
+        """Hear how far the distillation is."""
+
+    def note(self, text: str) -> None:
+        """Hear what a reader of the result should know."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trained baseline: the file of its tensors by layer name, its curve, and what it cost."""
+
+    file: Path
+    curve: tuple[EpochScore, ...]
+    cpu_seconds: float
+
+    @property
+    def map(self) -> float:
+        """Its mAP50-95 at the end."""
+        last = self.curve[-1].validation
+        return last.map if last else 0.0
+
+
+@dataclass
+class Weights:
+    """Makes and finds the tensors that the proxies of one space and dataset inherit.
+
+    Attributes:
+        folder: Where they lie.
+        space: The space, for its base, scale and candidates.
+        data: A data.yaml that the host can read as it is, and `fingerprint` of what it names.
+        versions: Of the tool and the packages that decide results.
+        seed: Of the baseline's training.
+        worker: Who trains.
+        listener: Told of what is made.
+        scratch: Where jobs may make files, which they remove.
+        device: Where banks are distilled; empty is the recipe's, which names them in any case.
+        apart: Whether each seed has a trained baseline of its own, in place of the one of `seed`.
+        stopped: Set from another thread when nothing is to be waited for any more.
+    """
+
+    folder: Path
+    space: SearchSpace
+    data: Path
+    fingerprint: str
+    versions: tuple[tuple[str, str], ...]
+    seed: int
+    worker: Worker
+    listener: Listener
+    scratch: Path
+    device: str = ""
+    apart: bool = False
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
+        """Return the training of a variant from initial values of its seed; nothing is inherited yet."""
+        return ProxyJob(
+            name=variant.name,
+            yaml=yaml or render(variant).yaml,
+            base=variant.base,
+            scale=variant.scale,
+            swaps=variant.swaps,
+            data=str(self.data),
+            data_key=self.fingerprint,
+            recipe=recipe,
+            seed=seed,
+            scratch=str(self.scratch),
+            modules=self.space.modules,
+        )
+
+    def resumable(self, job: ProxyJob) -> ProxyJob:
+        """Return a complete job with a checkpoint, from which it goes on when its training is killed."""
+        return replace(job, checkpoint=str(self.folder / "running" / run_key(job, self.versions)))
+
+    def inherited(
+        self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None, seed: int | None = None
+    ) -> dict[str, Any]:
+        """Return what a job of a seed inherits, as the fields of `ProxyJob`; swaps may be controls."""
+        if recipe.init == "scratch":
+            return {"init": None}
+        if recipe.init not in ("baseline", "bank"):
+            return {"init": recipe.init}
+        file = str(self.baseline(recipe, seed).file)
+        return {"init": file, "overlay": bank.files(swaps) if bank else ()}
+
+    def _seed_of_baseline(self, seed: int | None) -> int:
+        return seed if self.apart and seed is not None else self.seed
+
+    def baseline_key(self, recipe: Recipe, seed: int | None = None) -> str:
+        """Return the name of the baseline that a recipe's proxies of a seed inherit from."""
+        own = self._seed_of_baseline(seed)
+        return _key(
+            [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own], self.versions
+        )
+
+    def _baseline_file(self, recipe: Recipe, seed: int | None) -> Path:
+        return self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
+
+    def is_being_made(self, recipe: Recipe, seed: int) -> bool:
+        """Whether another worker or search is making the baseline of a seed just now, which is not there yet."""
+        file = self._baseline_file(recipe, seed)
+        if file.exists() and file.with_suffix(".json").exists():
+            return False
+        lock = _lock_of(file)
+        return lock.exists() and not is_free(lock)
+
+    def baseline(self, recipe: Recipe, seed: int | None = None) -> Baseline:
+        """Return the trained baseline that a recipe's proxies of a seed inherit from, training it if need be.
+
+        Raises:
+            Untaught: It diverges.
+            StudyError: It cannot be trained.
+        """
+        file = self._baseline_file(recipe, seed)
+        about = file.with_suffix(".json")
+        with self._alone(file):
+            if not (about.exists() and file.exists()):
+                self._train(recipe, file, about, self._seed_of_baseline(seed))
+            return read_json(
+                about,
+                lambda body: Baseline(
+                    file, tuple(EpochScore.from_json(score) for score in body["curve"]), float(body["cpu_seconds"])
+                ),
+            )
+
+    def _train(self, recipe: Recipe, file: Path, about: Path, seed: int) -> None:
+        wanted = recipe.for_baseline()
+        self.listener.baseline_training(wanted, seed)
+        variant = Variant(self.space.base, self.space.scale)
+        job = replace(self.job(variant, wanted, seed), init=recipe.weights or None, save=str(file), average=False)
+        job = replace(self.resumable(job), recipe=replace(wanted, device=self.device or wanted.device))
+        try:
+            result = self.worker.run(job, lambda score: self.listener.epoch(score, max(1, wanted.epochs)))
+        except ProxyFailure as failure:
+            untaught = failure.kind in ("nan", "diverged")
+            kind = Starved if failure.starved else Untaught if untaught else StudyError
+            raise kind(f"the baseline could not be trained: {failure}") from None
+        fitting, every = result.inherited
+        if not wanted.epochs and fitting < every:
+            file.unlink()
+            raise StudyError(
+                f"{recipe.weights} fits {fitting} of the {every} tensors of {variant.base}{variant.scale} for these "
+                "data, so it was trained for other classes: give --base-epochs to train it here first"
+            )
+        write_json(about, {"curve": [asdict(s) for s in result.curve], "cpu_seconds": result.cpu_seconds})
+
+    def teacher(self, recipe: Recipe, seed: int | None = None) -> Baseline:
+        """Return the baseline of a seed, if it can be distilled from.
+
+        Raises:
+            Untaught: It has not learnt.
+            StudyError: As `baseline`.
+        """
+        baseline = self.baseline(recipe, seed)
+        if baseline.map < LEAST_MAP:
+            raise Untaught(
+                f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
+                "there is nothing to distil from it: train it longer (--base-epochs), bring trained weights "
+                "(--weights), or search from scratch (--init scratch)"
+            )
+        return baseline
+
+    def bank(self, recipe: Recipe, seed: int, candidates: Sequence[Candidate] | None = None) -> SwapBank:
+        """Return the bank of a recipe, distilling what it does not hold yet.
+
+        Args:
+            recipe: Of the proxies that will use it.
+            seed: Of the distillation.
+            candidates: What it has to hold; None is the whole space.
+
+        Raises:
+            StudyError: As `teacher`, or the bank on the disk is not the one that its name says.
+        """
+        baseline = self.teacher(recipe, seed)
+        wanted = tuple(candidates_of(self.space) if candidates is None else candidates)
+        about = {
+            "kind": _MARK,
+            "base": self.space.base + self.space.scale,
+            "data": self.fingerprint,
+            "baseline": self.baseline_key(recipe, seed),
+            "recipe": {k: v for k, v in recipe.identity().items() if k in _BANK_FIELDS},
+            "seed": seed,
+            "versions": [list(pair) for pair in self.versions],
+        }
+        if self.space.modules:
+            about["modules"] = [file.import_name for file in self.space.modules]
+        folder = self.folder / f"bank-{_key([about], ())}"
+        with self._alone(folder):
+            bank = open_bank(folder, about)
+            missing = tuple(c for c in wanted if (c.slot, c.label) not in bank.candidates)
+            if missing:
+                bank = self._distil(bank, missing, recipe, seed, baseline, about)
+        return bank.of(wanted)
+
+    def _distil(
+        self,
+        bank: SwapBank,
+        missing: tuple[Candidate, ...],
+        recipe: Recipe,
+        seed: int,
+        baseline: Baseline,
+        about: dict[str, Any],
+    ) -> SwapBank:
+        self.listener.distilling(len(missing))
+        recipe = replace(recipe, init="baseline", device=self.device or recipe.device)
+        proxy = self.job(Variant(self.space.base, self.space.scale), recipe, seed)
+        job = DistilJob(replace(proxy, init=str(baseline.file)), missing, str(bank.folder))
+        try:
+            made: Bank = self.worker.work(job, lambda seen: self.listener.steps(*seen))
+        except ProxyFailure as failure:
+            kind = Starved if failure.starved else StudyError
+            raise kind(f"the bank could not be distilled: {failure}") from None
+        bank = replace(
+            bank,
+            teacher_map=made.teacher_map,
+            drops={**bank.drops, **dict(made.drops)},
+            candidates={**bank.candidates, **{(c.candidate.slot, c.candidate.label): c for c in made.candidates}},
+            cpu_seconds=bank.cpu_seconds + made.cpu_seconds,
+        )
+        if not all(c.raised for c in made.candidates):  # alone, it may be the machine's: the next search tries again
+            write_json(bank.folder / "bank.json", {"about": about, **bank_json(bank)})
+        return bank
+
+    @contextlib.contextmanager
+    def _alone(self, what: Path) -> Iterator[None]:
+        """Hold a file or folder that is being made; another search that wants it waits."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(_lock_of(what), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
+        except OSError as error:
+            raise StudyError(f"cannot write to {self.folder}: {error}") from None
+        told = False
+        with lock:
+            while not try_lock(lock):
+                if not told:
+                    self.listener.note(f"another worker or search is making {what.name}; waiting for it")
+                    told = True
+                if self.stopped.wait(0.5):
+                    raise StudyError(STOPPED)
+            yield
+
+
+def _lock_of(what: Path) -> Path:
+    """Return the file that is locked while another one, or a folder, is being made."""
+    return what.with_name(f"{what.name}.lock")
+
+
+_BANK_FIELDS = ("imgsz", "batch", "weight_decay", "channels_last", "device", "amp", "start", "bank_epochs", "bank_lr0")
+
+
+def _key(what: list[Any], versions: tuple[tuple[str, str], ...]) -> str:
+    text = json.dumps([what, [list(pair) for pair in versions]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

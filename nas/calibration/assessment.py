@@ -1,0 +1,270 @@
+"""What a calibration says: every score of every proxy against full training, as a table, a file and an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nas.calibration.calibrator import FULL, Calibration, Calibrator, control_of
+from nas.calibration.choose import ProxyMerit, choose
+from nas.calibration.rank_agreement import Agreement, agreement, ceiling
+from nas.calibration.resolution import Merit, attainable, in_map_units, merit
+from nas.calibration.result import SCHEMA
+from nas.calibration.run_log import Finished, Run
+from nas.errors import StudyError
+from nas.space.variant import Variant
+from nas.training.recipe import Recipe
+from nas.training.scores import SCORES
+
+OVER_CONTROL = " over control"
+"""What the name of a score ends in when each variant is compared with its own layers distilled anew."""
+RANKABLE = ("map", "map_last", "map_average")
+"""Scores that a ranking can stand on: those that are an mAP."""
+FULL_SCORE = "map_average"
+"""What full training is judged by: from one epoch to the next, the plain mAP moves by more than variants differ."""
+SELF_AGREEMENT = 0.3
+"""Spearman of full training with itself, one seed against another, below which a score of it can judge nothing."""
+DIFFERENCE = 0.005
+"""The difference of mAP50-95 that a proxy should resolve: the size of published effects of swaps."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The answer of a calibration.
+
+    Attributes:
+        calibration: What was asked for.
+        variants: What was trained; the first one is the baseline.
+        full: mAP50-95 of full training, (variants, seeds), of its averaged weights: the steadiest that a run gives. NaN
+            for failures.
+        full_minutes: CPU minutes of one full training.
+        full_merit: How well full training itself tells the variants apart.
+        reference: Which score of full training judges the proxies' order (`reference_of`); `full_merit`, `ceiling` and
+            `attainable` are of this score.
+        judged: Its values, (variants, seeds).
+        ceiling: Agreement of one seed of full training with another; None with one seed.
+        attainable: Spearman that a perfect proxy could reach with the mean of these seeds; None with one.
+        merits: Every score of every proxy.
+        tables: Proxy and score to the values in units of mAP50-95, (variants, seeds); NaN for failures.
+        chosen: The answer, and `reason` in words.
+        drops: Slot to the mAP50-95 lost without what the layer says.
+        errors: Slot and label to the distillation error, the mean over the banks.
+    """
+
+    calibration: Calibration
+    variants: tuple[Variant, ...]
+    full: np.ndarray
+    full_minutes: float
+    full_merit: Merit | None
+    reference: str
+    judged: np.ndarray
+    ceiling: Agreement | None
+    attainable: float | None
+    merits: tuple[ProxyMerit, ...]
+    tables: Mapping[str, Mapping[str, np.ndarray]]
+    chosen: ProxyMerit
+    reason: str
+    drops: Mapping[str, float]
+    errors: Mapping[tuple[str, str], float]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the chosen proxy."""
+        return dict(self.calibration.proxies)[self.chosen.proxy]
+
+    def best(self, proxy: str) -> ProxyMerit:
+        """Return the score of a proxy that a ranking can stand on and that resolves the most for its cost."""
+        own = [m for m in self.merits if m.proxy == proxy and m.score in RANKABLE]
+        return choose(own, self.ceiling.spearman if self.ceiling else None, difference=DIFFERENCE)[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; what ``nas search --proxy`` reads is under ``chosen``."""
+        chosen = self.chosen
+        return {
+            "schema": SCHEMA,
+            "chosen": {
+                "proxy": chosen.proxy,
+                "score": chosen.score,
+                "reason": self.reason,
+                "recipe": self.recipe.to_json(),
+                "error": chosen.merit.error,
+                "resolution": chosen.merit.resolution(),
+                "spread": chosen.merit.spread,
+                "spearman": chosen.agreement.spearman,
+                "spearman_interval": chosen.agreement.spearman_interval,
+                "minutes": chosen.minutes,
+                "variants": len(self.variants),
+                "seeds": self.calibration.seeds,
+            },
+            "calibration": self.calibration.to_json(),
+            "full": {
+                "minutes": self.full_minutes,
+                "reference": self.reference,
+                "ceiling": self.ceiling.spearman if self.ceiling else None,
+                "attainable": self.attainable,
+                "map": {
+                    v.id: [None if np.isnan(x) else round(float(x), 5) for x in row]
+                    for v, row in zip(self.variants, self.full, strict=True)
+                },
+            },
+            "variants": {v.id: v.describe() for v in self.variants},
+            "merits": [m.to_json() for m in self.merits],
+            "drops": dict(self.drops),
+            "distillation": {
+                f"{slot}={label}": round(e, 4) if np.isfinite(e) else None for (slot, label), e in self.errors.items()
+            },
+        }
+
+
+def judge(calibrator: Calibrator) -> Judgement:
+    """Judge a calibration whose runs are finished.
+
+    Raises:
+        StudyError: Too few runs have succeeded for it to say anything.
+    """
+    calibration = calibrator.calibration
+    there = calibrator.file.read()
+    variants = calibration.tested
+
+    def found(run: Run) -> Finished | None:
+        return there.get(calibrator.key(run))
+
+    full_runs = [[found(Run(FULL, calibration.full, v, s)) for s in range(calibration.full_seeds)] for v in variants]
+    full = _matrix(full_runs, FULL_SCORE)
+    reference = reference_of({score: _matrix(full_runs, score) for score in (FULL_SCORE, "val_loss")})
+    judged = _matrix(full_runs, reference)
+    merits: list[ProxyMerit] = []
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    once = _once_minutes(calibrator)
+    for name, recipe in calibration.proxies:
+        seeds = range(calibration.seeds)
+        runs = [[found(Run(name, recipe, v, s)) for s in seeds] for v in variants]
+        # Without training the other scores are the same as these.
+        told = SCORES if recipe.epochs else ("map", "val_loss", "train_loss")
+        tables = {score: _matrix(runs, score) for score in told}
+        if recipe.init == "bank":
+            again = [
+                [found(Run(name, recipe, variants[0], s, control_of(calibration, v))) for s in seeds] for v in variants
+            ]
+            for score in told:  # what a variant adds to its control, on top of the baseline
+                over = tables[score] - _matrix(again, score) + tables[score][:1]
+                tables[score + OVER_CONTROL] = np.where(np.arange(len(variants))[:, None] > 0, over, tables[score][:1])
+        try:
+            merits += _merits(name, runs, tables, judged, once[name], _seconds(runs, recipe))
+        except ValueError as error:
+            raise StudyError(f"the runs of {name} say nothing: {error}") from None
+        kept[name] = tables
+    answer = [m for m in merits if m.score in RANKABLE]
+    top = ceiling(judged) if calibration.full_seeds > 1 else None
+    chosen, reason = choose(answer, top.spearman if top else None, difference=DIFFERENCE)
+    seconds = _seconds(full_runs, calibration.full)
+    drops, errors = _banks(calibrator)
+    return Judgement(
+        calibration=calibration,
+        variants=variants,
+        full=full,
+        full_minutes=sum(seconds) / len(seconds) / 60 if seconds else 0.0,
+        full_merit=merit(judged) if calibration.full_seeds > 1 else None,
+        reference=reference,
+        judged=judged,
+        ceiling=top,
+        attainable=attainable(judged) if calibration.full_seeds > 1 else None,
+        merits=tuple(merits),
+        tables=kept,
+        chosen=chosen,
+        reason=reason,
+        drops=drops,
+        errors=errors,
+    )
+
+
+def reference_of(full: Mapping[str, np.ndarray]) -> str:
+    """Return the score of full training that judges the order of proxies: its mAP, unless that cannot judge.
+
+    Where mAP hardly agrees with itself between seeds (a Spearman below `SELF_AGREEMENT`), and the validation loss does
+    better, the loss is the judge. Neither choice looks at a proxy.
+
+    Args:
+        full: Score to values, (variants, seeds), mAP first.
+    """
+    first, *others = full
+    if full[first].shape[1] < 2:
+        return first
+    own = {}
+    for score, values in full.items():
+        try:
+            found = ceiling(values)
+            own[score] = found.spearman if found else -1.0
+        except ValueError:
+            own[score] = -1.0
+    best = max(others, key=lambda score: own[score], default=first)
+    return best if own[first] < SELF_AGREEMENT < own[best] else first
+
+
+def _matrix(runs: list[list[Finished | None]], score: str) -> np.ndarray:
+    """Return a score as (variants, seeds); NaN where a run failed or is missing."""
+    return np.array([[(r.scores.get(score, np.nan) if r else np.nan) for r in row] for row in runs], dtype=float)
+
+
+def _seconds(runs: list[list[Finished | None]], recipe: Recipe) -> list[float]:
+    """Return what runs have cost: CPU seconds of all threads, or wall seconds of the GPU that they had."""
+    found = [r.result for row in runs for r in row if r and r.result]
+    return [r.cpu_seconds if recipe.device == "cpu" else r.seconds for r in found]
+
+
+def _merits(
+    name: str,
+    runs: list[list[Finished | None]],
+    tables: Mapping[str, np.ndarray],
+    full: np.ndarray,
+    once: float,
+    seconds: list[float],
+) -> list[ProxyMerit]:
+    """Judge every score of one proxy."""
+    failures = sum(r is None or r.result is None for row in runs for r in row)
+    found = []
+    for score, own in tables.items():
+        in_map, scale = (own, 1.0) if score.startswith("map") else in_map_units(own, tables["map"])
+        found.append(
+            ProxyMerit(
+                proxy=name,
+                score=score,
+                merit=merit(in_map),
+                agreement=agreement(in_map, full),
+                agreement_mean=agreement(in_map, full, mean_of_seeds=True),
+                minutes=sum(seconds) / len(seconds) / 60,
+                once_minutes=once,
+                failures=failures,
+                scale=scale,
+            )
+        )
+    return found
+
+
+def _once_minutes(calibrator: Calibrator) -> dict[str, float]:
+    """Return the CPU minutes that each proxy costs once a study: of its baseline, and of one bank."""
+    found = {}
+    for name, recipe in calibrator.calibration.proxies:
+        seconds = 0.0
+        if recipe.init in ("baseline", "bank"):
+            seconds += calibrator.weights.baseline(recipe).cpu_seconds
+        if recipe.init == "bank":
+            seconds += calibrator.bank(recipe, 0).cpu_seconds
+        found[name] = seconds / 60
+    return found
+
+
+def _banks(calibrator: Calibrator) -> tuple[dict[str, float], dict[tuple[str, str], float]]:
+    """Return what the banks say: slots' drops, and the mean distillation error of each candidate."""
+    recipes = [r for _, r in calibrator.calibration.proxies if r.init == "bank"]
+    if not recipes:
+        return {}, {}
+    banks = [calibrator.bank(recipes[-1], seed) for seed in range(calibrator.calibration.seeds)]
+    errors = {
+        swap: float(np.mean([b.candidates[swap].error for b in banks if swap in b.candidates]))
+        for swap in banks[0].candidates
+    }
+    return banks[0].drops, errors

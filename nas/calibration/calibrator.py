@@ -1,0 +1,299 @@
+"""Calibration: which proxy tells the variants of a space apart, and agrees with full training, at what cost.
+
+Every proxy trains the same variants under the same seeds, and so does full training; `nas.calibration.resolution`
+compares them. Each finished run is a line in a file, so a calibration that was interrupted, or is asked for more
+variants, seeds or proxies, trains only what is not there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, Protocol, TypeVar
+
+from nas.bank.jobs import AGAIN, Candidate
+from nas.bank.store import SwapBank
+from nas.bank.weights import Listener, Weights
+from nas.calibration.run_log import Finished, Run, RunFile
+from nas.errors import ProxyFailure, StudyError
+from nas.model.render import render
+from nas.space.sampling import representatives
+from nas.space.search_space import SearchSpace
+from nas.space.variant import Variant
+from nas.study.settings import ONE
+from nas.training.recipe import Recipe, start_of
+from nas.workers.parallel import side_by_side
+from nas.workers.process import ProxyWorker
+
+CALIBRATION_SUFFIX = ".calibration"
+"""What the name of a calibration's folder ends in, below ``studies/``."""
+FULL = "full"
+"""The name of full training among the runs."""
+DEFAULT_PROXIES = ("scratch-8", "baseline-8", "bank-0", "bank-2", "bank-4")
+"""From scratch, as everybody does it; from the trained baseline; from the bank, as it is and after a short training."""
+
+_PROXY = re.compile(r"(scratch|baseline|bank)(-fresh)?-(\d+)")
+_BESIDE_EPOCHS = 1 / 3
+"""What a run takes beside its epochs, in epochs: building, refreshed statistics, validation."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is calibrated.
+
+    Attributes:
+        space: Whose variants are trained.
+        variants: How many, beside the baseline; `nas.space.sampling.representatives` says which.
+        data: Path of the data.yaml, or empty for the demo data.
+        fingerprint: Of the dataset.
+        full: The recipe of full training.
+        full_seeds: How many seeds full training gets.
+        proxies: Name to recipe.
+        seeds: How many seeds each proxy gets.
+        versions: Of the tool and the packages that decide results.
+        baselines: As `nas.study.settings.Settings.baselines`.
+    """
+
+    space: SearchSpace
+    variants: int
+    data: str
+    fingerprint: str
+    full: Recipe
+    full_seeds: int
+    proxies: tuple[tuple[str, Recipe], ...]
+    seeds: int
+    versions: tuple[tuple[str, str], ...]
+    baselines: str = ONE
+
+    @property
+    def tested(self) -> tuple[Variant, ...]:
+        """The baseline and the variants, in the order of the tables."""
+        return (Variant(self.space.base, self.space.scale), *representatives(self.space, self.variants))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "space": json.loads(self.space.to_json())}
+
+
+def proxy_recipe(text: str, common: Recipe) -> Recipe:
+    """Return the recipe of a proxy by its name: ``scratch-8``, ``baseline-8``, ``bank-4``, ``bank-fresh-4``.
+
+    Args:
+        text: Kind of start and epochs; ``fresh`` starts swapped modules with initial values of their own.
+        common: What all proxies share.
+
+    Raises:
+        StudyError: It is no such name.
+    """
+    match = _PROXY.fullmatch(text)
+    if not match or (match[2] and match[1] == "scratch") or (match[1] != "bank" and match[3] == "0"):
+        raise StudyError(
+            f"cannot read the proxy {text!r}: expected scratch-N, baseline-N or bank-N with N epochs (bank-0 trains "
+            "nothing), or baseline-fresh-N, bank-fresh-N for modules that do not start near what they replace"
+        )
+    kind, epochs = match[1], int(match[3])
+    start = "fresh" if match[2] else "near"
+    return replace(common, init=kind, epochs=epochs, start=start, **start_of(kind))
+
+
+def _bank_name(recipe: Recipe) -> str:
+    """Return what tells the banks of two recipes apart within one calibration."""
+    return f"{recipe.start} {recipe.bank_epochs} {recipe.bank_lr0}"
+
+
+def full_recipe(common: Recipe, epochs: int) -> Recipe:
+    """Return the recipe of full training, which starts from scratch."""
+    return replace(common, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
+
+
+class Observer(Listener, Protocol):
+    """Who is told how a calibration goes."""
+
+    def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
+        """Hear that a run has ended, the `position`-th of `total`, and how much is left to do, in epochs."""
+
+    def beside(self, number: int) -> Listener:
+        """Return who is told what one of several workers does, counted from 0; called from its thread."""
+
+
+def runs_of(calibration: Calibration) -> list[Run]:
+    """Return every run that a calibration asks for: cheap ones first, and all variants of a seed together."""
+    found = []
+    cheap = sorted(calibration.proxies, key=lambda p: (p[1].epochs, p[0]))
+    for name, recipe in cheap:
+        for seed in range(calibration.seeds):
+            found += [Run(name, recipe, v, seed) for v in calibration.tested]
+            if recipe.init == "bank":
+                layers = dict.fromkeys(control_of(calibration, v) for v in calibration.tested)
+                found += [Run(name, recipe, calibration.tested[0], seed, again) for again in layers if again]
+    for seed in range(calibration.full_seeds):
+        found += [Run(FULL, calibration.full, v, seed) for v in calibration.tested]
+    return found
+
+
+def control_of(calibration: Calibration, variant: Variant) -> tuple[str, ...]:
+    """Return the layers whose own modules, distilled anew, are a variant's control; empty where it is the baseline."""
+    graph = calibration.space.graph
+    return tuple(s for s, _ in variant.swaps if s in graph.names and graph[s].kind != "up")
+
+
+@dataclass
+class Calibrator:
+    """Runs a calibration.
+
+    Attributes:
+        calibration: What is asked for.
+        folder: Where its files go.
+        weights: Makes what proxies inherit.
+        workers: How many trainings run side by side.
+        cache: Where training processes may write.
+        observer: Told of everything.
+    """
+
+    calibration: Calibration
+    folder: Path
+    weights: Weights
+    workers: int
+    cache: Path
+    observer: Observer
+
+    @property
+    def file(self) -> RunFile:
+        """Where finished runs go."""
+        return RunFile(self.folder / "runs.jsonl")
+
+    def bank(self, recipe: Recipe, seed: int) -> SwapBank:
+        """Return the bank of a seed, with what the variants of the calibration are assembled from."""
+        return self.weights.bank(recipe, seed, self._candidates())
+
+    def key(self, run: Run) -> str:
+        """Return what a run is found again by."""
+        made_of = self.weights.baseline_key(run.recipe, run.seed) if _inherits(run) else ""
+        return run.key(self.calibration.fingerprint, self.calibration.versions, render(run.variant).yaml, made_of)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has runs under further seeds, with as many trained baselines as it says."""
+        there = self.file.read()
+        further = (run for run in runs_of(self.calibration) if run.seed and _inherits(run))
+        return bool(there) and any(self.key(run) in there for run in further)
+
+    def missing(self) -> list[tuple[Run, str]]:
+        """Return the runs that are still to be trained, with their keys."""
+        there = self.file.read()
+        every = [(run, self.key(run)) for run in runs_of(self.calibration)]
+        return [(run, key) for run, key in every if key not in there]
+
+    def run(self) -> None:
+        """Train what is missing.
+
+        Raises:
+            StudyError: The baseline or a bank cannot be made, or results cannot be written.
+        """
+        todo = self.missing()
+        total = len(runs_of(self.calibration))
+        lock = threading.Lock()
+        position = total - len(todo)
+        left = sum(_work(run) for run, _ in todo)
+        made: dict[tuple[str, int], SwapBank] = {}
+
+        def make_baseline(run: Run, worker: ProxyWorker) -> None:
+            told = self.observer.beside(workers.index(worker)) if len(workers) > 1 else self.observer
+            weights = replace(self.weights, worker=worker, listener=told)
+            try:
+                (weights.teacher if run.recipe.init == "bank" else weights.baseline)(run.recipe, run.seed)
+            except StudyError as error:
+                if not run.seed:
+                    raise
+                hint = "`--one-baseline` calibrates with that of seed 0 alone, under another --name"
+                raise StudyError(f"the baseline of seed {run.seed}: {error}\n{hint}") from None
+
+        def make_bank(run: Run, worker: ProxyWorker) -> None:
+            made[_bank_name(run.recipe), run.seed] = replace(self, weights=replace(self.weights, worker=worker)).bank(
+                run.recipe, run.seed
+            )
+
+        def train(entry: tuple[Run, str], worker: ProxyWorker) -> None:
+            nonlocal position, left
+            run, key = entry
+            done, lasting = self._one(run, key, made, worker)
+            with lock:
+                if lasting:
+                    self.file.append(run, done)
+                position += 1
+                left -= _work(run)
+                self.observer.run_ended(run, done, position, total, left)
+
+        workers = [ProxyWorker(self.cache, threads=self._threads) for _ in range(self.workers)]
+        try:
+            bases = {self.weights.baseline_key(r.recipe, r.seed): r for r, _ in todo if _inherits(r)}
+            _each(make_baseline, list(bases.values()), workers)
+            banks = {(_bank_name(r.recipe), r.seed): r for r, _ in todo if r.recipe.init == "bank"}
+            _each(make_bank, list(banks.values()), workers)
+            _each(train, todo, workers)
+        finally:
+            for worker in workers:
+                worker.close()
+
+    @property
+    def _threads(self) -> int | None:
+        """Threads of one training: on a CPU one each, which costs the least in all and disturbs no neighbour."""
+        return 1 if self.calibration.full.device == "cpu" else None
+
+    def _candidates(self) -> tuple[Candidate, ...]:
+        """Return what the variants of the calibration are assembled from."""
+        swaps = {Candidate(slot, label): None for v in self.calibration.tested for slot, label in v.swaps}
+        again = {
+            Candidate(slot, AGAIN): None for v in self.calibration.tested for slot in control_of(self.calibration, v)
+        }
+        return tuple({**swaps, **again})
+
+    def _one(
+        self, run: Run, key: str, banks: Mapping[tuple[str, int], SwapBank], worker: ProxyWorker
+    ) -> tuple[Finished, bool]:
+        """Train one run; return what came of it, and whether that is the variant's own doing."""
+        bank = banks.get((_bank_name(run.recipe), run.seed)) if run.recipe.init == "bank" else None
+        swaps = tuple((slot, AGAIN) for slot in run.again) or run.variant.swaps
+        if bank and bank.problem(swaps):
+            return Finished(key, None, bank.problem(swaps)), True
+        job = replace(
+            self.weights.job(run.variant, run.recipe, run.seed),
+            **self.weights.inherited(run.recipe, swaps, bank, run.seed),
+        )
+        try:
+            return Finished(key, worker.run(self.weights.resumable(job))), True
+        except ProxyFailure as failure:
+            return Finished(key, None, f"{failure.kind}: {failure}"), failure.kind in ("build", "nan", "diverged")
+
+
+def _inherits(run: Run) -> bool:
+    return run.recipe.init in ("baseline", "bank")
+
+
+def _work(run: Run) -> float:
+    return run.recipe.epochs + _BESIDE_EPOCHS
+
+
+Task = TypeVar("Task")
+
+
+def _each(do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], workers: Sequence[ProxyWorker]) -> None:
+    """Do every task with one of the workers; the first failure, or Ctrl-C, stops all of them."""
+    queue: Queue[Task] = Queue()
+    for task in tasks:
+        queue.put(task)
+
+    def serve(worker: ProxyWorker, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                task = queue.get_nowait()
+            except Empty:
+                return
+            do(task, worker)
+
+    side_by_side(workers, serve)

@@ -1,0 +1,163 @@
+"""Rank agreement: whether a proxy puts variants in the order that full training does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.calibration.resolution import TAILS, Interval, complete
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the order of a proxy is that of full training. The intervals are bootstrap ones, at 95 %.
+
+    Attributes:
+        n: Variants it was measured on.
+        spearman: Spearman's rank correlation, with mean ranks for ties.
+        kendall: Kendall's tau-b.
+        top3_recall: Share of the three best by full training among the three best by proxy; ties share a place.
+        top_decile_kendall: Kendall's tau-b among the best tenth by full training, rounded up; None where that is fewer
+            than 4 variants.
+        spearman_interval: None, as the others, where too few bootstrap draws have an order.
+        kendall_interval: Of `kendall`.
+        top3_recall_interval: Of `top3_recall`.
+        top_decile_kendall_interval: Of `top_decile_kendall`.
+    """
+
+    n: int
+    spearman: float
+    kendall: float
+    top3_recall: float
+    top_decile_kendall: float | None
+    spearman_interval: Interval | None = None
+    kendall_interval: Interval | None = None
+    top3_recall_interval: Interval | None = None
+    top_decile_kendall_interval: Interval | None = None
+
+
+def agreement(
+    proxy: np.ndarray, full: np.ndarray, *, mean_of_seeds: bool = False, draws: int = 2000, seed: int = 0
+) -> Agreement:
+    """Measure the rank agreement of a proxy with the mean of full training over its seeds.
+
+    By default it is that of one run: computed for each seed of the proxy, then averaged. A seed that gives all variants
+    one score orders nothing, and counts as 0. The intervals come from resampling variants and the proxy's seeds with
+    replacement; draws of fewer than 3 different variants are skipped.
+
+    Args:
+        proxy: Scores, (variants, seeds); more is better. Variants with NaN in either array are left out.
+        full: Scores of full training of the same variants, (variants, seeds of it).
+        mean_of_seeds: Take the mean of all the proxy's seeds as its score instead.
+        draws: Bootstrap draws.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: Fewer than 3 variants are left, or full training gives all of them one score.
+    """
+    proxy, full = complete(proxy, full)
+    truth = full.mean(1)
+    if np.ptp(truth) == 0:
+        raise ValueError("full training gives every variant the same score: there is no order to agree with")
+    rng = np.random.default_rng(seed)
+    variants, seeds = proxy.shape
+    pick = rng.integers(variants, size=(draws, 1, variants))
+    x = proxy.T[rng.integers(seeds, size=(draws, seeds, 1)), pick]
+    points = proxy.T
+    if mean_of_seeds:
+        x, points = x.mean(1, keepdims=True), points.mean(0, keepdims=True)
+    return _agreement(points, np.broadcast_to(truth, points.shape), x, np.broadcast_to(truth[pick], x.shape), pick)
+
+
+def ceiling(full: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Agreement | None:
+    """Measure the agreement of full training with itself: one seed against another, the mean over ordered pairs.
+
+    The intervals come from resampling variants.
+
+    Args:
+        full: Scores of full training, (variants, seeds). Variants with NaN are left out.
+        draws: Bootstrap draws.
+        seed: Of the bootstrap.
+
+    Returns:
+        None with one seed.
+
+    Raises:
+        ValueError: Fewer than 3 variants are left.
+    """
+    (full,) = complete(full)
+    variants, seeds = full.shape
+    if seeds < 2:
+        return None
+    pick = np.random.default_rng(seed).integers(variants, size=(draws, 1, variants))
+    one, other = np.nonzero(~np.eye(seeds, dtype=bool))
+    x, y = full.T[one], full.T[other]
+    pairs = np.arange(len(one))[:, None]
+    return _agreement(x, y, x[pairs, pick], y[pairs, pick], pick)
+
+
+def _agreement(x: np.ndarray, y: np.ndarray, xs: np.ndarray, ys: np.ndarray, pick: np.ndarray) -> Agreement:
+    """Summarise pairs of orders x, y (pairs, variants), and their bootstrap draws xs, ys (draws, pairs, variants).
+
+    Statistics are the mean over pairs. `pick` (draws, 1, variants) says which variants were drawn.
+    """
+    values = np.nan_to_num(_statistics(x, y)).mean(0)
+    step = max(1, 500_000 // (xs.shape[1] * xs.shape[2] ** 2))
+    drawn = np.concatenate([_statistics(xs[i : i + step], ys[i : i + step]) for i in range(0, len(xs), step)])
+    ordered = np.sort(pick[:, 0], axis=1)
+    enough = (np.diff(ordered, axis=1) > 0).sum(1) >= 2
+    intervals: list[Interval | None] = []
+    for column in drawn.transpose(2, 0, 1):
+        kept = np.nan_to_num(column[enough & ~np.isnan(column).all(1)]).mean(1)
+        low_high = np.quantile(kept, TAILS) if 2 * len(kept) > len(xs) else None
+        intervals.append(None if low_high is None else (float(low_high[0]), float(low_high[1])))
+    few = _decile(x.shape[1]) < 4
+    return Agreement(
+        n=x.shape[1],
+        spearman=float(values[0]),
+        kendall=float(values[1]),
+        top3_recall=float(values[2]),
+        top_decile_kendall=None if few else float(values[3]),
+        spearman_interval=intervals[0],
+        kendall_interval=intervals[1],
+        top3_recall_interval=intervals[2],
+        top_decile_kendall_interval=None if few else intervals[3],
+    )
+
+
+def _decile(variants: int) -> int:
+    return -(-variants // 10)
+
+
+def _statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Spearman, Kendall, top-3 recall and top-decile Kendall of orders x and y (..., variants), stacked last.
+
+    NaN where an order is constant.
+    """
+    sx, sy = _signs(x), _signs(y)
+    # The row sums of the signs are twice the mean ranks, less a constant.
+    spearman = _cosine(sx.sum(-1), sy.sum(-1), 1)
+    kendall = _cosine(sx, sy, 2)
+    recall = np.minimum(_in_top3(sx), _in_top3(sy)).sum(-1) / 3
+    best = np.argsort(-y, axis=-1, kind="stable")[..., : _decile(y.shape[-1])]
+    top = _cosine(_signs(np.take_along_axis(x, best, -1)), _signs(np.take_along_axis(y, best, -1)), 2)
+    return np.stack([spearman, kendall, recall, top], -1)
+
+
+def _signs(a: np.ndarray) -> np.ndarray:
+    """Return the sign of every difference, (..., V, V): 1 where the row's value is above the column's."""
+    return np.asarray(np.sign(a[..., :, None] - a[..., None, :]))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray, axes: int) -> np.ndarray:
+    """Return the cosine of the angle between a and b over their last axes; NaN where one is all 0."""
+    over = tuple(range(-axes, 0))
+    norm = np.sqrt((a * a).sum(over) * (b * b).sum(over))
+    return np.asarray(np.divide((a * b).sum(over), norm, out=np.full(norm.shape, np.nan), where=norm > 0))
+
+
+def _in_top3(signs: np.ndarray) -> np.ndarray:
+    """Return the chance of each variant to be among the three best, ties broken at random; from (..., V, V) signs."""
+    above, tied = (signs < 0).sum(-1), (signs == 0).sum(-1)
+    return np.asarray(np.clip((3 - above) / tied, 0, 1))

@@ -1,0 +1,155 @@
+"""What a calibration says, for people: Markdown tables, and the few lines that a terminal shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from nas.bank.store import IDLE
+from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Judgement
+from nas.calibration.calibrator import CALIBRATION_SUFFIX
+from nas.calibration.choose import ProxyMerit
+from nas.calibration.plot import calibration_picture, points_of
+from nas.calibration.result import ANSWER_FILE
+from nas.errors import StudyError
+from nas.study.settings import EACH
+from nas.training.scores import SCORES
+
+
+def to_markdown(j: Judgement) -> str:
+    """Return the whole answer as Markdown tables."""
+    c = j.calibration
+    parts = [_head(j), _merit_table(j), _full_words(j), _variant_table(j)]
+    if j.drops:
+        idle = {slot for slot, drop in j.drops.items() if drop < IDLE}
+        parts.append(
+            "What the trained baseline loses in mAP50-95 without what a layer says (its channels' means in place of "
+            "its output):\n\n"
+            + "\n".join(f"- {s}: {d:.4f}{' (cannot matter here)' if s in idle else ''}" for s, d in j.drops.items())
+        )
+    if j.errors:
+        rows = [f"| {slot}={label} | {error:.3f} |" for (slot, label), error in sorted(j.errors.items())]
+        title = "| swap | distillation error (variances of the layer's output) |\n|---|---|\n"
+        parts.append(title + "\n".join(rows))
+    return f"# {c.space.name}: which proxy to trust\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _head(j: Judgement) -> str:
+    c = j.calibration
+    own = ", with a trained baseline for each" if c.baselines == EACH else ""
+    unit = "CPU" if c.full.device == "cpu" else "GPU"
+    told = (
+        f"{len(j.variants)} variants of {c.space.name} ({c.space.base}{c.space.scale}), the baseline among them, on "
+        f"{c.data or 'the demo data'} at {c.full.imgsz} px. Proxies: {c.seeds} seeds each{own}. Full training: "
+        f"{c.full.epochs} epochs, {c.full_seeds} seeds, {j.full_minutes:.1f} {unit} minutes a run; its "
+        f"mAP50-95 is that of the averaged weights ({FULL_SCORE}). Error, spread and resolution are in mAP50-95."
+    )
+    return f"{told}\n\n**{j.reason}**"
+
+
+def _merit_table(j: Judgement) -> str:
+    names = (
+        "proxy", "score", "CPU min a run", "once", "error", "unpaired", "spread", "variance ratio [95 %]", "resolves",
+        f"runs for {DIFFERENCE:g}", f"CPU min for {DIFFERENCE:g}", "Spearman, 1 run [95 %]", "mean of seeds", "Kendall",
+        "top tenth", "top 3",
+    )  # fmt: skip
+    rows = [names, ("---",) * len(names)] + [_cells(m) for m in sorted(j.merits, key=lambda m: (m.proxy, m.score))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _full_words(j: Judgement) -> str:
+    if not (j.full_merit and j.ceiling and j.attainable is not None):
+        return ""
+    f = j.full_merit
+    why = (
+        "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
+    )
+    return (
+        f"Proxies are judged by this score of full training: {SCORES[j.reference]}{why}. "
+        f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
+        f"One seed against another: Spearman {_with(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
+        f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
+    )
+
+
+def _variant_table(j: Judgement) -> str:
+    names = [name for name, _ in j.calibration.proxies]
+    lines = ["| variant | full, each seed | mean | " + " | ".join(f"{n}: Δ" for n in names) + " |"]
+    lines.append("|---|" + "---|" * (2 + len(names)))
+    for i, variant in enumerate(j.variants):
+        seeds = " ".join(_mean(x, ".4f") for x in j.full[i])
+        own = (j.tables[n]["map"] for n in names)
+        deltas = " | ".join(_mean(y[i] - y[0], "+.4f") for y in own)
+        lines.append(f"| {variant.describe()} | {seeds} | {_mean(j.full[i], '.4f')} | {deltas} |")
+    return "\n".join(lines)
+
+
+def _mean(values: np.ndarray, form: str) -> str:
+    """Return the mean of what there is; a dash where every run failed."""
+    there = np.atleast_1d(values)[~np.isnan(np.atleast_1d(values))]
+    return format(float(there.mean()), form) if there.size else "–"
+
+
+def summary_table(j: Judgement) -> Table:
+    """Return the best score of each proxy, for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("proxy", "score", "CPU min", "spread/error", "resolves", f"CPU min for {DIFFERENCE:g}", "Spearman"):
+        table.add_column(name, justify="left" if name in ("proxy", "score") else "right")
+    for name, _ in j.calibration.proxies:
+        m = j.best(name)
+        table.add_row(
+            m.proxy, m.score, f"{m.minutes:.2f}", f"{m.merit.ratio**0.5:.2f}", f"{m.merit.resolution():.4f}",
+            f"{m.cost(DIFFERENCE):.3g}", _with(m.agreement.spearman, m.agreement.spearman_interval),
+        )  # fmt: skip
+    return table
+
+
+def _cells(m: ProxyMerit) -> list[str]:
+    a = m.agreement
+    return [
+        m.proxy, m.score, f"{m.minutes:.2f}", f"{m.once_minutes:.1f}", f"{m.merit.error:.4f}",
+        f"{m.merit.error_unpaired:.4f}", f"{m.merit.spread:.4f}", _with(m.merit.ratio, m.merit.ratio_interval),
+        f"{m.merit.resolution():.4f}", f"{m.merit.seeds_for(DIFFERENCE):.2g}", f"{m.cost(DIFFERENCE):.3g}",
+        _with(a.spearman, a.spearman_interval), f"{m.agreement_mean.spearman:.2f}", f"{a.kendall:.2f}",
+        "–" if a.top_decile_kendall is None else f"{a.top_decile_kendall:.2f}", f"{a.top3_recall:.2f}",
+    ]  # fmt: skip
+
+
+def _with(value: float, interval: tuple[float, float] | None) -> str:
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def next_steps(j: Judgement, folder: Path, files: tuple[Path, ...]) -> list[str]:
+    """Return where everything is, and what to type next."""
+    c = j.calibration
+    idle = [slot for slot, drop in j.drops.items() if drop < IDLE]
+    lines = [f"No swap can matter on these data in: {', '.join(idle)}."] if idle else []
+    lines.append(_full_words(j) or "Full training had one seed: how far it agrees with itself is not known.")
+    lines.append("Written: " + ", ".join(str(f) for f in files))
+    name = folder.name.removesuffix(CALIBRATION_SUFFIX)
+    data = f" --data {c.data}" if c.data else ""
+    return [*lines, f"Next:  nas search {c.space.name}{data} --proxy {name}"]
+
+
+def write(j: Judgement, folder: Path) -> tuple[Path, ...]:
+    """Write the answer for ``nas search --proxy``, the tables, and a picture.
+
+    Raises:
+        StudyError: They cannot be written.
+    """
+    answer, tables, picture = folder / ANSWER_FILE, folder / "calibration.md", folder / "calibration.png"
+    names = [variant.describe() for variant in j.variants]
+    best = [j.best(name) for name, _ in j.calibration.proxies]
+    points = {m.label: points_of(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
+    try:
+        tables.write_text(to_markdown(j), encoding="utf-8")
+        calibration_picture(
+            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, judge=SCORES[j.reference]
+        )
+        answer.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"cannot write to {folder}: {error}") from None
+    return answer, tables, picture

@@ -1,0 +1,117 @@
+"""The answer of a calibration, as a search takes it from its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from nas.calibration.calibrator import CALIBRATION_SUFFIX
+from nas.errors import StudyError
+from nas.study.settings import ONE
+from nas.training.recipe import Recipe
+
+SCHEMA = 1
+DEFAULT_SCORE = "map_last"
+"""What a ranking without a calibration stands on."""
+ANSWER_FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search takes from a calibration: a proxy, its score, and how far it can be trusted.
+
+    Attributes:
+        proxy: Name of the proxy.
+        score: The score that ranks.
+        recipe: How it trains; the machine's own settings are the search's.
+        error: mAP50-95 by which one run's score is off, between variants of one seed.
+        resolution: Smallest difference of mAP50-95 between two variants whose sign one run each gets right in 9 of 10.
+        spread: Standard deviation of mAP50-95 between variants.
+        spearman: Of one run with full training.
+        spearman_interval: Its 95 % interval; None where it could not be had.
+        on: What it was measured on, in words.
+        fingerprint: Of that dataset.
+        base: Base and scale of its variants.
+        degrees: Degrees of freedom that `error` rests on.
+        departures: What a study trains otherwise than was calibrated, a line each.
+        baselines: How many trained baselines it rests on, as `nas.study.settings.Settings.baselines`.
+    """
+
+    proxy: str
+    score: str
+    recipe: Recipe
+    error: float
+    resolution: float
+    spread: float
+    spearman: float
+    spearman_interval: tuple[float, float] | None
+    on: str
+    fingerprint: str
+    base: str
+    degrees: int = 0
+    departures: tuple[str, ...] = ()
+    baselines: str = ONE
+
+    def under(self, recipe: Recipe) -> Answer:
+        """Return the answer for a study with this recipe: what its options change of the calibrated one is noted."""
+        machine = ("device", "weights", "weights_digest", "base_lr0")
+        same = replace(recipe, **{key: getattr(self.recipe, key) for key in machine})
+        return replace(self, departures=tuple(self.recipe.differences(same)))
+
+    def to_json(self) -> str:
+        """Return it as text, for a study to keep."""
+        return json.dumps({**asdict(self), "recipe": None}, sort_keys=True)
+
+
+def load_answer(path: Path) -> Answer:
+    """Read the answer of a calibration.
+
+    Raises:
+        StudyError: The file cannot be read, or is no calibration.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"cannot read the calibration {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise StudyError(f"{path} is no calibration: it is not JSON") from None
+    try:
+        if body["schema"] != SCHEMA:
+            raise StudyError(f"{path} was written by another version of the tool: calibrate again")
+        chosen, made = body["chosen"], body["calibration"]
+        interval = chosen["spearman_interval"]
+        recipe = replace(Recipe(**chosen["recipe"]), weights="", weights_digest="")
+        return Answer(
+            proxy=chosen["proxy"],
+            score=chosen["score"],
+            recipe=recipe,
+            error=chosen["error"],
+            resolution=chosen["resolution"],
+            spread=chosen["spread"],
+            spearman=chosen["spearman"],
+            spearman_interval=(interval[0], interval[1]) if interval else None,
+            on=f"{chosen['variants']} variants of {made['space']['name']} on {made['data'] or 'the demo data'}",
+            fingerprint=made["fingerprint"],
+            base=made["space"]["base"] + made["space"]["scale"],
+            degrees=(chosen["variants"] - 1) * (chosen["seeds"] - 1),
+            baselines=made.get("baselines", ONE) if recipe.trains_baseline else ONE,
+        )
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{path} is no calibration: {error}") from None
+
+
+def calibration_file(text: str) -> Path:
+    """Return the file of a calibration: a path, its folder, or its name below ``studies/``.
+
+    Raises:
+        StudyError: There is none.
+    """
+    named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / ANSWER_FILE
+    for path in (Path(text), Path(text) / ANSWER_FILE, named):
+        if path.is_file():
+            return path
+    folder = named.parent
+    if folder.is_dir():
+        raise StudyError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
+    raise StudyError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")

@@ -1,0 +1,162 @@
+"""Finished runs of a calibration, a line each: what was trained, how, and every score.
+
+A run is known by a key over everything that decides its result, so that a calibration may be interrupted, extended by
+variants, seeds or proxies, and started again: what is there is not trained again, and what no longer applies is not
+taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import StudyError
+from nas.space.variant import Variant
+from nas.training.jobs import ProxyResult
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore, Validation, scores
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training that a calibration asks for.
+
+    Attributes:
+        proxy: Name of the proxy.
+        recipe: How it trains.
+        variant: What it trains.
+        seed: Of everything random in it.
+        again: For a control: the baseline's layers whose own modules come from the bank, distilled anew.
+    """
+
+    proxy: str
+    recipe: Recipe
+    variant: Variant
+    seed: int
+    again: tuple[str, ...] = ()
+
+    def key(self, fingerprint: str, versions: tuple[tuple[str, str], ...], yaml: str, inherits: str = "") -> str:
+        """Return 16 hex digits over what decides the result; the proxy's name does not.
+
+        Args:
+            fingerprint: Of the dataset.
+            versions: Of the packages that decide results.
+            yaml: The variant's model YAML.
+            inherits: Key of the baseline that it inherits from; empty without one.
+        """
+        body: list[object] = [self.recipe.identity(), yaml, self.seed, fingerprint, [list(pair) for pair in versions]]
+        if inherits or self.again:
+            body += [inherits, list(self.again)]
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended.
+
+    Attributes:
+        run_key: As `Run.key`.
+        result: What it gave; None when it failed.
+        failure: What went wrong, else empty.
+    """
+
+    run_key: str
+    result: ProxyResult | None
+    failure: str = ""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every score; empty for a failure."""
+        return scores(self.result.curve, self.result.average) if self.result else {}
+
+
+class RunFile:
+    """An append-only file of finished runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, Finished]:
+        """Return the finished runs by key; a line that a kill cut short is left out.
+
+        Raises:
+            StudyError: The file cannot be read, or holds something else.
+        """
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"cannot read {self.path}: {error}") from None
+        found = {}
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):  # `append` will drop it
+                break
+            try:
+                done = _read(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                raise StudyError(f"{self.path}:{number} is no finished run") from None
+            found[done.run_key] = done
+        return found
+
+    def append(self, run: Run, done: Finished) -> None:
+        """Add a finished run, on the disk before this returns.
+
+        Raises:
+            StudyError: It cannot be written.
+        """
+        body = {
+            "key": done.run_key,
+            "proxy": run.proxy,
+            "variant": run.variant.id,
+            "swaps": f"again {', '.join(run.again)}" if run.again else run.variant.describe(),
+            "seed": run.seed,
+            "failure": done.failure,
+            "result": asdict(done.result) if done.result else None,
+        }
+        text = json.dumps(_rounded(body)) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab+") as file:
+                if file.tell():  # a kill may have left half a line
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        _drop_torn(file)
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StudyError(f"cannot write {self.path}: {error}") from None
+
+
+def _drop_torn(file: Any) -> None:
+    """Cut a file back to its last whole line."""
+    file.seek(0)
+    body = file.read()
+    file.truncate(body.rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+
+
+def _rounded(value: Any) -> Any:
+    """Return plain values with floats of 7 digits: more is noise."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _read(body: Mapping[str, Any]) -> Finished:
+    """Return what `RunFile.append` wrote."""
+    result = body["result"]
+    if result is None:
+        return Finished(body["key"], None, body["failure"])
+    average = Validation(**result["average"]) if result["average"] else None
+    curve = tuple(EpochScore.from_json(score) for score in result["curve"])
+    inherited = (result["inherited"][0], result["inherited"][1])
+    return Finished(body["key"], ProxyResult(curve, average, inherited, result["cpu_seconds"], result["seconds"]))

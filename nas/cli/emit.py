@@ -1,0 +1,254 @@
+"""The command that writes a variant into someone else's tree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas.cli.options import JSON, MODULES, STORAGE, load_own, open_study, prepare
+
+if TYPE_CHECKING:
+    from nas.emit.pretrained import Pretrained
+    from nas.model.render import ModelFiles
+    from nas.space.variant import Variant
+    from nas.study.trial import Trial
+
+
+@click.command("emit-yaml")
+@click.option("--study", help="Take the variant from this study.")
+@click.option(
+    "--best", is_flag=True, help="What the study answers: the first that was confirmed, if any was (the default)."
+)
+@click.option("--trial", type=int, help="The study's trial of this number.")
+@click.option("--front", is_flag=True, help="All on the study's Pareto front of mAP and GFLOPs, but the baseline.")
+@click.option("--all", "everything", is_flag=True, help="All variants that the study has finished, but the baseline.")
+@click.option(
+    "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
+)
+@MODULES
+@click.option("--space", metavar="NAME", help="Take random variants of this space: one that ships, or a .yaml file.")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="With --space: how many; the baseline is none.")
+@click.option("--seed", type=click.IntRange(0), help="With --space: of the draw. Default: 0.")
+@click.option("--base", help="With --swap: the base. Default: yolov8.")
+@click.option(
+    "--scale",
+    metavar="LETTER[,LETTER]",
+    help="Scales, a variant each. Default: the study's, the space's, or the base's first.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
+)
+@click.option(
+    "--form",
+    "forms",
+    default="yaml,snippet,plugin",
+    show_default=True,
+    metavar="FORM[,FORM]",
+    help="yaml, snippet (to paste into tasks.py), plugin (a script that trains with this tool), bundle (a folder that "
+    "trains without it), patch (a diff against Ultralytics).",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE.pt",
+    help="Also write a .pt to start from: this checkpoint of the stock model, inherited by layer name.",
+)
+@click.option(
+    "--ultralytics",
+    metavar="PATH|VERSION",
+    help="The tree that a patch or snippet is for: a checkout, a package folder, or a release such as 8.3.0, which pip "
+    "fetches once. Default: the installed one.",
+)
+@click.option(
+    "--apply", "apply_to", type=click.Path(path_type=Path), metavar="PATH", help="Apply the patch to this tree instead."
+)
+@click.option(
+    "--revert", type=click.Path(path_type=Path), metavar="PATH", help="Take what --apply did out of this tree again."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@STORAGE
+@JSON
+def emit_yaml(as_json: bool, **options: Any) -> None:
+    """Write a variant's files: model YAML, how to register its modules, a script that trains it, or all in a bundle.
+
+    \b
+    nas emit-yaml --study blood --best -o out/
+    nas emit-yaml --study blood --form bundle -o out/
+    nas emit-yaml --study blood --best --weights yolov8n.pt -o out/
+    nas emit-yaml --study blood --front --scale n,s --form yaml -o out/
+    nas emit-yaml --study blood --form yaml,patch --ultralytics ~/src/ultralytics -o out/
+    nas emit-yaml --swap neck.up_p4=CARAFE --swap 'neck.c2f_*=C2f_DCNv4' --scale s -o out/
+    nas emit-yaml --swap neck.up_p4=CARAFE --form yaml,snippet --ultralytics 8.3.0 -o out/
+    nas emit-yaml --space seeds --sample 10 --seed 1 --form yaml -o out/
+
+    The YAML of a study's trial is the one that it was trained from, byte for byte. Every other YAML states parameters
+    and GFLOPs of all the scales asked for.
+    """
+    if options["revert"]:
+        return _revert(options, as_json)
+    _check(options)
+    cache = prepare()
+    load_own(options["module_files"])
+    from nas.emit import forms as emit
+
+    forms = _forms(options)
+    tree = _tree(options["ultralytics"], cache)
+    chosen = _chosen(options)
+    notes: list[dict[str, Any]] = []
+    if options["apply_to"]:
+        # Modules do not depend on the scale, and one tree takes those of several variants.
+        paths = [p for v, f in chosen for p in emit.apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
+        paths = list(dict.fromkeys(paths))
+    else:
+        if "patch" in forms and len({variant.added for variant, _ in chosen}) > 1:
+            raise click.UsageError("patches of several variants exclude each other; --apply makes one edit for all")
+        texts: dict[Path, str | bytes] = {}
+        for variant, files in chosen:
+            # Scales share their modules, and so one patch.
+            own = [form for form in forms if form != "patch" or variant is chosen[0][0]]
+            weights = _pretrained(variant, files, options["weights"], notes)
+            texts |= emit.texts_of(variant, files, own, tree, weights)
+        paths = emit.write(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
+    names = ", ".join(files.name for _, files in chosen)
+    _say(paths, "would write" if options["dry_run"] else "wrote", options["dry_run"], as_json, names, notes)
+    script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
+    if script and not options["dry_run"] and not as_json:
+        start = f" --weights {script.parent / notes[-1]['name']}" if notes else ""
+        click.echo(f"Next:  python {script} --data path/to/data.yaml --epochs 100{start}")
+    return None
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse options that contradict each other."""
+    sources = [bool(options[key]) for key in ("study", "swaps", "space")]
+    if sum(sources) != 1:
+        raise click.UsageError("give one of --study NAME, --swap SLOT=CHOICE and --space NAME")
+    which = [f"--{key}" for key in ("best", "front") if options[key]]
+    which += ["--all"] * options["everything"] + ["--trial"] * (options["trial"] is not None)
+    if not options["study"] and which:
+        raise click.UsageError(f"{which[0]} chooses from a study: give --study NAME")
+    if len(which) > 1:
+        raise click.UsageError(f"give one of {', '.join(which)}")
+    if options["base"] and not options["swaps"]:
+        raise click.UsageError("--base goes with --swap; a study or space knows its base")
+    if options["module_files"] and not options["swaps"]:
+        raise click.UsageError("--modules goes with --swap; a study or space knows its modules")
+    if options["space"] and options["sample"] is None:
+        raise click.UsageError("--space draws random variants: give --sample N, how many")
+    for key in ("sample", "seed"):
+        if options[key] is not None and not options["space"]:
+            raise click.UsageError(f"--{key} goes with --space NAME")
+    if options["scale"] is not None and not _scales(options):
+        raise click.UsageError(f"--scale {options['scale']!r}: expected letters, such as n or n,s")
+    if options["weights"] and options["apply_to"]:
+        raise click.UsageError("--apply only edits a tree: --weights goes with forms that are written")
+    if options["weights"] and len(set(_scales(options))) > 1:
+        raise click.UsageError("--weights are those of one scale: give one --scale")
+
+
+def _forms(options: dict[str, Any]) -> list[str]:
+    """Return the forms asked for, each once."""
+    from nas.emit import forms as emit
+
+    forms = list(dict.fromkeys(form.strip() for form in options["forms"].split(",") if form.strip()))
+    if not forms or not set(forms) <= set(emit.FORMS):
+        raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(emit.FORMS)}")
+    if options["apply_to"] and forms != ["patch"]:
+        raise click.UsageError("--apply writes into a tree: give --form patch, and nothing else")
+    if options["apply_to"] and options["ultralytics"]:
+        raise click.UsageError("--apply names the tree: leave --ultralytics out")
+    if options["ultralytics"] and not {"patch", "snippet"} & set(forms):
+        raise click.UsageError("--ultralytics names the tree of a patch or snippet: give --form patch or snippet")
+    return forms
+
+
+def _scales(options: dict[str, Any]) -> list[str]:
+    """Return the scale letters asked for."""
+    return [scale.strip() for scale in (options["scale"] or "").split(",") if scale.strip()]
+
+
+def _tree(given: str | None, cache: Path) -> Path | None:
+    """Return the tree that --ultralytics names; a release is fetched unless it is in the cache."""
+    from nas.emit.releases import parse_version, release_tree
+
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    return release_tree(given, cache) if parse_version(given) and not path.exists() else path
+
+
+def _pretrained(
+    variant: Variant, files: ModelFiles, path: Path | None, notes: list[dict[str, Any]]
+) -> Pretrained | None:
+    """Return the weights that a variant starts from, if asked for, and note what they are made of."""
+    if path is None:
+        return None
+    from nas.emit.pretrained import pretrained, read_weights
+    from nas.space.variant import Variant
+
+    made = pretrained(variant, files, read_weights(path, Variant(variant.base, variant.scale).graph()))
+    notes.append({k: v for k, v in vars(made).items() if k != "content"} | {"from": str(path)})
+    return made
+
+
+def _revert(options: dict[str, Any], as_json: bool) -> None:
+    """Take a patch out of a tree."""
+    if any(options[key] for key in ("study", "swaps", "space", "apply_to", "weights")):
+        raise click.UsageError("--revert takes out whatever was applied: give no variant")
+    prepare()
+    from nas.emit import forms as emit
+
+    paths = emit.revert_patch(options["revert"], dry_run=options["dry_run"])
+    _say(paths, "would restore" if options["dry_run"] else "restored", options["dry_run"], as_json, "", [])
+
+
+def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, notes: list[dict[str, Any]]) -> None:
+    """Print what was written, or would be."""
+    if as_json:
+        weights = {"weights": notes} if notes else {}
+        click.echo(json.dumps({"name": name, "written": not dry_run, "files": [str(p) for p in paths], **weights}))
+        return
+    for path in paths:
+        click.echo(f"{verb} {path}")
+    if not paths:
+        click.echo("nothing to change")
+    for made in notes:
+        click.echo(f"{made['name']} keeps {made['kept']} of the {made['given']} tensors of {made['from']}")
+        if made["other_nc"]:
+            click.echo(f"  its head tells {made['nc']} classes apart, as theirs does; the YAML says another number")
+        for key, said in (
+            ("begun", "begin near the layer that they replace"),
+            ("shared", "have some tensors of the layer that they replace"),
+            ("fresh", "begin afresh"),
+            ("unmatched", "not kept as they were"),
+        ):
+            if made[key]:
+                click.echo(f"  {said}: {', '.join(made[key])}")
+
+
+def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
+    """Return the variants that the options ask for, and their files."""
+    from nas.emit import forms as emit
+    from nas.emit.random_variants import draw
+    from nas.own import use
+    from nas.space.bases import load_base
+    from nas.space.space_file import load_space
+    from nas.space.variant import parse_swaps
+
+    scales = _scales(options)
+    found: list[Variant] | list[Trial]
+    if options["swaps"]:
+        base = options["base"] or "yolov8"
+        found = [parse_swaps(base, scales[0] if scales else load_base(base).default_scale, options["swaps"])]
+    elif options["space"]:
+        found = draw(load_space(options["space"]), options["sample"], options["seed"] or 0)
+    else:
+        which: emit.Which = "front" if options["front"] else "all" if options["everything"] else "best"
+        study = open_study(options["study"], options["storage"])
+        use(study.settings.space.modules)
+        found = emit.chosen_trials(study, number=options["trial"], which=which)
+    return [pair for one in found for pair in emit.files_at_scales(one, scales)]

@@ -1,0 +1,126 @@
+"""The commands that read a study: its ranking, and what each module and slot does in it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas.cli.options import JSON, RUNG, STORAGE, open_study, prepare
+
+if TYPE_CHECKING:
+    from nas.ranking.aa_check import Check
+    from nas.study.study import Study
+
+
+@click.command()
+@click.argument("study")
+@STORAGE
+@JSON
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@RUNG
+@click.option(
+    "--aa",
+    "aa_seeds",
+    type=click.IntRange(6),
+    metavar="N",
+    help="Check the verdicts: train the baseline until it has N seeds, 12 or more to be of use, and count how often it "
+    "is called different from itself. Exit code 1 if that is too often.",
+)
+@click.pass_context
+def rank(
+    ctx: click.Context,
+    study: str,
+    storage: str | None,
+    as_json: bool,
+    as_csv: bool,
+    rung: int | None,
+    aa_seeds: int | None,
+) -> None:
+    """Print the ranking of STUDY: means, intervals and verdicts over seeds.
+
+    \b
+    nas rank blood --csv > blood.csv
+    nas rank blood --aa 12
+    """
+    opened = open_study(study, storage)
+    fidelity = opened.fidelity_of(rung)
+    if aa_seeds and fidelity:
+        raise click.UsageError("--aa checks the study's own recipe: leave --rung out")
+    checked = None
+    if aa_seeds:
+        opened, checked = _check(opened, aa_seeds)
+    print_ranking(opened, as_json=as_json, as_csv=as_csv, conclude=False, checked=checked, fidelity=fidelity)
+    if checked and not checked.passes:
+        ctx.exit(1)
+
+
+def _check(study: Study, seeds: int) -> tuple[Study, Check]:
+    """Train the baseline's seeds that are missing, and check the verdicts with them."""
+    from nas.ranking.aa_check import check
+    from nas.ranking.replicates import runs_of, scores_of
+    from nas.report.console import Progress, make_console
+    from nas.session.search import DEFAULT_CONFIRM, train_baseline_seeds
+
+    cache = prepare()
+    with Progress(make_console(stderr=True), study) as progress:
+        opened = train_baseline_seeds(cache, study, seeds, progress)
+    runs = next(runs for variant, runs in runs_of(opened.trials()).items() if variant.is_baseline)
+    design = opened.confirm if opened.confirm.top else DEFAULT_CONFIRM
+    return opened, check(list(scores_of(runs).values())[:seeds], design.top, design.seeds)
+
+
+def print_ranking(
+    study: Study,
+    *,
+    as_json: bool,
+    as_csv: bool,
+    conclude: bool,
+    checked: Check | None = None,
+    fidelity: str = "",
+) -> None:
+    """Print the ranking of a study or of a lower rung: a table with what has to be said of it, JSON, or CSV."""
+    from nas.ranking.rank import export_rows, ranking_of, to_csv
+    from nas.report import console
+    from nas.report import ranking_notes as notes
+
+    rows = ranking_of(study, fidelity)
+    if as_json:
+        body: dict[str, Any] = {"study": study.place.name, "settings": json.loads(study.settings.to_json())}
+        body |= {"seeds": study.seeds, "confirm": str(study.confirm), "fidelity": fidelity, "rows": export_rows(rows)}
+        return click.echo(json.dumps(body | ({"aa": checked.to_json()} if checked else {}), indent=2))
+    if as_csv:
+        click.echo(to_csv(rows), nl=False)
+        return click.echo(checked.text, err=True) if checked else None
+    out = console.make_console()
+    if rows:
+        out.print(console.ranking_table(rows, out.width))
+    said = ["", *notes.ranking_notes(study, fidelity), *([checked.text] if checked else [])]
+    said += ["", *notes.conclusion(study)] if conclude or not rows else []
+    for line in said:
+        out.print(line, markup=False)
+    return None
+
+
+@click.command()
+@click.argument("study")
+@STORAGE
+@RUNG
+@JSON
+def effects(study: str, storage: str | None, rung: int | None, as_json: bool) -> None:
+    """Print what each module, slot and swap does in STUDY: to mAP and to GFLOPs, and which swaps interact.
+
+    \b
+    nas effects blood
+    """
+    opened = open_study(study, storage)
+    from nas.ranking.effects import effects as read
+    from nas.report.effects_table import print_effects
+
+    fidelity = opened.fidelity_of(rung)
+    s = opened.settings.at(fidelity)
+    found = read(opened.trials(fidelity), s.space.active, s.error)
+    if as_json:
+        return click.echo(json.dumps({"study": study, **found.to_json()}, indent=2))
+    return print_effects(found)

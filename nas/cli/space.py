@@ -1,0 +1,93 @@
+"""The commands that begin from another architecture: a space for any base, a variant from someone's model YAML."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from nas.cli.options import JSON, prepare
+
+
+@click.command("init")
+@click.option("--base", default="yolov8", show_default=True, help="The architecture; a wrong name lists what there is.")
+@click.option("--scale", help="Scale letter. Default: the base's first.")
+@click.option("--module", "modules", multiple=True, metavar="MODULE", help="Only this module; repeat. Default: all.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
+)
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def space_init(base: str, scale: str | None, modules: tuple[str, ...], output: Path, force: bool) -> None:
+    """Write a space to start from: every layer of a base, and the modules that fit it.
+
+    \b
+    nas space init --base yolo11 -o my.yaml
+    nas space init --base yolov8 --scale s --module CARAFE --module DySample -o upsamplers.yaml
+    """
+    prepare()
+    from nas.emit.forms import write
+    from nas.emit.starter_space import starting_space
+    from nas.space.space_file import read_space
+
+    text = starting_space(base, scale, modules, output.name)
+    space = read_space(text, str(output), output.stem)
+    write({Path(output.name): text}, output.parent, force=force)
+    click.echo(f"wrote {output}: {len(space.slots)} slots, {len(space.active)} of them on, {space.size} variants")
+    click.echo(f"Next:  nas space check {output}")
+
+
+@click.command("import")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--base", help="What it was made from. Default: the nearest.")
+@click.option("--scale", help="Scale letter. Default: the one in the file's name, else the base's first.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a space of its swaps."
+)
+@click.option("--partial", is_flag=True, help="Take what can be read, though other things differ too.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@JSON
+def import_model(
+    model: Path, base: str | None, scale: str | None, output: Path | None, partial: bool, force: bool, as_json: bool
+) -> None:
+    """Read a hand-made Ultralytics model YAML as a variant of a base, so that it can be searched, costed and emitted.
+
+    Whatever is no swap of a registered module is listed; exit code 1 says that there was something.
+
+    \b
+    nas import yolov8n-from-a-post.yaml -o post.yaml
+    nas search post.yaml --data data.yaml
+    """
+    prepare()
+    from nas.emit.forms import write
+    from nas.emit.starter_space import space_of
+    from nas.space.import_yaml import import_model as read
+    from nas.space.model_yaml import read_model_yaml
+
+    found = read(read_model_yaml(model), scale, base)
+    variant = found.variant
+    complete = partial or not found.left_out
+    if output and complete and not variant.is_baseline:
+        write({Path(output.name): space_of(variant, output.name)}, output.parent, force=force)
+    if as_json:
+        body = {
+            "base": variant.base,
+            "scale": variant.scale,
+            "name": variant.name,
+            "swaps": dict(variant.swaps),
+            "left_out": [{"line": line, "what": text} for line, text in found.left_out],
+        }
+        click.echo(json.dumps(body, indent=2))
+    else:
+        what = "the stock model" if variant.is_baseline else variant.describe()
+        click.echo(f"{model} is {variant.name}: {what}{', and more that cannot be read' * bool(found.left_out)}")
+        if not variant.is_baseline and complete:
+            swaps = " ".join(f"--swap '{slot}={label}'" for slot, label in variant.swaps)
+            scale_option = f" --scale {variant.scale}" if variant.scale else ""
+            click.echo(f"Next:  nas emit-yaml --base {variant.base}{scale_option} {swaps} -o out/")
+        if output and complete and not variant.is_baseline:
+            click.echo(f"wrote {output}\nNext:  nas search {output} --data path/to/data.yaml")
+    for line, text in found.left_out:
+        click.echo(f"{'left out: ' if partial else ''}{model}:{line}: {text}", err=True)
+    if not complete:
+        raise click.exceptions.Exit(1)

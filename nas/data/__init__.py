@@ -1,0 +1,1 @@
+"""Datasets, checked before anything is trained."""

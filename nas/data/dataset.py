@@ -1,0 +1,339 @@
+"""Resolve and check an Ultralytics detection dataset, before anything is trained on it.
+
+Ultralytics leaves out an image whose picture or label it cannot take, and says so in a line of its log: a study would
+then rank variants on less data than its user gave. Here every problem is found first, and all are reported at once.
+What is looked up, and where, follows Ultralytics with one difference: a relative `path` counts from the data.yaml's own
+folder, and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from nas.data.demo import demo_dataset
+from nas.data.validate import SUFFIXES, Sample, inspect, label_path
+from nas.errors import DataError, OutputError
+
+LISTED = 8
+"""How many problems of one kind a message lists."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A detection dataset in which no problem was found.
+
+    Attributes:
+        yaml: The user's data.yaml, absolute.
+        names: Class names in order of index.
+        train: Image files of the training split, sorted by their path within the dataset.
+        val: The same of the validation split.
+        boxes: How many labelled boxes the training and the validation split hold.
+        fingerprint: 16 hex digits over class names, image paths and sizes, and labels; the same wherever the data lies.
+        root: The folder that the splits are relative to.
+        sources: The folders and list files that each split is given as, absolute.
+    """
+
+    yaml: Path
+    names: tuple[str, ...]
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    boxes: tuple[int, int]
+    fingerprint: str
+    root: Path
+    sources: tuple[tuple[Path, ...], tuple[Path, ...]]
+
+    def resolved(self) -> dict[str, object]:
+        """Return what Ultralytics is given: the user's splits, with absolute paths.
+
+        Lines of a list file are Ultralytics' to read, and it takes those that are neither absolute nor begin with `./`
+        from the working directory: `write_resolved` therefore writes lists anew.
+        """
+        train, val = ([str(source) for source in sources] for sources in self.sources)
+        return {
+            "path": str(self.root),
+            "train": train[0] if len(train) == 1 else train,
+            "val": val[0] if len(val) == 1 else val,
+            "names": list(self.names),
+            "nc": len(self.names),
+        }
+
+
+class _Image(NamedTuple):
+    key: str  # the path within the dataset, with slashes: what messages, the order and the fingerprint see
+    path: str
+
+
+class _Problems:
+    """Problems by kind, in the order in which they were found."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._found: dict[str, list[str]] = {}
+
+    def add(self, kind: str, text: str) -> None:
+        self._found.setdefault(kind, []).append(text)
+
+    def in_yaml(self, text: str) -> None:
+        self.add("yaml", f"{self._file.name}: {text}")
+
+    def report(self) -> None:
+        """Raise one DataError that lists them, if there are any."""
+        total = sum(len(texts) for texts in self._found.values())
+        if total:
+            lines = [f"{self._file}: {total:,} problem{'s' if total > 1 else ''}"]
+            for texts in self._found.values():
+                lines += texts[:LISTED]
+                if len(texts) > LISTED:
+                    lines.append(f"and {len(texts) - LISTED:,} more like the last")
+            raise DataError("\n  ".join(lines).encode("utf-8", "replace").decode())
+
+
+def load(path: str | Path) -> Dataset:
+    """Read and check the dataset that a data.yaml describes, or a folder that holds one.
+
+    Raises:
+        DataError: It cannot be trained on. The message lists every problem that was found.
+    """
+    file = _find_yaml(Path(os.path.abspath(path)))
+    data = _read_yaml(file)
+    found = _Problems(file)
+    names = _names(data, found)
+    if data.get("kpt_shape"):
+        found.in_yaml("kpt_shape makes it a pose dataset: give one whose labels are boxes, without kpt_shape")
+    if data.get("channels", 3) != 3:
+        found.in_yaml(f"channels is {_show(data['channels'])}: remove it, models here take images of 3 channels")
+    root = _root(data.get("path"), file.parent, found)
+    given = {"train": data.get("train"), "val": data.get("val", data.get("validation"))}
+    sources = {split: _sources(split, value, root, found) for split, value in given.items()}
+    images = {split: _images(split, paths, root, found) for split, paths in sources.items()}
+    every = list(dict.fromkeys(images["train"] + images["val"]))
+    samples = dict(zip(every, inspect(every, len(names or ()), file.name), strict=True))
+    for image in every:
+        for kind, text in samples[image].problems:
+            found.add(kind, text)
+    for split, members in images.items():
+        _check_split(split, members, [samples[image] for image in members], found)
+    found.report()
+    assert names, "reported"
+    assert root, "reported"
+    return Dataset(
+        yaml=file,
+        names=names,
+        train=tuple(Path(image.path) for image in images["train"]),
+        val=tuple(Path(image.path) for image in images["val"]),
+        boxes=(sum(samples[i].boxes for i in images["train"]), sum(samples[i].boxes for i in images["val"])),
+        fingerprint=_fingerprint(names, images, samples),
+        root=Path(root),
+        sources=(tuple(Path(path) for path in sources["train"]), tuple(Path(path) for path in sources["val"])),
+    )
+
+
+def load_or_demo(path: str | Path | None) -> Dataset:
+    """Return the checked dataset of a data.yaml; the demo data without a path.
+
+    Raises:
+        DataError: As `load`.
+        OutputError: The demo data cannot be written.
+    """
+    return load(path or demo_dataset())
+
+
+def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> Path:
+    """Write a data.yaml with absolute paths for Ultralytics, and the lists that it points to.
+
+    Args:
+        dataset: Checked.
+        directory: Where to write.
+        fraction: Share of the training images to name, at least one; the validation images are all named.
+
+    Returns:
+        The path of the data.yaml.
+
+    Raises:
+        OutputError: The directory cannot be written.
+    """
+    directory = Path(os.path.abspath(directory))
+    content = dataset.resolved()
+    files = {}
+    for split, sources, images in zip(
+        ("train", "val"), dataset.sources, (train_share(dataset, fraction), dataset.val), strict=True
+    ):
+        if (split == "train" and fraction < 1) or not all(source.is_dir() for source in sources):
+            files[f"{split}.txt"] = "".join(f"{image}\n" for image in images)
+            content[split] = str(directory / f"{split}.txt")
+    files["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            # Beside, then over: another process may be reading the file of the same name.
+            beside = directory / f".{name}.{os.getpid()}"
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(directory / name)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be written ({error}): give a directory that can") from error
+    return directory / "data.yaml"
+
+
+def train_share(dataset: Dataset, fraction: float) -> tuple[Path, ...]:
+    """Return a share of the training images, above 0 to 1, in their order.
+
+    They are drawn by a digest of their path within the dataset: whatever order the files are in, as frames of a video
+    are, the share is like the whole, and a smaller share is a part of a larger one.
+    """
+
+    def drawn(image: Path) -> bytes:
+        path = os.path.relpath(image, dataset.root).replace(os.sep, "/")
+        return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
+
+    count = max(1, round(fraction * len(dataset.train)))
+    chosen = set(sorted(dataset.train, key=drawn)[:count])
+    return tuple(image for image in dataset.train if image in chosen)
+
+
+# ---- the data.yaml --------------------------------------------------------------------------------------------------
+
+
+def _find_yaml(path: Path) -> Path:
+    if not os.path.isdir(path):
+        if not os.path.exists(path):
+            raise DataError(f"{path}: no such file: give a data.yaml, or a folder that holds one")
+        return path
+    if not os.path.isfile(path / "data.yaml"):
+        others = sorted(glob.glob("*.y*ml", root_dir=path))
+        has = f"but {', '.join(others[:LISTED])}: give the file itself" if others else "nor any other YAML file"
+        raise DataError(f"{path}: the folder holds no data.yaml, {has}")
+    return path / "data.yaml"
+
+
+def _read_yaml(file: Path) -> dict[object, object]:
+    try:
+        data = yaml.safe_load(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not a YAML file: it is not text in UTF-8") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{file}: holds {_show(data)}, where a mapping with train, val and names is needed")
+    return data
+
+
+def _show(value: object) -> str:
+    return "nothing" if value is None else f"{value!r:.60}"
+
+
+def _names(data: dict[object, object], found: _Problems) -> tuple[str, ...] | None:
+    """Return the class names in order of index, or None where they cannot be told."""
+    given, count = data.get("names"), data.get("nc")
+    if not given or not isinstance(given, (list, dict)):
+        wrong = f"is {_show(given)}" if given else "is missing"
+        found.in_yaml(f"names {wrong}: list the class names in order, or as `0: name`")
+        return None
+    named = given.items() if isinstance(given, dict) else enumerate(given)
+    try:
+        by_index = {int(str(key)): name for key, name in named}
+    except ValueError:
+        by_index = {}
+    if sorted(by_index) != list(range(len(given))):
+        found.in_yaml(f"names has the keys {_show(list(given))}: number {len(given)} classes 0 to {len(given) - 1}")
+        return None
+    for index, name in by_index.items():
+        if name is None or isinstance(name, (list, dict)) or not str(name).strip():
+            found.in_yaml(f"names: class {index} is {_show(name)}: give it a name")
+    if count is not None and str(count).removesuffix(".0") != str(len(by_index)):
+        found.in_yaml(f"nc is {_show(count)}, but names has {len(by_index)}: remove nc, or correct one of them")
+    return tuple(str(by_index[index]) for index in sorted(by_index))
+
+
+def _root(given: object, folder: Path, found: _Problems) -> str | None:
+    if given is not None and not isinstance(given, str):
+        found.in_yaml(f"path is {_show(given)}: give a folder")
+        return None
+    root = os.path.realpath(folder / (given or ""))
+    if os.path.isdir(root):
+        return root
+    found.in_yaml(f"path: {given} means {root}, which is no folder: give it absolute, or as seen from {folder}")
+    return None
+
+
+# ---- the splits -----------------------------------------------------------------------------------------------------
+
+
+def _sources(split: str, given: object, root: str | None, found: _Problems) -> list[str]:
+    """Return the folders and list files of a split, as far as they exist."""
+    entries = given if isinstance(given, list) else [given]
+    texts = [entry for entry in entries if isinstance(entry, str) and entry]
+    if not entries or len(texts) < len(entries):
+        wrong = "is missing" if given is None else f"is {_show(given)}"
+        found.in_yaml(f"{split} {wrong}: give a folder of images, a .txt file that lists them, or several of these")
+    sources = []
+    for entry in texts if root else ():
+        path = os.path.realpath(os.path.join(root or "", entry))
+        if not os.path.exists(path) and entry.startswith("../"):  # as in Roboflow's exports
+            path = os.path.realpath(os.path.join(root or "", entry[3:]))
+        if os.path.exists(path):
+            sources.append(path)
+        else:
+            found.in_yaml(f"{split}: {entry} means {path}, which does not exist: correct it, or path")
+    return sources
+
+
+def _images(split: str, sources: list[str], root: str | None, found: _Problems) -> list[_Image]:
+    """Return the images of a split, sorted; one that is listed twice is there twice, as in training."""
+    paths: list[str] = []
+    for source in sources:
+        try:
+            if os.path.isdir(source):
+                os.scandir(source).close()  # glob passes over what it may not read
+                here = glob.glob(os.path.join(glob.escape(source), "**", "*.*"), recursive=True)
+            else:
+                with open(source, encoding="utf-8-sig") as file:
+                    lines = [line.strip().replace("/", os.sep) for line in file.read().splitlines()]
+                start, dot = os.path.dirname(source), f".{os.sep}"
+                here = [os.path.join(start if x.startswith(dot) else root or "", x.removeprefix(dot)) for x in lines]
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not a list of image paths in UTF-8"
+            found.add("split", f"{split}: {source} cannot be read: {why}")
+            continue
+        here = [path for path in here if path.rpartition(".")[2].lower() in SUFFIXES]
+        if not here:
+            found.add("split", f"{split}: no image in {source}: files may end in .{', .'.join(sorted(SUFFIXES))}")
+        paths += here
+    return sorted(_Image(_key(path, root or ""), path) for path in paths)
+
+
+def _key(path: str, root: str) -> str:
+    """Return the path within the root; of what lies elsewhere, the part that a copy of the dataset would share."""
+    path = os.path.normpath(path)
+    within = root.rstrip(os.sep) + os.sep
+    if path.startswith(within):
+        return path[len(within) :].replace(os.sep, "/")
+    at = path.rfind(f"{os.sep}images{os.sep}")
+    return (path[at + 1 :] if at >= 0 else os.path.basename(path)).replace(os.sep, "/")
+
+
+def _check_split(split: str, images: list[_Image], samples: list[Sample], found: _Problems) -> None:
+    if not any(sample.found for sample in samples) and images:  # no image at all was reported where it was looked for
+        where = label_path(images[0].path)
+        found.add("boxes", f"{split}: none of {len(images):,} images has a label file: looked for {where}, and so on")
+    elif not any(sample.rows for sample in samples) and images:
+        found.add("boxes", f"{split}: not one box in the label files of {len(images):,} images")
+
+
+def _fingerprint(names: tuple[str, ...], images: dict[str, list[_Image]], samples: dict[_Image, Sample]) -> str:
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for split, members in images.items():
+        digest.update(f"\n{split} {len(members)}\n".encode())
+        for image in members:
+            digest.update(image.key.encode("utf-8", "surrogateescape") + b"\0%d\0" % samples[image].size)
+            digest.update(samples[image].label)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,94 @@
+"""A variant as a folder that needs neither this package nor a patched Ultralytics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from nas.emit.standalone import standalone
+from nas.errors import OutputError
+from nas.model.render import ANCHOR, ModelFiles, count_swaps, environment, render_branch
+from nas.space.graph import with_letter
+from nas.space.variant import Variant
+from nas.version import __version__
+
+_PROOF = """
+import sys, importlib
+sys.path.insert(0, ".")
+importlib.import_module(sys.argv[1])
+from ultralytics import YOLO
+YOLO(sys.argv[2], task="detect")
+found = sorted(m for m in sys.modules if m == "nas" or m.startswith("nas."))
+assert not found, f"{found} imported"
+"""
+
+
+def bundle(variant: Variant, files: ModelFiles, weights: str | None = None) -> dict[str, str]:
+    """Return the files of a bundle by name: model YAML, one module file, training script, requirements, README.
+
+    Args:
+        variant: The variant, with a swap at least.
+        files: What was rendered for it; its model YAML is taken as it is.
+        weights: Name of a checkpoint that will lie beside, if there is one.
+
+    Raises:
+        OutputError: The variant has no modules that Ultralytics has not, and needs no bundle.
+    """
+    modules = variant.added
+    if not modules:
+        what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
+        raise OutputError(f"{files.name} {what}: it needs no bundle; --form yaml writes its model YAML")
+    graph = variant.graph()
+    context = {
+        "name": files.name,
+        "module": module_name(files),
+        "names": ", ".join(modules),
+        "title": with_letter(graph.title, variant.scale),
+        "version": __version__,
+        "weights": weights,
+        "weights_option": f" --weights {weights}" if weights else "",
+        "swaps": variant.swaps,
+        "summary_of_swaps": count_swaps(len(variant.swaps)),
+        "source": standalone(modules).rstrip(),
+        "branch": render_branch(modules),
+        "anchor": ANCHOR.rstrip("\n"),
+    }
+
+    def text(template: str) -> str:
+        return environment().get_template(template).render(context)
+
+    return {
+        f"{files.name}.yaml": files.yaml,
+        f"{module_name(files)}.py": text("bundle_module.py.j2"),
+        "train.py": text("bundle_train.py.j2"),
+        "requirements.txt": text("bundle_requirements.txt.j2"),
+        "README.md": text("bundle_readme.md.j2"),
+    }
+
+
+def module_name(files: ModelFiles) -> str:
+    """Return what the module file of a bundle is imported as; checkpoints carry it."""
+    return f"{files.name.replace('-', '_')}_modules"
+
+
+def prove(texts: Mapping[str, str], files: ModelFiles) -> None:
+    """Build a bundle's model in a process of its own that imports nothing of this package.
+
+    Raises:
+        OutputError: It cannot be built; the message has what that process said last.
+    """
+    with tempfile.TemporaryDirectory(prefix="nas-bundle-") as folder:
+        for name, text in texts.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8", newline="\n")
+        done = subprocess.run(
+            [sys.executable, "-c", _PROOF, module_name(files), f"{files.name}.yaml"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise OutputError(f"the bundle of {files.name} cannot be built by itself: {said}")

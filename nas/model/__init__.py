@@ -1,0 +1,1 @@
+"""From a variant to a model of Ultralytics, and what it costs."""

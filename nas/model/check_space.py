@@ -1,0 +1,100 @@
+"""Proves a search space before anything is trained: every choice builds, runs, and keeps its layer's output shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nas.errors import BuildError, SpaceError, one_line
+from nas.model.host import build
+from nas.model.render import render
+from nas.space.search_space import SearchSpace
+from nas.space.variant import AFTER, Variant, make_variant
+
+_SIZES = ((2, 3), (3, 2))
+"""Heights and widths that a model is run at, in its largest stride: not square, so that mixed-up axes show."""
+
+Shapes = dict[str, list[tuple[int, ...]]]
+
+
+def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
+    """Build and run every choice in every slot, switched off or not.
+
+    Several slots change in one model at once, each choice in at least one; a model that fails is taken apart, so that
+    the message names the slot and the choice.
+
+    Args:
+        space: What to prove.
+        scales: Scale letters; the space's own if empty.
+
+    Returns:
+        How many choices were proved, over all slots and scales.
+
+    Raises:
+        SpaceError: All choices that fail, a line each.
+    """
+    problems: list[str] = []
+    proved = 0
+    for scale in scales or (space.scale,):
+        baseline = make_variant(space.base, scale, {})
+        shapes = _shapes(baseline)
+        for turn in range(1, max(len(s.choices) for s in space.slots)):
+            swaps = {layer: s.choices[turn] for s in space.slots if turn < len(s.choices) for layer in s.layers}
+            if _problem(make_variant(space.base, scale, swaps), shapes):
+                singly = [
+                    (layer, label, make_variant(space.base, scale, {layer: label})) for layer, label in swaps.items()
+                ]
+                found = [(layer, label, _problem(variant, shapes)) for layer, label, variant in singly]
+                problems += [f"{layer}={label} at scale {scale}: {why}" for layer, label, why in found if why]
+                if not any(why for *_, why in found):
+                    problems.append(f"scale {scale}: {swaps} fail together, each alone does not")
+            proved += len(swaps)
+    if problems:
+        raise SpaceError("\n".join(problems))
+    return proved
+
+
+def _problem(variant: Variant, expected: Shapes) -> str:
+    """Say what is wrong with a variant; empty if nothing is."""
+    try:
+        shapes = _shapes(variant)
+    except BuildError as error:
+        # A module that refuses its channels or arguments names itself; Python's kind of error says nothing more.
+        return str(error).replace("cannot be built: ValueError: ", "cannot be built: ")
+    swapped = [slot for slot, _ in variant.swaps]
+    for slot in swapped:
+        name = slot.removeprefix(AFTER)
+        layer = next(n for n in shapes if n.startswith(f"{name}+")) if slot.startswith(AFTER) else name
+        if shapes[layer] != expected[name]:
+            return f"puts out {shapes[layer]}, the layer that it replaces {expected[name]}"
+    return ""
+
+
+def _shapes(variant: Variant) -> Shapes:
+    """Return every layer's output shape at each of the sizes.
+
+    Raises:
+        BuildError: It cannot be built or run.
+    """
+    model = build(render(variant).yaml, variant.scale)
+    shapes: Shapes = {name: [] for name in variant.graph().names}
+
+    def note(name: str) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, torch.Tensor):
+                shapes[name].append(tuple(output.shape))
+
+        return hook
+
+    for name, layer in zip(shapes, model.model, strict=True):  # type: ignore[arg-type]  # nn.Sequential of the host
+        layer.register_forward_hook(note(name))
+    try:
+        with torch.no_grad():
+            stride = int(model.stride.max())  # type: ignore[operator]  # a tensor of the host's
+            for height, width in _SIZES:
+                model(torch.rand(1, 3, height * stride, width * stride))
+    except Exception as error:  # whatever a module's forward raises is what the check is for
+        raise BuildError(f"cannot be run: {one_line(error)}") from error
+    return shapes

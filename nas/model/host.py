@@ -1,0 +1,207 @@
+"""Everything known about Ultralytics: how modules get into its models, and how its tensors map to named layers.
+
+Nothing is written to site-packages. `register` takes the source of the installed ``parse_model``, sets the rendered
+branch in before its anchor, and rebinds the function in memory, as someone would who edited the file by hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import linecache
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas.errors import BuildError, HostError, one_line
+from nas.model.render import ANCHOR, render_branch
+from nas.ops import registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_MARK = "swapnas"
+_pristine: tuple[Any, str] | None = None
+"""The host's own parse_model and its source, kept at the first registration."""
+_rebound: tuple[dict[str, type[nn.Module]], Any] | None = None
+"""The classes registered so far by name, and the parse_model that knows them."""
+
+
+def version() -> str:
+    """Return the installed Ultralytics' version."""
+    return str(importlib.import_module("ultralytics").__version__)
+
+
+def register() -> None:
+    """Let Ultralytics build, train and load models with the registered modules, in this process.
+
+    Safe to call again: modules that were registered since are added. Their costs go to the host's own counter.
+
+    Raises:
+        HostError: The installed Ultralytics has no place for the branch, or uses a module's name for something else.
+    """
+    global _pristine, _rebound
+    tasks: Any = importlib.import_module("ultralytics.nn.tasks")
+    if _pristine is None:
+        stock = inspect.unwrap(tasks.parse_model)  # `nas.import_hook` may have wrapped it
+        _pristine = (stock, parse_model_source(tasks))
+    entries = {e.name: e for e in registry.entries().values() if not e.native}
+    modules = {name: entry.cls for name, entry in entries.items()}
+    before = _rebound[0] if _rebound else {}
+    if _rebound and before == modules and tasks.parse_model is _rebound[1]:
+        return
+    for name, entry in entries.items():
+        taken = getattr(tasks, name, entry.cls)
+        if taken is not entry.cls and taken is not before.get(name):
+            raise HostError(f"Ultralytics {version()} has a {name} of its own ({taken}): rename the registered module")
+        _check_strings(entry, _pristine[0])
+    text = patched_source(_pristine[1], render_branch(modules))
+    filename = f"<ultralytics {version()} parse_model with {_MARK} branch>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    scope: dict[str, Any] = {}
+    for name in before.keys() - modules.keys():  # dropped since: what stands there must not keep its name
+        if getattr(tasks, name, None) is before[name]:
+            delattr(tasks, name)
+    for name, entry in entries.items():
+        setattr(tasks, name, entry.cls)
+    exec(compile(text, filename, "exec"), tasks.__dict__, scope)
+    tasks.parse_model = scope["parse_model"]
+    _rebound = (modules, tasks.parse_model)
+    # What a checkpoint of `nas.emit.pretrained` calls; PyTorch's restricted loading asks for leave.
+    serialization: Any = importlib.import_module("torch.serialization")
+    serialization.add_safe_globals([importlib.import_module("torch").nn.Module.load_state_dict])
+    register_costs()
+    allow_loading(modules.values())
+
+
+def allow_loading(classes: Iterable[type[nn.Module]]) -> None:
+    """Let checkpoints with these classes load where only known classes may be (``ULTRALYTICS_SAFE_LOAD=1``).
+
+    So may the other modules of their files, which they are built of.
+    """
+    from torch import nn, serialization
+
+    files = {cls.__module__ for cls in classes} | {name for name in sys.modules if name.startswith("nas.ops.")}
+    parts = [part for name in files & set(sys.modules) for part in vars(sys.modules[name]).values()]
+    found = {part for part in parts if isinstance(part, type) and issubclass(part, nn.Module)}
+    serialization.add_safe_globals([part for part in found if part.__module__ in files])
+
+
+def parse_model_source(tasks: Any) -> str:
+    """Return the source of the installed parse_model.
+
+    Raises:
+        HostError: It cannot be read.
+    """
+    try:
+        return inspect.getsource(tasks.parse_model)
+    except (OSError, TypeError, AttributeError) as error:
+        raise HostError(f"cannot read the source of parse_model of Ultralytics {version()}: {error}") from None
+
+
+def patched_source(source: str, branch: str) -> str:
+    """Return the source of parse_model with a rendered branch before the anchor.
+
+    Raises:
+        HostError: The anchor is not there exactly once; the message names it.
+    """
+    found = source.count(ANCHOR)
+    if found != 1:
+        raise HostError(
+            f"Ultralytics {version()}: the anchor {ANCHOR.strip()!r} stands {found} times in parse_model, not once; "
+            "releases from 8.4.190 on are supported"
+        )
+    return source.replace(ANCHOR, branch + ANCHOR)
+
+
+def _check_strings(entry: registry.Entry, parse_model: Any) -> None:
+    """Refuse argument values that parse_model would take for one of its own variables."""
+    local = set(parse_model.__code__.co_varnames) | set(parse_model.__code__.co_cellvars)
+    for arg in entry.args.values():
+        for option in arg.options:
+            if option in local:
+                raise HostError(
+                    f"{entry.name}: the value {option!r} of {arg.name} is a variable of Ultralytics' parse_model, "
+                    "which would put its own value there: rename it"
+                )
+
+
+def register_costs() -> None:
+    """Give the host's FLOP counter the MACs of every registered module, so that its own summary is right."""
+    hooks = _counter_hooks()
+    for cls, rule in registry.macs_rules().items():
+        hooks[cls] = _hook(rule)
+
+
+def unregister_costs() -> None:
+    """Take the costs away again, to ask what the stock counter would have said."""
+    hooks = _counter_hooks()
+    for cls in registry.macs_rules():
+        hooks.pop(cls, None)
+
+
+def _counter_hooks() -> dict[Any, Any]:
+    """Return the counter's table of rules by class."""
+    importlib.import_module("thop")  # whose attribute `profile` is a function that hides the module
+    hooks: dict[Any, Any] = sys.modules["thop.profile"].__dict__["register_hooks"]
+    return hooks
+
+
+def _hook(rule: registry.MacsRule) -> Any:
+    """Return a rule in the form that the host's counter calls."""
+
+    def count(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        module.total_ops += rule(module, inputs, output)
+
+    return count
+
+
+def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
+    """Build a model from the text of a model YAML, in evaluation mode, on the CPU.
+
+    Args:
+        yaml_text: What `nas.model.render` wrote.
+        scale: Scale letter.
+        nc: Number of classes; the YAML's if None.
+
+    Raises:
+        BuildError: It cannot be built; the message says what the host said.
+    """
+    register()
+    tasks = importlib.import_module("ultralytics.nn.tasks")
+    config = yaml.safe_load(yaml_text)
+    config["scale"] = scale
+    try:
+        model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
+    except Exception as error:  # whatever a module's constructor or forward raises is the variant's failure
+        raise BuildError(f"cannot be built: {one_line(error)}") from error
+    return model.eval()
+
+
+def scale_of(path: Path, text: str) -> str:
+    """Return the scale letter that the host reads from a model YAML's file name.
+
+    Raises:
+        BuildError: The text is no model YAML, or the name gives no scale that it has.
+    """
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BuildError(f"{path} is not YAML: {one_line(error)}") from None
+    if not isinstance(config, dict) or not {"backbone", "head"} <= set(config):
+        raise BuildError(f"{path} is no model YAML: it has no backbone and head")
+    tasks = importlib.import_module("ultralytics.nn.tasks")
+    letter = str(tasks.guess_model_scale(path))
+    scales = config.get("scales") or {letter: None}
+    if not letter and len(scales) == 1:  # such as yolov10b, whose letter the host does not know
+        letter = str(next(iter(scales)))
+    if letter not in scales:
+        given = f"the scale {letter!r}" if letter else "no scale letter"
+        raise BuildError(
+            f"the file name {path.name} gives {given}, expected one of {', '.join(scales)}, as in yolov8n-name.yaml"
+        )
+    return letter

@@ -1,0 +1,150 @@
+"""What a registered module comes to at one reference size: for lists and benchmarks, not for the cost of a variant."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.model.host import register_costs
+from nas.ops.registry import Entry, Value
+from nas.own.files import files_of
+from nas.space.bases import load_base
+
+CHANNELS = 64
+SIDE = 40
+"""Pixels a side of the input."""
+WHERE = f"{CHANNELS} to {CHANNELS} channels, input of {SIDE} x {SIDE} pixels"
+_PLACES: tuple[dict[str, Value], ...] = (
+    {"kernel": 3, "stride": 1},
+    {"kernel": 3, "stride": 2},
+    {"kernel": 1, "stride": 1},
+)
+_ORDER = ("up", "down", "conv", "block", "pool", "attention")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A module's figures at the reference size.
+
+    Attributes:
+        params: Parameters.
+        macs: Multiply-accumulates of one input, as Ultralytics' counter says with the module's own rule.
+        norms: Batch norms.
+        folded: How many of these Ultralytics' ``fuse()`` folds into a convolution.
+    """
+
+    params: int
+    macs: int
+    norms: int
+    folded: int
+
+    @property
+    def fuse(self) -> str:
+        """What ``fuse()`` leaves, in words."""
+        if not self.norms:
+            return "no norm"
+        return "all" if self.folded == self.norms else f"{self.folded} of {self.norms}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a step of a module takes on a CPU, beside a stock layer; `benchmarks/modules_cpu.py` measures it.
+
+    Attributes:
+        ratio: Its time over the layer's.
+        beside: The layer: what it replaces, or the block that it is inserted behind.
+    """
+
+    ratio: float
+    beside: str
+
+    @property
+    def text(self) -> str:
+        """The same in words, such as ``2.1 x C2f``."""
+        return f"{self.ratio:g} x {self.beside}"
+
+
+@functools.cache
+def _timed() -> dict[str, Any]:
+    text = (resources.files("nas.model") / "modules_cpu.json").read_text(encoding="utf-8")
+    body: dict[str, Any] = json.loads(text)
+    return body
+
+
+def timing(entry: Entry) -> Timing | None:
+    """Return what was measured of a module; None for a user's own."""
+    found = _timed()["modules"].get(entry.name) if shipped(entry) else None
+    return found and Timing(found["time"], found["beside"])
+
+
+def timed_how() -> str:
+    """Say how the times were measured."""
+    return str(_timed()["how"])
+
+
+def shipped(entry: Entry) -> bool:
+    """Whether a module comes with the tool, and so is tested by its contract: it is not of a user's file."""
+    return not files_of([entry.name])
+
+
+def kinds_of(entry: Entry) -> str:
+    """Return the kinds of slot that a module fits, in one order for all."""
+    return ", ".join(sorted(entry.kinds, key=_ORDER.index))
+
+
+def in_order(entry: Entry) -> tuple[int, str]:
+    """Return what sorts modules by the first kind of slot that they fit."""
+    return min(map(_ORDER.index, entry.kinds)), kinds_of(entry)
+
+
+def example(entry: Entry) -> tuple[nn.Module, Any]:
+    """Return a module at the reference size, with an input of one image."""
+    place = next((p for p in _PLACES if entry.fits is None or entry.fits(p)), _PLACES[0])
+    slot: dict[str, Value] = {"scale": 2, "shortcut": True, **place}
+    c = CHANNELS
+    channels = {"same": (c,), "conv": (c, c), "block": (c, c, 1), "guided": (c, c)}[entry.rule]
+    x = torch.randn(1, c, SIDE, SIDE)
+    inputs = [x, torch.randn(1, c, 2 * SIDE, 2 * SIDE)] if entry.rule == "guided" else x
+    return entry.cls(*channels, *entry.row_args(slot, {})), inputs
+
+
+def measure(entry: Entry) -> Reference:
+    """Build a module at the reference size and count it."""
+    from ultralytics.nn.modules.block import RepVGGDW
+    from ultralytics.nn.modules.conv import Conv, ConvTranspose, DWConv, RepConv
+
+    register_costs()
+    state = torch.get_rng_state()
+    module, inputs = example(entry)
+    torch.set_rng_state(state)
+    params = sum(p.numel() for p in module.parameters())
+    fusing = [m for m in module.modules() if isinstance(m, (Conv, ConvTranspose, DWConv, RepConv, RepVGGDW))]
+    folded = {id(m) for parent in fusing for m in parent.modules() if isinstance(m, nn.BatchNorm2d)}
+    norms = sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+    thop = importlib.import_module("thop")
+    macs = int(thop.profile(module.eval(), (inputs,), verbose=False)[0])
+    return Reference(params, macs, norms, len(folded))
+
+
+def usage(entry: Entry) -> str:
+    """Return a command that puts the module into a model; empty where YOLOv8 has no such slot, or has it there."""
+    slots = {
+        "up": "neck.up_p4",
+        "down": "backbone.down_p3",
+        "block": "neck.c2f_p3",
+        "pool": "backbone.sppf",
+        "attention": "'after backbone.sppf",
+    }
+    slot = next((slots[kind] for kind in _ORDER if kind in entry.kinds and kind in slots), "")
+    if not slot or load_base("yolov8")[slot.rpartition(" ")[2]].module == entry.name:
+        return ""
+    quote = "'" if slot.startswith("'") else ""
+    files = "".join(f"--modules {file.name} " for file in files_of([entry.name]))
+    return f"nas emit-yaml {files}--swap {slot}={entry.name}{quote} -o out/"

@@ -1,0 +1,56 @@
+"""The trainer that users, DDP workers and proxies train with.
+
+Importing this module registers the modules. That is what makes it work under DDP: a worker process unpickles the
+trainer class by its import path, and so registers before it builds anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ultralytics.models.yolo.detect import DetectionTrainer
+
+from nas.model.host import register
+from nas.ops import registry
+from nas.own import use
+from nas.own.files import ModuleFile, files_of
+
+register()
+
+
+class _Carrier:
+    """A callback that does nothing, but brings own modules into the processes of a distributed training.
+
+    Ultralytics sends these the trainer's class, arguments and callbacks, but a model only if it was loaded from a
+    checkpoint. Unpickling this one registers the files, before the trainer builds its model.
+    """
+
+    def __init__(self, files: Sequence[ModuleFile]) -> None:
+        self.files = files
+
+    def __call__(self, trainer: Any) -> None:
+        """Do nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (self.files,)
+
+
+def _arrive(files: Sequence[ModuleFile]) -> _Carrier:
+    use(files)
+    return _Carrier(files)
+
+
+class Trainer(DetectionTrainer):  # type: ignore[misc]  # Ultralytics is untyped
+    """Ultralytics' DetectionTrainer with the modules registered: ``YOLO(yaml).train(..., trainer=nas.Trainer)``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        files = files_of(list(registry.entries()))
+        if files and not any(isinstance(c, _Carrier) for c in self.callbacks["teardown"]):
+            self.add_callback("teardown", _Carrier(files))
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """Build the model, after registering modules that have been added since the import."""
+        register()
+        return super().get_model(cfg, weights, verbose)

@@ -1,0 +1,1 @@
+"""What trials say: ranking, verdicts, effects."""

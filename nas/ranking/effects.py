@@ -1,0 +1,197 @@
+"""Effects: what each swap, module and slot does to mAP and to GFLOPs, over all variants that have finished.
+
+A variant's score is read as the baseline's plus an effect of every swap, plus one of every two swaps that were tried
+together more than once (`nas.ranking.additive`). Effects are posterior means under a prior around zero, so that few and
+noisy scores claim little; the intervals are theirs. A module's effect is the mean over the slots in which it was tried,
+a slot's the mean over its choices that were. Verdicts on mAP are corrected by Holm's procedure over all swaps, modules
+and slots together, and those on pairs over all pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from scipy import special
+
+from nas.errors import StudyError
+from nas.ranking.additive import Additive, AdditiveCost, Prediction, observations
+from nas.ranking.replicates import together
+from nas.ranking.verdict import LEVEL, holm
+from nas.space.search_space import Slot
+from nas.space.variant import parse_choice
+from nas.study.trial import Trial
+
+Swap: TypeAlias = tuple[str, str]
+"""A slot's key and a label."""
+_REACH = float(special.ndtri(0.975))
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one thing does, against keeping the layers as they are.
+
+    Attributes:
+        kind: ``swap``, ``module`` or ``slot``.
+        name: Slot and label, a module, or a slot.
+        variants: How many variants have it.
+        map: Effect on mAP50-95, and its 95 % `map_interval`.
+        gflops: Effect on GFLOPs, and its 95 % `gflops_interval`: as wide as GFLOPs do not simply add up.
+        p: Probability of such an effect on mAP without a true one, corrected for all effects.
+        verdict: ``better``, ``worse`` or ``cannot tell``, of mAP.
+        mixed_with: Swaps that were tried only together with it, so that their effects cannot be told apart.
+    """
+
+    kind: Literal["swap", "module", "slot"]
+    name: str
+    variants: int
+    map: float
+    map_interval: tuple[float, float]
+    gflops: float
+    gflops_interval: tuple[float, float]
+    p: float
+    verdict: str
+    mixed_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What two swaps do together beyond the sum of their parts.
+
+    Attributes:
+        swaps: Both.
+        variants: How many variants have both.
+        map: mAP50-95 beyond the sum, and its 95 % `interval`.
+        p: Probability of that without a true one, corrected for all pairs.
+        verdict: ``more``, ``less`` or ``cannot tell``.
+    """
+
+    swaps: tuple[str, str]
+    variants: int
+    map: float
+    interval: tuple[float, float]
+    p: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Effects:
+    """All of a study.
+
+    Attributes:
+        variants: How many have finished, the baseline among them.
+        effects: The highest mAP first, by kind.
+        interactions: The surest first; of pairs that at least two variants have.
+        untried: Swaps that no finished variant has.
+    """
+
+    variants: int
+    effects: tuple[Effect, ...]
+    interactions: tuple[Interaction, ...]
+    untried: tuple[str, ...]
+
+    def of(self, kind: str) -> list[Effect]:
+        """Return the effects of a kind."""
+        return [e for e in self.effects if e.kind == kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None = None) -> Effects:
+    """Read the effects off a study's finished variants, each of them the mean over its seeds.
+
+    Args:
+        trials: Of one study.
+        slots: Of its space.
+        error: Standard deviation of one score, where a calibration says.
+
+    Raises:
+        StudyError: No variant beside the baseline has finished.
+    """
+    done = [t for t in together(trials) if t.status == "done"]
+    if not any(not t.variant.is_baseline for t in done):
+        raise StudyError("no variant beside the baseline has finished: there is no effect to read yet")
+    every = [(slot.key, label) for slot in slots for label in slot.choices[1:]]
+    having = {swap: {i for i, t in enumerate(done) if t.assignment.get(swap[0]) == swap[1]} for swap in every}
+    tried = [swap for swap in every if having[swap]]
+    model = Additive.fit(observations(done), slots, error)
+    cost = AdditiveCost.fit([(t.assignment, t.gflops) for t in done], slots)
+    mixed = _mixed(tried, having, len(done))
+    sought: list[tuple[Literal["swap", "module", "slot"], str, list[Swap]]] = []
+    for swap in tried:
+        sought.append(("swap", _name(swap), [swap]))
+    for module in dict.fromkeys(parse_choice(label).module for _, label in tried):
+        sought.append(("module", module, [s for s in tried if parse_choice(s[1]).module == module]))
+    for slot in slots:
+        sought.append(("slot", slot.key, [s for s in tried if s[0] == slot.key]))
+    sought = [entry for entry in sought if entry[2]]
+    on_map = [model.contrast(_even(swaps)) for _, _, swaps in sought]
+    found = []
+    for (kind, name, swaps), effect, p in zip(sought, on_map, holm(_chances(on_map)), strict=True):
+        on_cost = cost.contrast(_even(swaps))
+        beside = sorted({_name(o) for swap in swaps for o in mixed.get(swap, ()) if o not in swaps})
+        told = "cannot tell" if p >= LEVEL or beside else "better" if effect.mean > 0 else "worse"
+        numbers = (effect.mean, _interval(effect), on_cost.mean, _interval(on_cost))
+        variants = len(set().union(*(having[swap] for swap in swaps)))
+        found.append(Effect(kind, name, variants, *numbers, float(p), told, tuple(beside)))
+    return Effects(
+        variants=len(done),
+        effects=tuple(sorted(found, key=lambda e: (("module", "slot", "swap").index(e.kind), -e.map, e.name))),
+        interactions=_interactions(done, slots, error, having),
+        untried=tuple(_name(swap) for swap in every if not having[swap]),
+    )
+
+
+def _interactions(
+    done: Sequence[Trial], slots: Sequence[Slot], error: float | None, having: Mapping[Swap, set[int]]
+) -> tuple[Interaction, ...]:
+    """Return what every two swaps that were tried together at least twice add to their parts."""
+    pairs = Additive.fit(observations(done), slots, error, interactions=True).interactions()
+    found = []
+    for ((one, other), beyond), p in zip(pairs, holm(_chances([b for _, b in pairs])), strict=True):
+        told = "cannot tell" if p >= LEVEL else "more" if beyond.mean > 0 else "less"
+        both = len(having[one] & having[other])
+        found.append(Interaction((_name(one), _name(other)), both, beyond.mean, _interval(beyond), float(p), told))
+    return tuple(sorted(found, key=lambda i: (i.p, -abs(i.map), i.swaps)))
+
+
+def _mixed(tried: Sequence[Swap], having: Mapping[Swap, set[int]], variants: int) -> dict[Swap, list[Swap]]:
+    """Return, for every swap whose effect the design cannot tell alone, the swaps that it is mixed with.
+
+    Those are what a change of effects that leaves every score as it is has in common: the null space of the design,
+    whose first column is the baseline.
+    """
+    design = np.zeros((variants, 1 + len(tried)))
+    design[:, 0] = 1
+    for column, swap in enumerate(tried, 1):
+        design[list(having[swap]), column] = 1
+    _, sizes, turned = np.linalg.svd(design)
+    null = turned[int((sizes > _ROUNDING * sizes.max()).sum()) :, 1:]
+    shared = np.abs(null.T @ null) > _ROUNDING
+    return {
+        s: [o for o, same in zip(tried, row, strict=True) if same and o != s]
+        for s, row in zip(tried, shared, strict=True)
+    }
+
+
+def _chances(effects: Sequence[Prediction]) -> np.ndarray:
+    """Return the two-sided probability of each effect without a true one."""
+    return np.array([math.erfc(abs(e.mean) / e.sd / math.sqrt(2)) if e.sd else float(e.mean == 0) for e in effects])
+
+
+def _interval(effect: Prediction) -> tuple[float, float]:
+    return (effect.mean - _REACH * effect.sd, effect.mean + _REACH * effect.sd)
+
+
+def _even(swaps: Sequence[Swap]) -> dict[Swap, float]:
+    return {swap: 1 / len(swaps) for swap in swaps}
+
+
+def _name(swap: Swap) -> str:
+    return f"{swap[0]}={swap[1]}"

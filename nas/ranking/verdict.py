@@ -1,0 +1,189 @@
+"""Verdicts: whether a variant is better or worse than the baseline, or nobody can tell.
+
+What is compared are differences of scores under the same seed. Their standard deviation differs from variant to variant
+by a factor of ten (a module that starts as an exact copy hardly moves, another comes with its own distillation), so one
+pooled error would call noisy variants different. Two or three seeds alone tell too little of it. Hence the moderated
+t-statistic (Smyth, Linear Models and Empirical Bayes Methods for Assessing Differential Expression, 2004, section 3): a
+variant's own variance is averaged with that of the others, which counts as `PRIOR_DEGREES` degrees of freedom. Others
+means others: the variant itself is left out, so that nothing is counted twice.
+
+Verdicts are corrected by Holm's step-down procedure (A Simple Sequentially Rejective Multiple Test Procedure, 1979)
+over every variant that was compared, whether or not it got further seeds: that a variant was chosen for them because it
+had looked good is paid for so. Intervals are those of one variant, and not corrected.
+
+This is arithmetic over arrays; it knows nothing of trainings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+
+from nas.study.objective import Prior
+
+LEVEL = 0.05
+"""Of verdicts: the chance that any of them is wrong where no variant differs from the baseline."""
+PRIOR_DEGREES = 2.0
+"""What the variance of others counts for: so far apart are variances of one proxy (docs/verdicts.md)."""
+LEAST_SEEDS = 2
+"""Paired seeds from which on there is a verdict."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against the baseline.
+
+    Attributes:
+        seeds: Paired seeds that it rests on.
+        delta: Mean difference; None without a common seed.
+        error: Standard deviation of `delta`; None where nothing tells it.
+        degrees: Degrees of freedom of that.
+        interval: 95 % interval of `delta`.
+        p: Probability of such a difference without a true one, corrected for all that were compared; None with fewer
+            than `LEAST_SEEDS` seeds.
+        verdict: ``better``, ``worse`` or ``cannot tell``.
+        shrunk: `delta` without what chance, and having been chosen for it, have added to it; None where `shrink` says
+            nothing.
+    """
+
+    seeds: int
+    delta: float | None
+    error: float | None = None
+    degrees: float = 0.0
+    interval: tuple[float, float] | None = None
+    p: float | None = None
+    verdict: str = "cannot tell"
+    shrunk: float | None = None
+
+
+def compare(differences: Sequence[Sequence[float]], prior: Prior | None = None) -> list[Comparison]:
+    """Compare variants with the baseline.
+
+    Args:
+        differences: Of each variant, its score minus the baseline's under the same seed, one a seed.
+        prior: What a calibration says of the error. It is left aside where these seeds clearly err by more (F-test).
+
+    Returns:
+        In the same order.
+    """
+    counts = np.array([len(d) for d in differences], dtype=float)
+    means = np.array([sum(d) / len(d) if d else math.nan for d in differences])
+    squares = np.array([_squares(d) for d in differences])
+    errors, degrees = moderated(squares, np.maximum(counts - 1, 0), prior)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = errors / np.sqrt(counts)
+        p = 2 * special.stdtr(degrees, -np.abs(means) / errors)
+    known = (degrees > 0) & (counts > 0)
+    tested = known & (counts >= LEAST_SEEDS)
+    corrected = holm(np.where(tested, p, 1.0)[counts > 0])
+    at = np.cumsum(counts > 0) - 1
+    shrunk = dict(zip(np.flatnonzero(known).tolist(), shrink(means[known], errors[known] ** 2), strict=False))
+    reach = np.where(known, _t(degrees), 0.0) * np.where(known, errors, 0.0)
+    found = []
+    for i, (n, mean) in enumerate(zip(counts, means, strict=True)):
+        if not n:
+            found.append(Comparison(0, None))
+            continue
+        one = Comparison(int(n), float(mean), shrunk=shrunk.get(i))
+        if known[i]:
+            interval = (float(mean - reach[i]), float(mean + reach[i]))
+            one = replace(one, error=float(errors[i]), degrees=float(degrees[i]), interval=interval)
+        if tested[i]:
+            chance = float(corrected[at[i]])
+            told = "cannot tell" if chance >= LEVEL else "better" if mean > 0 else "worse"
+            one = replace(one, p=chance, verdict=told)
+        found.append(one)
+    return found
+
+
+def chance_below(comparison: Comparison) -> float:
+    """Return the probability of so low a difference, or a lower one, without a true one; 1 where no error is known."""
+    if comparison.delta is None or comparison.error is None:
+        return 1.0
+    return float(special.stdtr(comparison.degrees, comparison.delta / comparison.error))
+
+
+def moderated(squares: np.ndarray, degrees: np.ndarray, prior: Prior | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the standard deviation of one difference of each variant, and its degrees of freedom.
+
+    Args:
+        squares: Sum of squared deviations from each variant's own mean.
+        degrees: Degrees of freedom of those: seeds less one.
+        prior: As in `compare`.
+
+    Returns:
+        Standard deviations, NaN where there are 0 degrees of freedom: seeds that change nothing at all tell no error.
+    """
+    every, of_every = float(squares.sum()), float(degrees.sum())
+    if prior and of_every and every / of_every > prior.sd**2 * special.fdtri(of_every, prior.degrees, 1 - LEVEL):
+        prior = None
+    known, of_known = (prior.sd**2 * prior.degrees, prior.degrees) if prior else (0.0, 0.0)
+    others = np.maximum(every - squares, 0.0) + known
+    of_others = of_every - degrees + of_known
+    weight = np.minimum(PRIOR_DEGREES, of_others / 2)  # what rests on few degrees of freedom cannot count for more
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shared = np.where(of_others > 0, others / of_others, 0.0)
+        variance = (weight * shared + squares) / (weight + degrees)
+    told = (weight + degrees > 0) & (variance > 0)
+    return np.where(told, np.sqrt(np.where(told, variance, 1.0)), np.nan), np.where(told, weight + degrees, 0.0)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return probabilities corrected by Holm's procedure: the smallest times their number, the next times one less."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return corrected
+
+
+def shrink(effects: np.ndarray, variances: np.ndarray) -> list[float]:
+    """Return effects drawn towards their mean by as much as chance has spread them: the best of many overstates itself.
+
+    Effects are read as normal around a common mean with a variance between them, each measured with its own error. That
+    variance is DerSimonian and Laird's moment estimate (Meta-Analysis in Clinical Trials, 1986); the posterior means
+    are those of Efron and Morris (Data Analysis Using Stein's Estimator, 1975). A posterior mean needs no correction
+    for having been picked. Errors are taken as independent, which the baseline's share in them is not: that draws in a
+    little too much.
+
+    Returns:
+        Nothing for fewer than 3 effects: what lies between two cannot be told from their errors.
+    """
+    if len(effects) < 3:
+        return []
+    weights = 1 / variances
+    mean = weights @ effects / weights.sum()
+    heterogeneity = weights @ (effects - mean) ** 2 - (len(effects) - 1)
+    between = max(0.0, heterogeneity / (weights.sum() - (weights**2).sum() / weights.sum()))
+    weights = 1 / (variances + between)
+    mean = weights @ effects / weights.sum()
+    kept = between / (between + variances)
+    return [float(x) for x in mean + kept * (effects - mean)]
+
+
+def interval_of_mean(scores: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean over seeds, from these alone (Student's t); None for fewer than two."""
+    n = len(scores)
+    if n < 2:
+        return None
+    mean, reach = sum(scores) / n, float(_t(np.array(n - 1.0))) * math.sqrt(_squares(scores) / (n - 1) / n)
+    return (mean - reach, mean + reach)
+
+
+def _t(degrees: np.ndarray) -> np.ndarray:
+    """Return how many standard errors a 95 % interval reaches."""
+    return np.asarray(special.stdtrit(np.maximum(degrees, 1e-9), 0.975))
+
+
+def _squares(values: Sequence[float]) -> float:
+    """Return the sum of squared deviations from the mean; 0 where they are only rounding."""
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    total = sum((v - mean) ** 2 for v in values)
+    rounding = (16 * np.finfo(float).eps * max(1.0, *(abs(v) for v in values))) ** 2
+    return total if total > rounding else 0.0

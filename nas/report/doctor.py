@@ -1,0 +1,86 @@
+"""What a bug report needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import click
+
+from nas.errors import NasError
+from nas.files import cache_dir
+from nas.study.settings import current_versions
+
+
+def report() -> dict[str, str]:
+    """Return facts about this installation, in the order in which they are worth reading."""
+    import torch
+
+    from nas.workers.process import available_cores
+
+    facts = dict(current_versions())
+    facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
+    facts["CPU cores"] = f"{available_cores()} of {os.cpu_count()}"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    facts["GPUs"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none"
+    facts["kernels"] = _kernels()
+    facts["host anchor"] = _anchor()
+    facts["modules"] = _modules()
+    facts["cache"] = _folder(cache_dir())
+    facts["host settings"] = os.environ.get("YOLO_CONFIG_DIR", "")
+    facts["studies"] = _folder(Path("studies").resolve())
+    return facts
+
+
+def print_report(*, as_json: bool) -> None:
+    """Print the report."""
+    facts = report()
+    if as_json:
+        return click.echo(json.dumps(facts, indent=2))
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        click.echo(f"{key:{width}}  {value}")
+    return None
+
+
+def _anchor() -> str:
+    """Say whether modules can be registered with the installed host."""
+    from nas.model.host import register, version
+
+    try:
+        register()
+    except NasError as error:
+        return f"PROBLEM: {error}"
+    return f"found in Ultralytics {version()}; modules are registered in memory"
+
+
+def _kernels() -> str:
+    """Say what CUDA tensors are computed with."""
+    from nas.ops.kernels import runtime
+
+    try:
+        chosen = runtime.mode()
+    except ValueError as error:
+        return f"PROBLEM: {error}"
+    missing = runtime.unavailable()
+    if chosen == "reference":
+        return "not used: NAS_KERNELS=reference"
+    if missing:
+        return f"{'PROBLEM' if chosen == 'cuda' else 'plain PyTorch on GPUs'}: {missing}"
+    return f"compiled at first use on a GPU, kept in {_folder(runtime.cache_folder())}"
+
+
+def _modules() -> str:
+    """Return the registered modules' names."""
+    from nas.ops import registry
+
+    return ", ".join(registry.entries())
+
+
+def _folder(path: Path) -> str:
+    """Return a folder with what can be done with it."""
+    nearest = next(p for p in [path, *path.parents] if p.exists())
+    writable = "writable" if os.access(nearest, os.W_OK) else "PROBLEM: not writable"
+    return f"{path} ({writable}{'' if path.exists() else ', not there yet'})"

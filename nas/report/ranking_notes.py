@@ -1,0 +1,318 @@
+"""What has to be said about a ranking: what it rests on, how far it can be trusted, and what to do next."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nas.bank.store import IDLE
+from nas.ranking.additive import held_back, observations, surprises
+from nas.ranking.race import answer_of, contenders, rules_of
+from nas.ranking.rank import RankRow, ranking_of
+from nas.ranking.replicates import together
+from nas.ranking.verdict import LEAST_SEEDS, LEVEL
+from nas.space.variant import KEEP, NONE, describe_swaps
+from nas.study.budget import Rung
+from nas.study.settings import EACH, ONE, Settings
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.training.scores import SCORES, signed
+
+
+def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
+    """Return what has to be said under a ranking, or under that of a lower rung."""
+    s = study.settings.at(fidelity)
+    trials = study.runs()
+    rows = ranking_of(study, fidelity)
+    notes = [
+        (
+            f"Proxy: {_proxy_words(study, fidelity)}; {s.images[0]} training and {s.images[1]} validation images of "
+            f"{s.data or 'the demo data'}."
+        ),
+        *_rungs(study, fidelity),
+        *_seeds(study, rows),
+        *(f"Seed {seed} is left out, for all variants: {why}" for seed, why in sorted(study.left_out.items())),
+        *_trust(study, rows, fidelity),
+        "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
+        (
+            f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline (with their whole "
+            "interval, where there is one)"
+            + (f", or have less than {s.goal.min_map:g}," if s.goal.min_map else "")
+            + " stand below the others. * on the Pareto front of mAP and "
+            + ("latency." if s.goal.needs_latency else "GFLOPs.")
+        ),
+        *_goal_words(s, rows),
+        *_parts(study, fidelity),
+        *_bank_words(study),
+    ]
+    wrong = [r.trial for r in rows if r.trial.gflops - r.trial.stock_gflops > 0.005 * r.trial.gflops]
+    if wrong:
+        worst = max(wrong, key=lambda t: t.gflops - t.stock_gflops)
+        notes.append(
+            f"Ultralytics' own counter would have said less for {len(wrong)} of {len(rows)} variants, "
+            f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
+        )
+    for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
+        notes += [f"{words}: {t.variant.id} ({_named(t, study)}) {t.failure}" for t in trials if t.status == status]
+    return notes
+
+
+def _rungs(study: Study, fidelity: str) -> list[str]:
+    """Say what became of the variants on each rung, where there are several."""
+    s = study.settings
+    if not s.rungs:
+        return []
+    counts = []
+    for k, key in enumerate(s.fidelities, 1):
+        done = sum(t.status == "done" and not t.variant.is_baseline for t in together(study.trials(key)))
+        rung = s.rung_of(key)
+        what = rung.words if rung else "the study's own recipe"
+        counts.append(f"{k}: {done} variant{'s' * (done != 1)} with {what}")
+    seen = "This is a lower one" if fidelity else "Only the last is ranked here"
+    told = f"Rungs: one of {s.eta} goes on, each training is whole and starts anew. {'; '.join(counts)}. {seen}"
+    return [f"{told}; `nas rank {_named_study(study)} --rung K` shows each."]
+
+
+def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
+    """Say what the order is by, where it is not mAP per GFLOP, and what latencies are of."""
+    lines = []
+    if s.objective != "map_per_gflop":
+        fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
+        lines.append(f"Order: by {s.goal.words}{fronts}.")
+    if s.latency_on:
+        lines.append(
+            f"ms: latency of one image of {s.recipe.imgsz} px, fused, float32, median, on {s.latency_on}; "
+            "it says nothing of other machines."
+        )
+    if rows and all(r.trial.map < s.goal.min_map for r in rows):
+        lines.append(f"No variant reaches the mAP50-95 of {s.goal.min_map:g} that was asked for.")
+    if s.table:
+        lines.insert(0, "Replay: nothing was trained, the scores come from a table of an earlier study.")
+    return lines
+
+
+def _named(trial: Trial, study: Study) -> str:
+    """Return a trial's swaps, with the seed where it is not the study's first, and the rung where it is a lower one."""
+    rung = study.settings.rung_of(trial.fidelity)
+    seed = "" if trial.seed == study.settings.seed else f", seed {trial.seed}"
+    return trial.describe() + seed + (f", {rung.words}" if rung else "")
+
+
+def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
+    """Say what means, intervals and verdicts rest on."""
+    compared = [r for r in rows if r.delta_map is not None and not r.trial.variant.is_baseline]
+    several = [r for r in compared if r.seeds >= LEAST_SEEDS]
+    if not compared or (not several and not any(r.interval for r in compared)):
+        return []
+    bank = ", the bank" if study.settings.recipe.init == "bank" else ""
+    bank = f", the trained baseline{bank}" if study.settings.baselines == EACH else bank
+    shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
+    lines = [
+        (
+            f"Seeds: Δ is the mean difference to the baseline under the same n seeds (new values{bank}, order, "
+            f"augmentation), ± its 95 % interval; {len(several)} of {len(compared)} have several.{shared}"
+        )
+    ]
+    if several:
+        lines.append(
+            f"Verdicts: on Δ; with a chance of at most {LEVEL:.0%} any of them is wrong where nothing differs (Holm's "
+            f"correction over the {len(compared)} variants compared; the intervals are not corrected)."
+        )
+    if any(r.shrunk is not None for r in rows):
+        lines.append("shrunk: Δ without what chance has added to the extremes (empirical Bayes): what to expect of it.")
+    return lines
+
+
+def _proxy_words(study: Study, fidelity: str) -> str:
+    """Say how proxies start, how long they train and which score counts."""
+    s = study.settings
+    trained = (s.rung_of(fidelity) or Rung(s.recipe.epochs, s.recipe.imgsz)).words
+    words = f"{trained}, batch {s.recipe.batch}, seed {s.seed}, {_init_words(study)}"
+    return words if s.score == "map" else f"{words}; {SCORES[s.score]} counts"
+
+
+def _init_words(study: Study) -> str:
+    recipe = study.settings.recipe
+    if recipe.init == "scratch":
+        return "from scratch"
+    if recipe.init not in ("bank", "baseline"):
+        return f"inheriting from {recipe.init}"
+    curve = study.baseline_training
+    seen = curve[-1].validation if curve else None
+    reached = f" (mAP50-95 {seen.map:.3f})" if seen else ""
+    baseline = f"a baseline of {recipe.base_epochs} epochs{reached}"
+    if study.settings.baselines == EACH:
+        baseline += ", each further seed from its own"
+    if recipe.init == "baseline":
+        return f"inheriting from {baseline}"
+    return f"swaps distilled for {recipe.bank_epochs} epochs from {baseline}"
+
+
+def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
+    """Say which differences the ranking can see, and when it cannot tell its variants apart."""
+    s = study.settings
+    answer = s.answer
+    if fidelity:
+        return ["Nobody has measured what this rung can see: it says which variants are worth a dearer training."]
+    if not answer:
+        if any(r.seeds >= LEAST_SEEDS for r in rows if not r.trial.variant.is_baseline):
+            return []
+        unknown = "One seed a variant, and nobody has measured what this proxy can see here: this is a screening."
+        further = f"`nas search {_where(study)} --confirm 3:3` gives the first of it further seeds"
+        return [f"{unknown} `nas calibrate {s.space.name}` measures it; {further}."]
+    low, high = answer["spearman_interval"] or (None, None)
+    interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
+    elsewhere = "" if answer["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
+    if answer["base"] != s.space.base + s.space.scale:
+        elsewhere += f" It was measured with {answer['base']}."
+    if answer.get("departures"):
+        elsewhere += f" Proxies are trained otherwise here ({'; '.join(answer['departures'])}): it may not hold."
+    lines = [
+        f"Resolution: {answer['resolution']:.4f} mAP50-95, the smallest difference whose sign one run each gets right "
+        f"in 9 of 10; Spearman {answer['spearman']:.2f}{interval} with full training (calibrated with {answer['on']})."
+        + elsewhere
+    ]
+    maps = [r.trial.map for r in rows if not r.trial.variant.is_baseline]
+    if len(maps) > 1:
+        spread = statistics.stdev(maps)
+        if answer["resolution"] > spread:
+            lines.append(
+                f"These variants cannot be told apart: they spread by {spread:.4f}, less than the resolution. Take the "
+                "order as chance; more seeds, or swaps that do more, would help."
+            )
+        else:
+            top = max(maps)
+            close = sum(top - m < answer["resolution"] for m in maps) - 1
+            if close:
+                others = "1 other variant is" if close == 1 else f"{close} other variants are"
+                lines.append(f"{others} within the resolution of the highest mAP50-95.")
+    return lines
+
+
+def _parts(study: Study, fidelity: str) -> list[str]:
+    """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
+    s = study.settings.at(fidelity)
+    seen = observations(together(study.trials(fidelity)))
+    tested = held_back(seen, s.space.active, s.error) if seen else None
+    if tested is None:
+        return []
+    baseline = f", the baseline's score alone {tested.rms_baseline:.4f}" if tested.rms_baseline is not None else ""
+    told = f"Parts: {tested.combinations} combinations predicted from the others, root mean square error "
+    lines = [f"{told}{tested.rms_error:.4f} (their mean alone {tested.rms_mean:.4f}{baseline})."]
+    for surprise in surprises(seen, s.space.active, s.error)[:3]:
+        swaps = describe_swaps((k, v) for k, v in sorted(surprise.assignment.items()) if v not in (KEEP, NONE))
+        lines.append(f"{swaps}: {surprise.text}")
+    return lines
+
+
+def _bank_words(study: Study) -> list[str]:
+    """Say what the bank found out about slots and candidates."""
+    bank = study.bank
+    idle = [slot for slot, drop in bank.get("drops", {}).items() if drop < IDLE]
+    lines = []
+    if idle:
+        lines.append(
+            f"No swap can matter on these data in {', '.join(idle)}: the baseline loses nothing without what they say."
+        )
+    lines += [f"kept out of the search: {swap}: {why}" for swap, why in bank.get("failures", {}).items()]
+    if bank:
+        lines.append(f"distil: the largest distillation error of the swaps; `nas bank {study.place.name}` shows all.")
+    return lines
+
+
+def _where(study: Study) -> str:
+    """Return the options that name a study."""
+    return f"--study {_named_study(study)}"
+
+
+def _named_study(study: Study) -> str:
+    """Return a study's name, and its storage where that has to be given: a password is not for logs."""
+    place = study.place
+    return place.name + ("" if place.is_default else f" --storage {place.shown if place.server else place.url}")
+
+
+def _shares_weights(study: Study) -> bool:
+    """Whether all variants inherit from the same trained weights, so that all verdicts are of those."""
+    return study.settings.recipe.init != "scratch" and study.settings.baselines == ONE
+
+
+def _verdict_words(row: RankRow, study: Study) -> str:
+    """Say what a row's seeds say of its mAP."""
+    if row.seeds < LEAST_SEEDS or row.interval is None:
+        return ""
+    how = {"better": "is better than the baseline's", "worse": "is worse than the baseline's"}
+    said = how.get(row.verdict, "cannot be told from the baseline's")
+    told = f" Over {row.seeds} seeds its mAP50-95 {said} ({signed(row.interval[0], 4)} to {signed(row.interval[1], 4)})"
+    if row.verdict not in how or not _shares_weights(study):
+        return f"{told}."
+    recipe = study.settings.recipe
+    trains = recipe.init in ("bank", "baseline") and recipe.base_epochs and not study.settings.table
+    others = "a study with another --seed, which trains its own," if trains else "a study of others"
+    return f"{told}, with the trained weights that all share; {others} may say otherwise."
+
+
+def _reaching(study: Study, rows: Sequence[RankRow]) -> int:
+    """Return how many of the screening's first have to be confirmed so that these are among them."""
+    rules = rules_of(study)
+    order = contenders(study.trials(), replace(rules, confirm=replace(rules.confirm, top=len(study.trials()))))
+    wanted = {row.trial.variant for row in rows}
+    return max((place for place, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
+
+
+def _not_looked_at_again(study: Study, rows: Sequence[RankRow]) -> list[RankRow]:
+    """Return the rows without a run under a further seed, however that ended."""
+    again = {t.variant for t in study.trials() if t.status == "failed" and t.seed != study.settings.seed}
+    return [row for row in rows if row.trial.variant not in again]
+
+
+def _tally(rows: Sequence[RankRow]) -> str:
+    """Count the verdicts of the variants that have several seeds."""
+    told = [r.verdict for r in rows if r.seeds >= LEAST_SEEDS and not r.trial.variant.is_baseline]
+    counts = ", ".join(f"{told.count(v)} {v}" for v in ("better", "worse", "cannot tell") if v in told)
+    return f" Against the baseline's mAP50-95, of {len(told)} with several seeds: {counts}." if told else ""
+
+
+def conclusion(study: Study) -> list[str]:
+    """Return what was compared, what won and by how much, and what to type next."""
+    rows = ranking_of(study)
+    base = next((r.trial for r in rows if r.trial.variant.is_baseline), None)
+    if not rows and any(t.status == "done" for t in study.runs()):
+        where = f"`nas rank {_named_study(study)} --rung 1` shows the lowest rung"
+        return [f"No variant has got as far as the study's own recipe yet; {where}."]
+    if not rows:
+        return ["No variant has finished yet."]
+    if base is None:
+        return ["The baseline has not finished: there is nothing to compare these variants with yet."]
+    best = answer_of(study, rows)
+    above = rows.index(best)
+    told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
+    if len(rows) == 1:
+        told = "Only the baseline has finished yet."
+    elif best.trial.variant.is_baseline:
+        told += f" No swap{' that was confirmed' if above else ''} beats the baseline in {study.settings.goal.words}."
+    else:
+        gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
+        told += (
+            f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
+            f" ({signed(best.delta_map or 0.0, 3)} mAP50-95, {signed(100 * (best.delta_gflops or 0), 1)} % GFLOPs)."
+        )
+        told += _verdict_words(best, study)
+    unseen = _not_looked_at_again(study, rows[:above])
+    if unseen:
+        those = "1 variant, which has" if len(unseen) == 1 else f"{len(unseen)} variants, which have"
+        told += f" Above it by one seed: {those} not been looked at again."
+    if failed := above - len(unseen):
+        told += f" Above it by one seed, and failed under another: {failed} variant{'s' * (failed > 1)}."
+    if len(rows) > 1:
+        told += _tally(rows)
+    if base.map < 0.02:
+        told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
+    where = _where(study)
+    if study.settings.table:
+        return [told, f"Next:  nas search --study {study.place.name} --replay TABLE --trials 10   (10 more)"]
+    unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
+    further = "--confirm 3:3" if unsure else "--trials 10"
+    if unseen:
+        further = f"--confirm {max(_reaching(study, unseen), study.confirm.top)}:{study.confirm.seeds}"
+    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]

@@ -1,0 +1,57 @@
+"""The tree-structured Parzen estimator, which Optuna has; the only place that asks one of its samplers."""
+
+from __future__ import annotations
+
+import random
+
+import optuna
+
+from nas.samplers.history import History, encode
+
+_TRIES = 3
+"""Draws until one is not known: each estimates anew, and what it expects most is often known."""
+_MOST_SEEN = 200
+"""Trials, the latest ones, that it learns from: beyond, asking takes longer than a validation."""
+
+
+class _Choices(optuna.distributions.CategoricalDistribution):
+    """Choices that are not copied with every trial: they do not change, and copying takes longer than estimating."""
+
+    def __deepcopy__(self, _memo: object) -> _Choices:
+        return self
+
+
+def tpe(history: History) -> dict[str, str] | None:
+    """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011), or a new variant near its last draw.
+
+    None where that has no new one near it.
+    """
+    kinds: dict[str, optuna.distributions.BaseDistribution] = {
+        slot.key: _Choices(slot.choices) for slot in history.space.active
+    }
+    shadow = _shadow_study(history, kinds)
+    for _ in range(_TRIES):
+        asked = shadow.ask(fixed_distributions=kinds)
+        assignment = {slot.key: str(asked.params[slot.key]) for slot in history.space.active}
+        if history.is_new(assignment):
+            return assignment
+        shadow.tell(asked, state=optuna.trial.TrialState.FAIL)
+    (last,) = encode(history.space, [assignment])
+    return history.new_near(last, random.Random(history.drawn))
+
+
+def _shadow_study(history: History, kinds: dict[str, optuna.distributions.BaseDistribution]) -> optuna.Study:
+    """Return a study in memory that knows the finished trials by what the goal maximises.
+
+    The stored study is not asked itself: it would record every proposal that turns out to be a duplicate.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(multivariate=True, n_startup_trials=1, seed=history.drawn)
+    up = optuna.study.StudyDirection.MAXIMIZE
+    directions = [up] * (2 if history.goal.has_front else 1)
+    shadow = optuna.create_study(directions=directions, sampler=sampler)
+    told = list(zip(history.done, history.values.tolist(), strict=True))[-_MOST_SEEN:]
+    shadow.add_trials(
+        [optuna.trial.create_trial(params=dict(t.assignment), distributions=kinds, values=v) for t, v in told]
+    )
+    return shadow

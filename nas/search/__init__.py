@@ -1,0 +1,1 @@
+"""The search loop: what is next, and who does it."""

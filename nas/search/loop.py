@@ -1,0 +1,148 @@
+"""The search: look, claim, build, gate, train, tell; and start again where it stopped.
+
+What comes next is the affair of `nas.search.next_step`: it depends only on the study's seed and on what it holds, so a
+search that was stopped goes on as if it had not been. A variant is never trained twice under one seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nas.errors import STOPPED, StudyError
+from nas.ranking.race import rules_of
+from nas.ranking.rank import baseline_of
+from nas.search.next_step import Turn, is_complete, next_turn
+from nas.search.runner import Runner
+from nas.search.schedule import baseline_seeds
+from nas.study.leases import LeaseLost
+from nas.study.running_trial import OpenTrial
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.workers.parallel import side_by_side
+
+_PAUSE_S = 1.0
+"""How long a worker waits for others before it looks again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many variants a search will try.
+
+    Attributes:
+        spent: Variants that count so far.
+        target: Variants that the study will have at the end.
+        finishing: Whether this goes on with a request that was cut short.
+    """
+
+    spent: int
+    target: int
+    finishing: bool
+
+
+def plan(study: Study, trials: int | None) -> Plan:
+    """Settle what an earlier search left open, write down what is asked for, and return how far this search will go.
+
+    A request that was cut short is finished by giving it again, or by giving none; any other number is that many more.
+    Without a number and with nothing left to do the target is what has been spent.
+    """
+    with study.leases.alone():
+        study.take_over()
+        there, target = study.runs(), study.target
+        spent = study.spent
+        open_request = spent < target or not is_complete(there, study.settings, rules_of(study))
+        if trials is None or (open_request and trials == study.request):
+            return Plan(spent, max(spent, target), finishing=True)
+        if any(t.status == "running" for t in there):  # others are at what was asked for before
+            spent = max(spent, target)
+        study.ask_for(spent + trials, trials)
+        return Plan(spent, spent + trials, finishing=False)
+
+
+def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
+    """Screen until what is asked for is there or the space is exhausted, confirm, and return all runs of the study.
+
+    Args:
+        study: Where they go; others may work on it already.
+        runners: Who makes the runs, side by side; the first makes what all of them inherit.
+
+    Raises:
+        StudyError: The baseline fails: nothing could be compared with it; or no variant is within the space's limits.
+    """
+    runners[0].check_reach()
+    for runner in runners:
+        runner.prepare()
+    told: dict[str, object] = {}
+    side_by_side(runners, lambda runner, stop: _work(runner, stop, told))
+    return study.runs()
+
+
+def _work(runner: Runner, stop: threading.Event, told: dict[str, object]) -> None:
+    """Make runs until there are none any more; `told` holds the stages that a reader has heard of from any runner."""
+    try:
+        while not stop.is_set():
+            claimed = _claim(runner)
+            if claimed is None:
+                continue
+            turn, handle = claimed
+            stage = turn.job.stage + turn.job.fidelity if turn.job else "over" if turn.over else ""
+            if turn.note and told.setdefault(stage, claimed) is claimed:
+                runner.observer.note(turn.note)
+            if turn.job and handle:
+                runner.run(handle, turn.job, turn.position, turn.target)
+            elif runner.doubts:  # others may be waiting for these
+                runner.settle_doubts()
+            elif turn.over:
+                return
+            elif not turn.job:
+                stop.wait(_PAUSE_S)
+    finally:
+        with contextlib.suppress(StudyError):  # a storage that fails says so once
+            runner.doubts.settle("interrupted")
+
+
+def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
+    """Return what is to be done next, and the trial that is claimed for it; None where that has to be repeated."""
+    study, handle = runner.study, None
+    try:
+        with study.leases.alone():
+            study.take_over()
+            turn = next_turn(study.runs(), runner.space, runner.settings, rules_of(study), study.target)
+            if turn.job:
+                handle = runner.begin(turn.job)
+    except LeaseLost:
+        if handle:
+            handle.end(status="interrupted", failure=STOPPED)
+        return None
+    return turn, handle
+
+
+def is_finished(study: Study, todo: Plan) -> bool:
+    """Whether nothing is left of what was asked for."""
+    return todo.spent >= todo.target and is_complete(study.runs(), study.settings, rules_of(study))
+
+
+def train_baseline(runner: Runner, count: int) -> None:
+    """Train the baseline of a study until it has so many seeds.
+
+    Raises:
+        StudyError: It fails, or the study has no baseline yet.
+    """
+    study = runner.study
+    with study.leases.alone():
+        study.take_over()
+    if baseline_of(study.trials()) is None:
+        raise StudyError(
+            f"the baseline of the study {study.place.name!r} has not finished: `nas search --study {study.place.name}` "
+            "trains it first"
+        )
+    while True:
+        with study.leases.alone():
+            rules = rules_of(study)
+            job = next(baseline_seeds(study.trials(), rules, count), None)
+            handle = runner.begin(job) if job else None
+        if not (job and handle):
+            break
+        runner.run(handle, job, rules.seeds(count).index(job.seed) + 1, count)

@@ -1,0 +1,69 @@
+"""The runners of a search: one for each of its training processes, with its device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nas.data.dataset import Dataset, write_resolved
+from nas.errors import StudyError
+from nas.model.latency import LatencyMeter
+from nas.search.runner import Observer, Runner
+from nas.study.study import Study
+from nas.workers.parallel import Room
+from nas.workers.process import ProxyWorker
+
+
+@contextlib.contextmanager
+def runners_of(
+    study: Study, dataset: Dataset, cache: Path, observer: Observer, trainers: Sequence[ProxyWorker]
+) -> Iterator[list[Runner]]:
+    """Give runners that train side by side, each in a process of its own, with what they inherit made already.
+
+    Args:
+        study: Whose runs they will make.
+        dataset: Checked; its fingerprint is the study's.
+        cache: Where training processes may write.
+        observer: Told of everything.
+        trainers: The processes; there is a runner for each.
+
+    Raises:
+        StudyError: The study measures latencies, which trainings beside them would disturb; or what the proxies
+            inherit cannot be made.
+    """
+    s = study.settings
+    workers = len(trainers)
+    if s.latency_on:
+        if workers > 1:
+            raise StudyError(
+                f"--workers {workers}: the study {study.place.name!r} measures latencies, which trainings beside them "
+                "would disturb; leave --workers out"
+            )
+        trainers[0].close()  # it may be importing still, which would disturb them too; its first job starts it again
+    meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
+    data = write_resolved(dataset, study.scratch)
+    shares = {
+        fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)
+        for fraction in {rung.fraction for rung in s.rungs} - {1.0}
+    }
+    if workers > 1:  # with all cores: the others would wait for one that has a share of them
+        with ProxyWorker(cache) as first:
+            Runner(study, data, first, observer).prepare()
+    devices = dealt(s.recipe.device, workers)
+    rooms = {device: Room() for device in devices}
+    yield [
+        Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, shares=shares, meter=meter,
+               device=device, room=rooms[device])
+        for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
+    ]  # fmt: skip
+
+
+def dealt(device: str, workers: int) -> list[str]:
+    """Return the device of each worker: a CPU for all, or the machine's GPUs in turn, beginning with the recipe's."""
+    if workers == 1 or not device.isdigit():
+        return [device] * workers
+    import torch
+
+    count = max(torch.cuda.device_count(), int(device) + 1)
+    return [str((int(device) + k) % count) for k in range(workers)]

@@ -1,0 +1,267 @@
+"""Tables: what a finished study measured, in one file, so that a search can be repeated in seconds.
+
+A table holds the space, what the study was trained on and with, and a row for every training: the choice of every slot,
+the seed, the scores and the costs. `nas.session.replay` searches one in place of training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import OutputError, ProxyFailure, StudyError
+from nas.model.cost import Cost
+from nas.space.search_space import Assignment, Key, SearchSpace, key_of
+from nas.space.variant import Variant
+from nas.training.jobs import ProxyResult
+from nas.training.scores import EpochScore, Validation
+
+if TYPE_CHECKING:
+    from nas.study.study import Study
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training.
+
+    Attributes:
+        slots: Slot key to label.
+        seed: Of the training.
+        failure: Why it failed; empty if it did not.
+        map: mAP50-95 by the study's score, and `map50` the final mAP50.
+        scores: Every score of `nas.training.scores.SCORES`.
+        gflops: As `nas.model.cost.Cost.gflops`; so are `stock_gflops` and `params`.
+        latency_ms: As `nas.model.latency.Latency.ms`; None where it was not measured.
+        epochs: How many were trained.
+        seconds: Wall time.
+    """
+
+    slots: Mapping[str, str]
+    seed: int
+    failure: str = ""
+    map: float = 0.0
+    map50: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
+    gflops: float = 0.0
+    stock_gflops: float = 0.0
+    params: int = 0
+    latency_ms: float | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+
+
+class Table:
+    """Rows, and what they are rows of.
+
+    Attributes:
+        space: What was searched.
+        about: The study's settings as plain values (`nas.study.study.Settings`); empty for a table from elsewhere.
+        rows: By variant and seed.
+    """
+
+    def __init__(self, space: SearchSpace, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+        self.space, self.about = space, dict(about)
+        self.rows = {(key_of(row.slots), row.seed): row for row in rows}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of which there are rows."""
+        return tuple(sorted({seed for _, seed in self.rows}))
+
+    def to_json(self) -> str:
+        """Return the table as text, a line a row; `from_json` reads it."""
+        head = {"schema": SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
+        lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows.values())
+        return f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        """Return the table that `to_json` wrote.
+
+        Raises:
+            StudyError: It is none, or not whole.
+        """
+        try:
+            body = json.loads(text)
+            if body["schema"] != SCHEMA:
+                raise StudyError(f"it has schema {body['schema']!r}, this version reads {SCHEMA}")
+            space = SearchSpace.from_json(json.dumps(body["space"]))
+            names = {f.name for f in fields(Row)}
+            rows = [Row(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StudyError(f"it is no table that `nas studies export` wrote: {error!r}") from None
+        for row in rows:
+            _check(space, row)
+        return cls(space, rows, body.get("about", {}))
+
+
+def _check(space: SearchSpace, row: Row) -> None:
+    """Refuse a row that does not fit its space.
+
+    Raises:
+        StudyError: It does not.
+    """
+    slots = {slot.key: slot.choices for slot in space.active}
+    if row.slots.keys() != slots.keys() or any(label not in slots[key] for key, label in row.slots.items()):
+        raise StudyError(f"a row does not fit the slots of its space: {dict(row.slots)}")
+    numbers = (row.map, row.map50, row.gflops, *row.scores.values())
+    if not row.failure and not (all(map(math.isfinite, numbers)) and row.gflops > 0):
+        raise StudyError(f"a row has scores or GFLOPs that are no numbers above 0: {dict(row.slots)}")
+
+
+def read_table(path: Path) -> Table:
+    """Read a table.
+
+    Raises:
+        StudyError: It cannot be read.
+    """
+    try:
+        return Table.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"cannot read the table {path}: {getattr(error, 'strerror', None) or error}") from None
+    except StudyError as error:
+        raise StudyError(f"cannot use the table {path}: {error}") from None
+
+
+def write_table(table: Table, path: Path) -> int:
+    """Write a table and return how many rows it has.
+
+    Raises:
+        OutputError: There is a file already, or it cannot be written.
+    """
+    try:
+        with open(path, "x", encoding="utf-8", newline="\n") as file:
+            file.write(table.to_json())
+    except FileExistsError:
+        raise OutputError(f"{path} exists; choose another -o, or remove it") from None
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    return len(table.rows)
+
+
+def export(study: Study) -> Table:
+    """Return what a study has measured.
+
+    Raises:
+        StudyError: Nothing has finished, so there is nothing to search in.
+    """
+    s = study.settings
+    rows = [
+        Row(
+            slots=dict(t.assignment),
+            seed=t.seed,
+            map=t.map,
+            map50=t.map50,
+            scores=t.scores,
+            gflops=t.gflops,
+            stock_gflops=t.stock_gflops,
+            params=t.params,
+            latency_ms=t.latency_ms,
+            epochs=t.curve[-1].epoch,
+            seconds=t.seconds,
+        )
+        if t.status == "done"
+        else Row(dict(t.assignment), t.seed, t.failure, seconds=t.seconds)
+        for t in study.trials()
+        if t.status in ("done", "failed")
+    ]
+    if not any(not row.failure for row in rows):
+        raise StudyError(f"the study {study.place.name!r} has no finished trial: there is nothing to export yet")
+    about = {k: v for k, v in json.loads(s.to_json()).items() if k not in ("space", "schema")}
+    return Table(s.space, rows, {"study": study.place.name, **about})
+
+
+@dataclass(frozen=True, eq=False)
+class TableSpace(SearchSpace):
+    """The part of a space that a table has rows of, for one seed.
+
+    Attributes:
+        keys: Those variants.
+    """
+
+    keys: Mapping[Key, None] = field(default_factory=dict)
+
+    __hash__ = object.__hash__  # two tables of one space are two spaces
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same object."""
+        return self is other
+
+    @property
+    def size(self) -> int:
+        """How many variants there are."""
+        return len(self.keys)
+
+    def forbids(self, assignment: Assignment) -> bool:
+        """Whether there is no row, or a rule of the space forbids it."""
+        return key_of(assignment) not in self.keys or super().forbids(assignment)
+
+    def assignments(self) -> Iterator[dict[str, str]]:
+        """Iterate over what there are rows of, in the table's order."""
+        for key in self.keys:
+            if not super().forbids(assignment := dict(key)):
+                yield assignment
+
+    def variant(self, assignment: Mapping[str, str]) -> Variant:
+        """Return the variant; the registry need not know its modules, so that tables from elsewhere can be searched."""
+        by_key = {slot.key: slot for slot in self.slots}
+        swaps = {
+            layer: label
+            for key, label in assignment.items()
+            if label != by_key[key].choices[0]
+            for layer in by_key[key].layers
+        }
+        return Variant(self.base, self.scale, tuple(sorted(swaps.items())))
+
+
+def table_space(table: Table, space: SearchSpace, seed: int) -> TableSpace:
+    """Return what of a space a table has rows of for a seed; `space` is the table's, perhaps with other limits."""
+    values = {f.name: getattr(space, f.name) for f in fields(SearchSpace)}
+    return TableSpace(**values, keys={key: None for key, of in table.rows if of == seed})
+
+
+class Replay:
+    """Answers in place of training, from the rows of one seed."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        """Prepare.
+
+        Raises:
+            StudyError: The baseline has no row for the seed.
+        """
+        self.table, self.seed = table, seed
+        base = table.rows.get((key_of(table.space.baseline()), seed))
+        if base is None or base.failure:
+            seeds = ", ".join(map(str, table.seeds)) or "none"
+            raise StudyError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
+
+    def space(self, space: SearchSpace) -> TableSpace:
+        """Return what can be replayed of a space."""
+        return table_space(self.table, space, self.seed)
+
+    def cost(self, assignment: Assignment) -> tuple[Cost, float | None]:
+        """Return a variant's cost, and its latency if the table has it."""
+        row = self._row(assignment)
+        return Cost(row.params, row.gflops, row.stock_gflops), row.latency_ms
+
+    def run(self, assignment: Assignment) -> ProxyResult:
+        """Return what a training gave; its seconds are those that it took then.
+
+        Raises:
+            ProxyFailure: It failed then.
+        """
+        row = self._row(assignment)
+        if row.failure:
+            raise ProxyFailure("build", f"in the table: {row.failure}")
+        last = Validation(row.map50, row.map, -row.scores.get("val_loss", 0.0))
+        curve = (EpochScore(row.epochs, -row.scores.get("train_loss", 0.0), row.seconds, last),)
+        return ProxyResult(curve, None, (0, 0), cpu_seconds=0.0, seconds=row.seconds)
+
+    def _row(self, assignment: Assignment) -> Row:
+        return self.table.rows[key_of(assignment), self.seed]

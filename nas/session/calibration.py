@@ -1,0 +1,92 @@
+"""From the options of ``nas calibrate`` to a calibration that can run, and from a name to a finished one's file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.bank.weights import Weights
+from nas.calibration.calibrator import (
+    CALIBRATION_SUFFIX,
+    DEFAULT_PROXIES,
+    Calibration,
+    Calibrator,
+    Observer,
+    full_recipe,
+    proxy_recipe,
+)
+from nas.data.dataset import load_or_demo, write_resolved
+from nas.session.recipe import sound, weights_file
+from nas.space.space_file import load_space
+from nas.study.location import place
+from nas.study.settings import EACH, ONE, baselines_of, current_versions
+from nas.training.recipe import make_recipe
+from nas.workers.process import ProxyWorker, available_cores
+
+
+def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrator:
+    """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
+
+    Raises:
+        NasError: Anything about the space, the dataset or the options is wrong.
+    """
+    space = load_space(options["space"])
+    if options["scale"]:
+        space = space.with_scale(options["scale"])
+    space = space.enable(options["enable"])
+    dataset = load_or_demo(options["data"])
+    common = make_recipe(
+        init="bank",
+        epochs=0,
+        imgsz=options["imgsz"],
+        batch=options["batch"],
+        base_epochs=options["base_epochs"],
+        device=options["device"],
+        weights=weights_file(options["weights"]),
+    )
+    if options["bank_epochs"] is not None:
+        common = replace(common, bank_epochs=options["bank_epochs"])
+    names = options["proxies"] or DEFAULT_PROXIES
+    calibration = Calibration(
+        space=space,
+        variants=options["variants"],
+        data=str(Path(options["data"]).resolve()) if options["data"] else "",
+        fingerprint=dataset.fingerprint,
+        full=full_recipe(common, options["full_epochs"]),
+        full_seeds=options["full_seeds"],
+        proxies=tuple((name, sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
+        seeds=options["seeds"],
+        versions=current_versions(),
+        baselines=baselines_of(common, options["baseline_per_seed"]),
+    )
+    name = place(options["name"] or Path(options["space"]).stem).name
+    folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
+    workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
+    weights = Weights(
+        folder=Path("studies") / "weights",
+        space=space,
+        data=write_resolved(dataset, folder),
+        fingerprint=dataset.fingerprint,
+        versions=calibration.versions,
+        seed=0,
+        worker=ProxyWorker(cache),
+        listener=observer,
+        scratch=folder / "run",
+        apart=calibration.baselines == EACH,
+    )
+    made = Calibrator(calibration, folder, weights, workers, cache, observer)
+    return _as_begun(made) if options["baseline_per_seed"] is None else made
+
+
+def _as_begun(made: Calibrator) -> Calibrator:
+    """Return a calibration with one trained baseline for all seeds if it was begun so: that was how all were."""
+    as_one = replace(made.calibration, baselines=ONE)
+    one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
+    if made.calibration.baselines == ONE or made.has_begun or not one.has_begun:
+        return made
+    made.observer.note(
+        f"{made.folder} was begun with one trained baseline for all seeds, and goes on so; under another --name "
+        "each seed has its own"
+    )
+    return one

@@ -1,0 +1,134 @@
+"""A search that trains nothing: a study whose scores come from a table (`nas.search.table`), in seconds.
+
+The study is like any other: it is stored, ranked and gone on with. Only what a training says is looked up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nas.errors import StudyError
+from nas.samplers import AUTO
+from nas.search import loop as searching
+from nas.search.runner import Observer, Runner
+from nas.search.table import Replay, Table, read_table
+from nas.study.location import place
+from nas.study.objective import OBJECTIVES, Goal
+from nas.study.settings import ONE, Settings, current_versions
+from nas.study.study import Study
+from nas.training.recipe import Recipe
+from nas.workers.process import ProxyWorker
+
+_USED = (
+    "replay", "study", "storage", "trials", "seed", "floor", "max_gflops", "max_params", "max_latency", "min_map",
+    "objective", "sampler",
+)  # fmt: skip
+"""Options that mean something where nothing is trained."""
+
+
+@dataclass(frozen=True)
+class ReplaySession:
+    """A study of a table, and how many trials are asked for now.
+
+    Attributes:
+        study: Open for writing.
+        replay: What answers in place of training.
+        trials: What was asked for; None finishes what was asked for before.
+    """
+
+    study: Study
+    replay: Replay
+    trials: int | None
+
+    @classmethod
+    def open(cls, **options: Any) -> ReplaySession:
+        """Make or resume a study of a table; the options are those of ``nas search``, None for what was not given.
+
+        Raises:
+            StudyError: The table or the storage cannot be used, or an option says how to train.
+        """
+        idle = [f"--{key.replace('_', '-')}" for key, value in options.items() if value and key not in _USED]
+        if idle:
+            raise StudyError(
+                f"--replay trains nothing, so there is nothing for {', '.join(idle).replace('--space', 'SPACE')} to "
+                "change: space, data and recipe are the table's"
+            )
+        path = Path(options["replay"])
+        table = read_table(path)
+        where = place(options["study"] or f"{path.stem}-replay", options["storage"])
+        if not Study.exists(where):
+            settings = _settings(table, path, options, None)
+            replay = Replay(table, settings.seed)
+            wanted = options["trials"] or min(replay.space(settings.space).size, 1 + len(table.space.single_swaps()))
+            return cls(Study.create(where, settings, wanted), replay, None)
+        study = Study.load(where, write=True)
+        settings = _settings(table, path, options, study.settings)
+        differences = study.settings.differences(settings)
+        if differences:
+            raise StudyError(
+                f"the study {where.name!r} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
+                "give another --study NAME to begin a new one"
+            )
+        study.settings = replace(study.settings, sampler=settings.sampler)
+        return cls(study, Replay(table, settings.seed), options["trials"])
+
+    def run(self, observer: Observer) -> None:
+        """Run the trials that are asked for."""
+        self.study.keep_settings()  # the sampler may be another
+        todo = searching.plan(self.study, self.trials)
+        name, s = self.study.place.name, self.study.settings
+        if todo.spent >= todo.target:
+            return observer.note(f"the study {name} has all {todo.spent} trials; --trials N runs N more")
+        size = self.replay.space(s.space).size
+        observer.note(
+            f"study {name} ({self.study.place.shown}): replays {size} of {s.space.size} variants of "
+            f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
+        )
+        with ProxyWorker(self.study.place.folder) as idle:  # it starts no process before it has a job
+            searching.search(self.study, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
+        return None
+
+
+def _settings(table: Table, path: Path, options: dict[str, Any], kept: Settings | None) -> Settings:
+    """Return the settings of a study of a table; `kept` are those of one that is resumed.
+
+    Raises:
+        StudyError: The table lacks what the objective or a limit asks for.
+    """
+
+    def chosen(key: str, otherwise: Any) -> Any:
+        return options[key] if options[key] is not None else getattr(kept, key) if kept else otherwise
+
+    about = table.about
+    space = (kept.space if kept else table.space).with_limits(
+        max_gflops=options["max_gflops"],
+        max_params=options["max_params"],
+        max_latency_ms=options["max_latency"],
+        min_map=options["min_map"],
+    )
+    objective = chosen("objective", Goal().objective)
+    timed = all(row.latency_ms is not None for row in table.rows.values() if not row.failure)
+    if (Goal(objective).needs_latency or "max_latency_ms" in dict(space.limits)) and not timed:
+        raise StudyError(
+            f"the table {path} has no latencies, so it cannot be searched for {OBJECTIVES['map,latency']} or under a "
+            "limit of latency"
+        )
+    return Settings(
+        space=space,
+        recipe=Recipe(**about["recipe"]) if "recipe" in about else replace(Recipe(), init="scratch"),
+        data=about.get("data", ""),
+        fingerprint=about.get("fingerprint", ""),
+        classes=tuple(about.get("classes", ())),
+        images=tuple(about.get("images", (0, 0))),
+        seed=chosen("seed", table.seeds[0] if table.seeds else 0),
+        floor=chosen("floor", about.get("floor", 0.02)),
+        versions=current_versions(),
+        sampler=chosen("sampler", AUTO),
+        objective=objective,
+        latency_on=about.get("latency_on", ""),
+        baselines=about.get("baselines", ONE),
+        table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
+    )

@@ -1,0 +1,1 @@
+"""Search spaces and variants: what may be swapped for what."""

@@ -1,0 +1,307 @@
+"""The way back: from a model YAML that someone has edited to a variant of a base.
+
+The file's rows are aligned with the base's layers at the least cost (as texts are in a diff). What the alignment says
+was swapped or inserted becomes a choice where a registered module stands there with arguments that it takes; then
+every input of every row is compared. What does not fit is listed with its line, never guessed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import partial
+
+from nas.errors import ModelError, SpaceError
+from nas.ops import registry
+from nas.space.bases import bases, load_base
+from nas.space.graph import IMAGE, Layer, LayerGraph
+from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
+from nas.space.variant import AFTER, Choice, Variant, check_scale, make_choice, make_variant, misfit
+
+_SAME, _SWAPPED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 2.0, 3.0, 4.0
+_MOST_ALIGNED = 4
+"""Bases that are aligned with a file of unknown base, after a look at which rows they have in common."""
+_MOST_UNLIKE = 0.5
+"""Share of the rows that may differ before a file counts as a model of its own."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One swap that was read.
+
+    Attributes:
+        line: Where it stands in the file.
+        slot: As `nas.space.variant.Variant.swaps` writes it.
+        label: Its choice.
+    """
+
+    line: int
+    slot: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a model YAML is, as a variant.
+
+    Attributes:
+        variant: The base with the swaps that could be read.
+        swaps: Those, in order of the file.
+        left_out: Line and text of everything else in which the file differs from the base.
+    """
+
+    variant: Variant
+    swaps: tuple[Swap, ...]
+    left_out: tuple[tuple[int, str], ...]
+
+
+def import_model(model: ModelYaml, scale: str | None = None, base: str | None = None) -> Imported:
+    """Read a model YAML as a variant.
+
+    Args:
+        model: The file.
+        scale: Scale letter; None for the one in the file's name, as the host reads it, else the base's first.
+        base: Name of the base; None for the nearest one.
+
+    Raises:
+        ModelError: No base is near.
+        SpaceError: Unknown base or scale.
+    """
+    graphs = [load_base(name) for name in ((base,) if base else bases())]
+    nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
+    found = min((_Alignment(graph, model) for graph in nearest), key=_Alignment.distance)
+    graph = found.graph
+    unlike = len(found.left_out) / max(len(model.rows), len(graph.layers))
+    if unlike > _MOST_UNLIKE:
+        which = graph.base if base else f"any base that is known; the nearest is {graph.base}"
+        raise ModelError(f"{model.file} is no variant of {which}: {unlike:.0%} of the rows differ")
+    letter = scale if scale is not None else _letter(model.file) if graph.scales else ""
+    letter = letter if letter is not None else graph.default_scale
+    check_scale(graph, letter)
+    left_out = [*_constants(model, graph, letter), *found.left_out]
+    try:
+        variant = make_variant(graph.base, letter, {swap.slot: swap.label for swap in found.swaps})
+    except SpaceError as error:
+        raise ModelError(f"{model.file}: {error}") from None
+    left_out += found.wrong_sources(variant.graph())
+    return Imported(variant, tuple(found.swaps), tuple(sorted(set(left_out))))
+
+
+def _likeness(model: ModelYaml, graph: LayerGraph) -> float:
+    """Return which share of the rows stands in both, in the same order."""
+    theirs = [(row.module, row.repeats, row.args) for row in model.rows]
+    ours = [(layer.module, layer.repeats, layer.args) for layer in graph.layers]
+    scales = sum(model.scales.get(k) == v for k, v in graph.scales.items())
+    return SequenceMatcher(None, theirs, ours, autojunk=False).ratio() + scales / 100
+
+
+@dataclass
+class _Step:
+    """One step of an alignment: a layer with its row, a layer without, or a row without."""
+
+    kind: str
+    layer: Layer | None
+    row: int | None
+
+
+@dataclass
+class _Alignment:
+    """A file's rows beside a base's layers."""
+
+    graph: LayerGraph
+    model: ModelYaml
+    cost: float = field(init=False)
+    steps: list[_Step] = field(init=False)
+    swaps: list[Swap] = field(init=False, default_factory=list)
+    left_out: list[tuple[int, str]] = field(init=False, default_factory=list)
+    stands: dict[int, str] = field(init=False, default_factory=dict)
+    """Row to the layer of the variant that it stands for."""
+    passes: dict[int, str] = field(init=False, default_factory=dict)
+    """Row to the layer whose output it puts out, as far as the variant knows: that of a row left out is its input's."""
+
+    def __post_init__(self) -> None:
+        self.cost, self.steps = self._align()
+        self.passes = {IMAGE_ROW: IMAGE}
+        before: Layer | None = None
+        for step in self.steps:
+            row = self.model.rows[step.row] if step.row is not None else None
+            if step.layer and row is None:
+                line = self.model.rows[min(len(self.passes) - 1, len(self.model.rows) - 1)].line
+                self.left_out.append((line, f"{step.layer.name} ({step.layer.module}) of {self.graph.base} is missing"))
+            elif step.layer and row and step.row is not None:
+                self._matched(step.layer, row, step.kind)
+                self.stands[step.row] = self.passes[step.row] = step.layer.name
+            elif row and step.row is not None:
+                self._inserted(before, row, step.row)
+            before = step.layer or before
+
+    def distance(self) -> float:
+        """Return how unlike the file and the base are: the alignment's cost, and what differs for the whole model."""
+        scales = sum(self.model.scales.get(k) != v for k, v in self.graph.scales.items())
+        own = {key: value for key, value in self.graph.constants if key != "legacy"}
+        return self.cost + scales + len(set(self.model.constants) ^ set(own.items()))
+
+    def _align(self) -> tuple[float, list[_Step]]:
+        """Return the least cost of an alignment, and its steps."""
+        layers, rows = self.graph.layers, self.model.rows
+        best: list[list[tuple[float, str]]] = [[(0.0, "")] * (len(rows) + 1) for _ in range(len(layers) + 1)]
+        for i in range(len(layers) + 1):
+            for j in range(len(rows) + 1):
+                ways: list[tuple[float, str]] = []
+                if i and j:
+                    price, kind = _compared(self.graph, layers[i - 1], rows[j - 1])
+                    ways.append((best[i - 1][j - 1][0] + price, kind))
+                if i:
+                    ways.append((best[i - 1][j][0] + _MISSING, "missing"))
+                if j:
+                    known = i and not isinstance(_insertion(self.graph, layers[i - 1], rows[j - 1]), str)
+                    ways.append((best[i][j - 1][0] + (_INSERTED if known else _MISSING), "inserted"))
+                if ways:
+                    best[i][j] = min(ways, key=lambda way: way[0])
+        steps: list[_Step] = []
+        i, j = len(layers), len(rows)
+        while i or j:
+            kind = best[i][j][1]
+            layer = layers[i - 1] if kind != "inserted" else None
+            steps.append(_Step(kind, layer, j - 1 if kind != "missing" else None))
+            i, j = i - (kind != "inserted"), j - (kind != "missing")
+        return best[-1][-1][0], steps[::-1]
+
+    def _matched(self, layer: Layer, row: ModelRow, kind: str) -> None:
+        if kind == "same":
+            return
+        choice = _swap(self.graph, layer, row)
+        if isinstance(choice, str):
+            self.left_out.append((row.line, f"{layer.name}: {choice}"))
+        else:
+            self.swaps.append(Swap(row.line, layer.name, choice.label))
+
+    def _inserted(self, before: Layer | None, row: ModelRow, number: int) -> None:
+        choice = _insertion(self.graph, before, row)
+        if isinstance(choice, Choice) and before and "+" in self.stands.get(number - 1, ""):
+            choice = f"a second module behind {before.name}; one can be inserted"
+        if isinstance(choice, Choice) and row.sources != (number - 1,):
+            choice = f"{row.module} takes row {row.sources[0]}; an inserted layer takes the one before it"
+        if isinstance(choice, str) or before is None:
+            self.left_out.append((row.line, f"row {number}: {choice}"))
+            self.passes[number] = self.passes[row.sources[0]]
+        else:
+            self.swaps.append(Swap(row.line, f"{AFTER}{before.name}", choice.label))
+            self.stands[number] = self.passes[number] = f"{before.name}+{choice.module}"
+
+    def wrong_sources(self, graph: LayerGraph) -> list[tuple[int, str]]:
+        """Return line and text of every row that takes something else than its layer in the variant does."""
+        wrong = []
+        for number, name in self.stands.items():
+            row = self.model.rows[number]
+            taken = tuple(self.passes[s] for s in row.sources)
+            expected = graph[name].sources
+            if taken != expected:
+                with_swaps = f"{graph.base} with these swaps" if self.swaps else graph.base
+                wrong.append((row.line, f"{name} takes {', '.join(taken)}; in {with_swaps} {', '.join(expected)}"))
+        return wrong
+
+
+def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, str]:
+    """Return what it costs to take a row for a layer, and how it then differs."""
+    if (row.module, row.repeats, row.args) == (layer.module, layer.repeats, layer.args):
+        return _SAME, "same"
+    if not isinstance(_swap(graph, layer, row), str):
+        return _SWAPPED, "swapped"
+    return (_CHANGED if row.module == layer.module or layer.kind else 2 * _MISSING), "changed"
+
+
+def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
+    """Return the choice that a row is in a layer's place, or why it is none."""
+    known = _known(row.module)
+    if isinstance(known, str):
+        return f"{layer.module} replaced; {known}" if row.module != layer.module else _changed(layer, row)
+    if row.module != layer.module and (problem := misfit(graph, layer.name, Choice(known.name), inserted=False)):
+        return problem
+    if row.repeats != layer.repeats:
+        return f"{row.repeats} repeats in place of {layer.repeats}: swaps keep them"
+    own = row.args
+    if known.rule in ("conv", "block"):
+        if not own or own[0] != layer.args[0]:
+            given = f"{own[0]}" if own else "no"
+            return f"{row.module} has {given} output channels in place of {layer.args[0]}: swaps keep them"
+        own = own[1:]
+    return _choice(known, own, layer)
+
+
+def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice | str:
+    """Return the choice that a row is behind a layer, or why it is none."""
+    known = _known(row.module)
+    if isinstance(known, str):
+        return f"inserted; {known}"
+    if before is None:
+        return f"{row.module} stands before the first layer"
+    problem = misfit(graph, before.name, Choice(known.name), inserted=True)
+    if problem:
+        return problem
+    if row.repeats != 1:
+        return f"{row.repeats} repeats of an inserted {row.module}; expected 1"
+    return _choice(known, row.args, before)
+
+
+def _known(module: str) -> registry.Entry | str:
+    known = registry.entries()
+    if module in known:
+        return known[module]
+    close = registry.did_you_mean(module, known)
+    return f"{module} is not registered{f' ({close[2:]})' if 'mean' in close else ''}"
+
+
+def _changed(layer: Layer, row: ModelRow) -> str:
+    """Say how a row of the base's own class differs from the layer."""
+    if row.repeats != layer.repeats:
+        return f"{row.repeats} repeats in place of {layer.repeats}"
+    return f"{row.module} with {_list(row.args)} in place of {_list(layer.args)}"
+
+
+def _choice(entry: registry.Entry, given: tuple[object, ...], layer: Layer) -> Choice | str:
+    """Return the choice that a row's arguments behind the channels say, or why they cannot be."""
+    signature = f"it takes {', '.join(p.name for p in entry.params) or 'none'}"
+    if len(given) > len(entry.params):
+        return f"{entry.name} with {_list(given)}: {len(given)} arguments; {signature}"
+    args: dict[str, object] = {}
+    for place, param in enumerate(entry.params):
+        if isinstance(param, registry.FromSlot):
+            wanted = layer.slot_values.get(param.key)
+            default = inspect.signature(entry.cls).parameters[param.name].default
+            value = given[place] if place < len(given) else default
+            if value != wanted:
+                return f"{entry.name}: {param.name}={value}; the layer that it replaces has {param.key} {wanted}"
+        elif place < len(given):
+            args[param.name] = given[place]
+    try:
+        choice = make_choice(entry.name, args)
+    except SpaceError as error:
+        return f"{entry.name} with {_list(given)}: {error} ({signature})"
+    return choice
+
+
+def _constants(model: ModelYaml, graph: LayerGraph, letter: str) -> list[tuple[int, str]]:
+    """Return in which constants for the whole model a file differs from the base."""
+    found = []
+    own = {key: value for key, value in graph.constants if key != "legacy"}
+    for key, value in model.constants:
+        if own.get(key) != value:
+            found.append((1, f"{key}: {value}; {graph.base} has {own.get(key, 'none')}"))
+    found += [(1, f"{key} is missing; {graph.base} has {own[key]}") for key in own if key not in dict(model.constants)]
+    if graph.scales and model.scales.get(letter) != graph.scales[letter]:
+        given = list(model.scales.get(letter, ())) or "none"
+        found.append((1, f"scale {letter}: {given}; {graph.base} has {list(graph.scales[letter])}"))
+    return found
+
+
+def _letter(file: str) -> str | None:
+    """Return the scale letter in a file's name, where the host looks for it."""
+    match = re.search(r"yolo(?:e-)?v?\d+([nslmx])", re.split(r"[/\\]", file)[-1])
+    return match[1] if match else None
+
+
+def _list(values: tuple[object, ...]) -> str:
+    return f"[{', '.join(map(str, values))}]"

@@ -1,0 +1,209 @@
+"""Ultralytics' model YAMLs as rows whose inputs are numbers, checked before anything is built from them.
+
+A row is ``[from, repeats, module, args]``. ``from`` counts backwards where it is negative, and from the first row
+where it is not; here it always counts from the first row, and the first row takes the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import ModelError
+from nas.space.graph import RowArg
+
+IMAGE_ROW = -1
+"""What the first row takes."""
+
+_GLOBALS = ("activation", "reg_max", "end2end", "depth_multiple", "width_multiple")
+_MOST_ROWS = 500
+_MOST_VALUES = 64
+_MOST_PROBLEMS = 50
+_DEEPEST = 3
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One row.
+
+    Attributes:
+        line: Where it stands in the file.
+        sources: Numbers of the rows that it takes, `IMAGE_ROW` for the image.
+        repeats: Before depth scaling.
+        module: As it is written.
+        args: As they are written, before width scaling; None for ``None``.
+    """
+
+    line: int
+    sources: tuple[int, ...]
+    repeats: int
+    module: str
+    args: tuple[RowArg, ...]
+
+
+@dataclass(frozen=True)
+class ModelYaml:
+    """A model YAML.
+
+    Attributes:
+        file: For messages.
+        nc: Number of classes.
+        scales: Scale letter to depth, width and largest channel count; empty where the file has none.
+        constants: What else it sets for the whole model, such as ``activation`` or ``end2end``.
+        rows: Backbone, then head.
+        backbone: How many of the rows are the backbone's.
+    """
+
+    file: str
+    nc: int
+    scales: Mapping[str, tuple[float, float, int]]
+    constants: tuple[tuple[str, RowArg], ...]
+    rows: tuple[ModelRow, ...]
+    backbone: int
+
+
+def read_model_yaml(path: Path) -> ModelYaml:
+    """Read a model YAML from a file.
+
+    Raises:
+        ModelError: It cannot be read, or has problems; see `parse_model_yaml`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from None
+    return parse_model_yaml(text, str(path))
+
+
+def parse_model_yaml(text: str, file: str) -> ModelYaml:
+    """Read a model YAML from text; `file` stands in messages.
+
+    Raises:
+        ModelError: All problems, one a line, each with file and line.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ModelError(f"{file}: not YAML: {_said(error)}") from None
+    reader = _Reader(file)
+    model = reader.read(root)
+    if reader.problems or model is None:
+        problems = sorted(set(reader.problems))[:_MOST_PROBLEMS]
+        raise ModelError("\n".join(f"{file}:{line}: {text}" for line, text in problems))
+    return model
+
+
+class _Reader:
+    """Walks a composed YAML tree, which knows its lines, and collects problems instead of stopping at one."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[tuple[int, str]] = []
+
+    def problem(self, node: yaml.Node | None, text: str) -> None:
+        self.problems.append((node.start_mark.line + 1 if node else 1, text))
+
+    def value(self, node: yaml.Node) -> Any:
+        try:
+            return yaml.SafeLoader("").construct_object(node, deep=True)
+        except (yaml.YAMLError, RecursionError) as error:
+            self.problem(node, f"cannot read this value: {_said(error)}")
+            return None
+
+    def read(self, root: yaml.Node | None) -> ModelYaml | None:
+        if not isinstance(root, yaml.MappingNode):
+            self.problem(root, "no model YAML: expected nc, scales, backbone and head")
+            return None
+        top = {str(key.value): value for key, value in root.value}
+        missing = [key for key in ("backbone", "head") if not isinstance(top.get(key), yaml.SequenceNode)]
+        if missing:
+            self.problem(root, f"no model YAML: no list of rows under {' and '.join(missing)}")
+            return None
+        nc = self.value(top["nc"]) if "nc" in top else 80
+        if isinstance(nc, bool) or not isinstance(nc, int) or nc < 1:
+            self.problem(top["nc"], f"nc: {nc!r}; expected a whole number of classes")
+            nc = 80
+        scales = self.scales(top["scales"]) if "scales" in top else {}
+        constants = tuple((key, self.argument(top[key], self.value(top[key]))) for key in _GLOBALS if key in top)
+        nodes = [*top["backbone"].value, *top["head"].value]
+        if len(nodes) > _MOST_ROWS:
+            self.problem(root, f"{len(nodes)} rows; at most {_MOST_ROWS} are read")
+            return None
+        rows = [self.row(node, number) for number, node in enumerate(nodes)]
+        if not rows:
+            self.problem(root, "no rows under backbone and head")
+        return ModelYaml(self.file, nc, scales, constants, tuple(r for r in rows if r), len(top["backbone"].value))
+
+    def scales(self, node: yaml.Node) -> dict[str, tuple[float, float, int]]:
+        given = self.value(node)
+        numbers = (int, float)
+        if not isinstance(given, dict) or not all(
+            isinstance(v, list) and len(v) == 3 and all(isinstance(x, numbers) and not isinstance(x, bool) for x in v)
+            for v in given.values()
+        ):
+            self.problem(node, "scales: expected {letter: [depth, width, max_channels]}")
+            return {}
+        return {str(k): (float(v[0]), float(v[1]), int(v[2])) for k, v in given.items()}
+
+    def row(self, node: yaml.Node, number: int) -> ModelRow | None:
+        if not isinstance(node, yaml.SequenceNode) or len(node.value) != 4:
+            self.problem(node, f"row {number}: expected [from, repeats, module, [args]]")
+            return None
+        source, repeats, module, args = (self.value(part) for part in node.value)
+        sources = self.sources(node, number, source)
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            self.problem(node, f"row {number}: repeats {repeats!r}; expected a whole number of at least 1")
+            repeats = 1
+        if not isinstance(module, str) or not module:
+            self.problem(node, f"row {number}: module {module!r}; expected a class's name")
+            module = ""
+        if not isinstance(args, list):
+            self.problem(node, f"row {number}: args {args!r}; expected a list")
+            args = []
+        plain = tuple(self.argument(node.value[3], a) for a in args)
+        return ModelRow(node.start_mark.line + 1, sources, repeats, module, plain)
+
+    def sources(self, node: yaml.Node, number: int, source: object) -> tuple[int, ...]:
+        """Return the numbers of the rows that a row takes; a wrong one is a problem."""
+        given = source if isinstance(source, list) else [source]
+        found = []
+        for one in given:
+            if isinstance(one, bool) or not isinstance(one, int):
+                self.problem(node, f"row {number}: takes {one!r}; expected a row's number, or -1 for the row before")
+                continue
+            row = number + one if one < 0 else one
+            if number == 0 and one == -1:
+                found.append(IMAGE_ROW)
+            elif row < 0:
+                self.problem(node, f"row {number}: takes {one}, which is before the first row")
+            elif row >= number:
+                why = "itself" if row == number else f"row {row}, which comes later"
+                self.problem(node, f"row {number}: takes {why}; a row can take only rows before it")
+            else:
+                found.append(row)
+        if not given:
+            self.problem(node, f"row {number}: takes nothing; expected a row's number, or -1 for the row before")
+        return tuple(found)
+
+    def argument(self, node: yaml.Node, value: Any, depth: int = 0) -> RowArg:
+        """Return a value with tuples for lists; what no row has is a problem."""
+        if value is None or value == "None":
+            return None
+        if isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list) and depth < _DEEPEST and len(value) <= _MOST_VALUES:
+            return tuple(self.argument(node, v, depth + 1) for v in value)
+        self.problem(
+            node, f"cannot use a {type(value).__name__} here: expected numbers, text, true, false, None, or lists"
+        )
+        return None
+
+
+def _said(error: BaseException) -> str:
+    """Return what a YAML parser said, with its place, in one line; a tab is named, since it cannot be seen."""
+    text = " ".join(str(error).split())
+    return f"{text} (YAML indents with spaces, not tabs)" if "'\\t'" in text else text

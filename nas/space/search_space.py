@@ -1,0 +1,193 @@
+"""Search spaces: which slots may change, and to what.
+
+A space is a flat product of categoricals: every slot has ``keep`` (``none`` where something may be inserted) and its
+other choices as plain labels. `nas.space.space_file` reads one from YAML.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from nas.errors import SpaceError
+from nas.ops.registry import did_you_mean
+from nas.own.files import ModuleFile
+from nas.space.bases import load_base
+from nas.space.graph import LayerGraph
+from nas.space.variant import Variant, make_variant
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One categorical of a space.
+
+    Attributes:
+        key: The layer's name, or the glob of layers that are swapped together.
+        layers: The layers that it swaps (``after NAME`` where it inserts).
+        choices: Labels; the first is ``keep`` or ``none``.
+        enabled: Whether the search may change it.
+    """
+
+    key: str
+    layers: tuple[str, ...]
+    choices: tuple[str, ...]
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A checked space.
+
+    Attributes:
+        name: The file's stem.
+        base: Name of the base.
+        scale: Scale letter.
+        slots: In order of the file.
+        forbid: Assignments (slot to label, globs allowed in both) of which no variant may hold all.
+        limits: ``max_gflops`` (at 640 px, Ultralytics' convention), ``max_params``, ``max_latency_ms`` (on the study's
+            machine, at its image size) and ``min_map`` (mAP50-95).
+        modules: Files of own modules, with their texts: what was searched is what is emitted. `nas.own.use` registers
+            them; reading a space file does so.
+    """
+
+    name: str
+    base: str
+    scale: str
+    slots: tuple[Slot, ...]
+    forbid: tuple[tuple[tuple[str, str], ...], ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
+    modules: tuple[ModuleFile, ...] = ()
+
+    @property
+    def active(self) -> tuple[Slot, ...]:
+        """The slots that the search may change."""
+        return tuple(slot for slot in self.slots if slot.enabled)
+
+    @property
+    def size(self) -> int:
+        """How many variants the active slots span, the forbidden ones included."""
+        return math.prod(len(slot.choices) for slot in self.active)
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The base's layers."""
+        return load_base(self.base)
+
+    def to_json(self) -> str:
+        """Return the space as text that `from_json` reads; equal spaces give equal text."""
+        body = {
+            "base": self.base,
+            "scale": self.scale,
+            "slots": [[s.key, list(s.layers), list(s.choices), s.enabled] for s in self.slots],
+            "forbid": [[list(pair) for pair in rule] for rule in self.forbid],
+            "limits": dict(self.limits),
+            "name": self.name,
+        }
+        if self.modules:
+            body["modules"] = [[file.name, file.text] for file in self.modules]
+        return json.dumps(body, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> SearchSpace:
+        """Return the space that `to_json` wrote."""
+        body = json.loads(text)
+        return cls(
+            body["name"],
+            body["base"],
+            body["scale"],
+            tuple(Slot(k, tuple(ls), tuple(cs), e) for k, ls, cs, e in body["slots"]),
+            tuple(tuple((slot, label) for slot, label in rule) for rule in body["forbid"]),
+            tuple(sorted(body["limits"].items())),
+            tuple(ModuleFile(name, text) for name, text in body.get("modules", ())),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with anything that changes what can be found; the name does not."""
+        return hashlib.sha256(replace(self, name="").to_json().encode()).hexdigest()[:16]
+
+    def variant(self, assignment: Mapping[str, str]) -> Variant:
+        """Return the variant of slot key to label; what is not assigned is kept."""
+        by_key = {slot.key: slot for slot in self.slots}
+        swaps = {layer: label for key, label in assignment.items() for layer in by_key[key].layers}
+        return make_variant(self.base, self.scale, swaps)
+
+    def forbids(self, assignment: Mapping[str, str]) -> bool:
+        """Whether a rule of `forbid` holds for the assignment."""
+        return any(
+            all(
+                any(matches(key, slot) and matches(label, choice) for key, label in assignment.items())
+                for slot, choice in rule
+            )
+            for rule in self.forbid
+        )
+
+    def baseline(self) -> dict[str, str]:
+        """Return the assignment that keeps everything."""
+        return {slot.key: slot.choices[0] for slot in self.active}
+
+    def single_swaps(self) -> list[dict[str, str]]:
+        """Return every allowed assignment that changes one slot.
+
+        The order spreads a small budget: each pass visits every slot once, and neighbours try different modules.
+        """
+        found = []
+        for turn in range(max((len(s.choices) - 1 for s in self.active), default=0)):
+            for i, slot in enumerate(self.active):
+                others = slot.choices[1:]
+                if turn < len(others):
+                    assignment = self.baseline() | {slot.key: others[(i + turn) % len(others)]}
+                    if not self.forbids(assignment):
+                        found.append(assignment)
+        return found
+
+    def assignments(self) -> Iterator[dict[str, str]]:
+        """Iterate over every allowed assignment of the active slots."""
+        keys = [slot.key for slot in self.active]
+        for labels in itertools.product(*(slot.choices for slot in self.active)):
+            assignment = dict(zip(keys, labels, strict=True))
+            if not self.forbids(assignment):
+                yield assignment
+
+    def enable(self, keys: tuple[str, ...]) -> SearchSpace:
+        """Return the space with slots switched on that the file has off; a key may be a glob.
+
+        Raises:
+            SpaceError: A key matches no slot.
+        """
+        for key in keys:
+            if not any(matches(slot.key, key) for slot in self.slots):
+                raise SpaceError(f"{self.name} has no slot {key!r}{did_you_mean(key, {s.key: s for s in self.slots})}")
+        on = (replace(s, enabled=s.enabled or any(matches(s.key, k) for k in keys)) for s in self.slots)
+        return replace(self, slots=tuple(on))
+
+    def with_limits(self, **limits: float | None) -> SearchSpace:
+        """Return the space with other limits; None leaves one as it is."""
+        given = {k: v for k, v in limits.items() if v is not None}
+        return replace(self, limits=tuple(sorted({**dict(self.limits), **given}.items())))
+
+    def with_scale(self, scale: str) -> SearchSpace:
+        """Return the space at another scale."""
+        make_variant(self.base, scale, {})
+        return replace(self, scale=scale)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a glob names something; a key may itself hold brackets."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
+
+
+Assignment: TypeAlias = Mapping[str, str]
+
+Key: TypeAlias = tuple[tuple[str, str], ...]
+
+
+def key_of(assignment: Assignment) -> Key:
+    """Return the assignment as something that can be looked up."""
+    return tuple(sorted(assignment.items()))

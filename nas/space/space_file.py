@@ -1,0 +1,307 @@
+"""Space files: YAML that says which slots may change, and to what.
+
+For example::
+
+    base: yolov8              # or another detection model of the installed Ultralytics, such as yolo11
+    scale: n                  # a base of one size, such as yolov9c, has none
+    slots:
+      neck.up_*: [keep, CARAFE, {DySample: {style: [lp, pl]}}]     # one slot for each match
+      neck.c2f_*: {choices: [keep, C2f_SPConv], tie: true}         # all matches together: one slot
+      backbone.down_p2: {choices: [keep, SPConv], enabled: false}  # off until asked for
+    forbid:
+      - {neck.up_p4: CARAFE, neck.up_p3: keep}                     # no variant with both
+    constraints: {max_gflops: 10, max_params: 4000000, max_latency_ms: 20, min_map: 0.3}
+    modules: [my_block.py]    # own modules, for the choices above; paths are relative to this file
+
+Argument lists multiply out into plain choices, and every slot has ``keep`` (``none`` where something may be inserted),
+so that a space is a flat product of categoricals. Reading a file reports all its problems at once, each with its line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import HostError, ModuleFileError, SpaceError
+from nas.ops.registry import did_you_mean
+from nas.own import use
+from nas.own.files import ModuleFile, read_file
+from nas.space.bases import bases, load_base
+from nas.space.graph import LayerGraph
+from nas.space.search_space import SearchSpace, Slot, matches
+from nas.space.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots, misfit, parse_choice
+
+_KEYS = ("base", "scale", "slots", "forbid", "constraints", "modules")
+_SLOT_KEYS = ("choices", "tie", "enabled")
+_LIMITS = ("max_gflops", "max_params", "max_latency_ms", "min_map")
+_MOST_CHOICES = 200
+
+
+def shipped() -> tuple[str, ...]:
+    """Return the names of the spaces that ship with the tool."""
+    folder = resources.files("nas.studies.spaces")
+    return tuple(sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_space(name: str) -> SearchSpace:
+    """Read a space file, or one that ships with the tool by its name.
+
+    Raises:
+        SpaceError: There is no such file, or it has problems; all of them, each with file and line.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpaceError(f"cannot read the space file {name}: {error}") from None
+        return read_space(text, str(path), path.stem)
+    if name not in shipped():
+        hint = did_you_mean(name, dict.fromkeys(shipped()))
+        raise SpaceError(f"no space named {name!r}{hint}; or give a file that ends in .yaml")
+    text = (resources.files("nas.studies.spaces") / f"{name}.yaml").read_text(encoding="utf-8")
+    return read_space(text, f"{name}.yaml", name)
+
+
+def read_space(text: str, file: str, name: str) -> SearchSpace:
+    """Read a space from text; `file` stands in messages.
+
+    Raises:
+        SpaceError: All problems, one a line, each with file and line.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise SpaceError(f"{file}: not YAML: {error}") from None
+    reader = _Reader(file)
+    space = reader.read(root, name)
+    if reader.problems or space is None:
+        raise SpaceError("\n".join(text for _, text in sorted(reader.problems)))
+    return space
+
+
+class _Reader:
+    """Walks a composed YAML tree, which knows its lines, and collects problems instead of stopping at one."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[tuple[int, str]] = []
+
+    def problem(self, node: yaml.Node | None, text: str) -> None:
+        line = node.start_mark.line + 1 if node else 1
+        self.problems += [(line, f"{self.file}:{line}: {part}") for part in text.splitlines()]
+
+    def mapping(
+        self, node: yaml.Node, what: str, known: tuple[str, ...] = ()
+    ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """Return key to (key node, value node); unknown and double keys are problems."""
+        if not isinstance(node, yaml.MappingNode):
+            self.problem(node, f"{what}: expected a mapping (key: value)")
+            return {}
+        found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in found:
+                self.problem(
+                    key_node,
+                    f"{what}: {key!r} stands here twice; the first is on line {found[key][0].start_mark.line + 1}",
+                )
+            elif known and key not in known:
+                self.problem(key_node, f"{what}: unknown key {key!r}{did_you_mean(key, dict.fromkeys(known))}")
+            else:
+                found[key] = (key_node, value_node)
+        return found
+
+    def value(self, node: yaml.Node) -> Any:
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node, deep=True)
+        except yaml.YAMLError as error:
+            self.problem(node, f"cannot read this value: {error}")
+            return None
+
+    def read(self, root: yaml.Node | None, name: str) -> SearchSpace | None:
+        if root is None:
+            self.problem(None, "the file is empty; a space has base, scale and slots")
+            return None
+        top = self.mapping(root, "a space", _KEYS)
+        base = str(self.value(top["base"][1])) if "base" in top else "yolov8"
+        if base not in bases():
+            self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(bases()))}")
+            return None
+        graph = load_base(base)
+        scale = str(self.value(top["scale"][1])) if "scale" in top else graph.default_scale
+        try:
+            check_scale(graph, scale)
+        except SpaceError as error:
+            self.problem(top["scale"][1], str(error))
+        if "slots" not in top:
+            self.problem(root, "a space needs slots")
+            return None
+        modules = self.modules(top["modules"][1]) if "modules" in top else ()
+        if modules is None:  # every choice of theirs would be one more problem
+            return None
+        slots = self.slots(top["slots"][1], graph)
+        forbid = self.forbid(top["forbid"][1], slots) if "forbid" in top else ()
+        limits = self.limits(top["constraints"][1]) if "constraints" in top else ()
+        return SearchSpace(name, base, scale, tuple(slots), forbid, limits, modules)
+
+    def modules(self, node: yaml.Node) -> tuple[ModuleFile, ...] | None:
+        """Return the files of own modules, registered; None where one has a problem."""
+        if not isinstance(node, yaml.SequenceNode):
+            self.problem(node, "modules: expected a list of Python files, such as [my_block.py]")
+            return None
+        files: dict[str, ModuleFile] = {}
+        before = len(self.problems)
+        for item in node.value:
+            try:
+                file = read_file(Path(self.file).parent / str(item.value))
+                use([*files.values(), file])
+                if file.name in files:
+                    self.problem(item, f"modules: {file.name} stands here twice")
+                files[file.name] = file
+            except (ModuleFileError, HostError) as error:
+                self.problem(item, f"modules: {error}")
+        return tuple(files[name] for name in sorted(files)) if len(self.problems) == before else None
+
+    def slots(self, node: yaml.Node, graph: LayerGraph) -> list[Slot]:
+        slots: list[Slot] = []
+        taken: dict[str, str] = {}
+        for key, (key_node, value_node) in self.mapping(node, "slots").items():
+            spec = {"choices": value_node}
+            if isinstance(value_node, yaml.MappingNode):
+                spec = {k: v for k, (_, v) in self.mapping(value_node, key, _SLOT_KEYS).items()}
+            tie, enabled = (self.flag(spec, name, default) for name, default in (("tie", False), ("enabled", True)))
+            try:
+                layers = match_slots(graph, key)
+            except SpaceError as error:
+                self.problem(key_node, str(error))
+                layers = ()
+            if "choices" not in spec:
+                self.problem(key_node, f"{key}: no choices")
+                continue
+            choices = self.choices(spec["choices"], key)
+            for layer in layers:
+                if layer in taken:
+                    self.problem(key_node, f"{layer} is in two slots: {taken[layer]!r} and {key!r}")
+                taken[layer] = key
+            self.fits(spec["choices"], graph, layers, choices)
+            groups = [(key, layers)] if tie and layers else [(layer, (layer,)) for layer in layers]
+            slots += [Slot(name, group, choices, enabled) for name, group in groups]
+        if not any(slot.enabled for slot in slots) and not self.problems:
+            self.problem(node, "no slot is on: nothing can be searched")
+        return slots
+
+    def flag(self, spec: Mapping[str, yaml.Node], key: str, default: bool) -> bool:
+        if key not in spec:
+            return default
+        value = self.value(spec[key])
+        if not isinstance(value, bool):
+            self.problem(spec[key], f"{key}: {value!r}; expected true or false")
+            return default
+        return value
+
+    def choices(self, node: yaml.Node, key: str) -> tuple[str, ...]:
+        """Return the labels of a slot, `keep` first, argument lists multiplied out."""
+        if not isinstance(node, yaml.SequenceNode):
+            self.problem(node, f"{key}: expected a list of choices")
+            return ()
+        first = NONE if key.startswith(AFTER) else KEEP
+        labels = [first]
+        before = len(self.problems)
+        for item in node.value:
+            if isinstance(item, yaml.ScalarNode) and item.value in (KEEP, NONE):
+                if item.value != first:
+                    self.problem(item, f"{key}: {item.value!r} here; this slot's own choice is {first!r}")
+                continue
+            for label in self.multiply(item, key):
+                if label in labels:
+                    self.problem(item, f"{key}: {label} stands here twice (arguments at their defaults are left out)")
+                else:
+                    labels.append(label)
+        if len(labels) == 1 and len(self.problems) == before:
+            self.problem(node, f"{key}: no choice besides {first!r}")
+        if len(labels) > _MOST_CHOICES:
+            self.problem(node, f"{key}: {len(labels)} choices; at most {_MOST_CHOICES} make sense in one slot")
+        return tuple(labels)
+
+    def multiply(self, item: yaml.Node, key: str) -> list[str]:
+        """Return the labels of one entry of a list of choices."""
+        try:
+            if isinstance(item, yaml.ScalarNode):
+                return [parse_choice(str(item.value)).label]
+        except SpaceError as error:
+            own = difflib.get_close_matches(str(item.value), (KEEP, NONE), n=1)  # before a module that is less like it
+            what = f"unknown choice {item.value!r}; did you mean {own[0]}?" if own else str(error)
+            self.problem(item, f"{key}: {what}")
+            return []
+        if not isinstance(item, yaml.MappingNode) or len(item.value) != 1:
+            self.problem(item, f"{key}: expected a module's name, or {{module: {{argument: value or list of values}}}}")
+            return []
+        module, args = str(item.value[0][0].value), self.value(item.value[0][1])
+        if not isinstance(args, dict):
+            self.problem(item, f"{key}: {module}: expected arguments, such as {{{module}: {{argument: [values]}}}}")
+            return []
+        lists = {k: v if isinstance(v, list) else [v] for k, v in args.items()}
+        for name in (k for k, v in lists.items() if not v):
+            self.problem(item, f"{key}: {module}: {name} has an empty list of values")
+        labels = []
+        for values in itertools.product(*lists.values()):
+            try:
+                labels.append(make_choice(module, dict(zip(lists, values, strict=True))).label)
+            except SpaceError as error:
+                self.problem(item, f"{key}: {error}")
+                if "no argument" in str(error) or "unknown module" in str(error):
+                    break
+        return labels
+
+    def fits(self, node: yaml.Node, graph: LayerGraph, layers: tuple[str, ...], choices: tuple[str, ...]) -> None:
+        for label in choices[1:]:
+            wrong: dict[str, list[str]] = {}
+            for layer in layers:
+                name = layer.removeprefix(AFTER)
+                why = misfit(graph, name, parse_choice(label), inserted=layer.startswith(AFTER))
+                wrong.setdefault(why, []).append(layer)
+            for why, where in wrong.items():
+                if why:
+                    self.problem(node, f"{', '.join(where)}: {why}")
+
+    def forbid(self, node: yaml.Node, slots: list[Slot]) -> tuple[tuple[tuple[str, str], ...], ...]:
+        if not isinstance(node, yaml.SequenceNode):
+            self.problem(node, "forbid: expected a list of {slot: choice, ...}")
+            return ()
+        rules = []
+        for item in node.value:
+            rule = self.mapping(item, "forbid")
+            for key, (key_node, value_node) in rule.items():
+                matched = [s for s in slots if matches(s.key, key)]
+                label = str(value_node.value)
+                if not matched:
+                    self.problem(key_node, f"forbid: no slot {key!r}{did_you_mean(key, {s.key: s for s in slots})}")
+                elif not any(matches(c, label) for s in matched for c in s.choices):
+                    known = dict.fromkeys(c for s in matched for c in s.choices)
+                    self.problem(value_node, f"forbid: {key} has no choice {label!r}{did_you_mean(label, known)}")
+            rules.append(tuple((key, str(value.value)) for key, (_, value) in rule.items()))
+        return tuple(rules)
+
+    def limits(self, node: yaml.Node) -> tuple[tuple[str, float], ...]:
+        limits = {}
+        for key, (_, value_node) in self.mapping(node, "constraints", _LIMITS).items():
+            value = self.value(value_node)
+            if isinstance(value, str):  # YAML 1.1 reads 4e6 as text
+                with contextlib.suppress(ValueError):
+                    value = float(value)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                self.problem(value_node, f"constraints: {key}={value!r}; expected a number above 0")
+            elif key == "min_map" and value > 1:
+                self.problem(value_node, f"constraints: min_map={value!r}; expected an mAP50-95 between 0 and 1")
+            else:
+                limits[key] = float(value)
+        return tuple(sorted(limits.items()))

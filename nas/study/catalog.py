@@ -1,0 +1,75 @@
+"""The studies of a storage: which there are, and how one moves to another storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+
+from nas.errors import StudyError
+from nas.study.location import StudyPlace, place
+from nas.study.storage import check, explained, open_storage
+from nas.study.study import Study
+
+
+def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
+    """Return the studies of one storage, or of every ``studies/*.db`` below the current directory.
+
+    Returns:
+        The studies, and what is wrong with the files and studies that cannot be opened.
+    """
+    files = sorted(Path("studies").glob("*.db"))
+    places = [StudyPlace(file.stem, file) for file in files] if storage is None else [place("any", storage)]
+    found: list[Study] = []
+    problems: list[str] = []
+    for where in places:
+        try:
+            if not where.server and not where.file.exists():
+                raise StudyError(f"{where.file} does not exist")
+            with explained(where):
+                names = optuna.get_all_study_names(open_storage(where)) if check(where, write=False) else []
+        except StudyError as error:
+            problems.append(str(error))
+            continue
+        for name in names:
+            try:
+                found.append(Study.load(where.named(name)))
+            except StudyError as error:
+                problems.append(str(error))
+    return found, problems
+
+
+def copy_study(source: Study, target: StudyPlace) -> Study:
+    """Copy a study, whole, to another storage or under another name, and return the copy.
+
+    Args:
+        source: At rest: a trial that runs would be left behind, or run twice.
+        target: Where it goes; nothing may be there.
+
+    Raises:
+        StudyError: A trial of it is running, the target holds a study of that name, or cannot be written.
+    """
+    with source.locked(), source.leases.alone():
+        source.take_over()
+        if any(trial.status == "running" for trial in source.runs()):
+            raise StudyError(
+                f"runs of the study {source.place.name!r} are not finished; copy it when its workers have stopped"
+                + (
+                    " (runs of one that was killed have to be taken over first, by nas worker)"
+                    if source.place.server
+                    else ""
+                )
+            )
+        if Study.exists(target):
+            raise StudyError(f"{target.shown} holds a study {target.name!r} already; --as gives the copy another name")
+        with explained(target):
+            if not target.server:
+                target.file.parent.mkdir(parents=True, exist_ok=True)
+            check(target, write=True)
+            optuna.copy_study(
+                from_study_name=source.place.name,
+                from_storage=open_storage(source.place),
+                to_storage=open_storage(target),
+                to_study_name=target.name,
+            )
+    return Study.load(target)

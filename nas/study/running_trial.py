@@ -1,0 +1,179 @@
+"""A trial that is being tried: what happens to it is stored as it happens, and its end exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.study.leases import Leases
+from nas.study.location import StudyPlace
+from nas.study.storage import explained, patiently
+from nas.study.trial import DIED, DIED_OFTEN, Trial
+from nas.training.scores import EpochScore
+
+RECORD, OWNER, BEAT, EPOCH = "record", "owner", "beat", "epoch"
+PREPARING = -1
+"""The epoch of a trial while what it inherits is being made: whoever dies then has not died of its variant."""
+TAKEN_OVER = "taken over by another worker, after this one could not be seen for too long"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What trials of a study are written with: where it lives, its inner study, and this process's leases."""
+
+    where: StudyPlace
+    inner: optuna.Study
+    leases: Leases
+
+    def write(self, action: Callable[[], Any]) -> bool:
+        """Write something, waiting for a server that does not answer; return whether its trial was still open.
+
+        Raises:
+            StudyError: The storage cannot be written.
+        """
+
+        def attempt() -> bool:
+            try:
+                action()
+            except UpdateFinishedTrialError:
+                return False
+            return True
+
+        with explained(self.where):
+            return patiently(self.where, attempt)
+
+
+class OpenTrial:
+    """A trial that this process has claimed."""
+
+    def __init__(self, ledger: Ledger, asked: optuna.Trial, trial: Trial) -> None:
+        self._ledger = ledger
+        self._asked = asked
+        self.trial = trial
+        self._stored = attributes(trial)
+        ledger.leases.keep(asked._trial_id)
+
+    def store(self) -> None:
+        """Write what of the record has changed."""
+        self._ledger.write(self._store)
+
+    def _store(self) -> None:
+        new = attributes(self.trial)
+        for key, value in new.items():
+            if self._stored.get(key) != value:
+                self._asked.set_user_attr(key, value)
+        self._stored = new
+
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Store that its own training has not begun, while what it inherits is being made."""
+        self._ledger.write(lambda: self._asked.set_user_attr(EPOCH, PREPARING))
+        yield
+        self._ledger.write(lambda: self._asked.set_user_attr(EPOCH, 0))
+
+    def report(self, score: EpochScore) -> None:
+        """Store how far it has come, and an epoch's mAP50-95 where that was validated."""
+
+        def write() -> None:
+            self._asked.set_user_attr(EPOCH, score.epoch)
+            if score.validation:
+                self._asked.report(score.validation.map, score.epoch)
+
+        self._ledger.write(write)
+
+    def end(self, **changes: Any) -> Trial:
+        """Store how it ended and return it; interrupted where another worker has taken it over meanwhile."""
+        self.trial = replace(self.trial, **changes)
+        try:
+            self._ledger.write(self._end)
+            kept = self._frozen()  # another may have thought this process gone, and settled it
+            if kept.user_attrs.get(RECORD) != json.loads(json.dumps(self.trial.to_json())):
+                self.trial = replace(thaw(kept), status="interrupted", failure=TAKEN_OVER)
+        finally:
+            self._ledger.leases.let_go(self._asked._trial_id)
+        return self.trial
+
+    def _end(self) -> None:
+        self._store()
+        states = {"done": TrialState.COMPLETE, "rejected": TrialState.PRUNED}
+        value = self.trial.map_per_gflop if self.trial.status == "done" else None
+        inner = self._ledger.inner
+        inner.tell(self._asked, value, states.get(self.trial.status, TrialState.FAIL), skip_if_finished=True)
+
+    def _frozen(self) -> FrozenTrial:
+        where, storage = self._ledger.where, self._ledger.inner._storage
+        with explained(where):
+            return patiently(where, lambda: storage.get_trial(self._asked._trial_id))
+
+
+def attributes(trial: Trial) -> dict[str, Any]:
+    """Return the record, and beside it a few plain values for whoever looks at the storage with other tools."""
+    plain: dict[str, Any] = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
+    if trial.fidelity:
+        plain["fidelity"] = trial.fidelity
+    return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}
+
+
+def thaw(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
+    """Return a stored trial; with `settle`, one that is open in the storage is running whatever its record says."""
+    trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[RECORD])
+    return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial
+
+
+_MOST_DEATHS = 3
+"""Tries of one run that may end in the same epoch with the death of their worker."""
+
+
+def take_over(ledger: Ledger) -> int:
+    """Settle the trials of workers that are gone; call it within the study's `leases.alone`.
+
+    One whose end is on record is told so. Any other was cut short, and is tried again; but one whose worker died in
+    three tries without coming further has failed: it may be what kills them. Returns how many were cut short.
+    """
+    inner, cut_short = ledger.inner, 0
+    with explained(ledger.where):
+        frozen = patiently(ledger.where, lambda: inner.get_trials(deepcopy=False))
+        for f in frozen:
+            if f.state == TrialState.WAITING:  # nothing here makes such trials; a dashboard can
+                inner.tell(inner.ask(), state=TrialState.FAIL)
+            if f.state != TrialState.RUNNING:
+                continue
+            owner, beat = f.user_attrs.get(OWNER, ""), f.user_attrs.get(BEAT, 0)
+            if not ledger.leases.is_gone(f._trial_id, owner, beat):
+                continue
+            if RECORD not in f.user_attrs:  # of a version that did not claim and record at once
+                inner.tell(f.number, state=TrialState.FAIL)
+                continue
+            handle = OpenTrial(ledger, optuna.Trial(inner, f._trial_id), thaw(f, settle=False))
+            if handle.trial.status != "running":
+                handle.end()
+                continue
+            cut_short += 1
+            if not handle.trial.variant.is_baseline and _deaths_there(f, frozen) >= _MOST_DEATHS - 1:
+                handle.end(status="failed", failure=DIED_OFTEN)
+            else:
+                handle.end(status="interrupted", failure=DIED)
+    return cut_short
+
+
+def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
+    """Return how often earlier tries of the same run died in the same epoch; never while it was prepared."""
+    key, at = thaw(trial).key, trial.user_attrs.get(EPOCH, 0)
+    return (
+        0
+        if at == PREPARING
+        else sum(
+            t.number != trial.number
+            and t.user_attrs.get(EPOCH, 0) == at
+            and t.user_attrs.get(RECORD, {}).get("failure") == DIED
+            and thaw(t).key == key
+            for t in every
+        )
+    )

@@ -1,0 +1,215 @@
+"""Settings: what makes the trials of a study comparable, as it is stored and checked when a study is resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from typing import Any
+
+from nas.errors import StudyError
+from nas.own.files import differences as module_differences
+from nas.space.search_space import SearchSpace
+from nas.study.budget import ETA, Rung
+from nas.study.objective import Goal, Prior
+from nas.training.recipe import Recipe
+
+ONE, EACH = "one", "one for each seed"
+"""How many trained baselines variants inherit from."""
+_SCHEMA = 3
+"""Version 3 has several seeds a variant; a study of version 2 has one, and is read as it is."""
+_READABLE = (2, 3)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes the trials of a study comparable.
+
+    Attributes:
+        space: What is searched.
+        recipe: How proxies are trained.
+        data: Path of the data.yaml, or empty for the demo data; it may move, its fingerprint may not change.
+        fingerprint: Of the dataset.
+        classes: Class names.
+        images: Training and validation images.
+        seed: Of the proxies and of the sampler.
+        score: Which of `nas.training.scores.SCORES` ranks.
+        calibration: What a calibration says of the proxy (`nas.calibration.assessment.Answer` as plain values); empty
+            without one.
+        floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
+        versions: Of the tool and the packages that decide results.
+        sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
+        objective: One of `nas.study.objective.OBJECTIVES`.
+        latency_on: The machine that latencies are measured on, as `nas.model.latency.machine`; empty if none are.
+        table: Digest of the table that is searched in place of training; empty if proxies are trained.
+        baselines: `ONE` trained baseline for all runs, or `EACH` seed has its own.
+        rungs: Cheaper trainings that variants get first, the cheapest first.
+        eta: Of how many variants on a rung one goes on to the next.
+    """
+
+    space: SearchSpace
+    recipe: Recipe
+    data: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    images: tuple[int, int]
+    seed: int
+    floor: float
+    versions: tuple[tuple[str, str], ...]
+    score: str = "map"
+    calibration: str = ""
+    sampler: str = "auto"
+    objective: str = "map_per_gflop"
+    latency_on: str = ""
+    table: str = ""
+    baselines: str = ONE
+    rungs: tuple[Rung, ...] = ()
+    eta: int = ETA
+
+    @property
+    def goal(self) -> Goal:
+        """What the study looks for."""
+        return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
+
+    @property
+    def fidelities(self) -> tuple[str, ...]:
+        """What the trials of each rung have as `nas.study.trial.Trial.fidelity`; the last is the study's own recipe."""
+        return (*(rung.fidelity for rung in self.rungs), "")
+
+    def rung_of(self, fidelity: str) -> Rung | None:
+        """Return the rung of that fidelity; None is the study's own recipe."""
+        return next((rung for rung in self.rungs if rung.fidelity == fidelity), None)
+
+    def at(self, fidelity: str) -> Settings:
+        """Return what the trials of a rung are proposed and ranked by.
+
+        What a calibration says is of the study's own recipe, and so is the least mAP that is asked for: neither holds
+        for a cheaper training.
+        """
+        rung = self.rung_of(fidelity)
+        if rung is None:
+            return self
+        limits = tuple(pair for pair in self.space.limits if pair[0] != "min_map")
+        return replace(self, space=replace(self.space, limits=limits), recipe=rung.recipe(self.recipe), calibration="")
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What a calibration says of the proxy; empty without one."""
+        found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
+        return found
+
+    @property
+    def error(self) -> float | None:
+        """Standard deviation of one score, where a calibration with as many trained baselines says it."""
+        return self.answer.get("error") if self.answer.get("baselines", ONE) == self.baselines else None
+
+    @property
+    def prior(self) -> Prior | None:
+        """What a calibration says of the error of a difference; None unless it is one of these data and this recipe.
+
+        With one trained baseline it knows nothing of what others would change.
+        """
+        answer = self.answer
+        here = (self.fingerprint, self.space.base + self.space.scale)
+        if (answer.get("fingerprint"), answer.get("base")) != here or answer.get("departures") or self.error is None:
+            return None
+        if not answer.get("degrees") or not answer["error"]:
+            return None
+        return Prior(math.sqrt(2) * answer["error"], answer["degrees"])
+
+    @property
+    def halving(self) -> str:
+        """The rungs in words; empty without any."""
+        return f"{', '.join(rung.fidelity for rung in self.rungs)}, one of {self.eta} going on" if self.rungs else ""
+
+    def to_json(self) -> str:
+        """Return the settings as text."""
+        return json.dumps({**asdict(self), "space": self.space.to_json(), "schema": _SCHEMA}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings that `to_json` wrote."""
+        body = json.loads(text)
+        if body.pop("schema") not in _READABLE:
+            raise StudyError("it was made by another version of the tool, which stores studies differently")
+        body["space"] = SearchSpace.from_json(body["space"])
+        body["recipe"] = Recipe(**body["recipe"])
+        for key in ("classes", "images"):
+            body[key] = tuple(body[key])
+        body["versions"] = tuple((k, v) for k, v in body["versions"])
+        body["rungs"] = tuple(Rung(**rung) for rung in body.get("rungs", ()))
+        return cls(**body)
+
+    @staticmethod
+    def renewed(text: str) -> str | None:
+        """Return settings of an older version as this one writes them; None for those that are as they should be.
+
+        Once a trial of a study is of this version, an older one must not read it.
+        """
+        body = json.loads(text)
+        return None if body["schema"] == _SCHEMA else json.dumps({**body, "schema": _SCHEMA}, sort_keys=True)
+
+    def differences(self, other: Settings) -> list[str]:
+        """Say what of `other` could not stand in this study, a line each."""
+        found = []
+        if self.space.fingerprint != other.space.fingerprint:
+            found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
+            found += module_differences(self.space.modules, other.space.modules)
+        if self.fingerprint != other.fingerprint:
+            found.append(
+                f"data: it was made on {self.data or 'the demo data'} (fingerprint {self.fingerprint}), "
+                f"{other.data or 'the demo data'} has {other.fingerprint}"
+            )
+        found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
+        for key in ("seed", "floor", "score", "objective", "latency_on", "table", "halving", "baselines"):
+            if getattr(self, key) != getattr(other, key):
+                mine, theirs = (getattr(s, key) for s in (self, other))
+                found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
+        versions = dict(other.versions)
+        found += [f"version of {k}: {v}, not {versions.get(k)}" for k, v in self.versions if versions.get(k) != v]
+        return found
+
+
+_WORDS = {
+    "latency_on": "latency measured on", "table": "table that is replayed", "halving": "rungs",
+    "baselines": "trained baselines",
+}  # fmt: skip
+
+
+def baselines_of(recipe: Recipe, each: bool | None) -> str:
+    """Return how many trained baselines there are: `EACH` where one is trained here, unless `each` says otherwise.
+
+    Raises:
+        StudyError: None is trained here, so that seeds could not have their own.
+    """
+    if each and not recipe.trains_baseline:
+        raise StudyError(
+            "--baseline-per-seed trains a baseline under every seed, and here none is trained: "
+            + ("--base-epochs 0 takes it as it is" if recipe.init in ("bank", "baseline") else f"--init {recipe.init}")
+        )
+    return EACH if (recipe.trains_baseline if each is None else each) else ONE
+
+
+def _or_none(value: object) -> object:
+    return "none" if value == "" else value
+
+
+def _space_words(space: SearchSpace) -> str:
+    choices = sum(len(s.choices) - 1 for s in space.active)
+    return f"{space.name} ({space.base}{space.scale}, {len(space.active)} slots, {choices} swaps, {space.fingerprint})"
+
+
+def current_versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions that decide results."""
+    packages = (
+        "swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy", "opencv-python",
+        "opencv-python-headless",
+    )  # fmt: skip
+    found = [("python", ".".join(platform.python_version_tuple()[:2]))]
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append((package, metadata.version(package)))
+    return tuple(found)

@@ -1,0 +1,373 @@
+"""Studies: what a search keeps, in SQLite or PostgreSQL through Optuna, so that it survives anything.
+
+A study holds its settings (space, recipe, dataset, versions) and its trials. It can be resumed only with the same
+settings: scores of another recipe or dataset cannot stand in one ranking. Any number of workers may try its trials at
+once; `nas.study.leases` keeps them apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.bank.store import SwapBank
+from nas.errors import StudyError
+from nas.locks import held, private_folder
+from nas.study.budget import Confirm
+from nas.study.leases import Leases, alone_at, leases_of
+from nas.study.location import StudyPlace
+from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, OpenTrial, attributes, take_over, thaw
+from nas.study.settings import Settings
+from nas.study.storage import check, explained, open_storage, patiently
+from nas.study.trial import Trial, variants_spent
+from nas.training.scores import EpochScore
+
+_SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
+_SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
+_BASELINE, _BANK, _OPTIONS, _LEFT_OUT = "nas_baseline", "nas_bank", "nas_options", "nas_left_out"
+_BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
+
+
+class Study:
+    """An open study."""
+
+    def __init__(self, where: StudyPlace, settings: Settings, inner: optuna.Study) -> None:
+        self.place = where
+        self.settings = settings
+        self._inner = inner
+        inner.sampler = (
+            optuna.samplers.RandomSampler()
+        )  # proposals are `nas.samplers.propose`'s; another would fit a model here
+        self._ended: dict[int, Trial] = {}
+
+    @classmethod
+    def create(
+        cls,
+        where: StudyPlace,
+        settings: Settings,
+        trials: int,
+        *,
+        seeds: int = 1,
+        confirm: Confirm | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Study:
+        """Make a study and write down what is asked for: variants, seeds of each, and how the first are confirmed.
+
+        With the options, as `nas.session.settings.kept_options`, it can be begun anew. One that was cut short before it
+        had settings is taken over.
+
+        Raises:
+            StudyError: The storage cannot be written, or holds a study of that name.
+        """
+        with explained(where):
+            if not where.server:
+                where.file.parent.mkdir(parents=True, exist_ok=True)
+            check(where, write=True)
+            inner = optuna.create_study(
+                study_name=where.name, storage=open_storage(where), direction="maximize", load_if_exists=True
+            )
+            if inner.get_trials(deepcopy=False) or inner.user_attrs.get(_SETTINGS):
+                raise StudyError(f"{where.shown} holds a study {where.name!r} already")
+            inner.set_user_attr(_TARGET, trials)
+            inner.set_user_attr(_REQUEST, trials)
+            inner.set_user_attr(_SEEDS, seeds)
+            inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds] if confirm else [0, 0])
+            inner.set_user_attr(_OPTIONS, dict(options or {}))
+            inner.set_user_attr(_SETTINGS, settings.to_json())  # the last one: what has settings is whole
+            inner.set_metric_names(["mAP50-95 per GFLOP"])
+        return cls(where, settings, inner)
+
+    def keep_settings(self) -> None:
+        """Write the settings down, of which something has changed that no score depends on: sampler, calibration."""
+        self._write({_SETTINGS: self.settings.to_json()})
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """The options that it was begun with (`nas.session.settings.kept_options`); None in older studies."""
+        kept = self._attribute(_OPTIONS, None)
+        return None if kept is None else dict(kept)
+
+    @property
+    def is_barren(self) -> bool:
+        """Whether no trial has finished; trained weights are kept beside the studies and lose nothing with it."""
+        return not any(trial.status == "done" for trial in self.runs())
+
+    def replaced(self, settings: Settings, trials: int, **asked: Any) -> Study:
+        """Delete the study, make another in its place, as `create`, and return that.
+
+        Raises:
+            StudyError: Something has come of it, or others work on it.
+        """
+        with self.locked(), self.leases.alone(), explained(self.place):
+            if not self.is_barren:
+                raise StudyError(f"the study {self.place.name!r} holds what was finished")
+            if self.leases.are_others():
+                raise StudyError(
+                    f"a worker is at work on the study {self.place.name!r}, which cannot be begun anew meanwhile: stop "
+                    "it first"
+                )
+            optuna.delete_study(study_name=self.place.name, storage=open_storage(self.place))
+            return Study.create(self.place, settings, trials, **asked)
+
+    @classmethod
+    def load(cls, where: StudyPlace, *, write: bool = False) -> Study:
+        """Open a study.
+
+        Args:
+            where: Where it lives.
+            write: Whether to check that it can be written.
+
+        Raises:
+            StudyError: There is none, or its storage cannot be used.
+        """
+        if not where.server and not where.file.exists():
+            raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
+        with explained(where):
+            there = check(where, write=write)
+            try:
+                if where.server and not there:  # Optuna would make its tables
+                    raise KeyError(where.name)
+                inner = optuna.load_study(study_name=where.name, storage=open_storage(where))
+            except KeyError:
+                raise StudyError(
+                    f"{where.shown} holds no study {where.name!r}; `nas studies` lists what is here"
+                ) from None
+            text = inner.user_attrs.get(_SETTINGS)
+            if not text:
+                raise StudyError(
+                    f"{where.shown} holds {where.name!r}, but it is no study of this tool: it has no settings"
+                )
+            try:
+                settings = Settings.from_json(text)
+            except StudyError as error:
+                raise StudyError(f"cannot use the study {where.name!r} of {where.shown}: {error}") from None
+            return cls(where, settings, inner)
+
+    @staticmethod
+    def exists(where: StudyPlace) -> bool:
+        """Whether there is a study, if only one of another tool; one that was cut short at birth is none.
+
+        Raises:
+            StudyError: There is a file, but no storage.
+        """
+        with explained(where):
+            if not check(where, write=False):
+                return False
+            storage = open_storage(where)
+            if where.name not in optuna.get_all_study_names(storage):
+                return False
+            inner = optuna.load_study(study_name=where.name, storage=storage)
+            return bool(inner.user_attrs.keys() - _BEFORE_SETTINGS or inner.get_trials(deepcopy=False))
+
+    @staticmethod
+    def is_made(where: StudyPlace) -> bool:
+        """Whether there is a study, as `exists`; where another process is making it, after that.
+
+        Raises:
+            StudyError: There is a file, but no storage; or a server that cannot be used.
+        """
+        if where.server:
+            Study.exists(where)  # says at once what is wrong with it
+        elif not where.file.exists():
+            return False
+        with alone_at(where):
+            return Study.exists(where)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study for one search. The lock goes with the process, however that ends.
+
+        On a server there is no such lock: the same command on another machine joins the search.
+
+        Raises:
+            StudyError: Another search holds it.
+        """
+        if self.place.server:
+            yield
+            return
+        path = self.place.workers / "search"
+        hint = f"let it end first, or join it: nas worker --study {self.place.name}"
+        with contextlib.ExitStack() as stack:
+            with explained(self.place):  # what is raised under the lock is not the storage's
+                stack.enter_context(held(path, f"the study {self.place.name!r}", hint))
+            yield
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Who has which trial, for this process; made at first use, which ought to be in the main thread."""
+        storage = self._inner._storage
+
+        def count(trial: int, beat: int) -> None:
+            storage.set_trial_user_attr(trial, BEAT, beat)
+
+        def look() -> dict[int, int]:
+            running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            return {t._trial_id: t.user_attrs.get(BEAT, 0) for t in running}
+
+        return leases_of(self.place, count, look)
+
+    @property
+    def target(self) -> int:
+        """How many variants have been asked for in all."""
+        return int(self._attribute(_TARGET, 0))
+
+    @property
+    def request(self) -> int:
+        """How many variants the last request asked for."""
+        return int(self._attribute(_REQUEST, 0))
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds every variant gets; one in studies that are older than seeds."""
+        return int(self._attribute(_SEEDS, 1))
+
+    @property
+    def confirm(self) -> Confirm:
+        """How the first of the ranking are confirmed; not at all in studies that are older than that."""
+        return Confirm(*self._attribute(_CONFIRM, (0, 0)))
+
+    def ask_for(self, target: int, request: int) -> None:
+        """Write down how many variants are asked for, before the first of them starts."""
+        self._write({_TARGET: target, _REQUEST: request})
+
+    def ask_for_seeds(self, seeds: int | None, confirm: Confirm | None) -> None:
+        """Write down how many seeds are asked for, and how the first are confirmed; None leaves that as it is."""
+        wanted: dict[str, Any] = {}
+        if seeds is not None:
+            wanted[_SEEDS] = seeds
+        if confirm is not None:
+            wanted[_CONFIRM] = [confirm.top, confirm.seeds]
+        if newer := Settings.renewed(self._attribute(_SETTINGS, "")):
+            wanted[_SETTINGS] = newer
+        self._write(wanted)
+
+    @property
+    def baseline_training(self) -> tuple[EpochScore, ...]:
+        """The curve of the baseline that others inherit from; empty before it has been trained."""
+        return self.baseline_training_of(self.settings.seed)
+
+    def baseline_training_of(self, seed: int) -> tuple[EpochScore, ...]:
+        """Return the curve of the baseline that runs of a seed inherit from, where seeds have their own."""
+        return tuple(EpochScore.from_json(score) for score in self._attribute(self._baseline_of(seed), []))
+
+    def _baseline_of(self, seed: int) -> str:
+        return _BASELINE if seed == self.settings.seed else f"{_BASELINE}_{seed}"
+
+    def _attribute(self, key: str, default: Any) -> Any:
+        with explained(self.place):
+            return patiently(self.place, lambda: self._inner.user_attrs).get(key, default)
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        """Store attributes of the study, waiting for a server that does not answer."""
+
+        def write() -> None:
+            for key, value in values.items():
+                self._inner.set_user_attr(key, value)
+
+        with explained(self.place):
+            patiently(self.place, write)
+
+    def keep_baseline_training(self, curve: tuple[EpochScore, ...], seed: int | None = None) -> None:
+        """Store the curve of the baseline that others inherit from; of a further seed where seeds have their own."""
+        key = self._baseline_of(self.settings.seed if seed is None else seed)
+        self._write({key: [asdict(score) for score in curve]})
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Seeds that the study goes on without, where seeds have baselines of their own, and why."""
+        return {int(seed): why for seed, why in self._attribute(_LEFT_OUT, {}).items()}
+
+    def leave_out(self, seed: int, why: str) -> None:
+        """Store that the study goes on without a seed; call it within `leases.alone`."""
+        self._write({_LEFT_OUT: {**self._attribute(_LEFT_OUT, {}), str(seed): why}})
+
+    @property
+    def bank(self) -> dict[str, Any]:
+        """What the bank says that a reader of the ranking should know; empty before there is one."""
+        return dict(self._attribute(_BANK, {}))
+
+    def keep_bank(self, bank: SwapBank) -> None:
+        """Store what a bank says that a reader of the ranking should know."""
+        body = {
+            "folder": str(bank.folder),
+            "teacher_map": bank.teacher_map,
+            "drops": bank.drops,
+            "failures": {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in bank.failures},
+        }
+        self._write({_BANK: body})
+
+    @property
+    def spent(self) -> int:
+        """How many variants count towards those asked for, on the lowest rung where there are several."""
+        return variants_spent(self.trials(self.settings.fidelities[0]))
+
+    def trials(self, fidelity: str = "") -> list[Trial]:
+        """Return every trial of one fidelity that has started, in order; by default those of the study's own recipe."""
+        return [t for t in self.runs() if t.fidelity == fidelity]
+
+    def fidelity_of(self, rung: int | None) -> str:
+        """Return what the trials of the K-th rung are known by, counted from the cheapest; None is the highest.
+
+        Raises:
+            StudyError: It has no such rung.
+        """
+        every = self.settings.fidelities
+        if rung is not None and rung > len(every):
+            has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was made without --rungs"
+            raise StudyError(f"the study {self.place.name!r} has {has}")
+        return every[rung - 1] if rung else ""
+
+    def runs(self) -> list[Trial]:
+        """Return every trial that has started, at whatever fidelity, in order."""
+        with explained(self.place):
+            frozen = patiently(self.place, lambda: self._inner.get_trials(deepcopy=False))
+        return [self._read(t) for t in frozen if RECORD in t.user_attrs]
+
+    def _read(self, frozen: FrozenTrial) -> Trial:
+        """Return a stored trial; what has ended does not change, and is read once."""
+        if not frozen.state.is_finished():
+            return thaw(frozen)
+        if frozen.number not in self._ended:
+            self._ended[frozen.number] = thaw(frozen)
+        return self._ended[frozen.number]
+
+    @cached_property
+    def scratch(self) -> Path:
+        """Where this process's trainings may make files; what a killed one leaves goes at the next start."""
+        return private_folder(self.place.folder / "run", self.leases.owner)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return Ledger(self.place, self._inner, self.leases)
+
+    def start(self, trial: Trial) -> OpenTrial:
+        """Claim a new trial: store it as running, and this process as who has it. Its number is the storage's.
+
+        Where several processes work on the study, call it within `leases.alone`.
+        """
+        leases = self.leases
+        with explained(self.place):
+            space = self.settings.space
+            kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
+            body = optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(trial.assignment),
+                distributions=dict(kinds),
+                user_attrs={**attributes(trial), OWNER: leases.owner},
+            )
+            # In one transaction, and running from its first moment on: `ask` takes several.
+            storage, study = self._inner._storage, self._inner._study_id
+            made = patiently(self.place, lambda: storage.create_new_trial(study, template_trial=body))
+            asked = optuna.Trial(self._inner, made)
+            return OpenTrial(self._ledger, asked, replace(trial, number=asked.number))
+
+    def take_over(self) -> int:
+        """Settle the trials of workers that are gone, see `running_trial.take_over`; call it within `leases.alone`."""
+        return take_over(self._ledger)

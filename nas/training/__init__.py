@@ -1,0 +1,1 @@
+"""How a proxy is trained: recipe, trainer, checkpoints, scores."""

@@ -1,0 +1,176 @@
+"""One training in the training process: Ultralytics' trainer, with everything pinned that it would choose by itself.
+
+No heavy import stands at the top: the environment has to be set before torch and Ultralytics read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nas.errors import BatchHalved, Diverged, NotANumber
+from nas.training.checkpoint import Keeper
+from nas.training.initial_state import graph_of
+from nas.training.jobs import ProxyJob, ProxyResult
+from nas.training.proxy_trainer import trainer_class, validation_of
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore, Validation, diverges
+
+
+def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
+    """Train one job in this process, or only validate it when its recipe has no epochs.
+
+    Args:
+        job: What to train.
+        threads: CPU threads.
+        report: Called with each `EpochScore`.
+    """
+    started = time.process_time()
+    keeper = Keeper(job) if job.checkpoint and job.recipe.epochs else None
+    with scratch_folder(job) as folder:
+        trainer = _trainer(job, threads, folder)
+        curve: list[EpochScore] = []
+        average: Validation | None = None
+
+        def on_start(t: Any) -> None:
+            if keeper and keeper.resume(t):
+                for score in keeper.curve:
+                    curve.append(score)
+                    report(score)
+
+        def on_epoch(t: Any) -> None:
+            nonlocal average
+            score = _score(t)
+            if not math.isfinite(score.train_loss):  # of a batch before the last one
+                raise NotANumber(f"the loss was no longer a number in epoch {score.epoch}")
+            if diverges(curve, score):
+                low = min(s.train_loss for s in curve)
+                raise Diverged(f"the loss rose from {low:.2f} to {score.train_loss:.2f} by epoch {score.epoch}")
+            curve.append(score)
+            report(score)
+            if score.epoch == job.recipe.epochs:
+                average = t.validate_average() if job.average else None
+            elif keeper:
+                keeper.keep(t, curve)
+
+        def on_batch(t: Any) -> None:
+            if t._oom_retries:
+                raise BatchHalved("out of memory: a batch of this size does not fit")
+
+        if job.recipe.epochs:
+            trainer.add_callback("on_train_start", on_start)
+            trainer.add_callback("on_train_batch_start", on_batch)
+            trainer.add_callback("on_fit_epoch_end", on_epoch)
+            try:
+                trainer.train()
+            except (NotANumber, Diverged):  # it would be so again
+                if keeper:
+                    keeper.done()
+                raise
+        else:
+            curve.append(trainer.score_untrained())
+            report(curve[0])
+            average = curve[0].validation
+        if job.save:
+            _save_named(trainer, job)
+        cpu_seconds = time.process_time() - started
+        if keeper is None:
+            return ProxyResult(tuple(curve), average, trainer.inherited, cpu_seconds)
+        keeper.done()
+        return ProxyResult(
+            tuple(curve), average, trainer.inherited, keeper.cpu_seconds + cpu_seconds, keeper.seconds, keeper.resumed
+        )
+
+
+@contextlib.contextmanager
+def scratch_folder(job: ProxyJob) -> Iterator[Path]:
+    """Give a folder for the time of a job."""
+    if job.scratch:
+        Path(job.scratch).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as folder:
+        yield Path(folder).absolute()  # the host puts what is relative below ``runs/`` in the current directory
+
+
+def open_trainer(job: ProxyJob, threads: int, folder: Path) -> Any:
+    """Return a trainer that is set up with the job's model (in evaluation mode, as ``ema.ema``) and data."""
+    trainer = _trainer(job, threads, folder)
+    trainer.set_up()
+    return trainer
+
+
+def _trainer(job: ProxyJob, threads: int, folder: Path) -> Any:
+    model = folder / f"{job.name}.yaml"
+    model.write_text(job.yaml, encoding="utf-8")
+    return trainer_class()(job, threads, overrides=_overrides(job, model, folder))
+
+
+def _score(trainer: Any) -> EpochScore:
+    """Return what the epoch that has just ended has shown."""
+    return EpochScore(
+        epoch=trainer.epoch + 1,
+        train_loss=float(sum(float(v) for v in trainer.tloss.values())),
+        seconds=float(trainer.epoch_time),
+        validation=validation_of(trainer.metrics) if trainer.args.val else None,
+    )
+
+
+def overrides_of(recipe: Recipe) -> dict[str, object]:
+    """Return a recipe in the host's words, with everything pinned that it would choose by itself."""
+    return {
+        "epochs": max(1, recipe.epochs),
+        "imgsz": recipe.imgsz,
+        "batch": recipe.batch,
+        "nbs": recipe.batch,  # each batch is a step; the host would gather 64 images
+        "device": recipe.device,
+        "amp": recipe.amp,
+        "optimizer": recipe.optimizer,
+        "lr0": recipe.lr0,
+        "lrf": recipe.lrf,
+        "weight_decay": recipe.weight_decay,
+        "warmup_epochs": recipe.warmup_epochs,
+        "warmup_bias_lr": recipe.warmup_bias_lr,
+        "mosaic": recipe.mosaic,
+        "close_mosaic": recipe.epochs // 10,  # the host's 10 of 100, scaled
+        "patience": 0,
+    }
+
+
+def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
+    """Return what the host's trainer is told: the recipe, and to do nothing beside it."""
+    return {
+        **overrides_of(job.recipe),
+        "model": str(model),
+        "data": job.data,
+        "seed": job.seed,
+        "pretrained": False,
+        "cache": "ram",
+        "workers": 0 if job.recipe.device == "cpu" else 4,
+        "val": True,
+        "save": False,
+        "plots": False,
+        "verbose": False,
+        "exist_ok": True,
+        "project": str(folder),
+        "name": "run",
+    }
+
+
+def _save_named(trainer: Any, job: ProxyJob) -> None:
+    """Write the trained tensors by layer name, whole or not at all."""
+    import torch
+
+    from nas.model.transfer import named_state
+
+    assert job.save
+    target = Path(job.save)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().clone() for k, v in trainer.ema.ema.state_dict().items()}
+    beside = Path(job.scratch or target.parent) / f"{target.name}.{os.getpid()}"
+    torch.save(named_state(state, graph_of(job)), beside)
+    beside.replace(target)

@@ -1,0 +1,3 @@
+"""The version of this package, read by the build and by every generated file."""
+
+__version__ = "0.2.0.dev0"

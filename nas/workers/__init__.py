@@ -1,0 +1,1 @@
+"""Training processes, and how several work side by side."""

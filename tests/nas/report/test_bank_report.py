@@ -1,0 +1,127 @@
+"""What a study's bank says, validated in earnest on the trained baseline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+import nas.report.bank_report
+from nas.bank.jobs import AGAIN, Candidate, Distilled
+from nas.errors import StudyError
+from nas.report.bank_report import BankReport, bank_report, bank_table
+from nas.study.location import place
+from nas.study.settings import Settings
+from nas.study.study import Study
+
+FAILED = ("neck.up_p3", "CARAFE")
+
+
+@pytest.fixture(scope="module")
+def study(taught, bank, tmp_path_factory):
+    """Return a study beside the bank of its space, of which one candidate is marked as failed."""
+    folder = tmp_path_factory.mktemp("studies")
+    settings = Settings(
+        space=taught.weights.space,
+        recipe=taught.recipe_of_bank,
+        data=str(taught.yaml),
+        fingerprint=taught.fingerprint,
+        classes=("square", "disc"),
+        images=(64, 32),
+        seed=0,
+        floor=0.02,
+        versions=taught.weights.versions,
+    )
+    made = Study.create(place("s", f"sqlite:///{folder / 's.db'}"), settings, 0)
+    shutil.copytree(bank.folder.parent, made.place.weights)
+    index = made.place.weights / bank.folder.name / "bank.json"
+    body = json.loads(index.read_text())
+    for entry in body["candidates"]:
+        if (entry["candidate"]["slot"], entry["candidate"]["label"]) == FAILED:
+            entry.update(file="", sha256="", error=None, failure="its distillation diverged")
+    index.write_text(json.dumps(body))
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(taught, study, own_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nas.report.bank_report, "ProxyWorker", lambda _: contextlib.nullcontext(taught.worker))
+        return bank_report(study, own_cache, taught.weights_in(study.place.folder / "unused").listener)
+
+
+def test_every_usable_swap_is_validated(report, bank):
+    assert report.maps.keys() == bank.candidates.keys() - {FAILED}
+    assert [c.candidate for c in report.bank.failures] == [Candidate(*FAILED)]
+    assert math.isnan(report.bank.candidates[FAILED].error)
+
+
+def test_it_is_what_the_variant_itself_would_score(report, taught, bank):
+    for slot, label in (("backbone.down_p3", "SPConv"), ("neck.up_p3", "DySample")):
+        assert report.maps[slot, label] == taught.map_of(f"{slot}={label}", bank=bank, init="bank", mosaic=0.0)
+    assert report.base == taught.map_of(init="bank", mosaic=0.0)
+
+
+def test_a_swap_is_compared_with_its_control(report):
+    slot = "backbone.down_p3"
+    control = report.maps[slot, AGAIN]
+    assert control < report.base
+    assert report.over_control((slot, "DynamicConv")) == report.maps[slot, "DynamicConv"] - control
+    assert report.over_control((slot, AGAIN)) is None
+    assert report.over_control(("neck.up_p3", "DySample")) is None
+    assert report.over_control(FAILED) is None
+
+
+def test_the_table_and_the_notes(report):
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(bank_table(report))
+    text = captured.get()
+    rows = [line.split() for line in text.splitlines()]
+    assert rows[0][:2] == ["slot", "swap"]
+    assert len(rows) == 1 + len(report.bank.candidates)
+    down = [row for row in rows if row[0] == "backbone.down_p3"]
+    assert [float(row[4]) for row in down] == sorted((float(row[4]) for row in down), reverse=True)
+    assert "its distillation diverged" in text
+    assert any("cannot matter here" in line and "neck.c2f_n5" in line for line in text.splitlines())
+    assert f"mAP50-95 {report.base:.3f}" in report.notes()[1]
+    assert report.notes()[-1] == (
+        f"No swap can matter on these data in: {', '.join(report.bank.idle_slots)}. Nothing is lost without them."
+    )
+
+
+def test_plain_values(report):
+    body = json.loads(json.dumps(report.to_json()), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    rows = {(row["slot"], row["label"]): row for row in body["candidates"]}
+    assert rows.keys() == report.bank.candidates.keys()
+    assert rows[FAILED]["map50_95"] is None
+    assert rows[FAILED]["error"] is None
+    assert rows[FAILED]["failure"] == "its distillation diverged"
+    row = rows["backbone.down_p3", "SPConv"]
+    assert row["over_baseline"] == report.maps["backbone.down_p3", "SPConv"] - report.base
+    assert row["over_control"] == report.over_control(("backbone.down_p3", "SPConv"))
+    assert "neck.c2f_n5" in body["idle_slots"]
+
+
+def test_a_report_without_idle_slots_says_nothing_of_them(report):
+    bank = replace(report.bank, drops={"neck.up_p3": 0.1}, candidates={FAILED: Distilled(Candidate(*FAILED), "", 1, 1)})
+    assert not any("cannot matter" in line for line in BankReport(bank, 0.5, {}).notes())
+
+
+def test_a_study_without_a_bank(study, own_cache, told):
+    without = Study.load(study.place)
+    without.settings = replace(without.settings, recipe=replace(without.settings.recipe, init="scratch"))
+    with pytest.raises(StudyError, match="the study 's' has no bank: its variants start from scratch"):
+        bank_report(without, own_cache, told)
+
+
+def test_data_that_have_changed(study, own_cache, told):
+    changed = Study.load(study.place)
+    changed.settings = replace(changed.settings, fingerprint="0" * 16)
+    with pytest.raises(StudyError, match="the data of the study 's' have changed since its bank was distilled"):
+        bank_report(changed, own_cache, told)

@@ -1,0 +1,251 @@
+"""What is said under a ranking: what it rests on, how far it can be trusted, and what was found on the way."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from nas.bank.jobs import AGAIN, Candidate, Distilled
+from nas.bank.store import SwapBank
+from nas.calibration.result import Answer
+from nas.emit.forms import chosen_trials
+from nas.report.ranking_notes import conclusion, ranking_notes
+from nas.study.budget import Confirm
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore, Validation
+
+UP, DOWN, C2F = "neck.up_*", "neck.down_*", "neck.c2f_*"
+SWAP, OTHER = {UP: "CARAFE"}, {C2F: "C2f_SPConv"}
+ANSWER = Answer(
+    proxy="bank-4",
+    score="map",
+    recipe=Recipe(),
+    error=0.002,
+    resolution=0.0036,
+    spread=0.006,
+    spearman=0.812,
+    spearman_interval=(0.51, 0.93),
+    on="9 variants of seeds on /data/a.yaml",
+    fingerprint="f" * 16,
+    base="yolov8n",
+)
+
+
+@pytest.fixture
+def of_maps(ranked_study):
+    """Return what tells the notes on a baseline of 0.4 and single swaps of these scores."""
+
+    def make(maps: list[float], answer=None, folder: str = "") -> list[str]:
+        singles = [{UP: "CARAFE"}, {UP: "DySample"}, {DOWN: "SPConv"}, {DOWN: "DynamicConv"}, OTHER]
+        trials = [({}, "done", 0.4, 8.0), *((a, "done", m, 8.0) for a, m in zip(singles, maps, strict=False))]
+        return ranking_notes(ranked_study(trials, answer, folder))
+
+    return make
+
+
+def test_conclusion_of_a_gain(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
+    told, following, _ = conclusion(study)
+    assert told == (
+        "Compared 3 variants of yolov8n. First: neck.up_*=CARAFE, with +2.5% mAP50-95 per GFLOP over the baseline"
+        " (+0.010 mAP50-95, 0.0 % GFLOPs)."
+    )
+    assert following.endswith(f"nas emit-yaml --study s --storage {study.place.url} --best -o out/")
+
+
+def test_conclusion_without_a_gain_or_a_start(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.4, 8.5)], folder="a")
+    assert "No swap beats the baseline" in conclusion(study)[0]
+    study = ranked_study([({}, "done", 0.4, 8.0)], folder="d")
+    assert conclusion(study)[0] == "Only the baseline has finished yet."
+    study = ranked_study([({}, "done", 0.001, 8.0), (SWAP, "done", 0.4, 8.5)], folder="b")
+    assert "The baseline has hardly learnt anything" in conclusion(study)[0]
+    study = ranked_study([({}, "failed", 0, 8.0), (SWAP, "done", 0.4, 8.5)], folder="c")
+    assert conclusion(study) == ["The baseline has not finished: there is nothing to compare these variants with yet."]
+
+
+def test_the_answer_is_among_what_was_confirmed(ranked_study):
+    """What stands above it by one seed is named, with what confirms it."""
+    singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.425), ({DOWN: "DynamicConv"}, 0.424)]
+    study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
+    study.ask_for_seeds(None, Confirm(2, 2))
+    assert "First: neck.up_*=CARAFE" in conclusion(study)[0]
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.40, 1.0)),)
+    for trial in study.trials()[:3]:
+        study.start(replace(trial, number=-1, seed=1, status="running", curve=())).end(status="done", curve=curve)
+    told, _, further = conclusion(study)
+    assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in told
+    assert " Above it by one seed: 2 variants, which have not been looked at again." in told
+    assert further.endswith(" --confirm 4:2")
+    assert [t.variant.describe() for t in chosen_trials(study)] == ["neck.{up_p3,up_p4}=CARAFE"]
+
+
+def test_what_went_wrong_is_said(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "failed", 0, 8.0), (OTHER, "rejected", 0, 9.0)])
+    notes = "\n".join(ranking_notes(study))
+    assert "failed: " in notes
+    assert "(neck.up_*=CARAFE) why" in notes
+    assert "over a limit: " in notes
+
+
+def test_a_study_that_has_nothing_yet_has_notes(ranked_study):
+    for k, answer in enumerate((None, ANSWER)):
+        study = ranked_study([], answer, folder=str(k))
+        assert ranking_notes(study)[0].startswith("Proxy: 8 epochs")
+        assert conclusion(study) == ["No variant has finished yet."]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "score", "words"),
+    [
+        (
+            {"init": "bank", "epochs": 4, "base_epochs": 40, "bank_epochs": 8},
+            "map",
+            "seed 0, swaps distilled for 8 epochs from a baseline of 40 epochs (mAP50-95 0.512);",
+        ),
+        ({"init": "baseline", "base_epochs": 9}, "map", "inheriting from a baseline of 9 epochs (mAP50-95 0.512);"),
+        ({"init": "scratch"}, "map", "8 epochs at 160 px, batch 16, seed 0, from scratch;"),
+        ({"init": "/a/b.pt"}, "map", "seed 0, inheriting from /a/b.pt;"),
+        ({"init": "bank", "epochs": 0}, "map", "Proxy: no training at 160 px"),
+        ({"init": "scratch"}, "map_average", "from scratch; mAP50-95 of the averaged weights counts; 4 training and 2"),
+    ],
+)
+def test_what_a_proxy_is(ranked_study, recipe, score, words):
+    study = ranked_study([], recipe=replace(Recipe(), **recipe), score=score)
+    study.keep_baseline_training((EpochScore(1, 2.0, 0.1), EpochScore(2, 2.0, 0.1, Validation(0.7, 0.512, 1.0))))
+    assert words in ranking_notes(study)[0]
+
+
+def test_without_a_calibration_nobody_knows(of_maps):
+    notes = "\n".join(of_maps([0.41, 0.42]))
+    assert "One seed a variant, and nobody has measured what this proxy can see here: this is a screening." in notes
+    assert "`nas calibrate quick` measures it" in notes
+    assert "Resolution" not in notes
+
+
+def test_a_calibration_says_what_can_be_seen(of_maps):
+    notes = "\n".join(of_maps([0.38, 0.42], ANSWER))
+    assert (
+        "Resolution: 0.0036 mAP50-95, the smallest difference whose sign one run each gets right in 9 of 10; "
+        "Spearman 0.81 [0.51, 0.93] with full training (calibrated with 9 variants of seeds on /data/a.yaml)."
+    ) in notes
+    assert "nas calibrate" not in notes
+    assert "other data" not in notes
+    assert "cannot be told apart" not in notes
+
+
+def test_a_calibration_on_other_data_and_without_an_interval(of_maps):
+    other = replace(ANSWER, fingerprint="e" * 16, spearman_interval=None)
+    notes = "\n".join(of_maps([0.38, 0.42], other))
+    assert "Spearman 0.81 with full training" in notes
+    assert "These are other data: it may differ here." in notes
+
+
+MAPS = [0.402, 0.405, 0.398, 0.41]
+
+
+@pytest.mark.parametrize(("factor", "apart"), [(0.99, True), (1.0, True), (1.01, False)])
+def test_told_apart_is_what_spreads_by_more_than_the_resolution(of_maps, factor, apart):
+    """The baseline, which is far from all others here, does not belong to the spread."""
+    far = [m + 0.1 for m in MAPS]
+    spread = statistics.stdev(far)
+    notes = of_maps(far, replace(ANSWER, resolution=factor * spread))
+    assert any("cannot be told apart" in line for line in notes) != apart
+    assert any(f"they spread by {spread:.4f}, less than the resolution" in line for line in notes) != apart
+
+
+def test_a_single_variant_has_no_spread(of_maps):
+    notes = "\n".join(of_maps([0.41], ANSWER))
+    assert "Resolution" in notes
+    assert "cannot be told apart" not in notes
+
+
+def test_how_many_are_as_good_as_the_best(of_maps):
+    notes = of_maps([0.41, 0.408, 0.4, 0.409], ANSWER, folder="a")
+    assert "2 other variants are within the resolution of the highest mAP50-95." in notes
+    notes = "\n".join(of_maps([0.41, 0.4, 0.405], ANSWER, folder="b"))
+    assert "within the resolution" not in notes
+
+
+def combined(strange: float = 0.0) -> list[tuple[dict[str, str], str, float, float]]:
+    """Return every single swap and six combinations whose scores are the sums of their parts, but for one."""
+    effect = {
+        (UP, "CARAFE"): 0.02, (UP, "DySample"): -0.01, (DOWN, "SPConv"): -0.03, (DOWN, "DynamicConv"): 0.015,
+        (C2F, "C2f_SPConv"): -0.02, (C2F, "C2f_DCNv4"): 0.03,
+    }  # fmt: skip
+    pairs = [
+        {UP: "CARAFE", DOWN: "SPConv"},
+        {UP: "CARAFE", C2F: "C2f_DCNv4"},
+        {UP: "DySample", C2F: "C2f_SPConv"},
+        {DOWN: "SPConv", C2F: "C2f_DCNv4"},
+        {DOWN: "DynamicConv", C2F: "C2f_SPConv"},
+        {UP: "DySample", DOWN: "DynamicConv"},
+    ]
+    every = [{}, *({slot: label} for slot, label in effect), *pairs]
+    scores = [0.4 + sum(effect[swap] for swap in a.items()) for a in every]
+    scores[-2] += strange
+    return [(a, "done", m, 8.0) for a, m in zip(every, scores, strict=True)]
+
+
+def test_parts_of_a_sum(ranked_study):
+    notes = ranking_notes(ranked_study(combined(), ANSWER))
+    (parts,) = [line for line in notes if line.startswith("Parts: ")]
+    assert parts.startswith("Parts: 6 combinations predicted from the others, root mean square error 0.00")
+    alone, base = (float(parts.split(word)[1][:6]) for word in ("mean alone ", "baseline's score alone "))
+    assert float(parts.split("error ")[1][:6]) < 0.25 * min(alone, base)
+    assert not any("its parts" in line for line in notes)
+
+
+@pytest.mark.parametrize(("strange", "how"), [(0.05, "beats"), (-0.05, "falls short of")])
+def test_a_combination_that_is_not_its_parts(ranked_study, strange, how):
+    notes = ranking_notes(ranked_study(combined(strange), ANSWER))
+    told = [line for line in notes if "its parts" in line]
+    assert told[0].startswith(f"{C2F}=C2f_SPConv  {DOWN}=DynamicConv: {how} its parts by 0.0")
+    assert "expected 0.39" in told[0]
+    assert len(told) <= 3
+
+
+def test_without_combinations_nothing_is_said_of_parts(of_maps):
+    assert not any("arts" in line for line in of_maps(MAPS, ANSWER))
+
+
+def test_what_the_bank_found(ranked_study, tmp_path):
+    study = ranked_study([({}, "done", 0.4, 8.0)], recipe=replace(Recipe(), init="bank"))
+    assert not any("nas bank" in line or "No swap can matter" in line for line in ranking_notes(study))
+    failed = [
+        Distilled(Candidate("neck.up_p4", "CARAFE"), "", 1.0, float("nan"), "its distillation diverged"),
+        Distilled(Candidate("neck.up_p3", AGAIN), "", 1.0, float("nan"), "its distillation diverged"),
+    ]
+    drops = {"neck.up_p4": 0.2, "neck.c2f_p3": 0.00099, "neck.up_p3": -0.01, "neck.c2f_n4": 0.001}
+    bank = SwapBank(tmp_path, 0.4, drops, {(d.candidate.slot, d.candidate.label): d for d in failed})
+    study.keep_bank(bank)
+    notes = ranking_notes(study)
+    assert (
+        "No swap can matter on these data in neck.c2f_p3, neck.up_p3: the baseline loses nothing without what they say."
+    ) in notes
+    assert [line for line in notes if "kept out" in line] == [
+        "kept out of the search: neck.up_p4=CARAFE: its distillation diverged"
+    ]
+    assert "distil: the largest distillation error of the swaps; `nas bank s` shows all." in notes
+    study.keep_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
+    assert not any("No swap can matter" in line or "kept out" in line for line in ranking_notes(study))
+
+
+def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
+    """It is told apart, and the next command does not ask for less than is confirmed."""
+    singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.42)]
+    study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
+    study.ask_for_seeds(None, Confirm(3, 2))
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.41, 1.0)),)
+    for trial in study.trials()[:4]:
+        handle = study.start(replace(trial, number=-1, seed=1, status="running", curve=()))
+        if trial.assignment[UP] == SWAP[UP]:
+            handle.end(status="failed", failure="nan: loss")
+        else:
+            handle.end(status="done", curve=curve)
+    told, _, further = conclusion(study)
+    assert " Above it by one seed, and failed under another: 1 variant." in told
+    assert "not been looked at" not in told
+    assert further.endswith(" --trials 10")

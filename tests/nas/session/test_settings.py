@@ -1,0 +1,176 @@
+"""From options to a study: what is chosen, what an option changes, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import nas.model.latency
+from nas.cli import cli
+from nas.errors import StudyError
+from nas.model.latency import machine
+from nas.session.search import Session, hint_of
+from nas.study.budget import Confirm
+from nas.study.objective import Goal
+from nas.study.settings import EACH, ONE
+from nas.study.study import Study
+from nas.training.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
+
+
+def recipe_of(session: Session) -> Recipe:
+    return session.study.settings.recipe
+
+
+def test_these_are_the_options_of_the_command(options):
+    assert {p.name for p in cli.commands["search"].params} - {"as_json"} == options
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "changes", "told"),
+    [
+        (1, 8, {}, "one training at a time, with 8 threads: --workers 8 makes more trials an hour"),
+        (2, 8, {}, ""),
+        (1, 1, {}, ""),
+        (1, 8, {"recipe": Recipe(device="0")}, ""),
+        (1, 8, {"latency_on": "this machine"}, ""),  # trainings beside each other would disturb what is timed
+    ],
+)
+def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, told):
+    hint = hint_of(replace(begin().study.settings, **changes), workers, cores)
+    assert hint.startswith(told)
+    assert bool(hint) == bool(told)
+
+
+def test_a_bank_unless_told_otherwise(begin):
+    session = begin()
+    recipe, settings = recipe_of(session), session.study.settings
+    assert (recipe.init, recipe.start, recipe.epochs, recipe.base_epochs) == ("bank", "near", 4, 40)
+    assert (recipe.imgsz, recipe.batch, recipe.device) == (160, 16, "cpu")
+    assert (recipe.lr0, recipe.base_lr0, recipe.mosaic, recipe.warmup_bias_lr) == (
+        BANK_FINE_TUNE_LR0,
+        SCRATCH_LR0,
+        0.0,
+        0.0,
+    )
+    assert (settings.score, settings.calibration, settings.error, settings.answer) == ("map_last", "", None, {})
+    assert Study.load(session.study.place).settings == settings
+    assert session.study.target == 7  # the baseline and every swap alone
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"), [("scratch", (8, SCRATCH_LR0, 0.1)), ("baseline", (8, FINE_TUNE_LR0, 0.0))]
+)
+def test_other_starts_have_other_recipes(begin, init, expected):
+    recipe = recipe_of(begin(init=init))
+    assert (recipe.init, recipe.epochs, recipe.lr0, recipe.warmup_bias_lr) == (init, *expected)
+    assert recipe.mosaic == 1.0
+
+
+def test_every_option_arrives(begin, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    session = begin(
+        study="x", trials=5, epochs=3, imgsz=64, batch=4, scale="s", weights="w.pt", base_epochs=0, bank_epochs=2,
+        seed=9, floor=0.5, max_gflops=30.0, max_params=2e7, storage=f"sqlite:///{tmp_path / 'other.db'}",
+    )  # fmt: skip
+    recipe, settings = recipe_of(session), session.study.settings
+    assert (recipe.epochs, recipe.imgsz, recipe.batch, recipe.base_epochs, recipe.bank_epochs) == (3, 64, 4, 0, 2)
+    assert recipe.weights == str(tmp_path / "w.pt")
+    assert recipe.weights_digest == digest_of(recipe.weights) != ""
+    assert recipe.base_lr0 == FINE_TUNE_LR0  # the baseline goes on from them
+    assert (settings.space.scale, settings.seed, settings.floor, session.study.target) == ("s", 9, 0.5, 5)
+    assert dict(settings.space.limits) == {"max_gflops": 30.0, "max_params": 2e7}
+    assert (session.study.place.name, session.study.place.file) == ("x", tmp_path / "other.db")
+
+
+def test_a_file_to_inherit_from(begin, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    recipe = recipe_of(begin(init="w.pt", epochs=0))
+    assert (recipe.init, recipe.init_digest) == (str(tmp_path / "w.pt"), digest_of(str(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0, "init": "scratch"}, "--epochs 0 validates what is inherited; with --init scratch"),
+        ({"base_epochs": 0}, "--base-epochs 0 takes the baseline as it is: bring a trained one with --weights"),
+        ({"base_epochs": 0, "init": "baseline"}, "--base-epochs 0 takes the baseline as it is"),
+        ({"weights": "nowhere.pt"}, "cannot inherit from 'nowhere.pt': expected a .pt file that exists"),
+        ({"init": "nowhere"}, "cannot inherit from 'nowhere': expected bank, baseline, scratch, or a .pt file"),
+    ],
+)
+def test_what_says_nothing_is_refused(begin, tmp_path, options, words):
+    with pytest.raises(StudyError) as caught:
+        begin(**options)
+    assert words in str(caught.value)
+    assert not list(tmp_path.rglob("*.db"))
+    assert recipe_of(begin(epochs=0)).epochs == 0  # which a bank is good for
+    assert recipe_of(begin(study="s", base_epochs=0, init="scratch")).base_epochs == 0  # which does not matter there
+
+
+def test_sampler_objective_and_limits(begin):
+    settings = begin(sampler="tpe", objective="map,gflops", min_map=0.3, max_latency=20.0).study.settings
+    assert (settings.sampler, settings.objective, settings.goal) == ("tpe", "map,gflops", Goal("map,gflops", 0.3))
+    assert dict(settings.space.limits) == {"max_latency_ms": 20.0, "min_map": 0.3}
+    assert settings.latency_on == machine("cpu")
+
+
+@pytest.mark.parametrize("options", [{"latency": True}, {"objective": "map,latency"}])
+def test_latency_is_measured_where_it_is_asked_for(begin, options):
+    assert begin().study.settings.latency_on == ""
+    assert begin(study="l", **options).study.settings.latency_on == machine("cpu")
+
+
+def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial, run_what_is_left):
+    finish_a_trial(begin(study="a", sampler="tpe", trials=1, confirm=Confirm()).study)
+    assert begin(study="a").study.settings.sampler == "tpe"
+    session = begin(study="a", sampler="random")
+    assert Study.load(session.study.place).settings.sampler == "tpe"  # written down by the search, which is alone
+    told = run_what_is_left(session)
+    assert told[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
+    assert Study.load(session.study.place).settings.sampler == "random"
+
+
+def test_another_objective_or_machine_may_not_go_on(begin, monkeypatch, finish_a_trial):
+    finish_a_trial(begin(study="a", latency=True).study)
+    with pytest.raises(StudyError, match="objective: map_per_gflop, not map"):
+        begin(study="a", objective="map")
+    monkeypatch.setattr(nas.model.latency, "machine", lambda device: "another machine")
+    with pytest.raises(StudyError, match=r"latency measured on: .* 1 thread, .*, not another machine"):
+        begin(study="a")
+    finish_a_trial(begin(study="b").study)
+    with pytest.raises(StudyError, match="latency measured on: none, not another machine"):
+        begin(study="b", latency=True)
+
+
+def test_a_refusal_holds_for_a_study_that_is_resumed(begin, finish_a_trial):
+    finish_a_trial(begin(study="a").study)
+    with pytest.raises(StudyError, match="bring a trained one"):
+        begin(study="a", base_epochs=0)
+
+
+def test_every_seed_has_a_baseline_unless_told_otherwise(begin, finish_a_trial):
+    assert begin().study.settings.baselines == EACH
+    finish_a_trial(begin(study="one", baseline_per_seed=False).study)
+    assert begin(study="one", space=None).study.settings.baselines == ONE
+    with pytest.raises(StudyError, match="trained baselines: one, not one for each seed"):
+        begin(study="one", baseline_per_seed=True)
+
+
+@pytest.mark.parametrize("options", [{"init": "scratch"}, {"weights": "w.pt", "base_epochs": 0}, {"init": "w.pt"}])
+def test_what_is_given_is_one_for_all(begin, tmp_path, options):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    assert begin(**options).study.settings.baselines == ONE
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"init": "scratch"}, "here none is trained: --init scratch"),
+        ({"weights": "w.pt", "base_epochs": 0}, "here none is trained: --base-epochs 0 takes it as it is"),
+    ],
+)
+def test_seeds_have_no_baselines_where_none_is_trained(begin, tmp_path, options, why):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    with pytest.raises(StudyError, match=why):
+        begin(baseline_per_seed=True, **options)

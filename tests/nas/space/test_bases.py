@@ -1,0 +1,169 @@
+"""Bases read from the installed Ultralytics: named, built, swapped, and equal to what the host builds itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import ultralytics
+import yaml
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+from nas.errors import SpaceError
+from nas.model import host
+from nas.model.cost import costed
+from nas.model.render import render
+from nas.ops import registry
+from nas.space.bases import HEADS, bases, load_base, name_layers
+from nas.space.graph import IMAGE, with_letter
+from nas.space.model_yaml import read_model_yaml
+from nas.space.variant import Choice, Variant, make_variant, misfit
+
+FILES = {f.stem: f for f in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml")}
+SMALL = ("yolov3-tiny", "yolov5", "yolov6", "yolov8-p6", "yolov9t", "yolov10n", "yolo11", "yolo12", "yolo26")
+"""One of each family, the smallest."""
+
+
+def swapped(base: str) -> Variant:
+    """Return the variant with something in every layer's place that anything fits."""
+    graph, swaps = load_base(base), {}
+    for turn, layer in enumerate(graph.layers):
+        fitting = [
+            n for n in registry.entries() if layer.kind and not misfit(graph, layer.name, Choice(n), inserted=False)
+        ]
+        if fitting:
+            swaps[layer.name] = fitting[turn % len(fitting)]
+    return make_variant(base, graph.default_scale, swaps)
+
+
+def image(model) -> torch.Tensor:
+    stride = int(model.stride.max())
+    return torch.rand(1, 3, 2 * stride, 3 * stride)
+
+
+def test_every_detection_yaml_of_the_host_is_a_base():
+    with_head = {
+        name
+        for name, file in FILES.items()
+        if name.startswith("yolo") and yaml.safe_load(file.read_text())["head"][-1][2] in HEADS
+    }
+    assert set(bases()) == with_head
+    assert {"yolov3", "yolov5", "yolov6", "yolov8", "yolov9c", "yolov10n", "yolo11", "yolo12", "yolo26"} <= set(bases())
+
+
+@pytest.mark.parametrize("name", bases())
+def test_layers_have_names_of_their_own_and_the_files_rows(name):
+    graph, file = load_base(name), read_model_yaml(FILES[name])
+    assert len(set(graph.names)) == len(graph.names) == len(file.rows)
+    assert graph.names[-1] == "head.detect"
+    index = {layer: number for number, layer in enumerate(graph.names)} | {IMAGE: -1}
+    for layer, row in zip(graph.layers, file.rows, strict=True):
+        assert tuple(index[s] for s in layer.sources) == row.sources
+        assert (layer.module, layer.args, layer.repeats) == (row.module, row.args, row.repeats)
+        assert layer.kind in (None, "pool") or layer.slot_values
+
+
+def test_names_are_those_that_yolov8_ships_with():
+    assert name_layers(read_model_yaml(FILES["yolov8"]), "yolov8").names == load_base("yolov8").names
+
+
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [
+        ("yolo11", ["backbone.stem_p1", "backbone.c3k2_p3", "backbone.sppf", "backbone.c2psa", "neck.c3k2_n5"]),
+        ("yolov8-p2", ["neck.up_p2", "neck.c2f_p2", "neck.down_n3", "neck.c2f_n5"]),
+        ("yolov8-p6", ["backbone.down_p6", "neck.up_p5", "neck.down_n6"]),
+        ("yolov9e", ["backbone.identity_p0", "backbone.stem_p1", "backbone.down_p1", "backbone.down_p2_2"]),
+        ("yolov3-tiny", ["backbone.maxpool_p3", "backbone.maxpool_p5_2", "neck.conv_p5_4"]),
+        ("yolov6", ["neck.up_p4", "neck.conv_p4_3", "neck.down_n5"]),
+    ],
+)
+def test_names_say_section_kind_and_stride(base, names):
+    graph = load_base(base)
+    assert [name for name in names if name not in graph.names] == []
+
+
+def test_levels_are_the_strides_of_what_layers_put_out():
+    base = load_base("yolo26-p2")
+    model = host.build(render(Variant("yolo26-p2", "n")).yaml, "n")
+    sides: dict[str, int] = {}
+    for layer, module in zip(base.layers, model.model, strict=True):
+        module.register_forward_hook(
+            lambda _m, _i, out, name=layer.name: (
+                sides.__setitem__(name, out.shape[-1]) if torch.is_tensor(out) else None
+            )
+        )
+    with torch.no_grad():
+        model(torch.rand(1, 3, 128, 128))
+    for name, side in sides.items():
+        if name[-1].isdigit():
+            assert 128 / side == 2 ** int(name[-1]), name
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_rendered_base_is_the_hosts_own_model(name):
+    scale = load_base(name).default_scale
+    ours = host.build(render(Variant(name, scale)).yaml, scale)
+    theirs = DetectionModel(yaml_model_load(FILES[name]) | {"scale": scale}, verbose=False).eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = image(ours)
+    with torch.no_grad():
+        assert torch.equal(ours(x)[0], theirs(x)[0])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_swapping_every_layer_keeps_the_head(name):
+    variant = swapped(name)
+    assert len(variant.swaps) > 5
+    model = host.build(render(variant).yaml, variant.scale)
+    stock = host.build(render(Variant(name, variant.scale)).yaml, variant.scale)
+    with torch.no_grad():
+        assert model(image(model))[0].shape == stock(image(model))[0].shape
+    own, theirs = (sum(p.numel() for p in m.model[-1].parameters()) for m in (model, stock))
+    assert own == theirs
+
+
+def test_a_head_of_yolo11_would_change_without_the_constant():
+    """What the constant `legacy` is for: with no C3k2 left, the host takes YOLOv8's class branch."""
+    text = render(swapped("yolo11")).yaml
+    assert "legacy: False\n" in text
+    with_it, without = (host.build(t, "n").model[-1] for t in (text, text.replace("legacy: False\n", "")))
+    assert sum(p.numel() for p in with_it.parameters()) < sum(p.numel() for p in without.parameters())
+
+
+@pytest.mark.parametrize(
+    ("base", "letter", "name"),
+    [
+        ("yolov8", "n", "yolov8n"),
+        ("yolo11", "x", "yolo11x"),
+        ("yolov8-ghost-p2", "s", "yolov8s-ghost-p2"),
+        ("yolov10n", "n", "yolov10n"),
+        ("yolov9c", "", "yolov9c"),
+        ("YOLOv8-p2", "m", "YOLOv8m-p2"),
+    ],
+)
+def test_the_letter_stands_where_the_host_looks_for_it(base, letter, name):
+    assert with_letter(base, letter) == name
+
+
+@pytest.mark.parametrize("base", SMALL)
+def test_the_host_reads_the_scale_from_the_name(base, tmp_path):
+    graph = load_base(base)
+    for scale in graph.scales or [""]:
+        files = render(Variant(base, scale))
+        read = host.scale_of(tmp_path / f"{files.name}.yaml", files.yaml)
+        assert read == scale or not graph.scales
+
+
+def test_a_base_of_one_size_states_its_cost():
+    text = costed(Variant("yolov9t", ""))[0].yaml
+    assert "\n# YOLOv9t summary: 2128720 parameters, 8.5 GFLOPs\n" in text
+    assert "scales:" not in text
+
+
+def test_scales_that_a_base_does_not_have():
+    with pytest.raises(SpaceError, match="yolov9c has one size and no scales: leave the scale 'n' out"):
+        make_variant("yolov9c", "n", {})
+    with pytest.raises(SpaceError, match="yolov10n has no scale 's'; its scales: n"):
+        make_variant("yolov10n", "s", {})

@@ -1,0 +1,180 @@
+"""Devices that several trainings share: dealt out, and alone where memory is short."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from instant_worker import InstantTrainer, Quiet, Told
+
+from nas.errors import ProxyFailure, Starved
+from nas.search.loop import search
+from nas.search.runner import Runner
+from nas.search.runners import dealt
+from nas.workers.parallel import Room
+
+WAIT_S = 60
+pytestmark = pytest.mark.usefixtures("quick_costs")
+
+
+def test_what_does_not_fit_beside_another_is_trained_alone(shared_study):
+    """The second to come is out of memory as long as the first one trains."""
+    inside, told, most = [], Told(), []
+    lock, met = threading.Lock(), threading.Event()
+    room = Room()
+
+    class Small(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            with lock:
+                inside.append(self)
+                most.append(len(inside))
+                crowded = len(inside) > 1
+            try:
+                if crowded:
+                    met.set()
+                    raise ProxyFailure("memory", "out of memory")
+                assert met.wait(WAIT_S)  # the first one is there until another has come
+                return super().run(job, on_epoch)
+            finally:
+                with lock:
+                    inside.remove(self)
+
+    trials = search(shared_study, [Runner(shared_study, Path("d"), Small(), told, room=room) for _ in range(3)])
+    assert max(most) > 1
+    assert {t.status for t in trials} == {"done"}
+    assert any("out of memory beside other trainings; it is trained again alone" in note for note in told.notes)
+
+
+def test_what_does_not_fit_alone_fails(shared_study):
+    class Small(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            if ("neck.up_p4", "CARAFE(c_mid=64,k_up=5)") in job.swaps or "CARAFE" in str(job.swaps):
+                raise ProxyFailure("memory", "out of memory")
+            return super().run(job, on_epoch)
+
+    trials = search(shared_study, [Runner(shared_study, Path("d"), Small(), Quiet())])
+    failed = [t for t in trials if t.status == "failed"]
+    assert failed
+    assert all(t.failure == "memory: out of memory" for t in failed)
+
+
+def test_room_lets_nobody_in_beside_who_is_alone():
+    room, order = Room(), []
+    with room.shared() as company:
+        assert not company()
+        waits = threading.Thread(target=lambda: _alone(room, order))
+        waits.start()
+        until_waiting(room)
+        comes = threading.Thread(target=lambda: _beside(room, order))
+        comes.start()
+        order.append("first")
+    waits.join(WAIT_S)
+    comes.join(WAIT_S)
+    assert order == ["first", "alone", "beside"]
+    with room.shared() as one, room.shared() as other:
+        assert one()
+        assert other()
+
+
+def _alone(room, order):
+    with room.alone():
+        order.append("alone")
+
+
+def _beside(room, order):
+    with room.shared():
+        order.append("beside")
+
+
+def until_waiting(room):
+    while not room._waiting:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "gpus", "expected"),
+    [
+        ("cpu", 3, 2, ["cpu"] * 3),
+        ("0", 1, 2, ["0"]),
+        ("0", 3, 2, ["0", "1", "0"]),
+        ("1", 2, 2, ["1", "0"]),
+        ("1", 2, 0, ["1", "0"]),
+        ("0,1", 2, 2, ["0,1"] * 2),
+    ],
+)
+def test_gpus_are_dealt_out(device, workers, gpus, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert dealt(device, workers) == expected
+
+
+def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(shared_study):
+    jobs = []
+
+    class Looks(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            jobs.append(job)
+            return super().run(job, on_epoch)
+
+    search(shared_study, [Runner(shared_study, Path("d"), Looks(), Quiet(), device="5")])
+    assert {job.recipe.device for job in jobs} == {"5"}
+    assert shared_study.settings.recipe.device != "5"
+
+
+def test_what_the_system_kills_beside_others_is_trained_alone(shared_study):
+    """The system kills without a word when memory runs out."""
+    inside, told = [], Told()
+    lock, met = threading.Lock(), threading.Event()
+    room = Room()
+
+    class Large(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            with lock:
+                inside.append(self)
+                crowded = len(inside) > 1
+            try:
+                if crowded:
+                    met.set()
+                    raise ProxyFailure("died", "the training process died (killed by signal 9)", starved=True)
+                assert met.wait(WAIT_S)
+                return super().run(job, on_epoch)
+            finally:
+                with lock:
+                    inside.remove(self)
+
+    trials = search(shared_study, [Runner(shared_study, Path("d"), Large(), told, room=room) for _ in range(3)])
+    assert {t.status for t in trials} == {"done"}
+    assert any("beside other trainings; it is trained again alone" in note for note in told.notes)
+
+
+def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(shared_study):
+    room, leave, beside = Room(), threading.Event(), []
+
+    class Leaves(Told):
+        def note(self, text):
+            super().note(text)
+            leave.set()
+
+    def stay():
+        with room.shared():
+            assert leave.wait(WAIT_S)
+
+    def bank(_weights, _recipe, seed, _wanted):
+        beside.append(room._inside - 1)
+        if beside[-1]:
+            raise Starved("the bank could not be distilled: out of memory")
+        return f"bank {seed}"
+
+    runner = Runner(shared_study, Path("d"), InstantTrainer(), Leaves(), room=room)
+    other = threading.Thread(target=stay)
+    other.start()
+    while not room._inside:
+        time.sleep(0.01)
+    assert runner.heritage.beside(lambda: bank(None, None, 3, None), "the bank of seed 3") == "bank 3"
+    other.join(WAIT_S)
+    assert beside == [1, 0]
+    with room.shared() as company:  # and what fails alone has failed
+        assert not company()
+    with pytest.raises(Starved):
+        runner.heritage.beside(lambda: (_ for _ in ()).throw(Starved("out of memory")), "the bank of seed 3")
