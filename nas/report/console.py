@@ -82,7 +82,7 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
 
 
 class Progress:
-    """Shows the progress of a search (a `nas.search.runner.Observer`): live lines on a terminal, plain lines elsewhere."""
+    """Shows the progress of a search (see `nas.search.runner.Observer`): live lines on a terminal, else plain lines."""
 
     def __init__(self, console: Console, study: Study) -> None:
         self.console = console

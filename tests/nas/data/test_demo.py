@@ -142,20 +142,6 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, quick):
         demo.demo_dataset()
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.delenv("NAS_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(demo.sys, "platform", "linux")
-    assert demo.cache_dir() == tmp_path / ".cache" / "swapnas"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert demo.cache_dir() == tmp_path / "xdg" / "swapnas"
-    monkeypatch.setattr(demo.sys, "platform", "darwin")
-    assert demo.cache_dir() == tmp_path / "Library" / "Caches" / "swapnas"
-    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "own"))
-    assert demo.cache_dir() == tmp_path / "own"
-
-
 def test_labels_are_whole_pixels_within_the_picture(files):
     sides, classes = [], set()
     for name, content in files.items():
