@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.ranking.race import Rules, next_round
-from nas.ranking.rank import first_of, rank
+from nas.ranking.rank import first_ranked, rank
 from nas.samplers import SAMPLERS
 from nas.samplers.propose import propose
 from nas.search.table import Row, Table, TableSpace, table_space
@@ -140,7 +140,7 @@ def raced(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:
             further = again(first[variant], found.seed)
             spent += further is not None
             runs.append(replace(further or replace(first[variant], seed=found.seed, status="failed"), number=len(runs)))
-    return first_of(rank(runs, 1.0, GOAL)).trial, spent
+    return first_ranked(rank(runs, 1.0, GOAL)).trial, spent
 
 
 def retrained(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:

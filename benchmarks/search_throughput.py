@@ -229,11 +229,11 @@ def _last_map(results: Path) -> float:
 def plan_of(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[float]]:
     """Return what the script has to train for the trials of a search, and the search's own mAPs."""
     from nas.data.dataset import load, write_resolved
-    from nas.study.location import place
+    from nas.study.location import locate
     from nas.study.study import Study
     from nas.training.train import overrides_of
 
-    study = Study.load(place("s", f"sqlite:///{folder / 's.db'}"))
+    study = Study.load(locate("s", f"sqlite:///{folder / 's.db'}"))
     recipe = study.settings.recipe
     done = [trial for trial in study.trials() if trial.status == "done"]
     models = []

@@ -23,14 +23,14 @@ from pathlib import Path
 
 from nas.ranking.race import rules_of
 from nas.ranking.rank import rank, ranking_of
-from nas.ranking.replicates import together
+from nas.ranking.replicates import pool_seeds
 from nas.samplers import SAMPLERS
 from nas.samplers.propose import propose
 from nas.search.schedule import confirming, owed
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.objective import OBJECTIVES, Goal
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
@@ -100,7 +100,7 @@ def in_use(study: Study) -> list[float]:
         median_ms(study.trials),
         median_ms(lambda: ranking_of(study)),
         median_ms(lambda: [*owed(trials, rules), *confirming(trials, rules)]),
-        median_ms(lambda: propose(s.space, together(trials), seed=0, floor=s.floor)),
+        median_ms(lambda: propose(s.space, pool_seeds(trials), seed=0, floor=s.floor)),
     ]
 
 
@@ -128,13 +128,13 @@ def main() -> None:
     print(f"{options.space}: {len(space.active)} slots, {len(space.single_swaps())} swaps; ms\n")
     print(f"| trials | {' | '.join(COLUMNS)} |\n|{'---|' * (1 + len(COLUMNS))}")
     with tempfile.TemporaryDirectory() as folder:
-        where = place("s", f"sqlite:///{Path(folder) / 's.db'}")
+        where = locate("s", f"sqlite:///{Path(folder) / 's.db'}")
         settings = Settings(space, Recipe(), "", "f" * 16, ("a",), (4, 2), 0, 0.02, current_versions())
         study = Study.create(where, settings, marks[-1], confirm=Confirm(3, 3))
         for before, mark in zip([0, *marks], marks, strict=False):
             figures = [*fill(study, trials[before:mark]), *in_use(study)]
             print(f"| {mark} | {' | '.join(f'{figure:.1f}' for figure in figures)} |", flush=True)
-        compare_samplers(space, together(study.trials()))
+        compare_samplers(space, pool_seeds(study.trials()))
 
 
 if __name__ == "__main__":

@@ -52,15 +52,15 @@ class Unreachable(StudyError):
     """A server of studies that does not answer, and may do so later."""
 
 
-class Starved(StudyError):
+class OutOfMemory(StudyError):
     """What a search needs could not be made, maybe for lack of memory."""
 
 
-class Untaught(StudyError):
+class BaselineNotTrained(StudyError):
     """A baseline has diverged or has not learnt, so nothing can inherit from it."""
 
 
-class LeftOut(StudyError):
+class SeedExcluded(StudyError):
     """A study goes on without a seed, and so without the run that was to be made under it."""
 
 
@@ -118,10 +118,10 @@ def one_line(error: BaseException) -> str:
 class ProxyFailure(ProxyError):
     """A proxy that failed, with the kind of failure; the search goes on without it."""
 
-    def __init__(self, kind: FailureKind, message: str, *, starved: bool = False) -> None:
+    def __init__(self, kind: FailureKind, message: str, *, out_of_memory: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
-        self.starved = starved or kind == "memory"
+        self.out_of_memory = out_of_memory or kind == "memory"
         """Whether it may have lacked memory: the system kills what takes the last of it, without a word."""
 
 

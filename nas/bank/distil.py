@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.bank.jobs import AGAIN, Bank, Candidate, DistilJob, Distilled
+from nas.bank.jobs import CONTROL, Bank, Candidate, DistilJob, Distilled
 from nas.bank.student import Learner, Tap
 from nas.errors import ProxyError
 from nas.space.variant import AFTER
@@ -106,16 +106,16 @@ def _learner(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> Le
     from nas.space.variant import Variant
 
     torch.manual_seed(_draw(proxy.seed, candidate.slot, candidate.label))
-    again = candidate.label == AGAIN
-    variant = Variant(proxy.base, proxy.scale, () if again else ((candidate.slot, candidate.label),))
+    is_control = candidate.label == CONTROL
+    variant = Variant(proxy.base, proxy.scale, () if is_control else ((candidate.slot, candidate.label),))
     graph = variant.graph()
     names = graph.names
     inserted = candidate.slot.startswith(AFTER)
     row = names.index(candidate.slot.removeprefix(AFTER)) + inserted
-    sources = () if inserted or again else graph.layers[row].sources[1:]  # the layer itself has one source
+    sources = () if inserted or is_control else graph.layers[row].sources[1:]  # the layer itself has one source
     module: Any = build(render(variant).yaml, proxy.scale, nc).model[row]  # type: ignore[index]  # the host's list
     begun = False
-    if not again and proxy.recipe.start == "near":
+    if not is_control and proxy.recipe.start == "near":
         begun = begin(module, None if inserted else teacher.model[row])
     if proxy.recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from nas.training.jobs import ProxyJob
 
-AGAIN = "again"
+CONTROL = "control"
 """The label of the control: the layer's own module with fresh initial values, distilled as the candidates are."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A module for a slot: a layer's name (or ``after NAME``) and a label; `AGAIN` is the layer's own module."""
+    """A module for a slot: a layer's name (or ``after NAME``) and a label; `CONTROL` is the layer's own module."""
 
     slot: str
     label: str

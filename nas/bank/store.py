@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.bank.jobs import AGAIN, Candidate, Distilled
+from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.errors import StudyError
 from nas.files import read_json
 from nas.space.search_space import SearchSpace
@@ -54,7 +54,7 @@ class SwapBank:
                 return f"{slot}={label}: {self.candidates[slot, label].failure}"
         return ""
 
-    def is_in_doubt(self, swaps: Iterable[tuple[str, str]]) -> bool:
+    def is_suspect(self, swaps: Iterable[tuple[str, str]]) -> bool:
         """Whether the problem is an error that was raised where nothing else was distilled: it may be the machine's."""
         return any(self.candidates[swap].raised for swap in swaps)
 
@@ -66,7 +66,7 @@ class SwapBank:
     @property
     def failures(self) -> list[Distilled]:
         """The swaps that cannot be made."""
-        return [c for c in self.candidates.values() if c.failure and c.candidate.label != AGAIN]
+        return [c for c in self.candidates.values() if c.failure and c.candidate.label != CONTROL]
 
     @property
     def idle_slots(self) -> list[str]:
@@ -82,7 +82,7 @@ def candidates_of(space: SearchSpace) -> tuple[Candidate, ...]:
             for label in slot.choices[1:]:
                 found[Candidate(layer, label)] = None
             if not layer.startswith(AFTER) and space.graph[layer].kind != "up":  # an upsampling has nothing to learn
-                found[Candidate(layer, AGAIN)] = None
+                found[Candidate(layer, CONTROL)] = None
     return tuple(found)
 
 

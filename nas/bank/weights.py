@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from nas.bank.distil import LEAST_MAP
 from nas.bank.jobs import Bank, Candidate, DistilJob
 from nas.bank.store import SwapBank, bank_json, candidates_of, open_bank
-from nas.errors import STOPPED, ProxyFailure, Starved, StudyError, Untaught
+from nas.errors import STOPPED, BaselineNotTrained, OutOfMemory, ProxyFailure, StudyError
 from nas.files import read_json, write_json
 from nas.locks import is_free, try_lock
 from nas.model.render import render
@@ -46,7 +46,7 @@ class Worker(Protocol):
         """Give up what is being done, from another thread; whoever waits for it hears of a failure."""
 
 
-class Listener(Protocol):
+class WeightsObserver(Protocol):
     """Who is told while weights are made."""
 
     def baseline_training(self, recipe: Recipe, seed: int) -> None:
@@ -91,7 +91,7 @@ class Weights:
         versions: Of the tool and the packages that decide results.
         seed: Of the baseline's training.
         worker: Who trains.
-        listener: Told of what is made.
+        observer: Told of what is made.
         scratch: Where jobs may make files, which they remove.
         device: Where banks are distilled; empty is the recipe's, which names them in any case.
         apart: Whether each seed has a trained baseline of its own, in place of the one of `seed`.
@@ -105,7 +105,7 @@ class Weights:
     versions: tuple[tuple[str, str], ...]
     seed: int
     worker: Worker
-    listener: Listener
+    observer: WeightsObserver
     scratch: Path
     device: str = ""
     apart: bool = False
@@ -184,15 +184,15 @@ class Weights:
 
     def _train(self, recipe: Recipe, file: Path, about: Path, seed: int) -> None:
         wanted = recipe.for_baseline()
-        self.listener.baseline_training(wanted, seed)
+        self.observer.baseline_training(wanted, seed)
         variant = Variant(self.space.base, self.space.scale)
         job = replace(self.job(variant, wanted, seed), init=recipe.weights or None, save=str(file), average=False)
         job = replace(self.resumable(job), recipe=replace(wanted, device=self.device or wanted.device))
         try:
-            result = self.worker.run(job, lambda score: self.listener.epoch(score, max(1, wanted.epochs)))
+            result = self.worker.run(job, lambda score: self.observer.epoch(score, max(1, wanted.epochs)))
         except ProxyFailure as failure:
-            untaught = failure.kind in ("nan", "diverged")
-            kind = Starved if failure.starved else Untaught if untaught else StudyError
+            not_trained = failure.kind in ("nan", "diverged")
+            kind = OutOfMemory if failure.out_of_memory else BaselineNotTrained if not_trained else StudyError
             raise kind(f"the baseline could not be trained: {failure}") from None
         fitting, every = result.inherited
         if not wanted.epochs and fitting < every:
@@ -212,7 +212,7 @@ class Weights:
         """
         baseline = self.baseline(recipe, seed)
         if baseline.map < LEAST_MAP:
-            raise Untaught(
+            raise BaselineNotTrained(
                 f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
                 "there is nothing to distil from it: train it longer (--base-epochs), bring trained weights "
                 "(--weights), or search from scratch (--init scratch)"
@@ -260,14 +260,14 @@ class Weights:
         baseline: Baseline,
         about: dict[str, Any],
     ) -> SwapBank:
-        self.listener.distilling(len(missing))
+        self.observer.distilling(len(missing))
         recipe = replace(recipe, init="baseline", device=self.device or recipe.device)
         proxy = self.job(Variant(self.space.base, self.space.scale), recipe, seed)
         job = DistilJob(replace(proxy, init=str(baseline.file)), missing, str(bank.folder))
         try:
-            made: Bank = self.worker.work(job, lambda seen: self.listener.steps(*seen))
+            made: Bank = self.worker.work(job, lambda seen: self.observer.steps(*seen))
         except ProxyFailure as failure:
-            kind = Starved if failure.starved else StudyError
+            kind = OutOfMemory if failure.out_of_memory else StudyError
             raise kind(f"the bank could not be distilled: {failure}") from None
         bank = replace(
             bank,
@@ -292,7 +292,7 @@ class Weights:
         with lock:
             while not try_lock(lock):
                 if not told:
-                    self.listener.note(f"another worker or search is making {what.name}; waiting for it")
+                    self.observer.note(f"another worker or search is making {what.name}; waiting for it")
                     told = True
                 if self.stopped.wait(0.5):
                     raise StudyError(STOPPED)

@@ -32,7 +32,7 @@ DIFFERENCE = 0.005
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Assessment:
     """The answer of a calibration.
 
     Attributes:
@@ -119,7 +119,7 @@ class Judgement:
         }
 
 
-def judge(calibrator: Calibrator) -> Judgement:
+def assess(calibrator: Calibrator) -> Assessment:
     """Judge a calibration whose runs are finished.
 
     Raises:
@@ -146,23 +146,23 @@ def judge(calibrator: Calibrator) -> Judgement:
         told = SCORES if recipe.epochs else ("map", "val_loss", "train_loss")
         tables = {score: _matrix(runs, score) for score in told}
         if recipe.init == "bank":
-            again = [
+            controls = [
                 [found(Run(name, recipe, variants[0], s, control_of(calibration, v))) for s in seeds] for v in variants
             ]
             for score in told:  # what a variant adds to its control, on top of the baseline
-                over = tables[score] - _matrix(again, score) + tables[score][:1]
+                over = tables[score] - _matrix(controls, score) + tables[score][:1]
                 tables[score + OVER_CONTROL] = np.where(np.arange(len(variants))[:, None] > 0, over, tables[score][:1])
         try:
             merits += _merits(name, runs, tables, judged, once[name], _seconds(runs, recipe))
         except ValueError as error:
             raise StudyError(f"the runs of {name} say nothing: {error}") from None
         kept[name] = tables
-    answer = [m for m in merits if m.score in RANKABLE]
+    calibrated = [m for m in merits if m.score in RANKABLE]
     top = ceiling(judged) if calibration.full_seeds > 1 else None
-    chosen, reason = choose(answer, top.spearman if top else None, difference=DIFFERENCE)
+    chosen, reason = choose(calibrated, top.spearman if top else None, difference=DIFFERENCE)
     seconds = _seconds(full_runs, calibration.full)
     drops, errors = _banks(calibrator)
-    return Judgement(
+    return Assessment(
         calibration=calibration,
         variants=variants,
         full=full,

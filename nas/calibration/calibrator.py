@@ -16,18 +16,18 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, TypeVar
 
-from nas.bank.jobs import AGAIN, Candidate
+from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Listener, Weights
+from nas.bank.weights import Weights, WeightsObserver
 from nas.calibration.run_log import Finished, Run, RunFile
 from nas.errors import ProxyFailure, StudyError
 from nas.model.render import render
 from nas.space.sampling import representatives
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
-from nas.study.settings import ONE
+from nas.study.settings import SHARED
 from nas.training.recipe import Recipe, start_of
-from nas.workers.parallel import side_by_side
+from nas.workers.parallel import run_parallel
 from nas.workers.process import ProxyWorker
 
 CALIBRATION_SUFFIX = ".calibration"
@@ -68,7 +68,7 @@ class Calibration:
     proxies: tuple[tuple[str, Recipe], ...]
     seeds: int
     versions: tuple[tuple[str, str], ...]
-    baselines: str = ONE
+    baselines: str = SHARED
 
     @property
     def tested(self) -> tuple[Variant, ...]:
@@ -111,13 +111,13 @@ def full_recipe(common: Recipe, epochs: int) -> Recipe:
     return replace(common, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
 
 
-class Observer(Listener, Protocol):
+class CalibrationObserver(WeightsObserver, Protocol):
     """Who is told how a calibration goes."""
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
         """Hear that a run has ended, the `position`-th of `total`, and how much is left to do, in epochs."""
 
-    def beside(self, number: int) -> Listener:
+    def for_worker(self, number: int) -> WeightsObserver:
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
 
 
@@ -130,7 +130,7 @@ def runs_of(calibration: Calibration) -> list[Run]:
             found += [Run(name, recipe, v, seed) for v in calibration.tested]
             if recipe.init == "bank":
                 layers = dict.fromkeys(control_of(calibration, v) for v in calibration.tested)
-                found += [Run(name, recipe, calibration.tested[0], seed, again) for again in layers if again]
+                found += [Run(name, recipe, calibration.tested[0], seed, controls) for controls in layers if controls]
     for seed in range(calibration.full_seeds):
         found += [Run(FULL, calibration.full, v, seed) for v in calibration.tested]
     return found
@@ -160,7 +160,7 @@ class Calibrator:
     weights: Weights
     workers: int
     cache: Path
-    observer: Observer
+    observer: CalibrationObserver
 
     @property
     def file(self) -> RunFile:
@@ -203,8 +203,8 @@ class Calibrator:
         made: dict[tuple[str, int], SwapBank] = {}
 
         def make_baseline(run: Run, worker: ProxyWorker) -> None:
-            told = self.observer.beside(workers.index(worker)) if len(workers) > 1 else self.observer
-            weights = replace(self.weights, worker=worker, listener=told)
+            told = self.observer.for_worker(workers.index(worker)) if len(workers) > 1 else self.observer
+            weights = replace(self.weights, worker=worker, observer=told)
             try:
                 (weights.teacher if run.recipe.init == "bank" else weights.baseline)(run.recipe, run.seed)
             except StudyError as error:
@@ -248,17 +248,17 @@ class Calibrator:
     def _candidates(self) -> tuple[Candidate, ...]:
         """Return what the variants of the calibration are assembled from."""
         swaps = {Candidate(slot, label): None for v in self.calibration.tested for slot, label in v.swaps}
-        again = {
-            Candidate(slot, AGAIN): None for v in self.calibration.tested for slot in control_of(self.calibration, v)
+        controls = {
+            Candidate(slot, CONTROL): None for v in self.calibration.tested for slot in control_of(self.calibration, v)
         }
-        return tuple({**swaps, **again})
+        return tuple({**swaps, **controls})
 
     def _one(
         self, run: Run, key: str, banks: Mapping[tuple[str, int], SwapBank], worker: ProxyWorker
     ) -> tuple[Finished, bool]:
         """Train one run; return what came of it, and whether that is the variant's own doing."""
         bank = banks.get((_bank_name(run.recipe), run.seed)) if run.recipe.init == "bank" else None
-        swaps = tuple((slot, AGAIN) for slot in run.again) or run.variant.swaps
+        swaps = tuple((slot, CONTROL) for slot in run.controls) or run.variant.swaps
         if bank and bank.problem(swaps):
             return Finished(key, None, bank.problem(swaps)), True
         job = replace(
@@ -296,4 +296,4 @@ def _each(do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], worker
                 return
             do(task, worker)
 
-    side_by_side(workers, serve)
+    run_parallel(workers, serve)

@@ -71,7 +71,7 @@ def calibration_picture(
     baseline: str = "baseline",
     chosen: str | None = None,
     difference: float = 0.005,
-    judge: str = "mAP50-95",
+    reference: str = "mAP50-95",
 ) -> None:
     """Write the picture of a calibration, a PNG 1200 pixels wide.
 
@@ -86,7 +86,7 @@ def calibration_picture(
         baseline: The variant that is marked.
         chosen: Label of the proxy that is marked.
         difference: mAP50-95 to resolve.
-        judge: Which score of full training the points hold, in words.
+        reference: Which score of full training the points hold, in words.
 
     Raises:
         ValueError: There are no reports.
@@ -108,7 +108,7 @@ def calibration_picture(
         axes = parts[0].add_subplot(rows, columns, place + 1)
         _scatter(axes, report, points[report.label], baseline, report.label == chosen)
     if shown:
-        parts[0].supxlabel(f"full training: {judge}", fontsize=8)
+        parts[0].supxlabel(f"full training: {reference}", fontsize=8)
         handles, labels = max((a.get_legend_handles_labels() for a in parts[0].axes), key=lambda found: len(found[1]))
         parts[0].legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     _bars(parts[-1].add_subplot(), reports, chosen, difference)

@@ -9,17 +9,17 @@ import numpy as np
 from rich.table import Table
 
 from nas.bank.store import IDLE
-from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Judgement
+from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Assessment
 from nas.calibration.calibrator import CALIBRATION_SUFFIX
 from nas.calibration.choose import ProxyMerit
 from nas.calibration.plot import calibration_picture, points_of
-from nas.calibration.result import ANSWER_FILE
+from nas.calibration.result import RESULT_FILE
 from nas.errors import StudyError
-from nas.study.settings import EACH
+from nas.study.settings import PER_SEED
 from nas.training.scores import SCORES
 
 
-def to_markdown(j: Judgement) -> str:
+def to_markdown(j: Assessment) -> str:
     """Return the whole answer as Markdown tables."""
     c = j.calibration
     parts = [_head(j), _merit_table(j), _full_words(j), _variant_table(j)]
@@ -37,9 +37,9 @@ def to_markdown(j: Judgement) -> str:
     return f"# {c.space.name}: which proxy to trust\n\n" + "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _head(j: Judgement) -> str:
+def _head(j: Assessment) -> str:
     c = j.calibration
-    own = ", with a trained baseline for each" if c.baselines == EACH else ""
+    own = ", with a trained baseline for each" if c.baselines == PER_SEED else ""
     unit = "CPU" if c.full.device == "cpu" else "GPU"
     told = (
         f"{len(j.variants)} variants of {c.space.name} ({c.space.base}{c.space.scale}), the baseline among them, on "
@@ -50,7 +50,7 @@ def _head(j: Judgement) -> str:
     return f"{told}\n\n**{j.reason}**"
 
 
-def _merit_table(j: Judgement) -> str:
+def _merit_table(j: Assessment) -> str:
     names = (
         "proxy", "score", "CPU min a run", "once", "error", "unpaired", "spread", "variance ratio [95 %]", "resolves",
         f"runs for {DIFFERENCE:g}", f"CPU min for {DIFFERENCE:g}", "Spearman, 1 run [95 %]", "mean of seeds", "Kendall",
@@ -60,7 +60,7 @@ def _merit_table(j: Judgement) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _full_words(j: Judgement) -> str:
+def _full_words(j: Assessment) -> str:
     if not (j.full_merit and j.ceiling and j.attainable is not None):
         return ""
     f = j.full_merit
@@ -75,7 +75,7 @@ def _full_words(j: Judgement) -> str:
     )
 
 
-def _variant_table(j: Judgement) -> str:
+def _variant_table(j: Assessment) -> str:
     names = [name for name, _ in j.calibration.proxies]
     lines = ["| variant | full, each seed | mean | " + " | ".join(f"{n}: Δ" for n in names) + " |"]
     lines.append("|---|" + "---|" * (2 + len(names)))
@@ -93,7 +93,7 @@ def _mean(values: np.ndarray, form: str) -> str:
     return format(float(there.mean()), form) if there.size else "–"
 
 
-def summary_table(j: Judgement) -> Table:
+def summary_table(j: Assessment) -> Table:
     """Return the best score of each proxy, for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("proxy", "score", "CPU min", "spread/error", "resolves", f"CPU min for {DIFFERENCE:g}", "Spearman"):
@@ -122,7 +122,7 @@ def _with(value: float, interval: tuple[float, float] | None) -> str:
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
-def next_steps(j: Judgement, folder: Path, files: tuple[Path, ...]) -> list[str]:
+def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str]:
     """Return where everything is, and what to type next."""
     c = j.calibration
     idle = [slot for slot, drop in j.drops.items() if drop < IDLE]
@@ -134,22 +134,22 @@ def next_steps(j: Judgement, folder: Path, files: tuple[Path, ...]) -> list[str]
     return [*lines, f"Next:  nas search {c.space.name}{data} --proxy {name}"]
 
 
-def write(j: Judgement, folder: Path) -> tuple[Path, ...]:
+def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     """Write the answer for ``nas search --proxy``, the tables, and a picture.
 
     Raises:
         StudyError: They cannot be written.
     """
-    answer, tables, picture = folder / ANSWER_FILE, folder / "calibration.md", folder / "calibration.png"
+    calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
     best = [j.best(name) for name, _ in j.calibration.proxies]
     points = {m.label: points_of(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
         calibration_picture(
-            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, judge=SCORES[j.reference]
+            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference]
         )
-        answer.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
+        calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StudyError(f"cannot write to {folder}: {error}") from None
-    return answer, tables, picture
+    return calibrated, tables, picture

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from nas.calibration.calibrator import CALIBRATION_SUFFIX
 from nas.errors import StudyError
-from nas.study.settings import ONE
+from nas.study.settings import SHARED
 from nas.training.recipe import Recipe
 
 SCHEMA = 1
 DEFAULT_SCORE = "map_last"
 """What a ranking without a calibration stands on."""
-ANSWER_FILE = "calibration.json"
+RESULT_FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
-class Answer:
+class CalibrationResult:
     """What a search takes from a calibration: a proxy, its score, and how far it can be trusted.
 
     Attributes:
@@ -51,9 +51,9 @@ class Answer:
     base: str
     degrees: int = 0
     departures: tuple[str, ...] = ()
-    baselines: str = ONE
+    baselines: str = SHARED
 
-    def under(self, recipe: Recipe) -> Answer:
+    def under(self, recipe: Recipe) -> CalibrationResult:
         """Return the answer for a study with this recipe: what its options change of the calibrated one is noted."""
         machine = ("device", "weights", "weights_digest", "base_lr0")
         same = replace(recipe, **{key: getattr(self.recipe, key) for key in machine})
@@ -64,7 +64,7 @@ class Answer:
         return json.dumps({**asdict(self), "recipe": None}, sort_keys=True)
 
 
-def load_answer(path: Path) -> Answer:
+def load_result(path: Path) -> CalibrationResult:
     """Read the answer of a calibration.
 
     Raises:
@@ -82,7 +82,7 @@ def load_answer(path: Path) -> Answer:
         chosen, made = body["chosen"], body["calibration"]
         interval = chosen["spearman_interval"]
         recipe = replace(Recipe(**chosen["recipe"]), weights="", weights_digest="")
-        return Answer(
+        return CalibrationResult(
             proxy=chosen["proxy"],
             score=chosen["score"],
             recipe=recipe,
@@ -95,7 +95,7 @@ def load_answer(path: Path) -> Answer:
             fingerprint=made["fingerprint"],
             base=made["space"]["base"] + made["space"]["scale"],
             degrees=(chosen["variants"] - 1) * (chosen["seeds"] - 1),
-            baselines=made.get("baselines", ONE) if recipe.trains_baseline else ONE,
+            baselines=made.get("baselines", SHARED) if recipe.trains_baseline else SHARED,
         )
     except (KeyError, TypeError) as error:
         raise StudyError(f"{path} is no calibration: {error}") from None
@@ -107,8 +107,8 @@ def calibration_file(text: str) -> Path:
     Raises:
         StudyError: There is none.
     """
-    named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / ANSWER_FILE
-    for path in (Path(text), Path(text) / ANSWER_FILE, named):
+    named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / RESULT_FILE
+    for path in (Path(text), Path(text) / RESULT_FILE, named):
         if path.is_file():
             return path
     folder = named.parent

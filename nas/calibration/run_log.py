@@ -38,7 +38,7 @@ class Run:
     recipe: Recipe
     variant: Variant
     seed: int
-    again: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     def key(self, fingerprint: str, versions: tuple[tuple[str, str], ...], yaml: str, inherits: str = "") -> str:
         """Return 16 hex digits over what decides the result; the proxy's name does not.
@@ -50,8 +50,8 @@ class Run:
             inherits: Key of the baseline that it inherits from; empty without one.
         """
         body: list[object] = [self.recipe.identity(), yaml, self.seed, fingerprint, [list(pair) for pair in versions]]
-        if inherits or self.again:
-            body += [inherits, list(self.again)]
+        if inherits or self.controls:
+            body += [inherits, list(self.controls)]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -114,7 +114,7 @@ class RunFile:
             "key": done.run_key,
             "proxy": run.proxy,
             "variant": run.variant.id,
-            "swaps": f"again {', '.join(run.again)}" if run.again else run.variant.describe(),
+            "swaps": f"again {', '.join(run.controls)}" if run.controls else run.variant.describe(),
             "seed": run.seed,
             "failure": done.failure,
             "result": asdict(done.result) if done.result else None,

@@ -46,8 +46,8 @@ def calibrate(as_json: bool, **options: Any) -> None:
     nas search seeds --data data.yaml --proxy blood
     """
     cache = prepare()
-    from nas.calibration import report as judge_text
-    from nas.calibration.assessment import judge
+    from nas.calibration import report as calibration_report
+    from nas.calibration.assessment import assess
     from nas.locks import held
     from nas.report import console
     from nas.session.calibration import open_calibrator
@@ -56,13 +56,13 @@ def calibrate(as_json: bool, **options: Any) -> None:
     calibrator = open_calibrator(cache, told, **options)
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
-        answer = judge(calibrator)
-        files = judge_text.write(answer, calibrator.folder)
+        calibrated = assess(calibrator)
+        files = calibration_report.write(calibrated, calibrator.folder)
     if as_json:
-        return click.echo(json.dumps(answer.to_json(), indent=2))
+        return click.echo(json.dumps(calibrated.to_json(), indent=2))
     out = console.make_console()
-    out.print(judge_text.summary_table(answer))
-    for line in ["", answer.reason, "", *judge_text.next_steps(answer, calibrator.folder, files)]:
+    out.print(calibration_report.summary_table(calibrated))
+    for line in ["", calibrated.reason, "", *calibration_report.next_steps(calibrated, calibrator.folder, files)]:
         out.print(line, markup=False)
     return None
 

@@ -131,7 +131,7 @@ def load_own(files: tuple[Path, ...]) -> None:
 def open_study(name: str, storage: str | None) -> Study:
     """Return a stored study."""
     prepare()
-    from nas.study.location import place
+    from nas.study.location import locate
     from nas.study.study import Study
 
-    return Study.load(place(name, storage))
+    return Study.load(locate(name, storage))

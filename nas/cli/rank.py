@@ -87,7 +87,7 @@ def print_ranking(
 
     rows = ranking_of(study, fidelity)
     if as_json:
-        body: dict[str, Any] = {"study": study.place.name, "settings": json.loads(study.settings.to_json())}
+        body: dict[str, Any] = {"study": study.location.name, "settings": json.loads(study.settings.to_json())}
         body |= {"seeds": study.seeds, "confirm": str(study.confirm), "fidelity": fidelity, "rows": export_rows(rows)}
         return click.echo(json.dumps(body | ({"aa": checked.to_json()} if checked else {}), indent=2))
     if as_csv:

@@ -33,9 +33,9 @@ def worker(study: str, storage: str | None, workers: int | None, data: str | Non
     cache = prepare()
     from nas.report.console import Progress, make_console
     from nas.session.worker import Joining
-    from nas.study.location import place
+    from nas.study.location import locate
 
-    joining = Joining.open(cache, place(study, storage), data=data, workers=workers or 1, wait=wait)
+    joining = Joining.open(cache, locate(study, storage), data=data, workers=workers or 1, wait=wait)
     with Progress(make_console(stderr=True), joining.study) as progress:
         joining.run(progress)
 
@@ -86,8 +86,8 @@ def studies_copy(study: str, storage: str | None, target: str | None, name: str 
     """
     opened = open_study(study, storage)
     from nas.study.catalog import copy_study
-    from nas.study.location import place
+    from nas.study.location import locate
 
-    copy = copy_study(opened, place(name or study, target))
-    click.echo(f"{len(copy.runs())} runs copied to {copy.place.shown}, as {copy.place.name}")
-    click.echo(f"trained weights are not in a storage; they stay in {opened.place.weights}", err=True)
+    copy = copy_study(opened, locate(name or study, target))
+    click.echo(f"{len(copy.runs())} runs copied to {copy.location.shown}, as {copy.location.name}")
+    click.echo(f"trained weights are not in a storage; they stay in {opened.location.weights}", err=True)

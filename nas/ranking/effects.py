@@ -19,7 +19,7 @@ from scipy import special
 
 from nas.errors import StudyError
 from nas.ranking.additive import Additive, AdditiveCost, Prediction, observations
-from nas.ranking.replicates import together
+from nas.ranking.replicates import pool_seeds
 from nas.ranking.verdict import LEVEL, holm
 from nas.space.search_space import Slot
 from nas.space.variant import parse_choice
@@ -114,7 +114,7 @@ def effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None 
     Raises:
         StudyError: No variant beside the baseline has finished.
     """
-    done = [t for t in together(trials) if t.status == "done"]
+    done = [t for t in pool_seeds(trials) if t.status == "done"]
     if not any(not t.variant.is_baseline for t in done):
         raise StudyError("no variant beside the baseline has finished: there is no effect to read yet")
     every = [(slot.key, label) for slot in slots for label in slot.choices[1:]]

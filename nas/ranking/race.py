@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nas.ranking.rank import RankRow, first_of, rank
+from nas.ranking.rank import RankRow, first_ranked, rank
 from nas.ranking.replicates import differences, mean_of, runs_of, scores_of
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL, chance_below, compare
 from nas.space.variant import Variant
@@ -45,11 +45,11 @@ class Rules:
     floor: float
     prior: Prior | None = None
     goal: Goal = field(default_factory=Goal)
-    left_out: frozenset[int] = frozenset()
+    excluded_seeds: frozenset[int] = frozenset()
 
     def seeds(self, count: int) -> tuple[int, ...]:
         """Return the first so many seeds: the study's own and what follows it, but for those that are left out."""
-        usable = (seed for seed in itertools.count(self.first) if seed not in self.left_out)
+        usable = (seed for seed in itertools.count(self.first) if seed not in self.excluded_seeds)
         return tuple(itertools.islice(usable, count))
 
     @property
@@ -76,14 +76,14 @@ class Round:
 def rules_of(study: Study) -> Rules:
     """Return what a study's further seeds go by."""
     s = study.settings
-    return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal, frozenset(study.left_out))
+    return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal, frozenset(study.excluded_seeds))
 
 
-def answer_of(study: Study, rows: Sequence[RankRow]) -> RankRow:
+def winner_of(study: Study, rows: Sequence[RankRow]) -> RankRow:
     """Return what a study answers, of its ranking, which has a row: what was confirmed, as soon as its race is over."""
     rules = rules_of(study)
     over = rules.confirm.top > 0 and next_round(study.trials(), rules) is None
-    return first_of(rows) if over else rows[0]
+    return first_ranked(rows) if over else rows[0]
 
 
 def contenders(trials: Sequence[Trial], rules: Rules) -> list[Variant]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas.ranking.replicates import differences, mean_of, runs_of, scores_of, together
+from nas.ranking.replicates import differences, mean_of, pool_seeds, runs_of, scores_of
 from nas.ranking.verdict import LEAST_SEEDS, Comparison, compare, interval_of_mean
 from nas.space.variant import Variant
 from nas.study.objective import Goal, Prior
@@ -80,7 +80,7 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
     """
     goal = goal or Goal()
     runs = {v: tuple(t for t in own if t.status == "done") for v, own in runs_of(trials).items()}
-    done = [t for t in together(trials) if t.status == "done"]
+    done = [t for t in pool_seeds(trials) if t.status == "done"]
     base = baseline_of(done)
     least = base.map - floor if base else 0.0
     compared = _compared(done, runs[base.variant] if base else (), runs, prior)
@@ -116,7 +116,7 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
     return found
 
 
-def first_of(rows: Sequence[RankRow]) -> RankRow:
+def first_ranked(rows: Sequence[RankRow]) -> RankRow:
     """Return what a confirmed ranking of at least one row answers: its first row, of those with several seeds.
 
     These have lost the luck that put them first; what stands above them with one seed has not been looked at again.

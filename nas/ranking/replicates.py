@@ -36,7 +36,7 @@ def differences(own: Mapping[int, float], baseline: Mapping[int, float]) -> list
     return [own[seed] - baseline[seed] for seed in sorted(own.keys() & baseline.keys())]
 
 
-def together(trials: Iterable[Trial]) -> list[Trial]:
+def pool_seeds(trials: Iterable[Trial]) -> list[Trial]:
     """Return one trial a variant: its first finished run, with the mean of mAP50-95 where there are several seeds.
 
     Args:

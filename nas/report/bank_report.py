@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
-from nas.bank.jobs import AGAIN, Distilled
+from nas.bank.jobs import CONTROL, Distilled
 from nas.bank.store import SwapBank
-from nas.bank.weights import Listener
+from nas.bank.weights import WeightsObserver
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.errors import ProxyFailure, StudyError
 from nas.search.inheritance import weights_of
@@ -38,8 +38,8 @@ class BankReport:
 
     def over_control(self, swap: tuple[str, str]) -> float | None:
         """Return what a swap does beyond its layer's own module distilled anew; None without one."""
-        control = self.maps.get((swap[0], AGAIN))
-        return None if control is None or swap not in self.maps or swap[1] == AGAIN else self.maps[swap] - control
+        control = self.maps.get((swap[0], CONTROL))
+        return None if control is None or swap not in self.maps or swap[1] == CONTROL else self.maps[swap] - control
 
     def notes(self) -> list[str]:
         """Return what has to be said under the table."""
@@ -79,7 +79,7 @@ class BankReport:
         }
 
 
-def bank_report(study: Study, cache: Path, listener: Listener) -> BankReport:
+def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankReport:
     """Validate the baseline with each candidate of a study's bank in its layer's place.
 
     Raises:
@@ -87,18 +87,18 @@ def bank_report(study: Study, cache: Path, listener: Listener) -> BankReport:
     """
     s = study.settings
     if s.recipe.init != "bank":
-        raise StudyError(f"the study {study.place.name!r} has no bank: its variants start from {s.recipe.init}")
+        raise StudyError(f"the study {study.location.name!r} has no bank: its variants start from {s.recipe.init}")
     dataset = load_or_demo(s.data)
     if dataset.fingerprint != s.fingerprint:
-        raise StudyError(f"the data of the study {study.place.name!r} have changed since its bank was distilled")
+        raise StudyError(f"the data of the study {study.location.name!r} have changed since its bank was distilled")
     recipe = replace(s.recipe, epochs=0)
     with ProxyWorker(cache) as worker:
-        weights = weights_of(study, write_resolved(dataset, study.place.folder), worker, listener)
+        weights = weights_of(study, write_resolved(dataset, study.location.folder), worker, observer)
         bank = weights.bank(s.recipe, s.seed)
         baseline = Variant(s.space.base, s.space.scale)
 
         def score(swaps: tuple[tuple[str, str], ...]) -> float:
-            labels = {slot: label for slot, label in swaps if label != AGAIN}
+            labels = {slot: label for slot, label in swaps if label != CONTROL}
             variant = make_variant(baseline.base, baseline.scale, labels) if labels else baseline
             job = replace(weights.job(variant, recipe, s.seed), **weights.inherited(recipe, swaps, bank))
             seen = worker.run(job).curve[-1].validation
@@ -110,12 +110,12 @@ def bank_report(study: Study, cache: Path, listener: Listener) -> BankReport:
             raise StudyError(f"the baseline cannot be validated: {failure}") from None
         maps: dict[tuple[str, str], float] = {}
         usable = [swap for swap, c in bank.candidates.items() if not c.failure]
-        listener.note(f"validating {len(usable)} swaps as they are")
+        observer.note(f"validating {len(usable)} swaps as they are")
         for swap in usable:
             try:
                 maps[swap] = score((swap,))
             except ProxyFailure as failure:
-                listener.note(f"{swap[0]}={swap[1]}: {failure}")
+                observer.note(f"{swap[0]}={swap[1]}: {failure}")
     return BankReport(bank, base, maps)
 
 

@@ -97,7 +97,7 @@ class Progress:
         self._finished = study.runs()
         self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
 
-    def beside(self, number: int) -> Progress:
+    def for_worker(self, number: int) -> Progress:
         """See `nas.search.runner.Observer`: shares everything but what is going on."""
         other = copy.copy(self)
         other._number = number

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from nas.bank.store import IDLE
 from nas.ranking.additive import held_back, observations, surprises
-from nas.ranking.race import answer_of, contenders, rules_of
+from nas.ranking.race import contenders, rules_of, winner_of
 from nas.ranking.rank import RankRow, ranking_of
-from nas.ranking.replicates import together
+from nas.ranking.replicates import pool_seeds
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
 from nas.space.variant import KEEP, NONE, describe_swaps
 from nas.study.budget import Rung
-from nas.study.settings import EACH, ONE, Settings
+from nas.study.settings import PER_SEED, SHARED, Settings
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.scores import SCORES, signed
@@ -32,7 +32,7 @@ def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
         ),
         *_rungs(study, fidelity),
         *_seeds(study, rows),
-        *(f"Seed {seed} is left out, for all variants: {why}" for seed, why in sorted(study.left_out.items())),
+        *(f"Seed {seed} is left out, for all variants: {why}" for seed, why in sorted(study.excluded_seeds.items())),
         *_trust(study, rows, fidelity),
         "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
         (
@@ -65,7 +65,7 @@ def _rungs(study: Study, fidelity: str) -> list[str]:
         return []
     counts = []
     for k, key in enumerate(s.fidelities, 1):
-        done = sum(t.status == "done" and not t.variant.is_baseline for t in together(study.trials(key)))
+        done = sum(t.status == "done" and not t.variant.is_baseline for t in pool_seeds(study.trials(key)))
         rung = s.rung_of(key)
         what = rung.words if rung else "the study's own recipe"
         counts.append(f"{k}: {done} variant{'s' * (done != 1)} with {what}")
@@ -106,7 +106,7 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
     if not compared or (not several and not any(r.interval for r in compared)):
         return []
     bank = ", the bank" if study.settings.recipe.init == "bank" else ""
-    bank = f", the trained baseline{bank}" if study.settings.baselines == EACH else bank
+    bank = f", the trained baseline{bank}" if study.settings.baselines == PER_SEED else bank
     shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
     lines = [
         (
@@ -142,7 +142,7 @@ def _init_words(study: Study) -> str:
     seen = curve[-1].validation if curve else None
     reached = f" (mAP50-95 {seen.map:.3f})" if seen else ""
     baseline = f"a baseline of {recipe.base_epochs} epochs{reached}"
-    if study.settings.baselines == EACH:
+    if study.settings.baselines == PER_SEED:
         baseline += ", each further seed from its own"
     if recipe.init == "baseline":
         return f"inheriting from {baseline}"
@@ -152,38 +152,38 @@ def _init_words(study: Study) -> str:
 def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
     """Say which differences the ranking can see, and when it cannot tell its variants apart."""
     s = study.settings
-    answer = s.answer
+    found = s.calibrated
     if fidelity:
         return ["Nobody has measured what this rung can see: it says which variants are worth a dearer training."]
-    if not answer:
+    if not found:
         if any(r.seeds >= LEAST_SEEDS for r in rows if not r.trial.variant.is_baseline):
             return []
         unknown = "One seed a variant, and nobody has measured what this proxy can see here: this is a screening."
         further = f"`nas search {_where(study)} --confirm 3:3` gives the first of it further seeds"
         return [f"{unknown} `nas calibrate {s.space.name}` measures it; {further}."]
-    low, high = answer["spearman_interval"] or (None, None)
+    low, high = found["spearman_interval"] or (None, None)
     interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
-    elsewhere = "" if answer["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
-    if answer["base"] != s.space.base + s.space.scale:
-        elsewhere += f" It was measured with {answer['base']}."
-    if answer.get("departures"):
-        elsewhere += f" Proxies are trained otherwise here ({'; '.join(answer['departures'])}): it may not hold."
+    elsewhere = "" if found["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
+    if found["base"] != s.space.base + s.space.scale:
+        elsewhere += f" It was measured with {found['base']}."
+    if found.get("departures"):
+        elsewhere += f" Proxies are trained otherwise here ({'; '.join(found['departures'])}): it may not hold."
     lines = [
-        f"Resolution: {answer['resolution']:.4f} mAP50-95, the smallest difference whose sign one run each gets right "
-        f"in 9 of 10; Spearman {answer['spearman']:.2f}{interval} with full training (calibrated with {answer['on']})."
+        f"Resolution: {found['resolution']:.4f} mAP50-95, the smallest difference whose sign one run each gets right "
+        f"in 9 of 10; Spearman {found['spearman']:.2f}{interval} with full training (calibrated with {found['on']})."
         + elsewhere
     ]
     maps = [r.trial.map for r in rows if not r.trial.variant.is_baseline]
     if len(maps) > 1:
         spread = statistics.stdev(maps)
-        if answer["resolution"] > spread:
+        if found["resolution"] > spread:
             lines.append(
                 f"These variants cannot be told apart: they spread by {spread:.4f}, less than the resolution. Take the "
                 "order as chance; more seeds, or swaps that do more, would help."
             )
         else:
             top = max(maps)
-            close = sum(top - m < answer["resolution"] for m in maps) - 1
+            close = sum(top - m < found["resolution"] for m in maps) - 1
             if close:
                 others = "1 other variant is" if close == 1 else f"{close} other variants are"
                 lines.append(f"{others} within the resolution of the highest mAP50-95.")
@@ -193,7 +193,7 @@ def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
 def _parts(study: Study, fidelity: str) -> list[str]:
     """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
     s = study.settings.at(fidelity)
-    seen = observations(together(study.trials(fidelity)))
+    seen = observations(pool_seeds(study.trials(fidelity)))
     tested = held_back(seen, s.space.active, s.error) if seen else None
     if tested is None:
         return []
@@ -217,7 +217,9 @@ def _bank_words(study: Study) -> list[str]:
         )
     lines += [f"kept out of the search: {swap}: {why}" for swap, why in bank.get("failures", {}).items()]
     if bank:
-        lines.append(f"distil: the largest distillation error of the swaps; `nas bank {study.place.name}` shows all.")
+        lines.append(
+            f"distil: the largest distillation error of the swaps; `nas bank {study.location.name}` shows all."
+        )
     return lines
 
 
@@ -228,13 +230,15 @@ def _where(study: Study) -> str:
 
 def _named_study(study: Study) -> str:
     """Return a study's name, and its storage where that has to be given: a password is not for logs."""
-    place = study.place
-    return place.name + ("" if place.is_default else f" --storage {place.shown if place.server else place.url}")
+    location = study.location
+    return location.name + (
+        "" if location.is_default else f" --storage {location.shown if location.server else location.url}"
+    )
 
 
 def _shares_weights(study: Study) -> bool:
     """Whether all variants inherit from the same trained weights, so that all verdicts are of those."""
-    return study.settings.recipe.init != "scratch" and study.settings.baselines == ONE
+    return study.settings.recipe.init != "scratch" and study.settings.baselines == SHARED
 
 
 def _verdict_words(row: RankRow, study: Study) -> str:
@@ -257,7 +261,7 @@ def _reaching(study: Study, rows: Sequence[RankRow]) -> int:
     rules = rules_of(study)
     order = contenders(study.trials(), replace(rules, confirm=replace(rules.confirm, top=len(study.trials()))))
     wanted = {row.trial.variant for row in rows}
-    return max((place for place, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
+    return max((location for location, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
 
 
 def _not_looked_at_again(study: Study, rows: Sequence[RankRow]) -> list[RankRow]:
@@ -284,7 +288,7 @@ def conclusion(study: Study) -> list[str]:
         return ["No variant has finished yet."]
     if base is None:
         return ["The baseline has not finished: there is nothing to compare these variants with yet."]
-    best = answer_of(study, rows)
+    best = winner_of(study, rows)
     above = rows.index(best)
     told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
     if len(rows) == 1:
@@ -310,7 +314,7 @@ def conclusion(study: Study) -> list[str]:
         told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
     where = _where(study)
     if study.settings.table:
-        return [told, f"Next:  nas search --study {study.place.name} --replay TABLE --trials 10   (10 more)"]
+        return [told, f"Next:  nas search --study {study.location.name} --replay TABLE --trials 10   (10 more)"]
     unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
     further = "--confirm 3:3" if unsure else "--trials 10"
     if unseen:

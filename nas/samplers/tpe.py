@@ -31,11 +31,11 @@ def tpe(history: History) -> dict[str, str] | None:
     }
     shadow = _shadow_study(history, kinds)
     for _ in range(_TRIES):
-        asked = shadow.ask(fixed_distributions=kinds)
-        assignment = {slot.key: str(asked.params[slot.key]) for slot in history.space.active}
+        optuna_trial = shadow.ask(fixed_distributions=kinds)
+        assignment = {slot.key: str(optuna_trial.params[slot.key]) for slot in history.space.active}
         if history.is_new(assignment):
             return assignment
-        shadow.tell(asked, state=optuna.trial.TrialState.FAIL)
+        shadow.tell(optuna_trial, state=optuna.trial.TrialState.FAIL)
     (last,) = encode(history.space, [assignment])
     return history.new_near(last, random.Random(history.drawn))
 

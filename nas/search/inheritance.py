@@ -10,41 +10,41 @@ from typing import TypeVar
 
 from nas.bank.jobs import Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Baseline, Listener, Weights, Worker
-from nas.errors import STOPPED, LeftOut, Starved, StudyError, Untaught
+from nas.bank.weights import Baseline, Weights, WeightsObserver, Worker
+from nas.errors import STOPPED, BaselineNotTrained, OutOfMemory, SeedExcluded, StudyError
 from nas.ranking.race import rules_of
 from nas.search.schedule import Job
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
 from nas.study.leases import LeaseLost
-from nas.study.settings import EACH
+from nas.study.settings import PER_SEED
 from nas.study.study import Study
 from nas.training.scores import EpochScore
-from nas.workers.parallel import Room
+from nas.workers.parallel import DeviceLock
 
 T = TypeVar("T")
-_MOST_LEFT_OUT = 3
+_MAX_EXCLUDED = 3
 """Seeds whose baselines have not learnt, after which it is not bad luck and no other is tried."""
 _PAUSE_S = 0.5
 
 
-class Heritage:
+class Inheritance:
     """Makes what the runs of one worker inherit, and sees that all workers of a study inherit the same.
 
     A study whose seeds have a baseline each leaves out a further seed whose baseline diverges or does not learn: that
     says nothing of any variant, and the next seed will do.
     """
 
-    def __init__(self, study: Study, weights: Weights, room: Room, listener: Listener) -> None:
+    def __init__(self, study: Study, weights: Weights, device_lock: DeviceLock, observer: WeightsObserver) -> None:
         """Prepare.
 
         Args:
             study: Whose runs they are.
             weights: Makes them, and finds what is made already.
-            room: Of the device that they are made on.
-            listener: Told of everything.
+            device_lock: Of the device that they are made on.
+            observer: Told of everything.
         """
-        self.study, self.weights, self.room, self.listener = study, weights, room, listener
+        self.study, self.weights, self.device_lock, self.observer = study, weights, device_lock, observer
         self.recipe, self.first = study.settings.recipe, study.settings.seed
         self.banks: dict[int, SwapBank] = {}
         self._seen: set[int] = set()
@@ -63,7 +63,7 @@ class Heritage:
             bank = self.banks[self.first] = self.weights.bank(self.recipe, self.first)
             for failed in bank.failures:
                 swap = f"{failed.candidate.slot}={failed.candidate.label}"
-                self.listener.note(f"kept out of the search: {swap}: {failed.failure}")
+                self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
             space = _without(space, bank)
             self.study.keep_bank(bank)
         return space
@@ -97,22 +97,22 @@ class Heritage:
             return None
         if self._lacks_swaps(job, variant):
             wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
-            self.banks[job.seed] = self.beside(
+            self.banks[job.seed] = self.make_parallel(
                 lambda: self.weights.bank(self.recipe, job.seed, tuple(dict.fromkeys(wanted)) or None),
                 f"the bank of seed {job.seed}",
             )
         return self.banks[job.seed]
 
-    def beside(self, make: Callable[[], T], what: str) -> T:
+    def make_parallel(self, make: Callable[[], T], what: str) -> T:
         """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
         try:
-            with self.room.shared() as company:
+            with self.device_lock.shared() as company:
                 return make()
-        except Starved:
+        except OutOfMemory:
             if self.weights.stopped.is_set() or not company():
                 raise
-        self.listener.note(f"{what} does not fit beside other trainings; it is made again alone")
-        with self.room.alone():
+        self.observer.note(f"{what} does not fit beside other trainings; it is made again alone")
+        with self.device_lock.alone():
             return make()
 
     def _wait_for(self, seed: int) -> None:
@@ -129,7 +129,7 @@ class Heritage:
                         self._make_baseline(other)
             elif not told:
                 told = True
-                self.listener.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
+                self.observer.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
             waited = True
             if self.weights.stopped.wait(_PAUSE_S):
                 raise StudyError(STOPPED)
@@ -143,24 +143,24 @@ class Heritage:
             LeftOut: It has not learnt, and its seed is left out.
             StudyError: It cannot be made, or is another one; or several others have not learnt.
         """
-        left_out = self.study.left_out
-        if seed in left_out:  # by whom was waited for
-            raise LeftOut(left_out[seed])
-        if len(left_out) >= _MOST_LEFT_OUT and not self.study.baseline_training_of(seed):
+        excluded = self.study.excluded_seeds
+        if seed in excluded:  # by whom was waited for
+            raise SeedExcluded(excluded[seed])
+        if len(excluded) >= _MAX_EXCLUDED and not self.study.baseline_training_of(seed):
             raise StudyError(
-                f"the baselines of {len(left_out)} seeds could not be used, so it is not bad luck; of seed "
-                f"{max(left_out)}: {left_out[max(left_out)]}\nanother study with a longer --base-epochs, with trained "
+                f"the baselines of {len(excluded)} seeds could not be used, so it is not bad luck; of seed "
+                f"{max(excluded)}: {excluded[max(excluded)]}\nanother study with a longer --base-epochs, with trained "
                 "--weights, or with --one-baseline would do; here `--seeds 1 --confirm 0` asks for no further seeds"
             )
         make = self.weights.teacher if seed != self.first else self.weights.baseline
         name = f"the baseline of seed {seed}"
         try:
-            made = self.beside(lambda: make(self.recipe, seed), name)
-        except Untaught as error:
+            made = self.make_parallel(lambda: make(self.recipe, seed), name)
+        except BaselineNotTrained as error:
             if seed == self.first:
                 raise
             self._leave_out(seed, str(error))
-            raise LeftOut(str(error)) from None
+            raise SeedExcluded(str(error)) from None
         except StudyError as error:
             if seed == self.first or self.weights.stopped.is_set():
                 raise
@@ -183,10 +183,10 @@ class Heritage:
                 raise StudyError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
             self.study.leave_out(seed, why)
 
-        known = seed in self.study.left_out  # by another one that waited for it too
-        self._in_turn(leave_out)
+        known = seed in self.study.excluded_seeds  # by another one that waited for it too
+        self._under_lock(leave_out)
         if not known:
-            self.listener.note(f"seed {seed} is left out, and the next one takes its place: {why}")
+            self.observer.note(f"seed {seed} is left out, and the next one takes its place: {why}")
 
     def _keep(self, baseline: Baseline, seed: int) -> None:
         """Keep the curve of the baseline that runs of a seed inherit from.
@@ -197,22 +197,22 @@ class Heritage:
         """
 
         def keep() -> tuple[EpochScore, ...]:
-            if why := self.study.left_out.get(seed):
-                raise LeftOut(why)
+            if why := self.study.excluded_seeds.get(seed):
+                raise SeedExcluded(why)
             if not self.study.baseline_training_of(seed):
                 self.study.keep_baseline_training(baseline.curve, seed)
             return self.study.baseline_training_of(seed)
 
-        kept = self._in_turn(keep)  # others may be making theirs just now
+        kept = self._under_lock(keep)  # others may be making theirs just now
         if _told(kept) != _told(baseline.curve):
             there = max((score.validation.map for score in kept if score.validation), default=0.0)
             raise StudyError(
-                f"the baseline in {baseline.file} is not the one that the study {self.study.place.name!r} was begun "
+                f"the baseline in {baseline.file} is not the one that the study {self.study.location.name!r} was begun "
                 f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
                 f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
             )
 
-    def _in_turn(self, act: Callable[[], T]) -> T:
+    def _under_lock(self, act: Callable[[], T]) -> T:
         """Do what may be done twice while no other worker of the study does, however often a server goes away."""
         while True:
             try:
@@ -223,21 +223,21 @@ class Heritage:
                     raise
 
 
-def weights_of(study: Study, data: Path, worker: Worker, listener: Listener, device: str = "") -> Weights:
+def weights_of(study: Study, data: Path, worker: Worker, observer: WeightsObserver, device: str = "") -> Weights:
     """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
     s = study.settings
     return Weights(
-        folder=study.place.weights,
+        folder=study.location.weights,
         space=s.space,
         data=data,
         fingerprint=s.fingerprint,
         versions=s.versions,
         seed=s.seed,
         worker=worker,
-        listener=listener,
+        observer=observer,
         scratch=study.scratch,
         device=device,
-        apart=s.baselines == EACH,
+        apart=s.baselines == PER_SEED,
     )
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from nas.errors import STOPPED, StudyError
 from nas.ranking.race import rules_of
 from nas.ranking.rank import baseline_of
-from nas.search.next_step import Turn, is_complete, next_turn
+from nas.search.next_step import Step, decide, is_complete
 from nas.search.runner import Runner
 from nas.search.schedule import baseline_seeds
 from nas.study.leases import LeaseLost
-from nas.study.running_trial import OpenTrial
+from nas.study.running_trial import RunningTrial
 from nas.study.study import Study
 from nas.study.trial import Trial
-from nas.workers.parallel import side_by_side
+from nas.workers.parallel import run_parallel
 
 _PAUSE_S = 1.0
 """How long a worker waits for others before it looks again."""
@@ -74,49 +74,49 @@ def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
     runners[0].check_reach()
     for runner in runners:
         runner.prepare()
-    told: dict[str, object] = {}
-    side_by_side(runners, lambda runner, stop: _work(runner, stop, told))
+    announced: dict[str, object] = {}
+    run_parallel(runners, lambda runner, stop: _work(runner, stop, announced))
     return study.runs()
 
 
-def _work(runner: Runner, stop: threading.Event, told: dict[str, object]) -> None:
-    """Make runs until there are none any more; `told` holds the stages that a reader has heard of from any runner."""
+def _work(runner: Runner, stop: threading.Event, announced: dict[str, object]) -> None:
+    """Make runs until there are none any more; `announced` holds the stages that any runner has announced."""
     try:
         while not stop.is_set():
             claimed = _claim(runner)
             if claimed is None:
                 continue
-            turn, handle = claimed
-            stage = turn.job.stage + turn.job.fidelity if turn.job else "over" if turn.over else ""
-            if turn.note and told.setdefault(stage, claimed) is claimed:
-                runner.observer.note(turn.note)
-            if turn.job and handle:
-                runner.run(handle, turn.job, turn.position, turn.target)
-            elif runner.doubts:  # others may be waiting for these
-                runner.settle_doubts()
-            elif turn.over:
+            step, handle = claimed
+            stage = step.job.stage + step.job.fidelity if step.job else "over" if step.over else ""
+            if step.note and announced.setdefault(stage, claimed) is claimed:
+                runner.observer.note(step.note)
+            if step.job and handle:
+                runner.run(handle, step.job, step.position, step.target)
+            elif runner.suspects:  # others may be waiting for these
+                runner.settle_suspects()
+            elif step.over:
                 return
-            elif not turn.job:
+            elif not step.job:
                 stop.wait(_PAUSE_S)
     finally:
         with contextlib.suppress(StudyError):  # a storage that fails says so once
-            runner.doubts.settle("interrupted")
+            runner.suspects.settle("interrupted")
 
 
-def _claim(runner: Runner) -> tuple[Turn, OpenTrial | None] | None:
+def _claim(runner: Runner) -> tuple[Step, RunningTrial | None] | None:
     """Return what is to be done next, and the trial that is claimed for it; None where that has to be repeated."""
     study, handle = runner.study, None
     try:
         with study.leases.alone():
             study.take_over()
-            turn = next_turn(study.runs(), runner.space, runner.settings, rules_of(study), study.target)
-            if turn.job:
-                handle = runner.begin(turn.job)
+            step = decide(study.runs(), runner.space, runner.settings, rules_of(study), study.target)
+            if step.job:
+                handle = runner.begin(step.job)
     except LeaseLost:
         if handle:
             handle.end(status="interrupted", failure=STOPPED)
         return None
-    return turn, handle
+    return step, handle
 
 
 def is_finished(study: Study, todo: Plan) -> bool:
@@ -135,8 +135,8 @@ def train_baseline(runner: Runner, count: int) -> None:
         study.take_over()
     if baseline_of(study.trials()) is None:
         raise StudyError(
-            f"the baseline of the study {study.place.name!r} has not finished: `nas search --study {study.place.name}` "
-            "trains it first"
+            f"the baseline of the study {study.location.name!r} has not finished: "
+            f"`nas search --study {study.location.name}` trains it first"
         )
     while True:
         with study.leases.alone():

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nas.ranking.race import Rules, contenders
-from nas.ranking.replicates import runs_of, together
+from nas.ranking.replicates import pool_seeds, runs_of
 from nas.samplers.limits import no_variant_left, out_of_reach
 from nas.samplers.propose import propose
 from nas.search.schedule import Job, climbing, confirmation_runs, confirming, owed, promoted
 from nas.space.search_space import SearchSpace
-from nas.study.settings import EACH, Settings
+from nas.study.settings import PER_SEED, Settings
 from nas.study.trial import Trial, variants_spent
 
 _MOST_REJECTED = 200
@@ -24,7 +24,7 @@ _MOST_REJECTED = 200
 
 
 @dataclass(frozen=True)
-class Turn:
+class Step:
     """What a worker does next.
 
     Attributes:
@@ -41,7 +41,7 @@ class Turn:
     note: str = ""
 
 
-def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules, target: int) -> Turn:
+def decide(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules, target: int) -> Step:
     """Return what is to be done next: the screening, rung by rung where there are several, the confirmation, nothing.
 
     Args:
@@ -58,34 +58,34 @@ def next_turn(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rul
     first, lowest, screened, _ = next(rungs)
     spent = variants_spent(screened)
     if job := next(owed(screened, lowest), None):
-        return Turn(job, spent, target)
+        return Step(job, spent, target)
     ended = ""
     if spent < target:
         found = _variant(screened, space, settings.at(first), lowest)
         if isinstance(found, Job):
-            return Turn(replace(found, fidelity=first), spent + 1, target)
+            return Step(replace(found, fidelity=first), spent + 1, target)
         ended = found
     if _under_way(screened, rules):
-        return Turn()
+        return Step()
     if ended:
         no_variant_left(space, screened)
         ended = ended.format(spent)
     for fidelity, at, screened, going in rungs:
         if job := next(climbing(going, screened, at, fidelity), None):
             note = _joined(ended, _rung_words(settings, job, going))
-            return Turn(job, variants_spent(screened) + 1, len(going), note=note)
+            return Step(job, variants_spent(screened) + 1, len(going), note=note)
         if _under_way(screened, rules):
-            return Turn()
+            return Step()
     if job := next(confirming(screened, rules), None):
         made, most = confirmation_runs(screened, rules)
         note = (
             f"confirming: the first {len(contenders(screened, rules))} of the ranking and the baseline get further "
             f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
         )
-        if settings.baselines == EACH:
+        if settings.baselines == PER_SEED:
             note += f"; each further seed has a baseline of its own, trained for {settings.recipe.base_epochs} epochs"
-        return Turn(job, made + 1, max(made + 1, most), note=_joined(ended, note))
-    return Turn(over=not any(t.status == "running" for t in runs), note=ended)
+        return Step(job, made + 1, max(made + 1, most), note=_joined(ended, note))
+    return Step(over=not any(t.status == "running" for t in runs), note=ended)
 
 
 def _climb(
@@ -140,7 +140,7 @@ def _variant(trials: Sequence[Trial], space: SearchSpace, settings: Settings, ru
         return "the variants that are left seem to be over the limits of the space: the search ends here"
     assignment = propose(
         space,
-        together(trials),
+        pool_seeds(trials),
         seed=settings.seed,
         floor=settings.floor,
         error=settings.error,

@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas.bank.store import SwapBank
-from nas.bank.weights import Listener, Worker
-from nas.errors import STOPPED, BuildError, LeftOut, ProxyFailure, StudyError
+from nas.bank.weights import WeightsObserver, Worker
+from nas.errors import STOPPED, BuildError, ProxyFailure, SeedExcluded, StudyError
 from nas.model.cost import Cost, costed
 from nas.model.latency import LatencyMeter
 from nas.model.render import render
 from nas.samplers.limits import check_reach, over_limit
-from nas.search.inheritance import Heritage, weights_of
+from nas.search.inheritance import Inheritance, weights_of
 from nas.search.schedule import Job
-from nas.search.suspects import DOUBTFUL, Doubts
+from nas.search.suspects import SUSPECT_KINDS, SuspectFailures
 from nas.search.table import Replay
 from nas.space.variant import Variant
 from nas.study.budget import Rung
-from nas.study.running_trial import OpenTrial
+from nas.study.running_trial import RunningTrial
 from nas.study.settings import current_versions
-from nas.study.storage import hurry
+from nas.study.storage import shorten_timeouts
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.jobs import ProxyJob, ProxyResult
 from nas.training.scores import EpochScore
-from nas.workers.parallel import Room
+from nas.workers.parallel import DeviceLock
 
 _COSTING = threading.Lock()
 """The host counts by hooks on modules of which it shares some between models: its activation above all."""
 
 
-class Observer(Listener, Protocol):
+class SearchObserver(WeightsObserver, Protocol):
     """Who is told what a search does, while it does it."""
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
@@ -45,7 +45,7 @@ class Observer(Listener, Protocol):
     def trial_ended(self, trial: Trial) -> None:
         """Hear that a trial is finished, has failed, or was over a limit."""
 
-    def beside(self, number: int) -> Observer:
+    def for_worker(self, number: int) -> SearchObserver:
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
 
 
@@ -57,13 +57,13 @@ class Runner:
         study: Study,
         data: Path,
         worker: Worker,
-        observer: Observer,
+        observer: SearchObserver,
         *,
         shares: Mapping[float, Path] | None = None,
         replay: Replay | None = None,
         meter: LatencyMeter | None = None,
         device: str | None = None,
-        room: Room | None = None,
+        device_lock: DeviceLock | None = None,
     ) -> None:
         """Prepare.
 
@@ -76,7 +76,7 @@ class Runner:
             replay: Answers in place of building and training.
             meter: Measures latencies where the study wants them.
             device: Where to train, if not on the recipe's own device.
-            room: Of the device, where others train there too.
+            device_lock: Of the device, where others train there too.
         """
         self.study = study
         self.settings = study.settings
@@ -84,16 +84,16 @@ class Runner:
         self.space = replay.space(study.settings.space) if replay else study.settings.space
         self.worker, self.shares = worker, shares or {}
         self.observer = observer
-        self.device, self.room = device or study.settings.recipe.device, room or Room()
-        self.doubts = Doubts()
+        self.device, self.device_lock = device or study.settings.recipe.device, device_lock or DeviceLock()
+        self.suspects = SuspectFailures()
         self.weights = weights_of(study, data, worker, observer, self.device)
-        self.heritage = Heritage(study, self.weights, self.room, observer)
+        self.inheritance = Inheritance(study, self.weights, self.device_lock, observer)
         self._stopped = self.weights.stopped
 
     def kill(self) -> None:
         """End what is being trained, from another thread; its trial is interrupted, and no other begins."""
         self._stopped.set()
-        hurry()
+        shorten_timeouts()
         self.worker.kill()
 
     def check_reach(self) -> None:
@@ -102,7 +102,7 @@ class Runner:
         Raises:
             StudyError: As `nas.samplers.limits.check_reach`.
         """
-        if not self.replay and self.study.is_barren:
+        if not self.replay and self.study.has_no_results:
             with _COSTING:
                 check_reach(self.settings.space, lambda variant: costed(variant)[1])
 
@@ -113,9 +113,9 @@ class Runner:
             StudyError: They cannot be made.
         """
         if not self.replay:
-            self.space = self.heritage.prepare()
+            self.space = self.inheritance.prepare()
 
-    def begin(self, job: Job) -> OpenTrial:
+    def begin(self, job: Job) -> RunningTrial:
         """Claim a run; call it within the study's `leases.alone`."""
         return self.study.start(
             Trial(
@@ -130,7 +130,7 @@ class Runner:
             )
         )
 
-    def run(self, handle: OpenTrial, job: Job, position: int, target: int) -> Trial:
+    def run(self, handle: RunningTrial, job: Job, position: int, target: int) -> Trial:
         """Make a run that is claimed: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
 
         Raises:
@@ -139,12 +139,12 @@ class Runner:
         variant = handle.trial.variant
         try:
             ended = self._try(handle, self._bank(handle, job), position, target)
-        except LeftOut as error:
+        except SeedExcluded as error:
             return handle.end(status="interrupted", failure=f"seed {job.seed} is left out: {error}")
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
-                hurry()
-            if handle.trial.status == "running" and handle not in self.doubts:
+                shorten_timeouts()
+            if handle.trial.status == "running" and handle not in self.suspects:
                 with contextlib.suppress(StudyError):  # a storage that fails says so once
                     handle.end(status="interrupted", failure=STOPPED)
             raise
@@ -153,15 +153,15 @@ class Runner:
             raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
         return ended
 
-    def _bank(self, handle: OpenTrial, job: Job) -> SwapBank | None:
+    def _bank(self, handle: RunningTrial, job: Job) -> SwapBank | None:
         """Return the bank of a run, with what else it inherits made; None where it takes nothing from one."""
         if self.replay:
             return None
-        lacks = self.heritage.lacks(job, handle.trial.variant)
+        lacks = self.inheritance.lacks(job, handle.trial.variant)
         with handle.preparing() if lacks else contextlib.nullcontext():
-            return self.heritage.bank_of(job, handle.trial.variant)
+            return self.inheritance.bank_of(job, handle.trial.variant)
 
-    def _try(self, handle: OpenTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
+    def _try(self, handle: RunningTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
         """Build, cost, gate and train; return how it ended."""
         variant = handle.trial.variant
         started = time.monotonic()
@@ -181,7 +181,7 @@ class Runner:
         handle.store()
         if bank and (problem := bank.problem(variant.swaps)):
             text = f"bank of seed {handle.trial.seed}: {problem}"
-            if bank.is_in_doubt(variant.swaps):
+            if bank.is_suspect(variant.swaps):
                 return self._failed(handle, ProxyFailure("error", text), round(time.monotonic() - started, 2))
             return handle.end(status="failed", failure=text)
         self.observer.trial_started(handle.trial, position, target)
@@ -195,7 +195,7 @@ class Runner:
             result = self._train(handle.trial, bank, on_epoch)
         except ProxyFailure as failure:
             return self._failed(handle, failure, round(time.monotonic() - started, 2))
-        self.doubts.settle("failed")  # by what their variants are: others train here
+        self.suspects.settle("failed")  # by what their variants are: others train here
         return handle.end(
             status="done",
             curve=result.curve,
@@ -249,51 +249,51 @@ class Runner:
             return self.worker.run(job, on_epoch)
 
         try:
-            with self.room.shared() as company:
+            with self.device_lock.shared() as company:
                 return train()
         except ProxyFailure as failure:
-            if self._stopped.is_set() or not (failure.starved and company()):
+            if self._stopped.is_set() or not (failure.out_of_memory and company()):
                 raise
             why = "out of memory" if failure.kind == "memory" else "killed, as the system does when memory runs out,"
         self.observer.note(f"{name}: {why} beside other trainings; it is trained again alone")
-        with self.room.alone():
+        with self.device_lock.alone():
             return train()
 
-    def _failed(self, handle: OpenTrial, failure: ProxyFailure, seconds: float) -> Trial:
+    def _failed(self, handle: RunningTrial, failure: ProxyFailure, seconds: float) -> Trial:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
 
         Raises:
-            StudyError: As `settle_doubts`, after several in a row.
+            StudyError: As `settle_suspects`, after several in a row.
         """
         text = f"{failure.kind}: {failure}"
         if self._stopped.is_set():
             return handle.end(status="interrupted", failure=STOPPED, seconds=seconds)
-        if failure.kind not in DOUBTFUL or handle.trial.variant.is_baseline:
+        if failure.kind not in SUSPECT_KINDS or handle.trial.variant.is_baseline:
             return handle.end(status="failed", failure=text, seconds=seconds)
         handle.trial = replace(handle.trial, failure=text, seconds=seconds)
-        self.doubts.add(handle)
-        if self.doubts.are_many:
-            self.settle_doubts()
+        self.suspects.add(handle)
+        if self.suspects.are_many:
+            self.settle_suspects()
         return replace(handle.trial, status="failed")
 
-    def settle_doubts(self) -> None:
+    def settle_suspects(self) -> None:
         """Find out whose failures the open ones are, by training the baseline, which trains wherever anything does.
 
         Raises:
             StudyError: It fails as well: they are the machine's, and none of them is held against its variant.
         """
-        count, last = len(self.doubts), self.doubts.last
+        count, last = len(self.suspects), self.suspects.last
         told = "a training has failed" if count == 1 else f"{count} trainings have failed in a row"
         self.observer.note(f"{told} ({last}); a short one of the baseline shows whether this machine is why")
         try:
             self._try_baseline()
         except ProxyFailure as failure:
-            self.doubts.settle("interrupted")
+            self.suspects.settle("interrupted")
             raise StudyError(
                 f"{told} here, and so does the baseline ({failure.kind}: {failure}), so it is not what the variants "
                 f"are; the last: {last}\nmend that and start again: they will be tried anew"
             ) from None
-        self.doubts.settle("failed")
+        self.suspects.settle("failed")
 
     def _try_baseline(self) -> None:
         """Train the baseline for an epoch, or validate it where proxies are not trained; what it scores is not kept.

@@ -9,15 +9,15 @@ from pathlib import Path
 from nas.data.dataset import Dataset, write_resolved
 from nas.errors import StudyError
 from nas.model.latency import LatencyMeter
-from nas.search.runner import Observer, Runner
+from nas.search.runner import Runner, SearchObserver
 from nas.study.study import Study
-from nas.workers.parallel import Room
+from nas.workers.parallel import DeviceLock
 from nas.workers.process import ProxyWorker
 
 
 @contextlib.contextmanager
 def runners_of(
-    study: Study, dataset: Dataset, cache: Path, observer: Observer, trainers: Sequence[ProxyWorker]
+    study: Study, dataset: Dataset, cache: Path, observer: SearchObserver, trainers: Sequence[ProxyWorker]
 ) -> Iterator[list[Runner]]:
     """Give runners that train side by side, each in a process of its own, with what they inherit made already.
 
@@ -37,8 +37,8 @@ def runners_of(
     if s.latency_on:
         if workers > 1:
             raise StudyError(
-                f"--workers {workers}: the study {study.place.name!r} measures latencies, which trainings beside them "
-                "would disturb; leave --workers out"
+                f"--workers {workers}: the study {study.location.name!r} measures latencies, which trainings "
+                "beside them would disturb; leave --workers out"
             )
         trainers[0].close()  # it may be importing still, which would disturb them too; its first job starts it again
     meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
@@ -51,10 +51,10 @@ def runners_of(
         with ProxyWorker(cache) as first:
             Runner(study, data, first, observer).prepare()
     devices = dealt(s.recipe.device, workers)
-    rooms = {device: Room() for device in devices}
+    device_locks = {device: DeviceLock() for device in devices}
     yield [
-        Runner(study, data, trainer, observer.beside(k) if workers > 1 else observer, shares=shares, meter=meter,
-               device=device, room=rooms[device])
+        Runner(study, data, trainer, observer.for_worker(k) if workers > 1 else observer, shares=shares, meter=meter,
+               device=device, device_lock=device_locks[device])
         for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
     ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from nas.ranking.race import Rules, contenders, next_round
 from nas.ranking.rank import rank
 from nas.ranking.replicates import runs_of
 from nas.space.variant import Variant
-from nas.study.budget import goes_on
+from nas.study.budget import survivors
 from nas.study.trial import Trial
 
 
@@ -34,7 +34,7 @@ class Job:
     assignment: Mapping[str, str]
     seed: int
     stage: Literal["screening", "promotion", "confirmation", "baseline"] = "screening"
-    together: tuple[Variant, ...] = ()
+    pool_seeds: tuple[Variant, ...] = ()
     fidelity: str = ""
 
 
@@ -63,7 +63,7 @@ def promoted(below: Sequence[Trial], rules: Rules, eta: int) -> list[Trial]:
     """
     ranked = [row.trial for row in rank(below, rules.floor, rules.goal, rules.prior)]
     others = [t for t in ranked if not t.variant.is_baseline]
-    return [*(t for t in ranked if t.variant.is_baseline), *others[: goes_on(len(others), eta)]]
+    return [*(t for t in ranked if t.variant.is_baseline), *others[: survivors(len(others), eta)]]
 
 
 def climbing(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fidelity: str) -> Iterator[Job]:

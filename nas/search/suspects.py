@@ -5,24 +5,24 @@ Where several fail in a row, or there is nothing else to train, that is the base
 
 from __future__ import annotations
 
-from nas.study.running_trial import OpenTrial
+from nas.study.running_trial import RunningTrial
 from nas.study.trial import Status
 
-DOUBTFUL = ("error", "died")
+SUSPECT_KINDS = ("error", "died")
 """Kinds of failures that may be the machine's."""
 _MANY = 3
 
 
-class Doubts:
+class SuspectFailures:
     """The failures of one worker that nothing has trained after. They stay open until they are settled."""
 
     def __init__(self) -> None:
-        self._open: list[OpenTrial] = []
+        self._open: list[RunningTrial] = []
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def __contains__(self, handle: OpenTrial) -> bool:
+    def __contains__(self, handle: RunningTrial) -> bool:
         return handle in self._open
 
     @property
@@ -35,7 +35,7 @@ class Doubts:
         """What the last of them was."""
         return self._open[-1].trial.failure
 
-    def add(self, handle: OpenTrial) -> None:
+    def add(self, handle: RunningTrial) -> None:
         """Keep a failure; its trial says what it was."""
         self._open.append(handle)
 

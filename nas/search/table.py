@@ -172,9 +172,9 @@ def export(study: Study) -> Table:
         if t.status in ("done", "failed")
     ]
     if not any(not row.failure for row in rows):
-        raise StudyError(f"the study {study.place.name!r} has no finished trial: there is nothing to export yet")
+        raise StudyError(f"the study {study.location.name!r} has no finished trial: there is nothing to export yet")
     about = {k: v for k, v in json.loads(s.to_json()).items() if k not in ("space", "schema")}
-    return Table(s.space, rows, {"study": study.place.name, **about})
+    return Table(s.space, rows, {"study": study.location.name, **about})
 
 
 @dataclass(frozen=True, eq=False)

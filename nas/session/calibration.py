@@ -11,21 +11,21 @@ from nas.calibration.calibrator import (
     CALIBRATION_SUFFIX,
     DEFAULT_PROXIES,
     Calibration,
+    CalibrationObserver,
     Calibrator,
-    Observer,
     full_recipe,
     proxy_recipe,
 )
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.session.recipe import sound, weights_file
 from nas.space.space_file import load_space
-from nas.study.location import place
-from nas.study.settings import EACH, ONE, baselines_of, current_versions
+from nas.study.location import locate
+from nas.study.settings import PER_SEED, SHARED, baselines_of, current_versions
 from nas.training.recipe import make_recipe
 from nas.workers.process import ProxyWorker, available_cores
 
 
-def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrator:
+def open_calibrator(cache: Path, observer: CalibrationObserver, **options: Any) -> Calibrator:
     """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
 
     Raises:
@@ -60,7 +60,7 @@ def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrat
         versions=current_versions(),
         baselines=baselines_of(common, options["baseline_per_seed"]),
     )
-    name = place(options["name"] or Path(options["space"]).stem).name
+    name = locate(options["name"] or Path(options["space"]).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
     workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
     weights = Weights(
@@ -71,9 +71,9 @@ def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrat
         versions=calibration.versions,
         seed=0,
         worker=ProxyWorker(cache),
-        listener=observer,
+        observer=observer,
         scratch=folder / "run",
-        apart=calibration.baselines == EACH,
+        apart=calibration.baselines == PER_SEED,
     )
     made = Calibrator(calibration, folder, weights, workers, cache, observer)
     return _as_begun(made) if options["baseline_per_seed"] is None else made
@@ -81,9 +81,9 @@ def open_calibrator(cache: Path, observer: Observer, **options: Any) -> Calibrat
 
 def _as_begun(made: Calibrator) -> Calibrator:
     """Return a calibration with one trained baseline for all seeds if it was begun so: that was how all were."""
-    as_one = replace(made.calibration, baselines=ONE)
+    as_one = replace(made.calibration, baselines=SHARED)
     one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
-    if made.calibration.baselines == ONE or made.has_begun or not one.has_begun:
+    if made.calibration.baselines == SHARED or made.has_begun or not one.has_begun:
         return made
     made.observer.note(
         f"{made.folder} was begun with one trained baseline for all seeds, and goes on so; under another --name "

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.calibration.result import Answer
+from nas.calibration.result import CalibrationResult
 from nas.errors import StudyError
 from nas.training.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 
@@ -19,14 +19,14 @@ _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
 
 
-def new_recipe(options: dict[str, Any], answer: Answer | None) -> Recipe:
+def new_recipe(options: dict[str, Any], calibrated: CalibrationResult | None) -> Recipe:
     """Return the recipe of a new study: a calibration's, or the default one, with what the options change of it."""
-    init = _init(options["init"] or (answer.recipe.init if answer else "bank"))
+    init = _init(options["init"] or (calibrated.recipe.init if calibrated else "bank"))
     demo_epochs, imgsz, batch, base_epochs = _DEMO_RECIPE
     epochs: int = _EPOCHS.get(init, _EPOCHS_FROM_FILE)
-    if answer:
+    if calibrated:
         epochs, imgsz, batch, base_epochs = (
-            getattr(answer.recipe, k) for k in ("epochs", "imgsz", "batch", "base_epochs")
+            getattr(calibrated.recipe, k) for k in ("epochs", "imgsz", "batch", "base_epochs")
         )
     elif options["data"]:
         imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
@@ -40,10 +40,10 @@ def new_recipe(options: dict[str, Any], answer: Answer | None) -> Recipe:
         weights=weights_file(options["weights"]),
         amp=options["amp"],
     )
-    if answer:
-        recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in CALIBRATED})
-        if options["amp"] is None and recipe.device == answer.recipe.device == "cpu":
-            recipe = replace(recipe, amp=answer.recipe.amp)
+    if calibrated:
+        recipe = replace(recipe, **{key: getattr(calibrated.recipe, key) for key in CALIBRATED})
+        if options["amp"] is None and recipe.device == calibrated.recipe.device == "cpu":
+            recipe = replace(recipe, amp=calibrated.recipe.amp)
     if options["bank_epochs"] is not None:
         recipe = replace(recipe, bank_epochs=options["bank_epochs"])
     return sound(recipe)

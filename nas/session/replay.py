@@ -13,11 +13,11 @@ from typing import Any
 from nas.errors import StudyError
 from nas.samplers import AUTO
 from nas.search import loop as searching
-from nas.search.runner import Observer, Runner
+from nas.search.runner import Runner, SearchObserver
 from nas.search.table import Replay, Table, read_table
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.objective import OBJECTIVES, Goal
-from nas.study.settings import ONE, Settings, current_versions
+from nas.study.settings import SHARED, Settings, current_versions
 from nas.study.study import Study
 from nas.training.recipe import Recipe
 from nas.workers.process import ProxyWorker
@@ -58,7 +58,7 @@ class ReplaySession:
             )
         path = Path(options["replay"])
         table = read_table(path)
-        where = place(options["study"] or f"{path.stem}-replay", options["storage"])
+        where = locate(options["study"] or f"{path.stem}-replay", options["storage"])
         if not Study.exists(where):
             settings = _settings(table, path, options, None)
             replay = Replay(table, settings.seed)
@@ -75,19 +75,19 @@ class ReplaySession:
         study.settings = replace(study.settings, sampler=settings.sampler)
         return cls(study, Replay(table, settings.seed), options["trials"])
 
-    def run(self, observer: Observer) -> None:
+    def run(self, observer: SearchObserver) -> None:
         """Run the trials that are asked for."""
         self.study.keep_settings()  # the sampler may be another
         todo = searching.plan(self.study, self.trials)
-        name, s = self.study.place.name, self.study.settings
+        name, s = self.study.location.name, self.study.settings
         if todo.spent >= todo.target:
             return observer.note(f"the study {name} has all {todo.spent} trials; --trials N runs N more")
         size = self.replay.space(s.space).size
         observer.note(
-            f"study {name} ({self.study.place.shown}): replays {size} of {s.space.size} variants of "
+            f"study {name} ({self.study.location.shown}): replays {size} of {s.space.size} variants of "
             f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
         )
-        with ProxyWorker(self.study.place.folder) as idle:  # it starts no process before it has a job
+        with ProxyWorker(self.study.location.folder) as idle:  # it starts no process before it has a job
             searching.search(self.study, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
         return None
 
@@ -129,6 +129,6 @@ def _settings(table: Table, path: Path, options: dict[str, Any], kept: Settings 
         sampler=chosen("sampler", AUTO),
         objective=objective,
         latency_on=about.get("latency_on", ""),
-        baselines=about.get("baselines", ONE),
+        baselines=about.get("baselines", SHARED),
         table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
     )

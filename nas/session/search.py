@@ -10,15 +10,15 @@ from typing import Any
 from nas.data.dataset import Dataset
 from nas.errors import StudyError
 from nas.search import loop as searching
-from nas.search.runner import Observer
+from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
 from nas.session.settings import as_it_was, changed_settings, kept_options, new_settings, settings_as_begun
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm, trainings
 from nas.study.leases import alone_at
-from nas.study.location import StudyPlace, place
-from nas.study.settings import EACH, Settings
+from nas.study.location import StudyLocation, locate
+from nas.study.settings import PER_SEED, Settings
 from nas.study.study import Study
 from nas.workers.process import ProxyWorker, available_cores, trainers_of
 
@@ -59,7 +59,7 @@ class Session:
         space = options["space"]
         name = options["study"] or (Path(space).stem if space else _DEMO_SPACE)
         try:
-            where = place(name, options["storage"])
+            where = locate(name, options["storage"])
         except StudyError as error:
             raise StudyError(f"{error}; --study names it" if not options["study"] else str(error)) from None
         if not Study.is_made(where):
@@ -74,7 +74,7 @@ class Session:
             raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
         kept, news = study.settings, []
         # A first attempt that could not work must not block the name; on a server others may be making its baseline.
-        if study.is_barren and not where.server:
+        if study.has_no_results and not where.server:
             wanted, dataset, whole = settings_as_begun(study, options)
             if differences := kept.differences(wanted):
                 return cls._begin_anew(cache, study, wanted, dataset, whole, differences)
@@ -93,7 +93,7 @@ class Session:
         return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], "\n".join(news))
 
     @classmethod
-    def _begin(cls, cache: Path, where: StudyPlace, space: SearchSpace, options: dict[str, Any]) -> Session:
+    def _begin(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: dict[str, Any]) -> Session:
         settings, dataset = new_settings(space, options)
         seeds, confirm = options["seeds"] or 1, options["confirm"]
         with alone_at(where):
@@ -137,15 +137,15 @@ class Session:
             options=kept_options(options),
         )
         before = "\n  ".join(differences)
-        news = f"nothing had come of {study.place.name!r}, so it is begun anew; before:\n  {before}"
+        news = f"nothing had come of {study.location.name!r}, so it is begun anew; before:\n  {before}"
         return cls(made, dataset, None, cache, news=news)
 
-    def run(self, observer: Observer, trainers: Sequence[ProxyWorker]) -> None:
+    def run(self, observer: SearchObserver, trainers: Sequence[ProxyWorker]) -> None:
         """Run the trials that are asked for, side by side in these processes."""
         study = self.study
         todo = searching.plan(study, self.trials)
         study.ask_for_seeds(self.seeds, self.confirm)
-        name = study.place.name
+        name = study.location.name
         if self.news:
             study.keep_settings()
             observer.note(self.news)
@@ -161,7 +161,7 @@ class Session:
         else:
             s = study.settings
             observer.note(
-                f"study {name} ({study.place.shown}): {todo.target} trials of {s.space.size} variants of "
+                f"study {name} ({study.location.shown}): {todo.target} trials of {s.space.size} variants of "
                 f"{s.space.base}{s.space.scale} on {s.data or 'the demo data'} "
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
@@ -193,7 +193,7 @@ def hint_of(settings: Settings, workers: int, cores: int) -> str:
     )
 
 
-def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observer) -> Study:
+def train_baseline_seeds(cache: Path, study: Study, count: int, observer: SearchObserver) -> Study:
     """Train a study's baseline until it has so many seeds, and return the study open for writing.
 
     Raises:
@@ -201,11 +201,11 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Observ
             replays a table.
     """
     if study.settings.table:
-        raise StudyError(f"the study {study.place.name!r} replays a table: there is nothing to train")
-    opened = Study.load(study.place, write=True)
-    dataset = as_it_was(opened, f"the baseline of {study.place.name!r} cannot be trained as it was")
+        raise StudyError(f"the study {study.location.name!r} replays a table: there is nothing to train")
+    opened = Study.load(study.location, write=True)
+    dataset = as_it_was(opened, f"the baseline of {study.location.name!r} cannot be trained as it was")
     there = sum(t.status == "done" and t.variant.is_baseline for t in opened.trials())
-    if opened.settings.baselines == EACH and there < count:
+    if opened.settings.baselines == PER_SEED and there < count:
         epochs = opened.settings.recipe.base_epochs
         observer.note(f"each further seed has a baseline of its own to inherit from, trained for {epochs} epochs first")
     with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):

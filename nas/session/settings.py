@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.calibration.result import DEFAULT_SCORE, Answer, calibration_file, load_answer
+from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration_file, load_result
 from nas.data.dataset import Dataset, load_or_demo
 from nas.errors import DataError, StudyError
 from nas.own import use
@@ -18,7 +18,7 @@ from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import ETA, Rung, read_rungs
 from nas.study.objective import Goal
-from nas.study.settings import ONE, Settings, baselines_of, current_versions
+from nas.study.settings import SHARED, Settings, baselines_of, current_versions
 from nas.study.study import Study
 from nas.training.recipe import KINDS, Recipe
 
@@ -27,17 +27,17 @@ def new_settings(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings,
     """Return the settings of a new study, and its dataset."""
     space = _limited(space, options)
     dataset = load_or_demo(options["data"])
-    answer = _answer(options)
-    recipe = new_recipe(options, answer)
+    calibrated = _calibrated(options)
+    recipe = new_recipe(options, calibrated)
     each = options["baseline_per_seed"]
-    if each is None and answer and answer.baselines == ONE:
+    if each is None and calibrated and calibrated.baselines == SHARED:
         each = False
     baselines = baselines_of(recipe, each)
     settings = Settings(
         space=space,
         recipe=recipe,
-        score=answer.score if answer else DEFAULT_SCORE,
-        calibration=_under(answer, recipe, baselines),
+        score=calibrated.score if calibrated else DEFAULT_SCORE,
+        calibration=_under(calibrated, recipe, baselines),
         data=str(Path(options["data"]).resolve()) if options["data"] else "",
         fingerprint=dataset.fingerprint,
         classes=dataset.names,
@@ -61,11 +61,11 @@ def changed_settings(study: Study, options: dict[str, Any]) -> tuple[Settings, D
     data = options["data"] or kept.data or None
     with _data_may_have_moved(study, data):
         dataset = load_or_demo(data)
-    answer = _answer(options)
+    calibrated = _calibrated(options)
     recipe = kept.recipe
-    if answer:
+    if calibrated:
         asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *CALIBRATED)
-        recipe = replace(recipe, **{key: getattr(answer.recipe, key) for key in asked})
+        recipe = replace(recipe, **{key: getattr(calibrated.recipe, key) for key in asked})
     recipe = changed_recipe(recipe, options)
     if not options["space"]:
         use(kept.space.modules)
@@ -75,8 +75,8 @@ def changed_settings(study: Study, options: dict[str, Any]) -> tuple[Settings, D
         kept,
         space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
         recipe=recipe,
-        score=answer.score if answer else kept.score,
-        calibration=_under(answer, recipe, baselines) if answer else kept.calibration,
+        score=calibrated.score if calibrated else kept.score,
+        calibration=_under(calibrated, recipe, baselines) if calibrated else kept.calibration,
         data=str(Path(data).resolve()) if data else "",
         fingerprint=dataset.fingerprint,
         seed=kept.seed if options["seed"] is None else options["seed"],
@@ -137,24 +137,24 @@ def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(
-            f"{error}\nthe study {study.place.name!r} was made on {data}; if it moved, give --data"
+            f"{error}\nthe study {study.location.name!r} was made on {data}; if it moved, give --data"
         ) from None
 
 
-def _under(answer: Answer | None, recipe: Recipe, baselines: str) -> str:
+def _under(calibrated: CalibrationResult | None, recipe: Recipe, baselines: str) -> str:
     """Return what a calibration says of a study, with what of it is not as it was calibrated; empty without one."""
-    if answer is None:
+    if calibrated is None:
         return ""
-    answer = answer.under(recipe)
-    if answer.baselines != baselines:
-        more = f"trained baselines: {answer.baselines}, not {baselines}"
-        answer = replace(answer, departures=(*answer.departures, more))
-    return answer.to_json()
+    calibrated = calibrated.under(recipe)
+    if calibrated.baselines != baselines:
+        more = f"trained baselines: {calibrated.baselines}, not {baselines}"
+        calibrated = replace(calibrated, departures=(*calibrated.departures, more))
+    return calibrated.to_json()
 
 
-def _answer(options: dict[str, Any]) -> Answer | None:
+def _calibrated(options: dict[str, Any]) -> CalibrationResult | None:
     """Return the calibration that is given."""
-    return load_answer(calibration_file(options["proxy"])) if options["proxy"] else None
+    return load_result(calibration_file(options["proxy"])) if options["proxy"] else None
 
 
 def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from nas.data.dataset import Dataset
 from nas.errors import StudyError, Unreachable
 from nas.search import loop as searching
-from nas.search.runner import Observer
+from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
 from nas.session.settings import as_it_was
-from nas.study.location import StudyPlace
+from nas.study.location import StudyLocation
 from nas.study.study import Study
 from nas.workers.process import trainers_of
 
@@ -20,7 +20,7 @@ _LOOK_S = 5.0
 _pause = time.sleep
 
 
-def _wait_for(where: StudyPlace, until: float) -> None:
+def _wait_for(where: StudyLocation, until: float) -> None:
     """Wait for a study to be made.
 
     Raises:
@@ -59,7 +59,7 @@ class Joining:
     workers: int
 
     @classmethod
-    def open(cls, cache: Path, where: StudyPlace, *, data: str | None, workers: int, wait: float) -> Joining:
+    def open(cls, cache: Path, where: StudyLocation, *, data: str | None, workers: int, wait: float) -> Joining:
         """Open a study to join it.
 
         Args:
@@ -82,11 +82,11 @@ class Joining:
         dataset = as_it_was(study, otherwise, data)
         return cls(study, dataset, cache, workers)
 
-    def run(self, observer: Observer) -> None:
+    def run(self, observer: SearchObserver) -> None:
         """Do what the study asks for until nothing is left."""
-        name = self.study.place.name
+        name = self.study.location.name
         observer.note(
-            f"joining the study {name} ({self.study.place.shown}): {self.study.spent} of {self.study.target} "
+            f"joining the study {name} ({self.study.location.shown}): {self.study.spent} of {self.study.target} "
             "trials are done or under way"
         )
         with (

@@ -106,7 +106,7 @@ def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
     return rungs
 
 
-def goes_on(count: int, eta: int) -> int:
+def survivors(count: int, eta: int) -> int:
     """Return how many of the variants of a rung go on to the next: one of `eta`, rounded up."""
     return math.ceil(count / eta)
 
@@ -115,7 +115,7 @@ def trainings(variants: int, rungs: Sequence[Rung], eta: int) -> list[int]:
     """Return how many variants each rung gets, the top one last; the baseline is not counted."""
     counts = [variants]
     for _ in rungs:
-        counts.append(goes_on(counts[-1], eta))
+        counts.append(survivors(counts[-1], eta))
     return counts
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 
 from nas.errors import StudyError
-from nas.study.location import StudyPlace, place
-from nas.study.storage import check, explained, open_storage
+from nas.study.location import StudyLocation, locate
+from nas.study.storage import check, open_storage, translate_errors
 from nas.study.study import Study
 
 
@@ -19,14 +19,14 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
         The studies, and what is wrong with the files and studies that cannot be opened.
     """
     files = sorted(Path("studies").glob("*.db"))
-    places = [StudyPlace(file.stem, file) for file in files] if storage is None else [place("any", storage)]
+    places = [StudyLocation(file.stem, file) for file in files] if storage is None else [locate("any", storage)]
     found: list[Study] = []
     problems: list[str] = []
     for where in places:
         try:
             if not where.server and not where.file.exists():
                 raise StudyError(f"{where.file} does not exist")
-            with explained(where):
+            with translate_errors(where):
                 names = optuna.get_all_study_names(open_storage(where)) if check(where, write=False) else []
         except StudyError as error:
             problems.append(str(error))
@@ -39,7 +39,7 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
     return found, problems
 
 
-def copy_study(source: Study, target: StudyPlace) -> Study:
+def copy_study(source: Study, target: StudyLocation) -> Study:
     """Copy a study, whole, to another storage or under another name, and return the copy.
 
     Args:
@@ -53,22 +53,22 @@ def copy_study(source: Study, target: StudyPlace) -> Study:
         source.take_over()
         if any(trial.status == "running" for trial in source.runs()):
             raise StudyError(
-                f"runs of the study {source.place.name!r} are not finished; copy it when its workers have stopped"
+                f"runs of the study {source.location.name!r} are not finished; copy it when its workers have stopped"
                 + (
                     " (runs of one that was killed have to be taken over first, by nas worker)"
-                    if source.place.server
+                    if source.location.server
                     else ""
                 )
             )
         if Study.exists(target):
             raise StudyError(f"{target.shown} holds a study {target.name!r} already; --as gives the copy another name")
-        with explained(target):
+        with translate_errors(target):
             if not target.server:
                 target.file.parent.mkdir(parents=True, exist_ok=True)
             check(target, write=True)
             optuna.copy_study(
-                from_study_name=source.place.name,
-                from_storage=open_storage(source.place),
+                from_study_name=source.location.name,
+                from_storage=open_storage(source.location),
                 to_storage=open_storage(target),
                 to_study_name=target.name,
             )

@@ -32,14 +32,14 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from nas.errors import StudyError
 from nas.locks import awaited, is_free, try_lock
-from nas.study.location import StudyPlace
-from nas.study.storage import explained, patiently, server_engine
+from nas.study.location import StudyLocation
+from nas.study.storage import server_engine, translate_errors, with_retry
 
 BEAT_S = 15.0
 """How often a worker counts on beside each trial that it has, where its study lives on a server."""
 GRACE_S = 120.0
 """How long a worker's count may stand still until its trials are taken over."""
-_TURN_S = 120.0
+_LOCK_WAIT_S = 120.0
 """How long a worker waits for its turn to claim something."""
 
 
@@ -79,11 +79,11 @@ class Leases(Protocol):
     def keep(self, trial: int) -> None:
         """Begin to count for a trial that this process has claimed."""
 
-    def let_go(self, trial: int) -> None:
+    def release(self, trial: int) -> None:
         """End that."""
 
 
-def leases_of(where: StudyPlace, count: Callable[[int, int], None], look: Callable[[], Mapping[int, int]]) -> Leases:
+def leases_of(where: StudyLocation, count: Callable[[int, int], None], look: Callable[[], Mapping[int, int]]) -> Leases:
     """Return this process's part in the leases of a study.
 
     Args:
@@ -95,15 +95,15 @@ def leases_of(where: StudyPlace, count: Callable[[int, int], None], look: Callab
 
 
 @contextlib.contextmanager
-def alone_at(where: StudyPlace) -> Iterator[None]:
+def alone_at(where: StudyLocation) -> Iterator[None]:
     """Be the only one that claims trials of a study, or makes it; see `Leases.alone`."""
     if not where.server:
-        with awaited(where.workers / "turn", _TURN_S):
+        with awaited(where.workers / "turn", _LOCK_WAIT_S):
             yield
         return
     with contextlib.ExitStack() as stack:
-        with explained(where):
-            connection = patiently(where, lambda: _turn_at_server(where))
+        with translate_errors(where):
+            connection = with_retry(where, lambda: _server_lock(where))
             stack.callback(_hang_up, connection)
         yield
         try:  # a server that lost this connection has let another one in
@@ -112,18 +112,18 @@ def alone_at(where: StudyPlace) -> Iterator[None]:
             raise LeaseLost(f"the connection to {where.shown} was lost") from None
 
 
-def _turn_at_server(where: StudyPlace) -> sqlalchemy.Connection:
+def _server_lock(where: StudyLocation) -> sqlalchemy.Connection:
     """Wait for the study's lock on the server, which goes with the connection, and return that."""
     connection = server_engine(where).connect()
     key = int.from_bytes(hashlib.sha256(f"swapnas {where.name}".encode()).digest()[:8], "big", signed=True)
     try:
-        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_TURN_S:.0f}s'"))
+        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S:.0f}s'"))
         connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
     except BaseException as error:
         connection.close()
         if isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", "") == _LOCK_NOT_AVAILABLE:
             raise LeaseLost(
-                f"another process has held the study {where.name!r} of {where.shown} for {_TURN_S:.0f} s; is one "
+                f"another process has held the study {where.name!r} of {where.shown} for {_LOCK_WAIT_S:.0f} s; is one "
                 "stopped, or hanging?"
             ) from None
         raise
@@ -147,7 +147,7 @@ def _new_owner() -> str:
 class FileLeases:
     """Leases of a study in a file: the workers are on one machine, and each holds a lock file as long as it lives."""
 
-    def __init__(self, where: StudyPlace) -> None:
+    def __init__(self, where: StudyLocation) -> None:
         """Begin to hold a lock file.
 
         Raises:
@@ -189,7 +189,7 @@ class FileLeases:
         """See `Leases`: there is nothing to count."""
         self._mine.add(trial)
 
-    def let_go(self, trial: int) -> None:
+    def release(self, trial: int) -> None:
         """See `Leases`."""
         self._mine.discard(trial)
 
@@ -212,7 +212,7 @@ class ServerLeases:
     """Leases of a study on a server: each worker counts beside its trials, and watches how others do."""
 
     def __init__(
-        self, where: StudyPlace, count: Callable[[int, int], None], look: Callable[[], Mapping[int, int]]
+        self, where: StudyLocation, count: Callable[[int, int], None], look: Callable[[], Mapping[int, int]]
     ) -> None:
         self._where, self._count, self._look = where, count, look
         self.owner = _new_owner()
@@ -255,7 +255,7 @@ class ServerLeases:
                 self._thread = threading.Thread(target=self._go_on_counting, daemon=True)
                 self._thread.start()
 
-    def let_go(self, trial: int) -> None:
+    def release(self, trial: int) -> None:
         """See `Leases`."""
         with self._lock:
             self._mine.pop(trial, None)

@@ -17,7 +17,7 @@ EXPECTED = "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATA
 
 
 @dataclass(frozen=True)
-class StudyPlace:
+class StudyLocation:
     """Where a study lives: its name, and the SQLite file or the server that holds it.
 
     Attributes:
@@ -65,9 +65,9 @@ class StudyPlace:
         file = self.file.resolve()
         return file.with_name(f"{file.name}.{self.name}.workers")
 
-    def named(self, name: str) -> StudyPlace:
+    def named(self, name: str) -> StudyLocation:
         """Return the place of another study of the same storage."""
-        return StudyPlace(name, default_file(name) if self.server else self.file, self.server)
+        return StudyLocation(name, default_file(name) if self.server else self.file, self.server)
 
 
 def default_file(name: str) -> Path:
@@ -75,7 +75,7 @@ def default_file(name: str) -> Path:
     return Path("studies") / f"{name}.db"
 
 
-def place(name: str, storage: str | None = None) -> StudyPlace:
+def locate(name: str, storage: str | None = None) -> StudyLocation:
     """Return where a study lives.
 
     Args:
@@ -90,15 +90,17 @@ def place(name: str, storage: str | None = None) -> StudyPlace:
             f"a study cannot be called {name!r}: letters, digits, dots, dashes and underscores, at most 64"
         )
     if storage is None:
-        return StudyPlace(name, default_file(name))
+        return StudyLocation(name, default_file(name))
     if _SERVER.match(storage):
         url = _parsed(storage)
         if not url.database:
             raise StudyError(f"the storage {str(url)!r} names no database: {EXPECTED}")
-        return StudyPlace(name, default_file(name), url.set(drivername=_DRIVER).render_as_string(hide_password=False))
+        return StudyLocation(
+            name, default_file(name), url.set(drivername=_DRIVER).render_as_string(hide_password=False)
+        )
     if not storage.startswith(_FILE_PREFIX) or not storage[len(_FILE_PREFIX) :]:
         raise StudyError(f"cannot use the storage {storage!r}: {EXPECTED}")
-    return StudyPlace(name, Path(storage[len(_FILE_PREFIX) :]))
+    return StudyLocation(name, Path(storage[len(_FILE_PREFIX) :]))
 
 
 def _parsed(url: str) -> Any:

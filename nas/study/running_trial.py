@@ -13,8 +13,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.leases import Leases
-from nas.study.location import StudyPlace
-from nas.study.storage import explained, patiently
+from nas.study.location import StudyLocation
+from nas.study.storage import translate_errors, with_retry
 from nas.study.trial import DIED, DIED_OFTEN, Trial
 from nas.training.scores import EpochScore
 
@@ -28,7 +28,7 @@ TAKEN_OVER = "taken over by another worker, after this one could not be seen for
 class Ledger:
     """What trials of a study are written with: where it lives, its inner study, and this process's leases."""
 
-    where: StudyPlace
+    where: StudyLocation
     inner: optuna.Study
     leases: Leases
 
@@ -46,19 +46,19 @@ class Ledger:
                 return False
             return True
 
-        with explained(self.where):
-            return patiently(self.where, attempt)
+        with translate_errors(self.where):
+            return with_retry(self.where, attempt)
 
 
-class OpenTrial:
+class RunningTrial:
     """A trial that this process has claimed."""
 
-    def __init__(self, ledger: Ledger, asked: optuna.Trial, trial: Trial) -> None:
+    def __init__(self, ledger: Ledger, optuna_trial: optuna.Trial, trial: Trial) -> None:
         self._ledger = ledger
-        self._asked = asked
+        self._optuna_trial = optuna_trial
         self.trial = trial
         self._stored = attributes(trial)
-        ledger.leases.keep(asked._trial_id)
+        ledger.leases.keep(optuna_trial._trial_id)
 
     def store(self) -> None:
         """Write what of the record has changed."""
@@ -68,23 +68,23 @@ class OpenTrial:
         new = attributes(self.trial)
         for key, value in new.items():
             if self._stored.get(key) != value:
-                self._asked.set_user_attr(key, value)
+                self._optuna_trial.set_user_attr(key, value)
         self._stored = new
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
         """Store that its own training has not begun, while what it inherits is being made."""
-        self._ledger.write(lambda: self._asked.set_user_attr(EPOCH, PREPARING))
+        self._ledger.write(lambda: self._optuna_trial.set_user_attr(EPOCH, PREPARING))
         yield
-        self._ledger.write(lambda: self._asked.set_user_attr(EPOCH, 0))
+        self._ledger.write(lambda: self._optuna_trial.set_user_attr(EPOCH, 0))
 
     def report(self, score: EpochScore) -> None:
         """Store how far it has come, and an epoch's mAP50-95 where that was validated."""
 
         def write() -> None:
-            self._asked.set_user_attr(EPOCH, score.epoch)
+            self._optuna_trial.set_user_attr(EPOCH, score.epoch)
             if score.validation:
-                self._asked.report(score.validation.map, score.epoch)
+                self._optuna_trial.report(score.validation.map, score.epoch)
 
         self._ledger.write(write)
 
@@ -95,9 +95,9 @@ class OpenTrial:
             self._ledger.write(self._end)
             kept = self._frozen()  # another may have thought this process gone, and settled it
             if kept.user_attrs.get(RECORD) != json.loads(json.dumps(self.trial.to_json())):
-                self.trial = replace(thaw(kept), status="interrupted", failure=TAKEN_OVER)
+                self.trial = replace(load_trial(kept), status="interrupted", failure=TAKEN_OVER)
         finally:
-            self._ledger.leases.let_go(self._asked._trial_id)
+            self._ledger.leases.release(self._optuna_trial._trial_id)
         return self.trial
 
     def _end(self) -> None:
@@ -105,12 +105,12 @@ class OpenTrial:
         states = {"done": TrialState.COMPLETE, "rejected": TrialState.PRUNED}
         value = self.trial.map_per_gflop if self.trial.status == "done" else None
         inner = self._ledger.inner
-        inner.tell(self._asked, value, states.get(self.trial.status, TrialState.FAIL), skip_if_finished=True)
+        inner.tell(self._optuna_trial, value, states.get(self.trial.status, TrialState.FAIL), skip_if_finished=True)
 
     def _frozen(self) -> FrozenTrial:
         where, storage = self._ledger.where, self._ledger.inner._storage
-        with explained(where):
-            return patiently(where, lambda: storage.get_trial(self._asked._trial_id))
+        with translate_errors(where):
+            return with_retry(where, lambda: storage.get_trial(self._optuna_trial._trial_id))
 
 
 def attributes(trial: Trial) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def attributes(trial: Trial) -> dict[str, Any]:
     return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}
 
 
-def thaw(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
+def load_trial(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
     """Return a stored trial; with `settle`, one that is open in the storage is running whatever its record says."""
     trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[RECORD])
     return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial
@@ -138,8 +138,8 @@ def take_over(ledger: Ledger) -> int:
     three tries without coming further has failed: it may be what kills them. Returns how many were cut short.
     """
     inner, cut_short = ledger.inner, 0
-    with explained(ledger.where):
-        frozen = patiently(ledger.where, lambda: inner.get_trials(deepcopy=False))
+    with translate_errors(ledger.where):
+        frozen = with_retry(ledger.where, lambda: inner.get_trials(deepcopy=False))
         for f in frozen:
             if f.state == TrialState.WAITING:  # nothing here makes such trials; a dashboard can
                 inner.tell(inner.ask(), state=TrialState.FAIL)
@@ -151,7 +151,7 @@ def take_over(ledger: Ledger) -> int:
             if RECORD not in f.user_attrs:  # of a version that did not claim and record at once
                 inner.tell(f.number, state=TrialState.FAIL)
                 continue
-            handle = OpenTrial(ledger, optuna.Trial(inner, f._trial_id), thaw(f, settle=False))
+            handle = RunningTrial(ledger, optuna.Trial(inner, f._trial_id), load_trial(f, settle=False))
             if handle.trial.status != "running":
                 handle.end()
                 continue
@@ -165,7 +165,7 @@ def take_over(ledger: Ledger) -> int:
 
 def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
     """Return how often earlier tries of the same run died in the same epoch; never while it was prepared."""
-    key, at = thaw(trial).key, trial.user_attrs.get(EPOCH, 0)
+    key, at = load_trial(trial).key, trial.user_attrs.get(EPOCH, 0)
     return (
         0
         if at == PREPARING
@@ -173,7 +173,7 @@ def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
             t.number != trial.number
             and t.user_attrs.get(EPOCH, 0) == at
             and t.user_attrs.get(RECORD, {}).get("failure") == DIED
-            and thaw(t).key == key
+            and load_trial(t).key == key
             for t in every
         )
     )

@@ -17,7 +17,7 @@ from nas.study.budget import ETA, Rung
 from nas.study.objective import Goal, Prior
 from nas.training.recipe import Recipe
 
-ONE, EACH = "one", "one for each seed"
+SHARED, PER_SEED = "one", "one for each seed"
 """How many trained baselines variants inherit from."""
 _SCHEMA = 3
 """Version 3 has several seeds a variant; a study of version 2 has one, and is read as it is."""
@@ -37,15 +37,15 @@ class Settings:
         images: Training and validation images.
         seed: Of the proxies and of the sampler.
         score: Which of `nas.training.scores.SCORES` ranks.
-        calibration: What a calibration says of the proxy (`nas.calibration.assessment.Answer` as plain values); empty
-            without one.
+        calibration: What a calibration says of the proxy (`nas.calibration.result.CalibrationResult` as plain
+            values); empty without one.
         floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
         versions: Of the tool and the packages that decide results.
         sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
         objective: One of `nas.study.objective.OBJECTIVES`.
         latency_on: The machine that latencies are measured on, as `nas.model.latency.machine`; empty if none are.
         table: Digest of the table that is searched in place of training; empty if proxies are trained.
-        baselines: `ONE` trained baseline for all runs, or `EACH` seed has its own.
+        baselines: `SHARED` trained baseline for all runs, or `PER_SEED` seed has its own.
         rungs: Cheaper trainings that variants get first, the cheapest first.
         eta: Of how many variants on a rung one goes on to the next.
     """
@@ -65,7 +65,7 @@ class Settings:
     objective: str = "map_per_gflop"
     latency_on: str = ""
     table: str = ""
-    baselines: str = ONE
+    baselines: str = SHARED
     rungs: tuple[Rung, ...] = ()
     eta: int = ETA
 
@@ -96,7 +96,7 @@ class Settings:
         return replace(self, space=replace(self.space, limits=limits), recipe=rung.recipe(self.recipe), calibration="")
 
     @property
-    def answer(self) -> dict[str, Any]:
+    def calibrated(self) -> dict[str, Any]:
         """What a calibration says of the proxy; empty without one."""
         found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
         return found
@@ -104,7 +104,7 @@ class Settings:
     @property
     def error(self) -> float | None:
         """Standard deviation of one score, where a calibration with as many trained baselines says it."""
-        return self.answer.get("error") if self.answer.get("baselines", ONE) == self.baselines else None
+        return self.calibrated.get("error") if self.calibrated.get("baselines", SHARED) == self.baselines else None
 
     @property
     def prior(self) -> Prior | None:
@@ -112,13 +112,17 @@ class Settings:
 
         With one trained baseline it knows nothing of what others would change.
         """
-        answer = self.answer
+        calibrated = self.calibrated
         here = (self.fingerprint, self.space.base + self.space.scale)
-        if (answer.get("fingerprint"), answer.get("base")) != here or answer.get("departures") or self.error is None:
+        if (
+            (calibrated.get("fingerprint"), calibrated.get("base")) != here
+            or calibrated.get("departures")
+            or self.error is None
+        ):
             return None
-        if not answer.get("degrees") or not answer["error"]:
+        if not calibrated.get("degrees") or not calibrated["error"]:
             return None
-        return Prior(math.sqrt(2) * answer["error"], answer["degrees"])
+        return Prior(math.sqrt(2) * calibrated["error"], calibrated["degrees"])
 
     @property
     def halving(self) -> str:
@@ -180,7 +184,7 @@ _WORDS = {
 
 
 def baselines_of(recipe: Recipe, each: bool | None) -> str:
-    """Return how many trained baselines there are: `EACH` where one is trained here, unless `each` says otherwise.
+    """Return how many trained baselines there are: `PER_SEED` where one is trained here, unless `each` says otherwise.
 
     Raises:
         StudyError: None is trained here, so that seeds could not have their own.
@@ -190,7 +194,7 @@ def baselines_of(recipe: Recipe, each: bool | None) -> str:
             "--baseline-per-seed trains a baseline under every seed, and here none is trained: "
             + ("--base-epochs 0 takes it as it is" if recipe.init in ("bank", "baseline") else f"--init {recipe.init}")
         )
-    return EACH if (recipe.trains_baseline if each is None else each) else ONE
+    return PER_SEED if (recipe.trains_baseline if each is None else each) else SHARED
 
 
 def _or_none(value: object) -> object:

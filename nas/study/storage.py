@@ -20,7 +20,7 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from nas.errors import StudyError, Unreachable
-from nas.study.location import StudyPlace
+from nas.study.location import StudyLocation
 
 _LOCK_WAIT_S = 60
 _CHECK_WAIT_S = 5
@@ -39,7 +39,7 @@ _SERVER_OPTIONS = {
 _OF_OPTUNA = {"studies", "trials", "version_info"}
 
 
-def open_storage(where: StudyPlace) -> optuna.storages.RDBStorage:
+def open_storage(where: StudyLocation) -> optuna.storages.RDBStorage:
     """Return Optuna's storage: patient, and with a write-ahead log where it is a file."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -52,12 +52,12 @@ def open_storage(where: StudyPlace) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(where.url, engine_kwargs={"connect_args": {"timeout": _LOCK_WAIT_S}})
 
 
-def server_engine(where: StudyPlace) -> sqlalchemy.Engine:
+def server_engine(where: StudyLocation) -> sqlalchemy.Engine:
     """Return an engine of a server that keeps no connection open."""
     return sqlalchemy.create_engine(where.url, poolclass=sqlalchemy.NullPool, connect_args=dict(_SERVER_OPTIONS))
 
 
-def check(where: StudyPlace, *, write: bool) -> bool:
+def check(where: StudyLocation, *, write: bool) -> bool:
     """Look at a storage before Optuna does, which would put its tables into any database.
 
     Returns:
@@ -66,7 +66,7 @@ def check(where: StudyPlace, *, write: bool) -> bool:
     Raises:
         StudyError: It is a database of something else.
         sqlite3.Error, SQLAlchemyError: It cannot be opened, or `write` and it is locked or cannot be written; see
-            `explained`.
+            `translate_errors`.
     """
     return _check_server(where, write) if where.server else _check_file(where.file, write)
 
@@ -86,7 +86,7 @@ def _check_file(file: Path, write: bool) -> bool:
     return bool(tables)
 
 
-def _check_server(where: StudyPlace, write: bool) -> bool:
+def _check_server(where: StudyLocation, write: bool) -> bool:
     with server_engine(where).connect() as connection:
         tables = set(sqlalchemy.inspect(connection).get_table_names())
         if tables and not tables >= _OF_OPTUNA:
@@ -107,16 +107,16 @@ def _few(names: set[str]) -> str:
 T = TypeVar("T")
 
 
-HURRY_S = 10.0
-_HURRY = threading.Event()
+SHORT_TIMEOUT_S = 10.0
+_SHORTENED = threading.Event()
 
 
-def hurry() -> None:
-    """Wait no longer than `HURRY_S` for any server from here on: this process is to end."""
-    _HURRY.set()
+def shorten_timeouts() -> None:
+    """Wait no longer than `SHORT_TIMEOUT_S` for any server from here on: this process is to end."""
+    _SHORTENED.set()
 
 
-def patiently(where: StudyPlace, action: Callable[[], T]) -> T:
+def with_retry(where: StudyLocation, action: Callable[[], T]) -> T:
     """Return what an action on a storage gives, trying again while its server cannot be reached.
 
     Args:
@@ -131,13 +131,13 @@ def patiently(where: StudyPlace, action: Callable[[], T]) -> T:
         try:
             return action()
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            if _HURRY.is_set():
-                until = min(until, time.monotonic() + HURRY_S)
+            if _SHORTENED.is_set():
+                until = min(until, time.monotonic() + SHORT_TIMEOUT_S)
             if not (where.server and is_disconnected(error)) or time.monotonic() > until:
                 raise
-            if _HURRY.wait(pause):
+            if _SHORTENED.wait(pause):
                 time.sleep(0.5)
-                until = min(until, time.monotonic() + HURRY_S)
+                until = min(until, time.monotonic() + SHORT_TIMEOUT_S)
             pause = min(2 * pause, 15.0)
 
 
@@ -160,7 +160,7 @@ _REFUSALS = ("authentication failed", "no password supplied", "does not exist")
 
 
 @contextlib.contextmanager
-def explained(where: StudyPlace) -> Iterator[None]:
+def translate_errors(where: StudyLocation) -> Iterator[None]:
     """Turn what SQLite, PostgreSQL, SQLAlchemy and Optuna raise into one clear message."""
     try:
         yield
@@ -191,7 +191,7 @@ def _is_of_another_version(text: str) -> bool:
     return "runtime optuna version" in text.lower() or "schema version" in text.lower()
 
 
-def _explanation(where: StudyPlace, error: Exception, text: str) -> str:
+def _explanation(where: StudyLocation, error: Exception, text: str) -> str:
     """Say what is wrong with a storage."""
     if _is_of_another_version(text):
         return f"{where.shown} was made by another version of Optuna ({optuna.__version__} runs): {text}"
@@ -210,7 +210,7 @@ def _explanation(where: StudyPlace, error: Exception, text: str) -> str:
     return f"{where.file}: {text.splitlines()[0]}"
 
 
-def _explanation_of_server(where: StudyPlace, text: str) -> str:
+def _explanation_of_server(where: StudyLocation, text: str) -> str:
     said = text.splitlines()[0].removeprefix("(psycopg.OperationalError) ")
     database = where.shown.rsplit("/", 1)[-1]
     if "authentication failed" in text or "no password supplied" in text or ("role" in text and "not exist" in text):

@@ -22,24 +22,24 @@ from nas.errors import StudyError
 from nas.locks import held, private_folder
 from nas.study.budget import Confirm
 from nas.study.leases import Leases, alone_at, leases_of
-from nas.study.location import StudyPlace
-from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, OpenTrial, attributes, take_over, thaw
+from nas.study.location import StudyLocation
+from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, attributes, load_trial, take_over
 from nas.study.settings import Settings
-from nas.study.storage import check, explained, open_storage, patiently
+from nas.study.storage import check, open_storage, translate_errors, with_retry
 from nas.study.trial import Trial, variants_spent
 from nas.training.scores import EpochScore
 
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
-_BASELINE, _BANK, _OPTIONS, _LEFT_OUT = "nas_baseline", "nas_bank", "nas_options", "nas_left_out"
+_BASELINE, _BANK, _OPTIONS, _EXCLUDED = "nas_baseline", "nas_bank", "nas_options", "nas_left_out"
 _BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
 
 
 class Study:
     """An open study."""
 
-    def __init__(self, where: StudyPlace, settings: Settings, inner: optuna.Study) -> None:
-        self.place = where
+    def __init__(self, where: StudyLocation, settings: Settings, inner: optuna.Study) -> None:
+        self.location = where
         self.settings = settings
         self._inner = inner
         inner.sampler = (
@@ -50,7 +50,7 @@ class Study:
     @classmethod
     def create(
         cls,
-        where: StudyPlace,
+        where: StudyLocation,
         settings: Settings,
         trials: int,
         *,
@@ -66,7 +66,7 @@ class Study:
         Raises:
             StudyError: The storage cannot be written, or holds a study of that name.
         """
-        with explained(where):
+        with translate_errors(where):
             if not where.server:
                 where.file.parent.mkdir(parents=True, exist_ok=True)
             check(where, write=True)
@@ -95,29 +95,29 @@ class Study:
         return None if kept is None else dict(kept)
 
     @property
-    def is_barren(self) -> bool:
+    def has_no_results(self) -> bool:
         """Whether no trial has finished; trained weights are kept beside the studies and lose nothing with it."""
         return not any(trial.status == "done" for trial in self.runs())
 
-    def replaced(self, settings: Settings, trials: int, **asked: Any) -> Study:
+    def replaced(self, settings: Settings, trials: int, **request: Any) -> Study:
         """Delete the study, make another in its place, as `create`, and return that.
 
         Raises:
             StudyError: Something has come of it, or others work on it.
         """
-        with self.locked(), self.leases.alone(), explained(self.place):
-            if not self.is_barren:
-                raise StudyError(f"the study {self.place.name!r} holds what was finished")
+        with self.locked(), self.leases.alone(), translate_errors(self.location):
+            if not self.has_no_results:
+                raise StudyError(f"the study {self.location.name!r} holds what was finished")
             if self.leases.are_others():
                 raise StudyError(
-                    f"a worker is at work on the study {self.place.name!r}, which cannot be begun anew meanwhile: stop "
-                    "it first"
+                    f"a worker is at work on the study {self.location.name!r}, which cannot be begun anew "
+                    "meanwhile: stop it first"
                 )
-            optuna.delete_study(study_name=self.place.name, storage=open_storage(self.place))
-            return Study.create(self.place, settings, trials, **asked)
+            optuna.delete_study(study_name=self.location.name, storage=open_storage(self.location))
+            return Study.create(self.location, settings, trials, **request)
 
     @classmethod
-    def load(cls, where: StudyPlace, *, write: bool = False) -> Study:
+    def load(cls, where: StudyLocation, *, write: bool = False) -> Study:
         """Open a study.
 
         Args:
@@ -129,7 +129,7 @@ class Study:
         """
         if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
-        with explained(where):
+        with translate_errors(where):
             there = check(where, write=write)
             try:
                 if where.server and not there:  # Optuna would make its tables
@@ -151,13 +151,13 @@ class Study:
             return cls(where, settings, inner)
 
     @staticmethod
-    def exists(where: StudyPlace) -> bool:
+    def exists(where: StudyLocation) -> bool:
         """Whether there is a study, if only one of another tool; one that was cut short at birth is none.
 
         Raises:
             StudyError: There is a file, but no storage.
         """
-        with explained(where):
+        with translate_errors(where):
             if not check(where, write=False):
                 return False
             storage = open_storage(where)
@@ -167,7 +167,7 @@ class Study:
             return bool(inner.user_attrs.keys() - _BEFORE_SETTINGS or inner.get_trials(deepcopy=False))
 
     @staticmethod
-    def is_made(where: StudyPlace) -> bool:
+    def is_made(where: StudyLocation) -> bool:
         """Whether there is a study, as `exists`; where another process is making it, after that.
 
         Raises:
@@ -189,14 +189,14 @@ class Study:
         Raises:
             StudyError: Another search holds it.
         """
-        if self.place.server:
+        if self.location.server:
             yield
             return
-        path = self.place.workers / "search"
-        hint = f"let it end first, or join it: nas worker --study {self.place.name}"
+        path = self.location.workers / "search"
+        hint = f"let it end first, or join it: nas worker --study {self.location.name}"
         with contextlib.ExitStack() as stack:
-            with explained(self.place):  # what is raised under the lock is not the storage's
-                stack.enter_context(held(path, f"the study {self.place.name!r}", hint))
+            with translate_errors(self.location):  # what is raised under the lock is not the storage's
+                stack.enter_context(held(path, f"the study {self.location.name!r}", hint))
             yield
 
     @cached_property
@@ -211,7 +211,7 @@ class Study:
             running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             return {t._trial_id: t.user_attrs.get(BEAT, 0) for t in running}
 
-        return leases_of(self.place, count, look)
+        return leases_of(self.location, count, look)
 
     @property
     def target(self) -> int:
@@ -261,8 +261,8 @@ class Study:
         return _BASELINE if seed == self.settings.seed else f"{_BASELINE}_{seed}"
 
     def _attribute(self, key: str, default: Any) -> Any:
-        with explained(self.place):
-            return patiently(self.place, lambda: self._inner.user_attrs).get(key, default)
+        with translate_errors(self.location):
+            return with_retry(self.location, lambda: self._inner.user_attrs).get(key, default)
 
     def _write(self, values: Mapping[str, Any]) -> None:
         """Store attributes of the study, waiting for a server that does not answer."""
@@ -271,8 +271,8 @@ class Study:
             for key, value in values.items():
                 self._inner.set_user_attr(key, value)
 
-        with explained(self.place):
-            patiently(self.place, write)
+        with translate_errors(self.location):
+            with_retry(self.location, write)
 
     def keep_baseline_training(self, curve: tuple[EpochScore, ...], seed: int | None = None) -> None:
         """Store the curve of the baseline that others inherit from; of a further seed where seeds have their own."""
@@ -280,13 +280,13 @@ class Study:
         self._write({key: [asdict(score) for score in curve]})
 
     @property
-    def left_out(self) -> dict[int, str]:
+    def excluded_seeds(self) -> dict[int, str]:
         """Seeds that the study goes on without, where seeds have baselines of their own, and why."""
-        return {int(seed): why for seed, why in self._attribute(_LEFT_OUT, {}).items()}
+        return {int(seed): why for seed, why in self._attribute(_EXCLUDED, {}).items()}
 
     def leave_out(self, seed: int, why: str) -> None:
         """Store that the study goes on without a seed; call it within `leases.alone`."""
-        self._write({_LEFT_OUT: {**self._attribute(_LEFT_OUT, {}), str(seed): why}})
+        self._write({_EXCLUDED: {**self._attribute(_EXCLUDED, {}), str(seed): why}})
 
     @property
     def bank(self) -> dict[str, Any]:
@@ -321,39 +321,39 @@ class Study:
         every = self.settings.fidelities
         if rung is not None and rung > len(every):
             has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was made without --rungs"
-            raise StudyError(f"the study {self.place.name!r} has {has}")
+            raise StudyError(f"the study {self.location.name!r} has {has}")
         return every[rung - 1] if rung else ""
 
     def runs(self) -> list[Trial]:
         """Return every trial that has started, at whatever fidelity, in order."""
-        with explained(self.place):
-            frozen = patiently(self.place, lambda: self._inner.get_trials(deepcopy=False))
+        with translate_errors(self.location):
+            frozen = with_retry(self.location, lambda: self._inner.get_trials(deepcopy=False))
         return [self._read(t) for t in frozen if RECORD in t.user_attrs]
 
     def _read(self, frozen: FrozenTrial) -> Trial:
         """Return a stored trial; what has ended does not change, and is read once."""
         if not frozen.state.is_finished():
-            return thaw(frozen)
+            return load_trial(frozen)
         if frozen.number not in self._ended:
-            self._ended[frozen.number] = thaw(frozen)
+            self._ended[frozen.number] = load_trial(frozen)
         return self._ended[frozen.number]
 
     @cached_property
     def scratch(self) -> Path:
         """Where this process's trainings may make files; what a killed one leaves goes at the next start."""
-        return private_folder(self.place.folder / "run", self.leases.owner)
+        return private_folder(self.location.folder / "run", self.leases.owner)
 
     @property
     def _ledger(self) -> Ledger:
-        return Ledger(self.place, self._inner, self.leases)
+        return Ledger(self.location, self._inner, self.leases)
 
-    def start(self, trial: Trial) -> OpenTrial:
+    def start(self, trial: Trial) -> RunningTrial:
         """Claim a new trial: store it as running, and this process as who has it. Its number is the storage's.
 
         Where several processes work on the study, call it within `leases.alone`.
         """
         leases = self.leases
-        with explained(self.place):
+        with translate_errors(self.location):
             space = self.settings.space
             kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
             body = optuna.trial.create_trial(
@@ -364,9 +364,9 @@ class Study:
             )
             # In one transaction, and running from its first moment on: `ask` takes several.
             storage, study = self._inner._storage, self._inner._study_id
-            made = patiently(self.place, lambda: storage.create_new_trial(study, template_trial=body))
-            asked = optuna.Trial(self._inner, made)
-            return OpenTrial(self._ledger, asked, replace(trial, number=asked.number))
+            made = with_retry(self.location, lambda: storage.create_new_trial(study, template_trial=body))
+            request = optuna.Trial(self._inner, made)
+            return RunningTrial(self._ledger, request, replace(trial, number=request.number))
 
     def take_over(self) -> int:
         """Settle the trials of workers that are gone, see `running_trial.take_over`; call it within `leases.alone`."""

@@ -57,8 +57,8 @@ class Batches:
         self._dataset = dataset
         self._collate: Callable[[Sequence[Any]], dict[str, Any]] = dataset.collate_fn
         self._limit = limit
-        self._shelf: dict[object, _Kept] = {}
-        self._shelves: dict[object, dict[object, _Kept]] = {None: self._shelf}
+        self._cache: dict[object, _Kept] = {}
+        self._caches: dict[object, dict[object, _Kept]] = {None: self._cache}
         """Batches by training (its seed, say) and then by what makes them; the training that was latest is last."""
         self._bytes = 0
         self._transforms: Any = None
@@ -68,8 +68,8 @@ class Batches:
 
     def begin(self, training: object) -> None:
         """Say which training the next batches are for: those of earlier ones give way to its own."""
-        self._shelf = self._shelves.pop(training, {})
-        self._shelves[training] = self._shelf
+        self._cache = self._caches.pop(training, {})
+        self._caches[training] = self._cache
         self._transforms = None
 
     def of(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Batches:
         before = _states()
         # For images that are not augmented the host draws too, to no effect: here a validation leaves the states alone.
         what = (tuple(indices), self._recipe, _digest(before) if dataset.augment else None)
-        kept = self._shelf.get(what)
+        kept = self._cache.get(what)
         if kept is None:
             kept = self._made(what, indices)
         else:
@@ -97,17 +97,17 @@ class Batches:
         drawn = not torch.equal(of_torch, torch.get_rng_state())
         # Images that are not in memory go through a buffer, which mosaic draws from: a state that is not looked at.
         if not drawn and not self._dataset.buffer and self._room(kept.size):
-            self._shelf[what] = kept
+            self._cache[what] = kept
             self._bytes += kept.size
         return kept
 
     def _room(self, size: int) -> bool:
         """Return whether a batch can be kept, after letting go of what older trainings made if need be."""
         while self._bytes + size > self._limit:
-            oldest = next(iter(self._shelves))
-            if self._shelves[oldest] is self._shelf:
+            oldest = next(iter(self._caches))
+            if self._caches[oldest] is self._cache:
                 return False  # what comes round in the same order every time is not served by keeping the latest
-            self._bytes -= sum(kept.size for kept in self._shelves.pop(oldest).values())
+            self._bytes -= sum(kept.size for kept in self._caches.pop(oldest).values())
         return True
 
 

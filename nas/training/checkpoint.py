@@ -130,7 +130,7 @@ class Checkpoint:
                     file.unlink()
 
 
-class Keeper:
+class Checkpointer:
     """Keeps one training's state in its checkpoint.
 
     Attributes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import BatchHalved, Diverged, NotANumber
-from nas.training.checkpoint import Keeper
+from nas.training.checkpoint import Checkpointer
 from nas.training.initial_state import graph_of
 from nas.training.jobs import ProxyJob, ProxyResult
 from nas.training.proxy_trainer import trainer_class, validation_of
@@ -32,15 +32,15 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
         report: Called with each `EpochScore`.
     """
     started = time.process_time()
-    keeper = Keeper(job) if job.checkpoint and job.recipe.epochs else None
+    checkpointer = Checkpointer(job) if job.checkpoint and job.recipe.epochs else None
     with scratch_folder(job) as folder:
         trainer = _trainer(job, threads, folder)
         curve: list[EpochScore] = []
         average: Validation | None = None
 
         def on_start(t: Any) -> None:
-            if keeper and keeper.resume(t):
-                for score in keeper.curve:
+            if checkpointer and checkpointer.resume(t):
+                for score in checkpointer.curve:
                     curve.append(score)
                     report(score)
 
@@ -56,8 +56,8 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             report(score)
             if score.epoch == job.recipe.epochs:
                 average = t.validate_average() if job.average else None
-            elif keeper:
-                keeper.keep(t, curve)
+            elif checkpointer:
+                checkpointer.keep(t, curve)
 
         def on_batch(t: Any) -> None:
             if t._oom_retries:
@@ -70,8 +70,8 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             try:
                 trainer.train()
             except (NotANumber, Diverged):  # it would be so again
-                if keeper:
-                    keeper.done()
+                if checkpointer:
+                    checkpointer.done()
                 raise
         else:
             curve.append(trainer.score_untrained())
@@ -80,11 +80,16 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
         if job.save:
             _save_named(trainer, job)
         cpu_seconds = time.process_time() - started
-        if keeper is None:
+        if checkpointer is None:
             return ProxyResult(tuple(curve), average, trainer.inherited, cpu_seconds)
-        keeper.done()
+        checkpointer.done()
         return ProxyResult(
-            tuple(curve), average, trainer.inherited, keeper.cpu_seconds + cpu_seconds, keeper.seconds, keeper.resumed
+            tuple(curve),
+            average,
+            trainer.inherited,
+            checkpointer.cpu_seconds + cpu_seconds,
+            checkpointer.seconds,
+            checkpointer.resumed,
         )
 
 

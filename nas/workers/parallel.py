@@ -19,7 +19,7 @@ class Member(Protocol):
 M = TypeVar("M", bound=Member)
 
 
-def side_by_side(members: Sequence[M], do: Callable[[M, threading.Event], None]) -> None:
+def run_parallel(members: Sequence[M], do: Callable[[M, threading.Event], None]) -> None:
     """Let every member do its work; the first failure, or Ctrl-C, stops all of them.
 
     Args:
@@ -45,7 +45,7 @@ def side_by_side(members: Sequence[M], do: Callable[[M, threading.Event], None])
     return None
 
 
-class Room:
+class DeviceLock:
     """Who trains on one device just now."""
 
     def __init__(self) -> None:

@@ -89,7 +89,7 @@ class ProxyWorker:
             self.close()
             why = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             hint = "; the system kills processes so when memory runs out" if code == -9 else ""
-            raise ProxyFailure("died", f"the training process died ({why}){hint}", starved=code == -9) from None
+            raise ProxyFailure("died", f"the training process died ({why}){hint}", out_of_memory=code == -9) from None
         except ProxyFailure:
             raise
         except BaseException:  # Ctrl-C above all: a training that nobody waits for must not go on
@@ -145,7 +145,7 @@ class ProxyWorker:
             except OSError as error:  # too many processes or files, or no memory for one more
                 short = error.errno in (errno.ENOMEM, errno.EAGAIN)
                 text = f"the training process could not be started: {error}"
-                raise ProxyFailure("died", text, starved=short) from None
+                raise ProxyFailure("died", text, out_of_memory=short) from None
             self._process, self._pipe = process, pipe
         theirs.close()
 

@@ -13,7 +13,7 @@ from nas.model.cost import Cost
 from nas.model.render import ModelFiles
 from nas.search.loop import search
 from nas.search.runner import Runner
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.study import Study
 from nas.training.jobs import ProxyResult
 from nas.training.scores import EpochScore, Validation
@@ -41,7 +41,7 @@ class Quiet:
         return lambda *_: None
 
 
-class Told(Quiet):
+class RecordingObserver(Quiet):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ def work(url: str, study: str) -> None:
     """Join a study until nothing is left."""
     nas.search.runner.costed = instant_cost
     nas.study.leases.BEAT_S, nas.study.leases.GRACE_S = 0.3, 2.0
-    opened = Study.load(place(study, url), write=True)
+    opened = Study.load(locate(study, url), write=True)
     search(opened, [Runner(opened, Path("data.yaml"), InstantTrainer(), Quiet())])
 
 

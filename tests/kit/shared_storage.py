@@ -13,7 +13,7 @@ from postgres import Server, server, why_not
 import nas.search.runner
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm, Rung
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
 from nas.training.recipe import Recipe
@@ -67,7 +67,7 @@ def make_shared(instant_settings: Settings) -> Callable[..., Study]:
     """Return what makes a study in a storage, asked for so many variants, of which the first three are confirmed."""
 
     def made(url: str | None, name: str = "k", trials: int = 4, rungs: tuple[Rung, ...] = ()) -> Study:
-        study = Study.create(place(name, url), replace(instant_settings, rungs=rungs), trials, confirm=Confirm(3, 3))
+        study = Study.create(locate(name, url), replace(instant_settings, rungs=rungs), trials, confirm=Confirm(3, 3))
         study.ask_for(trials, trials)
         return study
 

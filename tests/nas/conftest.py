@@ -17,14 +17,14 @@ from nas.bank.jobs import Bank, DistilJob, Distilled
 from nas.bank.store import SwapBank
 from nas.bank.weights import Baseline, Weights
 from nas.calibration.calibrator import Calibration, Calibrator, full_recipe, proxy_recipe
-from nas.calibration.result import Answer
+from nas.calibration.result import CalibrationResult
 from nas.data.dataset import load, write_resolved
 from nas.errors import ProxyFailure
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space, read_space
 from nas.space.variant import parse_choice, parse_swaps
-from nas.study.location import place
-from nas.study.settings import EACH, Settings, current_versions
+from nas.study.location import locate
+from nas.study.settings import PER_SEED, Settings, current_versions
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.jobs import ProxyJob, ProxyResult
@@ -43,7 +43,7 @@ slots:
 """
 
 
-class Told:
+class RecordingObserver:
     """A listener that keeps what it hears."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Told:
     def note(self, text) -> None:
         self.said.append(text)
 
-    def beside(self, number):
+    def for_worker(self, number):
         return self
 
     def run_ended(self, run, done, position, total, left) -> None:
@@ -104,7 +104,7 @@ class Taught:
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.weights.folder.glob("baseline-*.*"):
             shutil.copy(file, folder)
-        given = {"folder": folder, "listener": Told(), "space": space or self.weights.space}
+        given = {"folder": folder, "listener": RecordingObserver(), "space": space or self.weights.space}
         return replace(self.weights, **{**given, **changes})
 
     def job(self, *swaps: str, **recipe) -> ProxyJob:
@@ -169,7 +169,7 @@ def taught(boxes_data: Path, own_cache: Path, shared_cache: Path, tmp_path_facto
             versions=current_versions(),
             seed=0,
             worker=worker,
-            listener=Told(),
+            observer=RecordingObserver(),
             scratch=tmp_path_factory.mktemp("taught-scratch"),
         )
         baseline = weights.baseline(recipe)
@@ -214,9 +214,9 @@ def inside():
 
 
 @pytest.fixture
-def told() -> Told:
+def recorder() -> RecordingObserver:
     """Return a listener that keeps what it hears."""
-    return Told()
+    return RecordingObserver()
 
 
 @pytest.fixture
@@ -225,16 +225,16 @@ def ranked_study(tmp_path: Path):
 
     def make(
         scores: list[tuple[dict[str, str], str, float, float]],
-        answer: Answer | None = None,
+        calibrated: CalibrationResult | None = None,
         folder: str = "",
         **changes,
     ) -> Study:
         settings = Settings(load_space("quick"), Recipe(), "", "f" * 16, ("a",), (4, 2), 0, 0.02, current_versions())
-        if answer:
-            changes["calibration"] = answer.to_json()
+        if calibrated:
+            changes["calibration"] = calibrated.to_json()
         settings = replace(settings, **changes)
         (tmp_path / folder).mkdir(exist_ok=True)
-        study = Study.create(place("s", f"sqlite:///{tmp_path / folder / 's.db'}"), settings, 9)
+        study = Study.create(locate("s", f"sqlite:///{tmp_path / folder / 's.db'}"), settings, 9)
         for changed, status, score, gflops in scores:
             assignment = {**settings.space.baseline(), **changed}
             variant = settings.space.variant(assignment)
@@ -343,7 +343,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
 
 
 @pytest.fixture
-def calibrator(fake_worker: type[FakeWorker], told: Told, tmp_path: Path):
+def calibrator(fake_worker: type[FakeWorker], recorder: RecordingObserver, tmp_path: Path):
     """Return what makes a calibration of the quick space, in one folder unless another is given."""
     common = make_recipe(init="bank", epochs=0, imgsz=64, batch=8, base_epochs=20, device="cpu")
 
@@ -376,10 +376,10 @@ def calibrator(fake_worker: type[FakeWorker], told: Told, tmp_path: Path):
             versions=calibration.versions,
             seed=0,
             worker=fake_worker(tmp_path),
-            listener=told,
+            observer=recorder,
             scratch=tmp_path / "run",
-            apart=calibration.baselines == EACH,
+            apart=calibration.baselines == PER_SEED,
         )
-        return Calibrator(calibration, folder, weights, workers, tmp_path, told)
+        return Calibrator(calibration, folder, weights, workers, tmp_path, recorder)
 
     return make

@@ -11,7 +11,7 @@ from torch import nn
 
 import nas.bank.distil
 from nas.bank.distil import LEAST_MAP, distil
-from nas.bank.jobs import AGAIN, Candidate, DistilJob
+from nas.bank.jobs import CONTROL, Candidate, DistilJob
 from nas.bank.store import IDLE
 from nas.errors import ProxyError
 from nas.model import host
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("inside")
 
 SPCONV = Candidate("backbone.down_p3", "SPConv")
 DYNAMIC = Candidate("backbone.down_p3", "DynamicConv")
-CONTROL = Candidate("backbone.down_p3", AGAIN)
+CONTROL = Candidate("backbone.down_p3", CONTROL)
 CARAFE = Candidate("neck.up_p3", "CARAFE")
 IDLER = Candidate("neck.c2f_n5", "C2f_SPConv")
 EVERY = (SPCONV, CONTROL, CARAFE, IDLER)

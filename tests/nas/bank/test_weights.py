@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.bank.jobs import AGAIN, Bank, Candidate, DistilJob, Distilled
+from nas.bank.jobs import CONTROL, Bank, Candidate, DistilJob, Distilled
 from nas.bank.store import SwapBank, candidates_of
 from nas.bank.weights import Weights
 from nas.errors import ProxyFailure, StudyError
@@ -31,9 +31,9 @@ EVERY = [
     ("neck.up_p3", "CARAFE"),
     ("neck.up_p3", "DySample"),
     ("neck.down_n4", "SPConv"),
-    ("neck.down_n4", AGAIN),
+    ("neck.down_n4", CONTROL),
     ("neck.down_n5", "SPConv"),
-    ("neck.down_n5", AGAIN),
+    ("neck.down_n5", CONTROL),
 ]
 RECIPE = Recipe(epochs=2, init="bank", base_epochs=3, bank_epochs=2)
 
@@ -87,7 +87,7 @@ class Refuses:
 
 
 @pytest.fixture
-def make(tmp_path, told):
+def make(tmp_path, recorder):
     def make(worker=None, **changes) -> Weights:
         return Weights(
             **{
@@ -98,7 +98,7 @@ def make(tmp_path, told):
                 "versions": (("swapnas", "1"), ("torch", "2")),
                 "seed": 0,
                 "worker": worker or FakeWorker(),
-                "listener": told,
+                "listener": recorder,
                 "scratch": tmp_path / "run",
                 **changes,
             }
@@ -111,13 +111,13 @@ def test_a_space_says_what_its_bank_holds(make):
     assert [(c.slot, c.label) for c in candidates_of(make().space)] == EVERY
 
 
-def test_a_baseline_is_trained_once(make, told):
+def test_a_baseline_is_trained_once(make, recorder):
     worker = FakeWorker()
     made = make(worker).baseline(RECIPE)
     (job,) = worker.jobs
     assert (job.recipe.init, job.recipe.epochs, job.init, job.swaps, job.seed) == ("scratch", 3, None, (), 0)
     assert (made.map, len(made.curve), made.cpu_seconds) == (0.4, 3, 60.0)
-    assert told.said == ["baseline training of 3"]
+    assert recorder.said == ["baseline training of 3"]
     assert make(Refuses()).baseline(RECIPE) == made
     # Settings of what comes after the baseline do not change it.
     for same in ({"epochs": 9}, {"init": "baseline"}, {"bank_epochs": 9}, {"start": "fresh"}, {"lr0": 0.1}):
@@ -184,14 +184,14 @@ def test_a_folder_that_cannot_be_written(make, tmp_path):
         make(Refuses()).baseline(RECIPE)
 
 
-def test_a_bank_is_distilled_once(make, told):
+def test_a_bank_is_distilled_once(make, recorder):
     worker = FakeWorker()
     made = make(worker).bank(RECIPE, 0)
     (job,) = worker.distilled
     assert list(made.candidates) == EVERY
     assert job.proxy.init == str(make(Refuses()).baseline(RECIPE).file)
     assert job.proxy.recipe.init == "baseline"
-    assert told.said == ["baseline training of 3", "distilling 6"]
+    assert recorder.said == ["baseline training of 3", "distilling 6"]
     assert (made.teacher_map, made.cpu_seconds, made.idle_slots) == (0.39, 30.0, ["neck.down_n5"])
     again = make(Refuses()).bank(replace(RECIPE, epochs=0, lr0=0.1), 0)
     assert again.folder == made.folder
@@ -218,7 +218,7 @@ def test_another_seed_is_another_bank_of_the_same_baseline(make):
     assert len(worker.jobs) == 1
 
 
-def test_only_what_a_bank_lacks_is_distilled(make, told):
+def test_only_what_a_bank_lacks_is_distilled(make, recorder):
     part, whole = FakeWorker(), FakeWorker()
     make(part).bank(RECIPE, 0, (Candidate(*EVERY[1]), Candidate(*EVERY[2])))
     made = make(whole).bank(RECIPE, 0)
@@ -306,7 +306,7 @@ def test_what_a_job_inherits(make):
     assert weights.inherited(RECIPE, swaps, bank) == {"init": file, "overlay": bank.files(swaps)}
 
 
-def test_who_comes_second_waits(make, told, tmp_path):
+def test_who_comes_second_waits(make, recorder, tmp_path):
     made = make().baseline(RECIPE)
     code = (
         "import fcntl, sys, time\nfile = open(sys.argv[1], 'a+')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
@@ -315,10 +315,10 @@ def test_who_comes_second_waits(make, told, tmp_path):
     lock = made.file.with_name(f"{made.file.name}.lock")
     with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        told.said.clear()
+        recorder.said.clear()
         assert make(Refuses()).baseline(RECIPE) == made
         other.wait()
-    assert told.said == [f"another worker or search is making {made.file.name}; waiting for it"]
+    assert recorder.said == [f"another worker or search is making {made.file.name}; waiting for it"]
 
 
 def test_a_trained_file_is_taken_as_it_is(taught, tmp_path):

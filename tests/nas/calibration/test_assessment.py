@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from nas.calibration import report as judge_text
-from nas.calibration.assessment import OVER_CONTROL, RANKABLE, judge, reference_of
+from nas.calibration import report as calibration_report
+from nas.calibration.assessment import OVER_CONTROL, RANKABLE, assess, reference_of
 from nas.calibration.calibrator import control_of
-from nas.calibration.result import ANSWER_FILE, load_answer
+from nas.calibration.result import RESULT_FILE, load_result
 from nas.errors import ProxyFailure, StudyError
 from nas.space.variant import parse_choice
 from nas.training.scores import SCORES
@@ -20,7 +20,7 @@ from nas.training.scores import SCORES
 def judged(calibrator):
     made = calibrator()
     made.run()
-    return made, judge(made)
+    return made, assess(made)
 
 
 def truth(fake, variants) -> np.ndarray:
@@ -29,30 +29,30 @@ def truth(fake, variants) -> np.ndarray:
 
 
 def test_the_proxy_that_knows_the_order_is_chosen(judged, fake_worker):
-    made, answer = judged
-    effects = truth(fake_worker, answer.variants)
+    made, calibrated = judged
+    effects = truth(fake_worker, calibrated.variants)
     assert np.ptp(effects) > 0.05
-    assert answer.chosen.proxy == "bank-0"
-    assert answer.chosen.score in RANKABLE
-    assert answer.recipe == dict(made.calibration.proxies)["bank-0"]
-    assert answer.full == pytest.approx(0.4 + effects[:, None] + np.array([[0.0, 0.01]]), abs=0.003)
-    assert answer.ceiling.spearman > 0.9
-    assert answer.attainable > 0.99
-    assert "adequate" in answer.reason
-    by_name = {(m.proxy, m.score): m for m in answer.merits}
+    assert calibrated.chosen.proxy == "bank-0"
+    assert calibrated.chosen.score in RANKABLE
+    assert calibrated.recipe == dict(made.calibration.proxies)["bank-0"]
+    assert calibrated.full == pytest.approx(0.4 + effects[:, None] + np.array([[0.0, 0.01]]), abs=0.003)
+    assert calibrated.ceiling.spearman > 0.9
+    assert calibrated.attainable > 0.99
+    assert "adequate" in calibrated.reason
+    by_name = {(m.proxy, m.score): m for m in calibrated.merits}
     assert by_name["bank-0", "map" + OVER_CONTROL].agreement.spearman > 0.9
     assert by_name["bank-0", "map"].merit.ratio > 10 > by_name["scratch-2", "map"].merit.ratio
     assert by_name["bank-0", "map"].merit.error < 0.002
     assert by_name["bank-0", "map"].minutes == pytest.approx(0.1)
     assert by_name["bank-0", "map"].once_minutes == pytest.approx((6.0 * 21 + 60.0) / 60)
     assert by_name["scratch-2", "map"].once_minutes == 0
-    assert answer.full_minutes == pytest.approx(6.0 * 21 / 60)
+    assert calibrated.full_minutes == pytest.approx(6.0 * 21 / 60)
 
 
 def test_every_score_of_every_proxy_is_judged(judged):
-    _, answer = judged
+    _, calibrated = judged
     untrained = ("map", "val_loss", "train_loss")  # of the others each is one of these
-    assert {(m.proxy, m.score) for m in answer.merits} == {
+    assert {(m.proxy, m.score) for m in calibrated.merits} == {
         *(("scratch-2", score) for score in SCORES),
         *(("bank-0", score + over) for score in untrained for over in ("", OVER_CONTROL)),
     }
@@ -60,10 +60,10 @@ def test_every_score_of_every_proxy_is_judged(judged):
 
 def test_a_variant_is_compared_with_its_own_control(judged, fake_worker):
     """Each layer from the bank costs 0.01; the control costs the same for the layers that can be distilled anew."""
-    made, answer = judged
-    tables = answer.tables["bank-0"]
-    effects = truth(fake_worker, answer.variants)
-    for i, variant in enumerate(answer.variants):
+    made, calibrated = judged
+    tables = calibrated.tables["bank-0"]
+    effects = truth(fake_worker, calibrated.variants)
+    for i, variant in enumerate(calibrated.variants):
         layers, controlled = len(variant.swaps), len(control_of(made.calibration, variant))
         plain = tables["map"][i] - tables["map"][0]
         over = tables["map" + OVER_CONTROL][i] - tables["map" + OVER_CONTROL][0]
@@ -76,18 +76,18 @@ def test_what_failed_is_left_out_and_counted(calibrator, fake_worker):
     fake_worker.fails = {"SPConv": ProxyFailure("nan", "it diverged")}
     made = calibrator()
     made.run()
-    answer = judge(made)
-    hit = [i for i, v in enumerate(answer.variants) if "SPConv" in v.modules]
+    calibrated = assess(made)
+    hit = [i for i, v in enumerate(calibrated.variants) if "SPConv" in v.modules]
     assert hit
-    assert np.isnan(answer.full[hit]).all()
-    assert np.isnan(answer.full).sum() == 2 * len(hit)
-    (found,) = (m for m in answer.merits if (m.proxy, m.score) == ("bank-0", "map"))
+    assert np.isnan(calibrated.full[hit]).all()
+    assert np.isnan(calibrated.full).sum() == 2 * len(hit)
+    (found,) = (m for m in calibrated.merits if (m.proxy, m.score) == ("bank-0", "map"))
     assert found.failures == 3 * len(hit)
-    assert found.merit.variants == len(answer.variants) - len(hit)
-    assert answer.chosen.proxy == "bank-0"
-    files = judge_text.write(answer, made.folder)
-    assert load_answer(files[0]).proxy == "bank-0"
-    row = next(line for line in files[1].read_text().splitlines() if answer.variants[hit[0]].describe() in line)
+    assert found.merit.variants == len(calibrated.variants) - len(hit)
+    assert calibrated.chosen.proxy == "bank-0"
+    files = calibration_report.write(calibrated, made.folder)
+    assert load_result(files[0]).proxy == "bank-0"
+    row = next(line for line in files[1].read_text().splitlines() if calibrated.variants[hit[0]].describe() in line)
     assert row.endswith("| – – | – | – | – |")
     json.loads(files[0].read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
 
@@ -98,26 +98,28 @@ def test_too_little_to_judge(calibrator, fake_worker):
     lines = made.file.path.read_text().splitlines(keepends=True)
     made.file.path.write_text("".join(lines[:4]))
     with pytest.raises(StudyError, match="the runs of bank-0 say nothing: at least 3 variants"):
-        judge(made)
+        assess(made)
 
 
 def test_one_seed_of_full_training_does_not_know_itself(calibrator):
     made = calibrator(full_seeds=1)
     made.run()
-    answer = judge(made)
-    assert (answer.ceiling, answer.attainable, answer.full_merit) == (None, None, None)
-    files = judge_text.write(answer, made.folder)
-    assert "how far it agrees with itself is not known" in "\n".join(judge_text.next_steps(answer, made.folder, files))
+    calibrated = assess(made)
+    assert (calibrated.ceiling, calibrated.attainable, calibrated.full_merit) == (None, None, None)
+    files = calibration_report.write(calibrated, made.folder)
+    assert "how far it agrees with itself is not known" in "\n".join(
+        calibration_report.next_steps(calibrated, made.folder, files)
+    )
 
 
 def test_the_answer_survives_its_file(judged):
-    made, answer = judged
-    path, tables, picture = judge_text.write(answer, made.folder)
-    assert [p.name for p in (path, tables, picture)] == [ANSWER_FILE, "calibration.md", "calibration.png"]
+    made, calibrated = judged
+    path, tables, picture = calibration_report.write(calibrated, made.folder)
+    assert [p.name for p in (path, tables, picture)] == [RESULT_FILE, "calibration.md", "calibration.png"]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    kept = load_answer(path)
-    chosen = answer.chosen
-    assert (kept.proxy, kept.score, kept.recipe) == (chosen.proxy, chosen.score, answer.recipe)
+    kept = load_result(path)
+    chosen = calibrated.chosen
+    assert (kept.proxy, kept.score, kept.recipe) == (chosen.proxy, chosen.score, calibrated.recipe)
     assert kept.error == chosen.merit.error
     assert kept.resolution == chosen.merit.resolution()
     assert kept.spread == chosen.merit.spread
@@ -128,28 +130,28 @@ def test_the_answer_survives_its_file(judged):
 
 
 def test_the_tables_hold_everything(judged):
-    made, answer = judged
-    text = judge_text.to_markdown(answer)
-    assert answer.reason in text
-    for variant in answer.variants:
+    made, calibrated = judged
+    text = calibration_report.to_markdown(calibrated)
+    assert calibrated.reason in text
+    for variant in calibrated.variants:
         assert f"| {variant.describe()} |" in text
-    for m in answer.merits:
+    for m in calibrated.merits:
         assert f"| {m.proxy} | {m.score} |" in text
     assert "neck.down_n5: 0.0000 (cannot matter here)" in text
     assert "| neck.down_n4=SPConv | 0.250 |" in text
     assert "nan" not in text
-    lines = judge_text.next_steps(answer, made.folder, ())
+    lines = calibration_report.next_steps(calibrated, made.folder, ())
     assert lines[0] == "No swap can matter on these data in: neck.down_n5."
     assert lines[-1] == "Next:  nas search quick --proxy quick"
-    assert judge_text.summary_table(answer).row_count == 2
+    assert calibration_report.summary_table(calibrated).row_count == 2
 
 
 def test_a_place_that_cannot_be_written(judged):
-    made, answer = judged
+    made, calibrated = judged
     (made.folder / "calibration.md").mkdir()
     with pytest.raises(StudyError, match="cannot write to"):
-        judge_text.write(answer, made.folder)
-    assert not (made.folder / ANSWER_FILE).exists()  # it comes last: where it is, everything is
+        calibration_report.write(calibrated, made.folder)
+    assert not (made.folder / RESULT_FILE).exists()  # it comes last: where it is, everything is
 
 
 def broken(body: dict, how: str) -> str:
@@ -177,12 +179,12 @@ def test_a_file_that_is_no_answer(judged, tmp_path, how, message):
     path = tmp_path / "answer.json"
     path.write_text(broken(judged[1].to_json(), how))
     with pytest.raises(StudyError, match=message):
-        load_answer(path)
+        load_result(path)
 
 
 def test_an_answer_that_is_not_there(tmp_path):
     with pytest.raises(StudyError, match=r"cannot read the calibration .*none.json: No such file"):
-        load_answer(tmp_path / "none.json")
+        load_result(tmp_path / "none.json")
 
 
 def test_effects_of_the_fake_are_of_modules_that_exist(calibrator, fake_worker):

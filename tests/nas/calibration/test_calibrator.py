@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from nas.calibration.calibrator import FULL, Run, control_of, full_recipe, proxy_recipe, runs_of
-from nas.calibration.result import ANSWER_FILE, load_answer
+from nas.calibration.result import RESULT_FILE, load_result
 from nas.cli import cli
 from nas.errors import ProxyFailure, StudyError
 from nas.session.calibration import _as_begun
 from nas.space.variant import Variant
-from nas.study.settings import EACH
+from nas.study.settings import PER_SEED
 from nas.training.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe
 
 COMMON = Recipe(epochs=0, init="bank", imgsz=64)
@@ -87,7 +87,7 @@ def asked(fake) -> list[tuple]:
     return [(j.recipe.init, j.recipe.epochs, j.swaps, j.seed, j.overlay, bool(j.save)) for j in fake.jobs]
 
 
-def test_each_run_is_trained_once(calibrator, fake_worker, told):
+def test_each_run_is_trained_once(calibrator, fake_worker, recorder):
     made = calibrator()
     made.run()
     runs = runs_of(made.calibration)
@@ -95,9 +95,9 @@ def test_each_run_is_trained_once(calibrator, fake_worker, told):
     assert len(set(asked(fake_worker))) == len(runs) + 1
     assert len(fake_worker.distilled) == 3
     assert {j.proxy.seed for j in fake_worker.distilled} == {0, 1, 2}
-    assert [(p, t) for _, _, p, t, _ in told.ended] == [(i + 1, len(runs)) for i in range(len(runs))]
+    assert [(p, t) for _, _, p, t, _ in recorder.ended] == [(i + 1, len(runs)) for i in range(len(runs))]
     left = [sum(run.recipe.epochs + 1 / 3 for run in runs[i + 1 :]) for i in range(len(runs))]
-    assert [run[-1] for run in told.ended] == pytest.approx(left, abs=1e-9)
+    assert [run[-1] for run in recorder.ended] == pytest.approx(left, abs=1e-9)
     assert not made.missing()
     fake_worker.forget()
     calibrator().run()
@@ -106,7 +106,7 @@ def test_each_run_is_trained_once(calibrator, fake_worker, told):
 
 
 def test_each_seed_inherits_from_its_own_baseline(calibrator, fake_worker):
-    made = calibrator(proxies=("bank-0", "baseline-1", "scratch-2"), baselines=EACH, workers=2)
+    made = calibrator(proxies=("bank-0", "baseline-1", "scratch-2"), baselines=PER_SEED, workers=2)
     made.run()
     trained = {job.seed: job.save for job in fake_worker.jobs if job.save}
     assert sorted(trained) == [0, 1, 2]
@@ -121,15 +121,15 @@ def test_each_seed_inherits_from_its_own_baseline(calibrator, fake_worker):
     }
 
 
-def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calibrator, told):
-    new = calibrator(baselines=EACH)
+def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calibrator, recorder):
+    new = calibrator(baselines=PER_SEED)
     assert _as_begun(new) is new
     old = calibrator()
     old.run()
     assert _as_begun(new).calibration == old.calibration
     assert not _as_begun(new).missing()
-    assert "was begun with one trained baseline for all seeds" in told.said[-1]
-    other = calibrator(baselines=EACH, fingerprint="e" * 16)
+    assert "was begun with one trained baseline for all seeds" in recorder.said[-1]
+    other = calibrator(baselines=PER_SEED, fingerprint="e" * 16)
     assert _as_begun(other) is other  # nothing that is there applies
     new.run()
     assert _as_begun(new) is new
@@ -148,7 +148,7 @@ def test_a_baseline_that_fails_says_of_which_seed(calibrator, fake_worker, monke
 
     monkeypatch.setattr(fake_worker, "run", run)
     with pytest.raises(StudyError, match=words):
-        calibrator(baselines=EACH).run()
+        calibrator(baselines=PER_SEED).run()
 
 
 def test_a_bank_run_is_assembled_from_its_own_seed(calibrator, fake_worker):
@@ -284,12 +284,12 @@ def test_a_calibration_in_earnest(taught, own_cache, tmp_path, monkeypatch):
     assert "nas search small" in result.stdout
     assert len(list(Path("studies/weights").glob("baseline-*.pt"))) == 2  # the one that was there, and a further one
     folder = Path("studies/small.calibration")
-    body = json.loads((folder / ANSWER_FILE).read_text())
+    body = json.loads((folder / RESULT_FILE).read_text())
     assert body["drops"]["backbone.down_p3"] > 0.3
     assert any(x > 0 for row in body["full"]["map"].values() for x in row)
-    answer = load_answer(folder / ANSWER_FILE)
-    assert (answer.proxy, answer.recipe.init, answer.recipe.epochs) == ("bank-0", "bank", 0)
-    assert (answer.fingerprint, answer.baselines) == (taught.fingerprint, EACH)
+    calibrated = load_result(folder / RESULT_FILE)
+    assert (calibrated.proxy, calibrated.recipe.init, calibrated.recipe.epochs) == ("bank-0", "bank", 0)
+    assert (calibrated.fingerprint, calibrated.baselines) == (taught.fingerprint, PER_SEED)
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
     lines = (folder / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 2 * (4 + 1) + 4  # of down_p3 alone there is a control

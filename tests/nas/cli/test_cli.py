@@ -255,10 +255,10 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path, monke
     assert "training the baseline" not in done.stderr
     body = json.loads(invoke("rank", "k", "--json").stdout)
     assert len(body["rows"]) == 3
-    from nas.study.location import place
+    from nas.study.location import locate
     from nas.study.study import Study
 
-    states = [t.status for t in Study.load(place("k", f"sqlite:///{tmp_path / 'studies' / 'k.db'}")).trials()]
+    states = [t.status for t in Study.load(locate("k", f"sqlite:///{tmp_path / 'studies' / 'k.db'}")).trials()]
     assert sorted(states) == ["done", "done", "done", "interrupted"]
 
 
@@ -279,10 +279,10 @@ def test_ctrl_c_loses_nothing_that_was_finished(tiny_data, tmp_path, number):
     assert victim.wait(30) == 130, rest
     assert "stopped; what was finished is stored" in rest
     assert "Traceback" not in rest
-    from nas.study.location import place
+    from nas.study.location import locate
     from nas.study.study import Study
 
-    study = Study.load(place("c", f"sqlite:///{tmp_path / 'studies' / 'c.db'}"))
+    study = Study.load(locate("c", f"sqlite:///{tmp_path / 'studies' / 'c.db'}"))
     assert [t.status for t in study.trials()] == ["interrupted"]
     deadline = time.monotonic() + 20
     while _trainings(victim.pid) and time.monotonic() < deadline:
@@ -313,10 +313,10 @@ def test_same_seed_same_study(tiny_data, tmp_path, monkeypatch):
         for part in trials:
             done = invoke(*args, *part)
             assert done.exit_code == 0, done.stderr
-        from nas.study.location import place
+        from nas.study.location import locate
         from nas.study.study import Study
 
-        study = Study.load(place(name, f"sqlite:///{tmp_path / 'studies' / f'{name}.db'}"))
+        study = Study.load(locate(name, f"sqlite:///{tmp_path / 'studies' / f'{name}.db'}"))
         tables.append([(t.variant, [(s.train_loss, s.validation) for s in t.curve]) for t in study.trials()])
     assert tables[0] == tables[1]
     assert tables[0][0][1] != tables[0][1][1]

@@ -87,7 +87,7 @@ def test_the_training_script_trains(texts, tiny_data, tmp_path):
 
 def test_choosing_from_a_study(tmp_path):
     class Empty:
-        place = type("P", (), {"name": "empty"})
+        location = type("P", (), {"name": "empty"})
         settings = type("S", (), {"floor": 0.02, "goal": Goal(), "prior": None, "at": lambda self, fidelity: self})()
 
         def trials(self, fidelity=""):

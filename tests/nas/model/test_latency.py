@@ -27,11 +27,11 @@ def counted(monkeypatch) -> list[str]:
     """Answer in place of measuring, and count."""
     calls: list[str] = []
 
-    def answer(model, device, imgsz, on):
+    def calibrated(model, device, imgsz, on):
         calls.append(on)
         return Latency(1.0 + len(calls), 0.1, 3, imgsz, on)
 
-    monkeypatch.setattr(nas.model.latency, "measure", answer)
+    monkeypatch.setattr(nas.model.latency, "measure", calibrated)
     return calls
 
 

@@ -115,7 +115,7 @@ def test_the_sd_covers_the_truth(error, combinations):
             assignment = truth.combination()
             predicted = model.predict(assignment)
             distances.append(abs(predicted.mean - truth.value(assignment)) / predicted.sd)
-        expected, sd = model.left_out
+        expected, sd = model.excluded_seeds
         measured.extend(np.abs(model.data.scores - expected) / sd)
     assert 0.90 < np.mean(np.array(distances) < 1.96) < 0.995
     assert 0.90 < np.mean(np.array(measured) < 1.96) < 0.99
@@ -126,7 +126,7 @@ def test_leaving_one_out_in_closed_form_is_leaving_one_out():
     observations = [*truth.study(8), truth.observe(KEEP), truth.observe(KEEP | {"s1": "B"})]
     model = Additive.fit(observations, SLOTS, error=0.004)
     assert not model.pairs
-    expected, sd = model.left_out
+    expected, sd = model.excluded_seeds
     for i in (len(expected) // 3, len(expected) - 1):
         held = key_of(model.data.assignments[i])
         rest = [o for o in observations if key_of(o.assignment) != held]
@@ -167,7 +167,7 @@ def test_a_planted_interaction_is_learnt(seed):
     )
     assert with_it < 0.6 * without
     of = model.data.combinations
-    left, plainly = (np.square(m.left_out[0] - model.data.scores)[of].mean() for m in (model, plain))
+    left, plainly = (np.square(m.excluded_seeds[0] - model.data.scores)[of].mean() for m in (model, plain))
     assert held_back(observations, SLOTS, 0.002).rms_error == pytest.approx(np.sqrt(left), rel=0.2)
     assert left < 0.5 * plainly
 

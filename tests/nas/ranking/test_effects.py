@@ -111,7 +111,7 @@ def test_no_effect_is_seen_where_there_is_none():
 def test_the_command(ranked_study):
     every = [(a, "done", 0.4 + sum(EFFECT[s] for s in a.items()) + 1e-4 * i % 3e-4, 8.0) for i, a in enumerate(SINGLES)]
     study = ranked_study(every)
-    where = ["effects", "s", "--storage", study.place.url]
+    where = ["effects", "s", "--storage", study.location.url]
     result = CliRunner().invoke(cli, where)
     assert result.exit_code == 0, result.output
     assert "neck.c2f_*=C2f_DCNv4" in result.output
@@ -120,6 +120,6 @@ def test_the_command(ranked_study):
     assert body["effects"][0]["kind"] == "module"
     assert body["variants"] == 7
     empty = ranked_study([({}, "done", 0.4, 8.0)], folder="e")
-    result = CliRunner().invoke(cli, ["effects", "s", "--storage", empty.place.url])
+    result = CliRunner().invoke(cli, ["effects", "s", "--storage", empty.location.url])
     assert result.exit_code == 1
     assert "there is no effect to read yet" in result.stderr

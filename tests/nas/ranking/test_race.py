@@ -58,7 +58,7 @@ def test_contenders_are_the_first_of_the_screening():
 
 
 def test_a_seed_that_is_left_out_is_replaced_by_the_next():
-    rules = replace(RULES, first=4, screened=2, left_out=frozenset({5, 7}))
+    rules = replace(RULES, first=4, screened=2, excluded_seeds=frozenset({5, 7}))
     assert rules.seeds(4) == (4, 6, 8, 9)
     trials = [run(n, seed, s) for seed in (4, 6) for n, s in (("baseline", 0.4), ("a", 0.41), ("b", 0.42))]
     assert [NAME[v] for v in contenders([*trials, run("a", 5, 0.9)], rules)] == ["b", "a"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from nas.ranking.rank import COLUMNS, export_rows, first_of, pareto_front, rank, to_csv
+from nas.ranking.rank import COLUMNS, export_rows, first_ranked, pareto_front, rank, to_csv
 from nas.space.variant import Variant
 from nas.study.objective import Goal
 from nas.study.trial import Trial
@@ -44,15 +44,15 @@ def test_order_is_map_per_gflop_above_the_floor():
 
 def test_the_answer_is_the_first_that_was_trained_again():
     screened = [trial(0, 0.40, 8.0), trial(1, 0.44, 8.0), trial(2, 0.43, 8.0), trial(3, 0.42, 8.0)]
-    assert first_of(rank(screened, floor=0.02)).trial.number == 1
+    assert first_ranked(rank(screened, floor=0.02)).trial.number == 1
     only_baseline = [*screened, replace(trial(0, 0.41, 8.0), number=8, seed=1)]
-    assert first_of(rank(only_baseline, floor=0.02)).trial.number == 1
+    assert first_ranked(rank(only_baseline, floor=0.02)).trial.number == 1
     again = [replace(trial(n, score, 8.0), number=9 + n, seed=1) for n, score in ((0, 0.40), (1, 0.38), (2, 0.40))]
     rows = rank([*screened, *again], floor=0.02)
     assert [r.trial.number for r in rows] == [3, 2, 1, 0]  # by the mean of their scores: .42 of one seed, .415, .41
-    assert first_of(rows).trial.number == 2
+    assert first_ranked(rows).trial.number == 2
     worse = [replace(trial(n, 0.34, 8.0), number=9 + n, seed=1) for n in (1, 2)]
-    assert first_of(rank([*screened, again[0], *worse], floor=0.02)).trial.variant.is_baseline
+    assert first_ranked(rank([*screened, again[0], *worse], floor=0.02)).trial.variant.is_baseline
 
 
 def test_the_floor_itself_is_allowed():

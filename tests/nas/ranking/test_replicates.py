@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.calibration.result import Answer
+from nas.calibration.result import CalibrationResult
 from nas.ranking.rank import export_rows, rank
-from nas.ranking.replicates import mean_of, together
+from nas.ranking.replicates import mean_of, pool_seeds
 from nas.report.console import ranking_table
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.space.space_file import load_space
 from nas.study.objective import Prior
-from nas.study.settings import EACH
+from nas.study.settings import PER_SEED
 from nas.study.trial import Trial, variants_spent
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore, Validation
@@ -41,20 +41,20 @@ TRIALS = numbered(
 
 
 def test_means_are_set_against_the_same_seeds():
-    base, swapped, other = together(TRIALS)
+    base, swapped, other = pool_seeds(TRIALS)
     assert base.map == pytest.approx(0.44)
     assert swapped.map == pytest.approx(0.44 + 0.015)
     assert other.map == pytest.approx(0.44 - 0.01)
     assert [t.number for t in (base, swapped, other)] == [0, 1, 2]
     assert mean_of({0: 0.4, 1: 0.6}, {5: 0.1}) == 0.5
-    alone = together(TRIALS[:3])
+    alone = pool_seeds(TRIALS[:3])
     assert alone == TRIALS[:3]  # with one seed each there is nothing to pool
 
 
 def test_what_stands_for_a_variant():
     trials = numbered(run(SWAP, 0, 0, "interrupted"), run(SWAP, 0, 0, "failed"), run(OTHER, 0, 0, "running"),
                       run({}, 0, 0.4), run(SWAP, 1, 0.4))  # fmt: skip
-    assert [(t.number, t.status) for t in together(trials)] == [(4, "done"), (2, "running"), (3, "done")]
+    assert [(t.number, t.status) for t in pool_seeds(trials)] == [(4, "done"), (2, "running"), (3, "done")]
     assert variants_spent(trials) == 3
     assert variants_spent(trials[:1]) == 0
 
@@ -93,24 +93,26 @@ def test_the_table_of_several_seeds(width):
 
 
 def test_a_calibration_of_these_data_and_this_recipe_tells_the_error(ranked_study):
-    answer = Answer("bank-4", "map", Recipe(), 0.002, 0.0036, 0.006, 0.8, None, "9 variants", "f" * 16, "yolov8n", 16)
+    calibrated = CalibrationResult(
+        "bank-4", "map", Recipe(), 0.002, 0.0036, 0.006, 0.8, None, "9 variants", "f" * 16, "yolov8n", 16
+    )
     scores = [({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)]
-    study = ranked_study(scores, answer, folder="a")
+    study = ranked_study(scores, calibrated, folder="a")
     assert study.settings.prior == Prior(pytest.approx(0.002 * 2**0.5), 16)
     notes = "\n".join(ranking_notes(study))
     assert "0 of 1 have several" in notes
     assert "Verdicts" not in notes
     for k, changed in enumerate(
         [
-            replace(answer, fingerprint="e" * 16),
-            replace(answer, base="yolov8s"),
-            replace(answer, degrees=0),
-            replace(answer, departures=("epochs: 4, not 2",)),
+            replace(calibrated, fingerprint="e" * 16),
+            replace(calibrated, base="yolov8s"),
+            replace(calibrated, degrees=0),
+            replace(calibrated, departures=("epochs: 4, not 2",)),
             None,
         ]
     ):
         assert ranked_study(scores, changed, folder=str(k)).settings.prior is None
-    assert ranked_study(scores, answer, folder="each", baselines=EACH).settings.prior is None
+    assert ranked_study(scores, calibrated, folder="each", baselines=PER_SEED).settings.prior is None
 
 
 @pytest.fixture
@@ -133,16 +135,16 @@ def with_a_better_one(ranked_study):
 
 
 def test_the_conclusion_counts_verdicts(with_a_better_one):
-    told = conclusion(with_a_better_one())[0]
-    assert "Over 4 seeds its mAP50-95 is better than the baseline's" in told
-    assert "of 1 with several seeds: 1 better." in told
+    recorder = conclusion(with_a_better_one())[0]
+    assert "Over 4 seeds its mAP50-95 is better than the baseline's" in recorder
+    assert "of 1 with several seeds: 1 better." in recorder
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"recipe": Recipe(init="scratch")}, ""),
-        ({"recipe": Recipe(init="bank"), "baselines": EACH}, ""),
+        ({"recipe": Recipe(init="bank"), "baselines": PER_SEED}, ""),
         ({"recipe": Recipe(init="/w.pt")}, "; a study of others may say otherwise"),
         ({"recipe": Recipe(init="bank", base_epochs=0, weights="/w.pt")}, "; a study of others may say otherwise"),
         ({"recipe": Recipe(init="baseline")}, "; a study with another --seed, which trains its own, may say otherwise"),
@@ -151,12 +153,12 @@ def test_the_conclusion_counts_verdicts(with_a_better_one):
 )
 def test_a_verdict_is_of_the_weights_that_all_share(with_a_better_one, changes, words):
     study = with_a_better_one(**changes)
-    told = conclusion(study)[0]
+    recorder = conclusion(study)[0]
     shared = f", with the trained weights that all share{words}" if words else ""
-    assert f"){shared}. Against the baseline's mAP50-95" in told
+    assert f"){shared}. Against the baseline's mAP50-95" in recorder
     of_seeds = next(line for line in ranking_notes(study) if line.startswith("Seeds:"))
     assert ("The trained weights that all share are in no interval" in of_seeds) == bool(words)
-    assert ("(new values, the trained baseline, the bank, order" in of_seeds) == (study.settings.baselines == EACH)
+    assert ("(new values, the trained baseline, the bank, order" in of_seeds) == (study.settings.baselines == PER_SEED)
 
 
 def test_what_is_exported_with_a_mean_belongs_to_it():

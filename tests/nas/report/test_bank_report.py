@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 import nas.report.bank_report
-from nas.bank.jobs import AGAIN, Candidate, Distilled
+from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.errors import StudyError
 from nas.report.bank_report import BankReport, bank_report, bank_table
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.settings import Settings
 from nas.study.study import Study
 
@@ -37,9 +37,9 @@ def study(taught, bank, tmp_path_factory):
         floor=0.02,
         versions=taught.weights.versions,
     )
-    made = Study.create(place("s", f"sqlite:///{folder / 's.db'}"), settings, 0)
-    shutil.copytree(bank.folder.parent, made.place.weights)
-    index = made.place.weights / bank.folder.name / "bank.json"
+    made = Study.create(locate("s", f"sqlite:///{folder / 's.db'}"), settings, 0)
+    shutil.copytree(bank.folder.parent, made.location.weights)
+    index = made.location.weights / bank.folder.name / "bank.json"
     body = json.loads(index.read_text())
     for entry in body["candidates"]:
         if (entry["candidate"]["slot"], entry["candidate"]["label"]) == FAILED:
@@ -52,7 +52,7 @@ def study(taught, bank, tmp_path_factory):
 def report(taught, study, own_cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nas.report.bank_report, "ProxyWorker", lambda _: contextlib.nullcontext(taught.worker))
-        return bank_report(study, own_cache, taught.weights_in(study.place.folder / "unused").listener)
+        return bank_report(study, own_cache, taught.weights_in(study.location.folder / "unused").observer)
 
 
 def test_every_usable_swap_is_validated(report, bank):
@@ -69,10 +69,10 @@ def test_it_is_what_the_variant_itself_would_score(report, taught, bank):
 
 def test_a_swap_is_compared_with_its_control(report):
     slot = "backbone.down_p3"
-    control = report.maps[slot, AGAIN]
+    control = report.maps[slot, CONTROL]
     assert control < report.base
     assert report.over_control((slot, "DynamicConv")) == report.maps[slot, "DynamicConv"] - control
-    assert report.over_control((slot, AGAIN)) is None
+    assert report.over_control((slot, CONTROL)) is None
     assert report.over_control(("neck.up_p3", "DySample")) is None
     assert report.over_control(FAILED) is None
 
@@ -113,15 +113,15 @@ def test_a_report_without_idle_slots_says_nothing_of_them(report):
     assert not any("cannot matter" in line for line in BankReport(bank, 0.5, {}).notes())
 
 
-def test_a_study_without_a_bank(study, own_cache, told):
-    without = Study.load(study.place)
+def test_a_study_without_a_bank(study, own_cache, recorder):
+    without = Study.load(study.location)
     without.settings = replace(without.settings, recipe=replace(without.settings.recipe, init="scratch"))
     with pytest.raises(StudyError, match="the study 's' has no bank: its variants start from scratch"):
-        bank_report(without, own_cache, told)
+        bank_report(without, own_cache, recorder)
 
 
-def test_data_that_have_changed(study, own_cache, told):
-    changed = Study.load(study.place)
+def test_data_that_have_changed(study, own_cache, recorder):
+    changed = Study.load(study.location)
     changed.settings = replace(changed.settings, fingerprint="0" * 16)
     with pytest.raises(StudyError, match="the data of the study 's' have changed since its bank was distilled"):
-        bank_report(changed, own_cache, told)
+        bank_report(changed, own_cache, recorder)

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from nas.bank.jobs import AGAIN, Candidate, Distilled
+from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.bank.store import SwapBank
-from nas.calibration.result import Answer
+from nas.calibration.result import CalibrationResult
 from nas.emit.forms import chosen_trials
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.study.budget import Confirm
@@ -18,7 +18,7 @@ from nas.training.scores import EpochScore, Validation
 
 UP, DOWN, C2F = "neck.up_*", "neck.down_*", "neck.c2f_*"
 SWAP, OTHER = {UP: "CARAFE"}, {C2F: "C2f_SPConv"}
-ANSWER = Answer(
+ANSWER = CalibrationResult(
     proxy="bank-4",
     score="map",
     recipe=Recipe(),
@@ -37,22 +37,22 @@ ANSWER = Answer(
 def of_maps(ranked_study):
     """Return what tells the notes on a baseline of 0.4 and single swaps of these scores."""
 
-    def make(maps: list[float], answer=None, folder: str = "") -> list[str]:
+    def make(maps: list[float], calibrated=None, folder: str = "") -> list[str]:
         singles = [{UP: "CARAFE"}, {UP: "DySample"}, {DOWN: "SPConv"}, {DOWN: "DynamicConv"}, OTHER]
         trials = [({}, "done", 0.4, 8.0), *((a, "done", m, 8.0) for a, m in zip(singles, maps, strict=False))]
-        return ranking_notes(ranked_study(trials, answer, folder))
+        return ranking_notes(ranked_study(trials, calibrated, folder))
 
     return make
 
 
 def test_conclusion_of_a_gain(ranked_study):
     study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
-    told, following, _ = conclusion(study)
-    assert told == (
+    recorder, following, _ = conclusion(study)
+    assert recorder == (
         "Compared 3 variants of yolov8n. First: neck.up_*=CARAFE, with +2.5% mAP50-95 per GFLOP over the baseline"
         " (+0.010 mAP50-95, 0.0 % GFLOPs)."
     )
-    assert following.endswith(f"nas emit-yaml --study s --storage {study.place.url} --best -o out/")
+    assert following.endswith(f"nas emit-yaml --study s --storage {study.location.url} --best -o out/")
 
 
 def test_conclusion_without_a_gain_or_a_start(ranked_study):
@@ -75,9 +75,9 @@ def test_the_answer_is_among_what_was_confirmed(ranked_study):
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.40, 1.0)),)
     for trial in study.trials()[:3]:
         study.start(replace(trial, number=-1, seed=1, status="running", curve=())).end(status="done", curve=curve)
-    told, _, further = conclusion(study)
-    assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in told
-    assert " Above it by one seed: 2 variants, which have not been looked at again." in told
+    recorder, _, further = conclusion(study)
+    assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in recorder
+    assert " Above it by one seed: 2 variants, which have not been looked at again." in recorder
     assert further.endswith(" --confirm 4:2")
     assert [t.variant.describe() for t in chosen_trials(study)] == ["neck.{up_p3,up_p4}=CARAFE"]
 
@@ -91,8 +91,8 @@ def test_what_went_wrong_is_said(ranked_study):
 
 
 def test_a_study_that_has_nothing_yet_has_notes(ranked_study):
-    for k, answer in enumerate((None, ANSWER)):
-        study = ranked_study([], answer, folder=str(k))
+    for k, calibrated in enumerate((None, ANSWER)):
+        study = ranked_study([], calibrated, folder=str(k))
         assert ranking_notes(study)[0].startswith("Proxy: 8 epochs")
         assert conclusion(study) == ["No variant has finished yet."]
 
@@ -201,10 +201,10 @@ def test_parts_of_a_sum(ranked_study):
 @pytest.mark.parametrize(("strange", "how"), [(0.05, "beats"), (-0.05, "falls short of")])
 def test_a_combination_that_is_not_its_parts(ranked_study, strange, how):
     notes = ranking_notes(ranked_study(combined(strange), ANSWER))
-    told = [line for line in notes if "its parts" in line]
-    assert told[0].startswith(f"{C2F}=C2f_SPConv  {DOWN}=DynamicConv: {how} its parts by 0.0")
-    assert "expected 0.39" in told[0]
-    assert len(told) <= 3
+    recorder = [line for line in notes if "its parts" in line]
+    assert recorder[0].startswith(f"{C2F}=C2f_SPConv  {DOWN}=DynamicConv: {how} its parts by 0.0")
+    assert "expected 0.39" in recorder[0]
+    assert len(recorder) <= 3
 
 
 def test_without_combinations_nothing_is_said_of_parts(of_maps):
@@ -216,7 +216,7 @@ def test_what_the_bank_found(ranked_study, tmp_path):
     assert not any("nas bank" in line or "No swap can matter" in line for line in ranking_notes(study))
     failed = [
         Distilled(Candidate("neck.up_p4", "CARAFE"), "", 1.0, float("nan"), "its distillation diverged"),
-        Distilled(Candidate("neck.up_p3", AGAIN), "", 1.0, float("nan"), "its distillation diverged"),
+        Distilled(Candidate("neck.up_p3", CONTROL), "", 1.0, float("nan"), "its distillation diverged"),
     ]
     drops = {"neck.up_p4": 0.2, "neck.c2f_p3": 0.00099, "neck.up_p3": -0.01, "neck.c2f_n4": 0.001}
     bank = SwapBank(tmp_path, 0.4, drops, {(d.candidate.slot, d.candidate.label): d for d in failed})
@@ -245,7 +245,7 @@ def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
             handle.end(status="failed", failure="nan: loss")
         else:
             handle.end(status="done", curve=curve)
-    told, _, further = conclusion(study)
-    assert " Above it by one seed, and failed under another: 1 variant." in told
-    assert "not been looked at" not in told
+    recorder, _, further = conclusion(study)
+    assert " Above it by one seed, and failed under another: 1 variant." in recorder
+    assert "not been looked at" not in recorder
     assert further.endswith(" --trials 10")

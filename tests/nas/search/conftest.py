@@ -17,7 +17,7 @@ from nas.search.loop import plan, search
 from nas.search.runner import Runner
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import read_space
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
 from nas.training.jobs import ProxyJob, ProxyResult
@@ -81,7 +81,7 @@ class FakeTrainer:
         return Bank(0.4, drops, tuple(made), cpu_seconds=5.0)
 
 
-class Listener:
+class WeightsObserver:
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -106,7 +106,7 @@ class Listener:
     def note(self, text) -> None:
         self.said.append(text)
 
-    def beside(self, number) -> Listener:
+    def for_worker(self, number) -> WeightsObserver:
         return self
 
 
@@ -150,7 +150,7 @@ def make_study(space: SearchSpace, tmp_path: Path):
             floor=0.02,
             versions=current_versions(),
         )
-        where = place(name, f"sqlite:///{tmp_path / f'{name}.db'}")
+        where = locate(name, f"sqlite:///{tmp_path / f'{name}.db'}")
         return Study.create(where, replace(settings, **(changes or {})), 0)
 
     return make
@@ -162,11 +162,11 @@ def run():
 
     def search_in(
         study: Study, trials: int | None, trainer: FakeTrainer | None = None
-    ) -> tuple[list, Listener, FakeTrainer]:
-        listener, trainer = Listener(), trainer or FakeTrainer()
+    ) -> tuple[list, WeightsObserver, FakeTrainer]:
+        observer, trainer = WeightsObserver(), trainer or FakeTrainer()
         with study.locked():
             plan(study, trials)
-            result = search(study, [Runner(study, Path("data.yaml"), trainer, listener)])
-        return result, listener, trainer
+            result = search(study, [Runner(study, Path("data.yaml"), trainer, observer)])
+        return result, observer, trainer
 
     return search_in

@@ -9,7 +9,7 @@ import pytest
 
 from nas.errors import ProxyFailure, StudyError
 from nas.ranking.rank import ranking_of
-from nas.ranking.replicates import together
+from nas.ranking.replicates import pool_seeds
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.search.loop import is_finished, plan, train_baseline
 from nas.search.runner import Runner
@@ -56,16 +56,16 @@ def keys(trials) -> list[tuple[str, int]]:
 
 def test_the_first_and_the_baseline_get_seeds_until_each_has_as_many(run, confirmed, noisy):
     study = confirmed()
-    trials, listener, trainer = run(study, EVERY, noisy())
+    trials, observer, trainer = run(study, EVERY, noisy())
     assert len(keys(trials)) == len(set(keys(trials))) == EVERY + 8
     seeds = {r.trial.variant.describe(): r.seeds for r in ranking_of(study)}
     assert sorted(seeds.values()) == [1] * 5 + [3] * 4
     assert seeds["baseline"] == 3
     assert {(j.seed, j.recipe.epochs, j.init) for j in trainer.jobs} == {(s, 2, None) for s in (0, 1, 2)}
     assert "confirming: the first 3 of the ranking and the baseline get further seeds, 3 in all (8 trainings" in (
-        "\n".join(listener.said)
+        "\n".join(observer.said)
     )
-    assert any(said == "1/8 baseline" for said in listener.said)
+    assert any(said == "1/8 baseline" for said in observer.said)
     assert is_finished(study, plan(study, None))
 
 
@@ -93,11 +93,11 @@ def test_what_a_seed_does_to_all_alike_moves_no_rank(run, confirmed, noisy):
 
 def test_seeds_of_the_screening(run, confirmed, noisy):
     study = confirmed(screened=2, top=1)
-    trials, listener, _ = run(study, 4, noisy())
+    trials, observer, _ = run(study, 4, noisy())
     assert [k[1] for k in keys(trials)] == [0, 1] * 4 + [2, 2]
     assert study.target == 4
-    assert "4/4" in "".join(listener.said)
-    more = Study.load(study.place)
+    assert "4/4" in "".join(observer.said)
+    more = Study.load(study.location)
     more.ask_for_seeds(4, Confirm())
     trials, _, trainer = run(more, None, noisy())
     assert len(trainer.jobs) == 4 * 4 - 10
@@ -133,7 +133,7 @@ def test_interrupted_in_the_middle_of_the_confirmation(run, confirmed, noisy, at
     study = confirmed(name="broken")
     with pytest.raises(how):
         run(study, EVERY, Stops())
-    resumed = Study.load(study.place)
+    resumed = Study.load(study.location)
     assert plan(resumed, EVERY).finishing
     trials, _, trainer = run(resumed, EVERY, noisy())
     assert len(trainer.jobs) == EVERY + 8 - (at - 1)
@@ -228,5 +228,5 @@ def test_a_study_that_was_asked_for_one_seed_each_stays_so(run, make_study, nois
     trials, _, _ = run(study, EVERY, noisy())
     assert len(keys(trials)) == EVERY
     assert is_finished(study, plan(study, None))
-    assert [t.pooled for t in together(trials)] == [None] * EVERY
+    assert [t.pooled for t in pool_seeds(trials)] == [None] * EVERY
     assert any("--confirm 3:3` gives the first of it further seeds" in line for line in ranking_notes(study))

@@ -33,8 +33,8 @@ def graded(fake_trainer):
         def run(self, job, on_epoch=None):
             result = super().run(job, on_epoch)
             score = 0.3 + 0.02 * job.recipe.epochs + 0.001 * job.seed
-            for place, (slot, label) in enumerate(job.swaps):
-                score += 0.001 * (1 + self.order.index(label)) * (3 if slot.endswith("p3") else 1) * (1 + place)
+            for location, (slot, label) in enumerate(job.swaps):
+                score += 0.001 * (1 + self.order.index(label)) * (3 if slot.endswith("p3") else 1) * (1 + location)
             last = result.curve[-1]
             seen = replace(last.validation, map=score)
             return replace(result, curve=(*result.curve[:-1], replace(last, validation=seen)), average=seen)
@@ -69,16 +69,16 @@ def shares(folder: Path) -> dict[float, Path]:
 def run(tmp_path):
     """Return what searches with shares of the data at hand."""
 
-    def search_in(study, trials, trainer, listener):
+    def search_in(study, trials, trainer, observer):
         with study.locked():
             todo = plan(study, trials)
-            runner = Runner(study, Path("data.yaml"), trainer, listener, shares=shares(tmp_path))
+            runner = Runner(study, Path("data.yaml"), trainer, observer, shares=shares(tmp_path))
             return todo, search(study, [runner])
 
     return search_in
 
 
-class Listener:
+class WeightsObserver:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.started: list[tuple[str, int, int]] = []
@@ -95,13 +95,13 @@ class Listener:
     def note(self, text) -> None:
         self.notes.append(text)
 
-    def beside(self, number) -> Listener:
+    def for_worker(self, number) -> WeightsObserver:
         return self
 
 
 def test_the_best_of_each_rung_and_the_baseline_go_on(run, halved, graded):
-    study, listener, trainer = halved(), Listener(), graded()
-    _, trials = run(study, EVERY, trainer, listener)
+    study, observer, trainer = halved(), WeightsObserver(), graded()
+    _, trials = run(study, EVERY, trainer, observer)
     low, middle, top = on_rungs(trials).values()
     assert [len(rung) for rung in (low, middle, top)] == [9, 1 + 3, 1 + 1]
     for below, above in itertools.pairwise((low, middle, top)):
@@ -111,9 +111,9 @@ def test_the_best_of_each_rung_and_the_baseline_go_on(run, halved, graded):
         assert sum(t.variant.is_baseline for t in above) == 1
     assert max(t.number for t in low) < min(t.number for t in middle)
     assert max(t.number for t in middle) < min(t.number for t in top)
-    assert [(fidelity, k, n) for fidelity, k, n in listener.started if fidelity != LOW.fidelity] == [
+    assert [(fidelity, k, n) for fidelity, k, n in observer.started if fidelity != LOW.fidelity] == [
         *((MIDDLE.fidelity, k, 4) for k in range(1, 5)), ("", 1, 2), ("", 2, 2)]  # fmt: skip
-    assert listener.notes == [
+    assert observer.notes == [
         "rung 2 of 3 (2 epochs at 160 px): the first 3 of the rung below, and the baseline",
         "rung 3 of 3 (the study's own recipe): the first 1 of the rung below, and the baseline",
     ]
@@ -121,7 +121,7 @@ def test_the_best_of_each_rung_and_the_baseline_go_on(run, halved, graded):
 
 def test_each_rung_trains_as_it_says_with_its_own_whole_schedule(run, halved, graded, tmp_path):
     study, trainer = halved(), graded()
-    run(study, EVERY, trainer, Listener())
+    run(study, EVERY, trainer, WeightsObserver())
     seen = {(j.recipe.epochs, j.recipe.imgsz, j.data, j.data_key) for j in trainer.jobs}
     key = study.settings.fingerprint
     assert seen == {
@@ -135,7 +135,7 @@ def test_each_rung_trains_as_it_says_with_its_own_whole_schedule(run, halved, gr
 
 def test_all_rungs_inherit_from_one_baseline_and_one_bank(run, halved, graded):
     study, trainer = halved(init="bank"), graded()
-    _, trials = run(study, EVERY, trainer, Listener())
+    _, trials = run(study, EVERY, trainer, WeightsObserver())
     assert [len(rung) for rung in on_rungs(trials).values()] == [9, 4, 2]
     assert len(trainer.distillations) == 1
     trainings = [job for job in trainer.jobs if job.save]
@@ -145,7 +145,7 @@ def test_all_rungs_inherit_from_one_baseline_and_one_bank(run, halved, graded):
 
 def test_only_the_studys_own_recipe_is_ranked_and_a_lower_rung_where_it_is_asked_for(run, halved, graded):
     study = halved()
-    run(study, EVERY, graded(), Listener())
+    run(study, EVERY, graded(), WeightsObserver())
     assert len(ranking_of(study)) == 2
     assert all(r.trial.fidelity == "" for r in ranking_of(study))
     assert [len(ranking_of(study, study.fidelity_of(k))) for k in (1, 2, 3)] == [9, 4, 2]
@@ -173,35 +173,35 @@ def test_a_study_without_rungs_says_so(make_study):
 def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(run, halved, graded, make_study, stop_at):
     study = halved()
     with pytest.raises(KeyboardInterrupt):
-        run(study, EVERY, graded(stop_at=stop_at), Listener())
+        run(study, EVERY, graded(stop_at=stop_at), WeightsObserver())
     assert not is_finished(study, plan(study, None))
     trainer = graded()
-    _, trials = run(study, None, trainer, Listener())
+    _, trials = run(study, None, trainer, WeightsObserver())
     assert [len(rung) for rung in on_rungs(trials).values()] == [9, 4, 2]
     assert len(trainer.jobs) == 15 - (stop_at - 1)
     assert is_finished(study, plan(study, None))
     assert len({t.key for t in trials if t.status == "done"}) == 15
     whole = make_study(name="whole", changes={"rungs": (LOW, MIDDLE), "floor": 0.5}, epochs=8)
-    _, expected = run(whole, EVERY, graded(), Listener())
+    _, expected = run(whole, EVERY, graded(), WeightsObserver())
     assert {(t.key, t.map) for t in trials if t.status == "done"} == {(t.key, t.map) for t in expected}
 
 
 def test_who_stops_on_a_lower_rung_is_told_where_to_look(run, halved, graded):
     study = halved()
     with pytest.raises(KeyboardInterrupt):
-        run(study, EVERY, graded(stop_at=4), Listener())
+        run(study, EVERY, graded(stop_at=4), WeightsObserver())
     (said,) = conclusion(study)
     assert said.startswith("No variant has got as far as the study's own recipe yet; ")
-    assert said.endswith(f"`nas rank s --storage {study.place.url} --rung 1` shows the lowest rung.")
+    assert said.endswith(f"`nas rank s --storage {study.location.url} --rung 1` shows the lowest rung.")
     assert len(ranking_of(study, study.fidelity_of(1))) == 3
 
 
 def test_further_variants_climb_as_the_others_did(run, halved, graded):
     study = halved()
-    run(study, 5, graded(), Listener())
+    run(study, 5, graded(), WeightsObserver())
     assert [len(rung) for rung in on_rungs(study.runs()).values()] == [5, 1 + 2, 1 + 1]
     trainer = graded()
-    todo, trials = run(study, 4, trainer, Listener())
+    todo, trials = run(study, 4, trainer, WeightsObserver())
     assert (todo.spent, todo.target) == (5, 9)
     low, middle, _top = on_rungs(trials).values()
     assert len(low) == 9
@@ -219,7 +219,7 @@ def test_what_fails_on_a_rung_goes_no_further_and_is_not_tried_again(run, halved
             return super().run(job, on_epoch)
 
     study, trainer = halved(), Brittle()
-    _, trials = run(study, EVERY, trainer, Listener())
+    _, trials = run(study, EVERY, trainer, WeightsObserver())
     failed = on_rungs(trials, "failed")[MIDDLE.fidelity]
     done = on_rungs(trials)
     assert failed
@@ -227,7 +227,7 @@ def test_what_fails_on_a_rung_goes_no_further_and_is_not_tried_again(run, halved
     assert not {t.variant for t in failed} & {t.variant for t in done[""]}
     before = len(trainer.jobs)
     assert is_finished(study, plan(study, None))
-    run(study, None, trainer, Listener())
+    run(study, None, trainer, WeightsObserver())
     assert len(trainer.jobs) == before
     assert any("2 epochs at 160 px" in line for line in ranking_notes(study) if line.startswith("failed"))
 
@@ -240,13 +240,13 @@ def test_a_baseline_that_fails_on_a_rung_ends_the_search(run, halved, graded):
             return super().run(job, on_epoch)
 
     with pytest.raises(StudyError, match="the baseline itself failed"):
-        run(halved(), EVERY, NoBaseline(), Listener())
+        run(halved(), EVERY, NoBaseline(), WeightsObserver())
 
 
 def test_every_rung_gets_the_seeds_that_were_asked_for_and_the_top_one_is_confirmed(run, halved, graded):
     study = halved()
     study.ask_for_seeds(2, Confirm(1, 4))
-    _, trials = run(study, EVERY, graded(), Listener())
+    _, trials = run(study, EVERY, graded(), WeightsObserver())
     low, middle, top = on_rungs(trials).values()
     assert [len(rung) for rung in (low, middle)] == [18, 8]
     assert {t.seed for t in low} == {t.seed for t in middle} == {0, 1}
@@ -257,7 +257,7 @@ def test_every_rung_gets_the_seeds_that_were_asked_for_and_the_top_one_is_confir
 def test_the_least_map_is_asked_of_the_studys_own_recipe_alone(run, halved, graded, space):
     demanding = space.with_limits(max_gflops=None, max_params=None, max_latency_ms=None, min_map=0.45)
     study = halved(changes={"space": demanding})
-    run(study, EVERY, graded(), Listener())
+    run(study, EVERY, graded(), WeightsObserver())
     assert [len(rung) for rung in on_rungs(study.runs()).values()] == [9, 4, 2]
     assert not any(r.below_floor for r in ranking_of(study, LOW.fidelity))
     assert all(r.trial.map < 0.45 for r in ranking_of(study, LOW.fidelity))
@@ -270,13 +270,13 @@ def test_a_cost_is_counted_once(run, halved, graded, monkeypatch):
     counted = []
     known = nas.search.runner.costed
     monkeypatch.setattr(nas.search.runner, "costed", lambda variant: counted.append(variant) or known(variant))
-    run(halved(), EVERY, graded(), Listener())
+    run(halved(), EVERY, graded(), WeightsObserver())
     assert len(counted) == len(set(counted)) == EVERY
 
 
 def test_settings_keep_their_rungs_and_take_no_others(halved):
     study = halved()
-    again = Study.load(study.place)
+    again = Study.load(study.location)
     assert (again.settings, again.settings.fidelities) == (study.settings, (LOW.fidelity, MIDDLE.fidelity, ""))
     other = replace(study.settings, eta=4)
     assert study.settings.differences(other) == [

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from nas.errors import STOPPED, LeftOut, ProxyFailure, StudyError
+from nas.errors import STOPPED, ProxyFailure, SeedExcluded, StudyError
 from nas.report.ranking_notes import ranking_notes
-from nas.search.inheritance import Heritage
+from nas.search.inheritance import Inheritance
 from nas.search.loop import is_finished, plan, train_baseline
 from nas.search.runner import Runner
 from nas.search.schedule import Job
 from nas.study.budget import Confirm
 from nas.study.leases import LeaseLost
-from nas.study.settings import EACH
+from nas.study.settings import PER_SEED
 from nas.training.scores import EpochScore, Validation
-from nas.workers.parallel import Room
+from nas.workers.parallel import DeviceLock
 
 WAIT_S = 60
 
@@ -27,7 +27,7 @@ WAIT_S = 60
 @pytest.fixture
 def study(make_study):
     """Return a study with a bank, whose first two are confirmed under two further seeds, each with its baseline."""
-    made = make_study(init="bank", base_epochs=3, changes={"baselines": EACH})
+    made = make_study(init="bank", base_epochs=3, changes={"baselines": PER_SEED})
     made.ask_for_seeds(1, Confirm(2, 3))
     return made
 
@@ -55,7 +55,7 @@ def fails_under(fake_trainer):
 
 @pytest.mark.parametrize("init", ["bank", "baseline"])
 def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, init):
-    study = make_study(init=init, base_epochs=3, changes={"baselines": EACH})
+    study = make_study(init=init, base_epochs=3, changes={"baselines": PER_SEED})
     study.ask_for_seeds(1, Confirm(2, 3))
     trials, _, trainer = run(study, 4)
     trained = {job.seed: job.save for job in trainer.jobs if job.save}
@@ -72,16 +72,16 @@ def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, i
 @pytest.mark.parametrize("kind", ["nan", "diverged", "learns nothing"])
 def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, make_study, fails_under, init, kind):
     """It says nothing of any variant; the next seed takes its place, and so it stays."""
-    study = make_study(init=init, base_epochs=3, changes={"baselines": EACH})
+    study = make_study(init=init, base_epochs=3, changes={"baselines": PER_SEED})
     study.ask_for_seeds(1, Confirm(2, 3))
-    trials, listener, trainer = run(study, 4, fails_under(1, kind=kind))
-    assert list(study.left_out) == [1]
+    trials, observer, trainer = run(study, 4, fails_under(1, kind=kind))
+    assert list(study.excluded_seeds) == [1]
     assert {t.seed for t in trials if t.status == "done"} == {0, 2, 3}
     assert {t.status for t in trials if t.seed == 1} == {"interrupted"}
     assert sum(job.save is not None and job.seed == 1 for job in trainer.jobs) == 1
-    assert sum(said.startswith("seed 1 is left out, and the next one takes its place: ") for said in listener.said) == 1
-    (told,) = [line for line in ranking_notes(study) if "left out" in line]
-    assert told.startswith("Seed 1 is left out, for all variants: the baseline ")
+    assert sum(said.startswith("seed 1 is left out, and the next one takes its place: ") for said in observer.said) == 1
+    (recorder,) = [line for line in ranking_notes(study) if "left out" in line]
+    assert recorder.startswith("Seed 1 is left out, for all variants: the baseline ")
     todo = plan(study, None)
     assert is_finished(study, todo)
     again, _, idle = run(study, None)
@@ -110,7 +110,7 @@ def test_baselines_that_keep_failing_are_no_bad_luck(run, study, fails_under):
             StudyError, match=r"of 3 seeds could not be used.* of seed 3: .*\n.*one-baseline would do; here"
         ):
             run(study, 4, fails_under(1, 2, 3, 4))
-        assert sorted(study.left_out) == [1, 2, 3]
+        assert sorted(study.excluded_seeds) == [1, 2, 3]
     study.ask_for_seeds(1, Confirm())
     trials, _, _ = run(study, None)
     assert sum(t.status == "done" for t in trials) == 4
@@ -145,13 +145,13 @@ def test_a_run_stands_before_its_first_epoch_while_its_baseline_is_made(run, stu
 def test_the_first_seed_is_not_left_out(run, study, fails_under):
     with pytest.raises(StudyError, match=r"^the baseline could not be trained: the loss was no longer a number$"):
         run(study, 4, fails_under(0))
-    assert study.left_out == {}
+    assert study.excluded_seeds == {}
 
 
 def test_what_may_be_the_machine_s_leaves_no_seed_out(run, study, fails_under):
     with pytest.raises(StudyError, match=r"the baseline of seed 1: .* a number\n.*`--seeds 1 --confirm 0` asks"):
         run(study, 4, fails_under(1, kind="died"))
-    assert study.left_out == {}
+    assert study.excluded_seeds == {}
     study.ask_for_seeds(1, Confirm())
     trials, _, _ = run(study, None)
     assert sum(t.status == "done" for t in trials) == 4
@@ -161,12 +161,12 @@ def test_a_seed_that_works_elsewhere_is_not_left_out(run, study, fails_under):
     study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.4, 1.0)),), 1)
     with pytest.raises(StudyError, match="the baseline of seed 1 was made elsewhere, and cannot be made here: "):
         run(study, 4, fails_under(1))
-    assert study.left_out == {}
+    assert study.excluded_seeds == {}
 
 
 def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_study):
     """On a machine that shares no weights it comes out otherwise, and what inherits from it cannot be compared."""
-    study = make_study(init="baseline", base_epochs=3, changes={"baselines": EACH})
+    study = make_study(init="baseline", base_epochs=3, changes={"baselines": PER_SEED})
     study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.123, 1.0)),), 1)
     study.ask_for_seeds(2, Confirm())
     with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun with \(mAP50-95 .*, not 0.1230"):
@@ -186,7 +186,7 @@ def of_two(study, fake_trainer):
                 assert go_on.wait(WAIT_S)
             return super().run(job, on_epoch)
 
-    class Told:
+    class RecordingObserver:
         def __init__(self):
             self.said = []
 
@@ -198,12 +198,12 @@ def of_two(study, fake_trainer):
 
     trainers, made = (Slow(), fake_trainer()), []
     for trainer in trainers:
-        runner = Runner(study, Path("data.yaml"), trainer, Told())
-        made.append(Heritage(study, runner.weights, Room(), runner.observer))
+        runner = Runner(study, Path("data.yaml"), trainer, RecordingObserver())
+        made.append(Inheritance(study, runner.weights, DeviceLock(), runner.observer))
         made[-1].prepare()
 
     def begin():
-        with contextlib.suppress(LeftOut):
+        with contextlib.suppress(SeedExcluded):
             made[0].bank_of(Job({}, 1), study.settings.space.variant({}))
 
     first = threading.Thread(target=begin)
@@ -218,10 +218,10 @@ def test_who_waits_for_a_baseline_makes_the_next_one(study, of_two, monkeypatch)
     """And no more of them than the confirmation is going to have."""
     second, trainer, go_on = of_two
     monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
-    second.listener.note = lambda text: (second.listener.said.append(text), go_on.set())
+    second.observer.note = lambda text: (second.observer.said.append(text), go_on.set())
     second.bank_of(Job({}, 1), study.settings.space.variant({}))
     assert [job.seed for job in trainer.jobs if job.save] == [2]
-    assert second.listener.said == ["another worker or search is making the baseline of seed 1; waiting for it"]
+    assert second.observer.said == ["another worker or search is making the baseline of seed 1; waiting for it"]
     assert study.baseline_training_of(1)
     assert study.baseline_training_of(2)
 
@@ -231,7 +231,7 @@ def test_who_waited_for_a_baseline_hears_that_its_seed_is_left_out(study, of_two
     monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
     study.leave_out(1, "it diverged")
     go_on.set()
-    with pytest.raises(LeftOut, match="it diverged"):
+    with pytest.raises(SeedExcluded, match="it diverged"):
         second.bank_of(Job({}, 1), study.settings.space.variant({}))
     assert 1 not in [job.seed for job in trainer.jobs if job.save]
 
@@ -251,14 +251,14 @@ def test_what_is_written_while_a_server_goes_away_is_written_again(study, run, f
     def goes_away():
         with alone():
             yield
-        seen = {"kept": study.baseline_training_of(2), "left out": study.left_out}
+        seen = {"kept": study.baseline_training_of(2), "left out": study.excluded_seeds}
         if new := {name for name, there in seen.items() if there} - set(lost):
             lost.extend(new)
             raise LeaseLost("the connection was lost")
 
     monkeypatch.setattr(study.leases, "alone", goes_away)
     monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
-    trials, listener, _ = run(study, 4, fails_under(1))
-    assert sum("is left out" in said for said in listener.said) == 1
+    trials, observer, _ = run(study, 4, fails_under(1))
+    assert sum("is left out" in said for said in observer.said) == 1
     assert sorted(lost) == ["kept", "left out"]
     assert {t.seed for t in trials if t.status == "done"} == {0, 2, 3}

@@ -15,18 +15,18 @@ from nas.study.study import Study
 
 
 def test_baseline_first_then_single_swaps_then_the_rest_without_duplicates(run, make_study):
-    trials, listener, trainer = run(make_study(), 50)
+    trials, observer, trainer = run(make_study(), 50)
     assert trials[0].variant.is_baseline
     assert [len(t.variant.swaps) for t in trials] == [0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert len({t.variant.id for t in trials}) == 9
     assert len(trainer.jobs) == 9
-    assert listener.said[-1] == "every variant of the space has been tried: the search ends after 9 trials"
+    assert observer.said[-1] == "every variant of the space has been tried: the search ends after 9 trials"
 
 
 def test_a_trial_keeps_what_it_was(run, make_study):
     study = make_study()
     run(study, 2)
-    base, swapped = Study.load(study.place).trials()
+    base, swapped = Study.load(study.location).trials()
     assert base.status == swapped.status == "done"
     assert swapped.yaml == render(swapped.variant, {"n": "cost"}).yaml
     assert swapped.assignment == {"neck.up_p4": "CARAFE", "neck.up_p3": "keep"}
@@ -52,7 +52,7 @@ def test_a_failing_variant_fails_alone(run, make_study, fake_trainer):
     assert len(trials) == 5
     assert [t.variant.describe() for t in failed] == ["neck.up_p4=CARAFE", "neck.up_p3=CARAFE"]
     assert failed[0].failure == "nan: the loss was no longer a number in epoch 1"
-    assert Study.load(study.place).trials() == trials
+    assert Study.load(study.location).trials() == trials
 
 
 def test_a_variant_that_cannot_be_built_fails_alone(run, make_study, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_variant_whose_process_dies_fails_alone(run, make_study, fake_trainer)
 def another_process_s(study: Study) -> Study:
     """Return the study as another process opens it after the one that had it is gone."""
     study.leases._held.close()
-    return Study.load(study.place)
+    return Study.load(study.location)
 
 
 @pytest.mark.parametrize("moment", ["ask", "store", "told"])
@@ -144,7 +144,7 @@ def test_killed_between_two_writes(run, make_study, monkeypatch, moment):
         if moment == "ask":
             patch.setattr(study._inner._storage, "create_new_trial", dies)
         elif moment == "store":
-            patch.setattr("nas.study.running_trial.OpenTrial._store", dies)
+            patch.setattr("nas.study.running_trial.RunningTrial._store", dies)
         else:
             patch.setattr("optuna.Study.tell", dies)
         with pytest.raises(SystemExit):
@@ -246,10 +246,10 @@ def test_limits_are_checked_before_training_and_do_not_count(run, make_study, sp
 def test_limits_that_nothing_satisfies_end_the_search(run, make_study, space, monkeypatch):
     monkeypatch.setattr(nas.search.next_step, "_MOST_REJECTED", 3)
     limited = space.with_limits(max_gflops=8.5, max_params=None)
-    trials, listener, trainer = run(make_study(limited), 5)
+    trials, observer, trainer = run(make_study(limited), 5)
     assert len(trainer.jobs) == 1
     assert (
-        listener.said[-1] == "the variants that are left seem to be over the limits of the space: the search ends here"
+        observer.said[-1] == "the variants that are left seem to be over the limits of the space: the search ends here"
     )
     assert len(trials) == 4
 
@@ -298,7 +298,7 @@ def test_one_search_at_a_time(make_study):
     taken = pytest.raises(
         StudyError, match=r"another search works on the study 's' \(process \d+\); .* nas worker --study s"
     )
-    with study.locked(), taken, Study.load(study.place).locked():
+    with study.locked(), taken, Study.load(study.location).locked():
         pass
     with study.locked():
         pass
@@ -313,14 +313,14 @@ def test_variants_that_fail_for_certain_do_not_block_a_study(run, make_study, fa
                 raise ProxyFailure("error", "RuntimeError: view size is not compatible")
             return super().run(job, on_epoch)
 
-    trials, listener, trainer = run(make_study(), 9, Raises())
+    trials, observer, trainer = run(make_study(), 9, Raises())
     assert [t.status for t in trials] == ["done", *["failed"] * 3, *["done"] * 5]
     assert trials[1].failure == "error: RuntimeError: view size is not compatible"
     whole, short = (job for job in trainer.jobs if not job.swaps)
     assert (whole.recipe.epochs, short.recipe.epochs) == (2, 1)
     assert (short.checkpoint, short.save) == (None, None)
     (note,) = (
-        said for said in listener.said if "a short one of the baseline shows whether this machine is why" in said
+        said for said in observer.said if "a short one of the baseline shows whether this machine is why" in said
     )
     assert note.startswith("3 trainings have failed in a row (error: RuntimeError: view size is not compatible);")
 
@@ -351,14 +351,14 @@ def test_a_storage_that_fails_while_doubts_are_settled_says_so(run, make_study, 
                 raise ProxyFailure("error", "RuntimeError: view size is not compatible")
             return super().run(job, on_epoch)
 
-    end = nas.search.runner.OpenTrial.end
+    end = nas.search.runner.RunningTrial.end
 
     def full(handle, **changes):
         if changes["status"] == "failed":
             raise StudyError("database or disk is full")
         return end(handle, **changes)
 
-    monkeypatch.setattr(nas.search.runner.OpenTrial, "end", full)
+    monkeypatch.setattr(nas.search.runner.RunningTrial, "end", full)
     with pytest.raises(StudyError, match="disk is full"):
         run(study, 9, Raises())
     assert [t.status for t in study.trials()] == ["done", *["interrupted"] * 3]

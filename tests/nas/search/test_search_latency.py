@@ -21,10 +21,10 @@ class FakeMeter:
         return Latency(10.0 - 2 * yaml.count("DySample") + yaml.count("CARAFE"), 0.1, 9, 160, "here")
 
 
-def run(study, trials, trainer, listener):
+def run(study, trials, trainer, observer):
     meter = FakeMeter()
     with study.locked():
-        runner = Runner(study, Path("data.yaml"), trainer, listener, meter=meter)
+        runner = Runner(study, Path("data.yaml"), trainer, observer, meter=meter)
         plan(study, trials)
         found = search(study, [runner])
     return found, meter

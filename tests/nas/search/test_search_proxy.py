@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nas.search.next_step
-from nas.bank.jobs import AGAIN
+from nas.bank.jobs import CONTROL
 from nas.errors import ProxyFailure, StudyError
 from nas.report.ranking_notes import ranking_notes
 from nas.space.space_file import read_space
@@ -31,24 +31,24 @@ def asked(trainer) -> list[tuple[str, str]]:
 
 def test_baseline_is_trained_once_and_kept(run, make_study):
     study = make_study(init="baseline", base_epochs=7)
-    _, listener, trainer = run(study, 2)
-    assert listener.said[0] == "baseline training of 7"
+    _, observer, trainer = run(study, 2)
+    assert observer.said[0] == "baseline training of 7"
     assert trainer.jobs[0].recipe.init == "scratch"
     assert trainer.jobs[0].recipe.lr0 == study.settings.recipe.base_lr0
     weights = trainer.jobs[0].save
     assert [j.init for j in trainer.jobs] == [None, weights, weights]
     assert len(study.baseline_training) == 7
-    _, listener, trainer = run(study, 1)
+    _, observer, trainer = run(study, 1)
     assert all(j.init == weights and not j.save for j in trainer.jobs)
     Path(weights).unlink()
-    _, listener, trainer = run(study, 1)
-    assert listener.said[0] == "baseline training of 7"
+    _, observer, trainer = run(study, 1)
+    assert observer.said[0] == "baseline training of 7"
 
 
 def test_the_score_that_ranks_is_the_settings_own(run, make_study):
     study = make_study(changes={"score": "map_average"})
     trials, _, trainer = run(study, 2)
-    assert [t.map for t in trials] == [t.map for t in Study.load(study.place).trials()] == [0.40625, 0.40625]
+    assert [t.map for t in trials] == [t.map for t in Study.load(study.location).trials()] == [0.40625, 0.40625]
     assert trials[1].map_per_gflop == 0.40625 / 9
     assert all(job.average for job in trainer.jobs)
     _, _, trainer = run(make_study(name="last", changes={"score": "map_last"}), 2)
@@ -75,7 +75,7 @@ def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]
     study.settings = replace(study.settings, sampler="nsga2")
     study.keep_settings()
-    assert Study.load(study.place).settings == study.settings
+    assert Study.load(study.location).settings == study.settings
     assert study.settings.sampler == "nsga2"
 
 
@@ -90,8 +90,8 @@ def test_nothing_is_trained_without_epochs(run, make_study):
 
 def test_a_variant_inherits_the_baseline_and_its_swaps_from_the_bank(run, make_study):
     study = make_study(init="bank", base_epochs=7, bank_epochs=3)
-    trials, listener, trainer = run(study, 6)
-    assert listener.said[:3] == ["baseline training of 7", "distilling 4", "step 1 of 1"]
+    trials, observer, trainer = run(study, 6)
+    assert observer.said[:3] == ["baseline training of 7", "distilling 4", "step 1 of 1"]
     (job,) = trainer.distillations
     assert (job.proxy.init, job.proxy.swaps, job.proxy.recipe.bank_epochs) == (trainer.jobs[0].save, (), 3)
     assert {j.init for j in trainer.jobs[1:]} == {trainer.jobs[0].save}
@@ -101,7 +101,7 @@ def test_a_variant_inherits_the_baseline_and_its_swaps_from_the_bank(run, make_s
     by_swaps = {t.variant.describe(): t.distillation for t in trials}
     assert (by_swaps["baseline"], by_swaps["neck.up_p4=CARAFE"], by_swaps["neck.up_p3=CARAFE"]) == (None, 0.3, 0.5)
     assert trials[5].distillation == 0.5
-    assert Study.load(study.place).bank == {
+    assert Study.load(study.location).bank == {
         "folder": job.folder,
         "teacher_map": 0.4,
         "drops": {"neck.up_p4": 0.2, "neck.up_p3": 0.2},
@@ -113,8 +113,8 @@ def test_a_variant_inherits_the_baseline_and_its_swaps_from_the_bank(run, make_s
 def test_a_second_study_trains_no_baseline_and_distils_nothing(run, make_study):
     _, _, first = run(make_study(init="bank", base_epochs=7), 2)
     second = make_study(name="second", init="bank", base_epochs=7)
-    trials, listener, trainer = run(second, 2)
-    assert listener.said[0] == "1/2 baseline"
+    trials, observer, trainer = run(second, 2)
+    assert observer.said[0] == "1/2 baseline"
     assert trainer.distillations == []
     assert [(j.init, j.overlay, j.save) for j in trainer.jobs] == [(j.init, j.overlay, j.save) for j in first.jobs[1:]]
     assert trials[1].distillation == 0.3
@@ -148,13 +148,13 @@ def test_what_decides_weights_is_in_their_names(run, make_study, changes, recipe
 def test_a_bank_grows_with_its_space(run, make_study):
     small = read_space("slots: {neck.up_p4: [CARAFE], neck.c2f_p4: [C2f_SPConv]}", "s.yaml", "s")
     _, _, first = run(make_study(small, init="bank", base_epochs=7), 2)
-    assert asked(first) == [("neck.up_p4", "CARAFE"), ("neck.c2f_p4", "C2f_SPConv"), ("neck.c2f_p4", AGAIN)]
+    assert asked(first) == [("neck.up_p4", "CARAFE"), ("neck.c2f_p4", "C2f_SPConv"), ("neck.c2f_p4", CONTROL)]
     large = read_space(
         "slots: {neck.up_p4: [CARAFE, DySample], neck.c2f_p4: [C2f_SPConv], neck.down_n4: [SPConv]}", "l.yaml", "l"
     )
-    _, listener, trainer = run(make_study(large, name="large", init="bank", base_epochs=7), 5)
-    assert listener.said[0] == "distilling 3"
-    assert asked(trainer) == [("neck.up_p4", "DySample"), ("neck.down_n4", "SPConv"), ("neck.down_n4", AGAIN)]
+    _, observer, trainer = run(make_study(large, name="large", init="bank", base_epochs=7), 5)
+    assert observer.said[0] == "distilling 3"
+    assert asked(trainer) == [("neck.up_p4", "DySample"), ("neck.down_n4", "SPConv"), ("neck.down_n4", CONTROL)]
     assert trainer.distillations[0].folder == first.distillations[0].folder
     assert {Path(f).read_text() for j in trainer.jobs for f in j.overlay} == {
         "neck.up_p4=CARAFE", "neck.up_p4=DySample", "neck.c2f_p4=C2f_SPConv", "neck.down_n4=SPConv",
@@ -169,9 +169,9 @@ def test_what_another_space_could_not_make_does_not_concern_this_one(run, make_s
     diverge = ("neck.c2f_p4=C2f_SPConv", "neck.up_p4=DySample")
     run(make_study(other, name="other", init="bank", base_epochs=7), 2, fake_trainer(diverge=diverge))
     study = make_study(read_space("slots: {neck.up_p4: [CARAFE]}", "s.yaml", "s"), init="bank", base_epochs=7)
-    trials, listener, trainer = run(study, 2)
+    trials, observer, trainer = run(study, 2)
     assert asked(trainer) == []
-    assert not any("kept out" in text for text in [*listener.said, *ranking_notes(study)])
+    assert not any("kept out" in text for text in [*observer.said, *ranking_notes(study)])
     assert len(trials) == 2
 
 
@@ -187,25 +187,25 @@ def test_a_candidate_that_failed_is_kept_out_of_the_search(run, make_study, fake
     space = read_space(MIXED, "m.yaml", "m")
     study = make_study(space, init="bank", base_epochs=7)
     broken = f"{TIED[2]}=C2f_DCNv4"
-    trials, listener, trainer = run(study, 50, fake_trainer(diverge=(broken,)))
-    told = f"kept out of the search: {broken}: its distillation diverged"
-    assert told in listener.said
-    assert told in ranking_notes(Study.load(study.place))
+    trials, observer, trainer = run(study, 50, fake_trainer(diverge=(broken,)))
+    recorder = f"kept out of the search: {broken}: its distillation diverged"
+    assert recorder in observer.said
+    assert recorder in ranking_notes(Study.load(study.location))
     assert {t.assignment["neck.c2f_*"] for t in trials} == {"keep", "C2f_SPConv"}
     assert len(trials) == 4
-    assert listener.said[-1] == "every variant of the space has been tried: the search ends after 4 trials"
+    assert observer.said[-1] == "every variant of the space has been tried: the search ends after 4 trials"
     assert study.settings.space == space  # a resumed study has to be the same
-    _, listener, trainer = run(study, 5)
-    assert told in listener.said
+    _, observer, trainer = run(study, 5)
+    assert recorder in observer.said
     assert (trainer.jobs, trainer.distillations) == ([], [])
 
 
 def test_a_control_that_failed_keeps_nothing_out(run, make_study, fake_trainer):
     space = read_space(MIXED, "m.yaml", "m")
     study = make_study(space, init="bank", base_epochs=7)
-    trials, listener, _ = run(study, 50, fake_trainer(diverge=(f"{TIED[0]}={AGAIN}",)))
+    trials, observer, _ = run(study, 50, fake_trainer(diverge=(f"{TIED[0]}={CONTROL}",)))
     assert len(trials) == space.size
-    assert not any("kept out" in text for text in [*listener.said, *ranking_notes(study)])
+    assert not any("kept out" in text for text in [*observer.said, *ranking_notes(study)])
 
 
 def test_a_baseline_that_has_not_learnt_teaches_nothing(run, make_study, fake_trainer):
@@ -218,7 +218,7 @@ def test_a_baseline_that_has_not_learnt_teaches_nothing(run, make_study, fake_tr
     with pytest.raises(StudyError, match=r"has not learnt \(mAP50-95 0.020 after 1 epochs\).*--base-epochs.*--weights"):
         run(study, 3, trainer)
     assert (len(trainer.jobs), trainer.distillations, study.trials()) == (1, [], [])
-    assert study.is_barren
+    assert study.has_no_results
     run(make_study(name="plain", init="baseline", base_epochs=1), 1, Dull())  # which may inherit it
 
 
@@ -250,8 +250,8 @@ def test_killed_while_distilling(run, make_study, fake_trainer):
     study = make_study(init="bank", base_epochs=7)
     with pytest.raises(SystemExit):
         run(study, 3, Dies())
-    trials, listener, _ = run(study, 3)
-    assert listener.said[0] == "distilling 4"  # the baseline is there
+    trials, observer, _ = run(study, 3)
+    assert observer.said[0] == "distilling 4"  # the baseline is there
     assert [t.status for t in trials] == ["done"] * 3
 
 
@@ -259,7 +259,7 @@ def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_traine
     """As on a second machine that shares no folder, where the baseline is trained again, and comes out otherwise."""
     study = make_study(init="bank", base_epochs=7)
     run(study, 2)
-    (file,) = study.place.weights.glob("baseline-*.json")
+    (file,) = study.location.weights.glob("baseline-*.json")
     file.unlink()
     run(study, 1)  # the same to the last digit is the same
 
@@ -285,7 +285,7 @@ def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer
 
     study = make_study(init="bank", base_epochs=3)
     study.ask_for_seeds(1, Confirm(1, 2))
-    trials, listener, _ = run(study, 4, Raises())
+    trials, observer, _ = run(study, 4, Raises())
     failed = [t for t in trials if t.status == "failed"]
     assert [(t.seed, t.failure.startswith("error: bank of seed 1: ")) for t in failed] == [(1, True)]
-    assert any("shows whether this machine is why" in said for said in listener.said)
+    assert any("shows whether this machine is why" in said for said in observer.said)

@@ -38,12 +38,12 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(shared_stud
         def run(self, job, on_epoch=None):
             raise ProxyFailure("error", "CUDA error")
 
-    other = Study.load(shared_study.place)
+    other = Study.load(shared_study.location)
     with pytest.raises(StudyError, match=r"2 trainings have failed in a row here, .*baseline \(error: CUDA error\)"):
         search(other, [Runner(other, Path("d"), Broken(), Quiet())])
     wait.set()
     first.join(WAIT_S)
-    status = [t.status for t in Study.load(shared_study.place).trials()]
+    status = [t.status for t in Study.load(shared_study.location).trials()]
     assert status.count("interrupted") == 2
     assert status.count("failed") == 0
     assert len({t.variant for t in shared_study.trials() if t.status == "done"}) == 3

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nas.calibration.result import ANSWER_FILE, SCHEMA, load_answer
+from nas.calibration.result import RESULT_FILE, SCHEMA, load_result
 from nas.errors import StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
-from nas.study.settings import EACH, ONE
+from nas.study.settings import PER_SEED, SHARED
 from nas.study.study import Study
 from nas.training.recipe import SCRATCH_LR0, Recipe
 
@@ -37,7 +37,7 @@ def calibration(**changes) -> dict:
 
 def write(body: object, folder: Path = Path("studies/good.calibration")) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ANSWER_FILE
+    file = folder / RESULT_FILE
     file.write_text(body if isinstance(body, str) else json.dumps(body))
     return file
 
@@ -53,9 +53,9 @@ def test_the_recipe_and_the_score_of_a_calibration(begin):
     ):  # fmt: skip
         assert getattr(recipe, key) == getattr(theirs, key), key
     assert (settings.score, settings.error) == ("map_average", 0.002)
-    assert settings.answer["spearman_interval"] == [0.5, 0.9]
-    assert settings.answer["on"] == "9 variants of seeds on /a.yaml"
-    assert Study.load(session.study.place).settings == settings
+    assert settings.calibrated["spearman_interval"] == [0.5, 0.9]
+    assert settings.calibrated["on"] == "9 variants of seeds on /a.yaml"
+    assert Study.load(session.study.location).settings == settings
     for k, text in enumerate((str(file), str(file.parent))):
         assert recipe_of(begin(proxy=text, study=f"again{k}")) == recipe
 
@@ -63,7 +63,7 @@ def test_the_recipe_and_the_score_of_a_calibration(begin):
 def test_given_options_win_over_a_calibration(begin):
     write(calibration())
     session = begin(proxy="good", epochs=6, imgsz=64, batch=4, base_epochs=9, bank_epochs=3)
-    departures = session.study.settings.answer["departures"]
+    departures = session.study.settings.calibrated["departures"]
     assert any(line.endswith("not 6") for line in departures)
     assert any("imgsz" in line for line in departures)
     recipe = recipe_of(session)
@@ -81,7 +81,7 @@ def test_the_precision_of_a_calibration_is_kept_and_another_is_a_departure(begin
     write(calibration(recipe=replace(CALIBRATED, device="cpu", amp="bf16").to_json()))
     session = begin(proxy="good", amp=given)
     assert recipe_of(session).amp == expected
-    found = session.study.settings.answer["departures"]
+    found = session.study.settings.calibrated["departures"]
     assert [line for line in found if line.startswith("amp")] == departures
 
 
@@ -89,7 +89,7 @@ def test_a_calibration_of_a_gpu_in_bfloat16_says_less_of_a_cpu_in_float32(begin)
     write(calibration(recipe=replace(CALIBRATED, amp="bf16").to_json()))
     session = begin(proxy="good")
     assert recipe_of(session).amp is False
-    assert "amp: 'bf16', not False" in session.study.settings.answer["departures"]
+    assert "amp: 'bf16', not False" in session.study.settings.calibrated["departures"]
 
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
@@ -138,9 +138,9 @@ def test_a_calibration_that_is_none(begin, tmp_path, body, words):
 
 
 def test_an_answer_without_an_interval(begin):
-    answer = load_answer(write(calibration(spearman_interval=None)))
-    assert answer.spearman_interval is None
-    assert json.loads(answer.to_json())["spearman_interval"] is None
+    calibrated = load_result(write(calibration(spearman_interval=None)))
+    assert calibrated.spearman_interval is None
+    assert json.loads(calibrated.to_json())["spearman_interval"] is None
 
 
 def test_a_study_on_a_calibration_is_resumed_with_and_without_it(begin, finish_a_trial):
@@ -167,25 +167,25 @@ def test_a_study_without_a_calibration_takes_none_later(begin, words, finish_a_t
 def test_a_calibrated_proxy_that_inherits_nothing_has_no_baselines(begin):
     """Those that it was compared with had one for each seed; that says nothing of this one's error."""
     body = calibration(recipe=replace(CALIBRATED, init="scratch").to_json())
-    body["calibration"]["baselines"] = EACH
+    body["calibration"]["baselines"] = PER_SEED
     write(body)
     settings = begin(study="a", proxy="good").study.settings
-    assert (settings.baselines, settings.error) == (ONE, 0.002)
+    assert (settings.baselines, settings.error) == (SHARED, 0.002)
 
 
-@pytest.mark.parametrize(("measured", "other"), [(ONE, EACH), (EACH, ONE)])
+@pytest.mark.parametrize(("measured", "other"), [(SHARED, PER_SEED), (PER_SEED, SHARED)])
 def test_a_study_has_as_many_trained_baselines_as_its_calibration(begin, measured, other):
     """Unless it is told otherwise: then what the calibration says of the error does not hold."""
     body = calibration()
-    if measured == EACH:  # those that do not say had one
-        body["calibration"]["baselines"] = EACH
+    if measured == PER_SEED:  # those that do not say had one
+        body["calibration"]["baselines"] = PER_SEED
     write(body)
     settings = begin(study="a", proxy="good").study.settings
     assert (settings.baselines, settings.error) == (measured, 0.002)
-    assert not any("baselines" in line for line in settings.answer["departures"])
-    assert begin(study="b", proxy="good", baseline_per_seed=measured == EACH).study.settings.error == 0.002
-    settings = begin(study="c", proxy="good", baseline_per_seed=other == EACH).study.settings
-    assert settings.answer["departures"][-1] == f"trained baselines: {measured}, not {other}"
+    assert not any("baselines" in line for line in settings.calibrated["departures"])
+    assert begin(study="b", proxy="good", baseline_per_seed=measured == PER_SEED).study.settings.error == 0.002
+    settings = begin(study="c", proxy="good", baseline_per_seed=other == PER_SEED).study.settings
+    assert settings.calibrated["departures"][-1] == f"trained baselines: {measured}, not {other}"
     assert (settings.baselines, settings.prior, settings.error) == (other, None, None)
 
 
@@ -195,7 +195,7 @@ def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_tria
     assert begin(study="a", proxy="good").news == ""
     write(calibration(error=0.004))
     session = begin(study="a", proxy="good")
-    assert Study.load(session.study.place).settings.error == 0.002
+    assert Study.load(session.study.location).settings.error == 0.002
     assert "calibration: intervals and verdicts go by what it says now" in run_what_is_left(session)[0]
-    assert Study.load(session.study.place).settings.error == 0.004
+    assert Study.load(session.study.location).settings.error == 0.004
     assert begin(study="a").study.settings.error == 0.004

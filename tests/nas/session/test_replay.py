@@ -15,7 +15,7 @@ from nas.samplers import SAMPLERS
 from nas.search.table import Replay, Table, export, read_table, write_table
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
 from nas.study.trial import Trial
@@ -44,7 +44,7 @@ def finished(folder: Path, space: SearchSpace = SPACE, latency: bool = True) -> 
         versions=current_versions(),
         latency_on="this machine" if latency else "",
     )
-    study = Study.create(place("whole", f"sqlite:///{folder / 'whole.db'}"), made, 25)
+    study = Study.create(locate("whole", f"sqlite:///{folder / 'whole.db'}"), made, 25)
     for assignment in list(space.assignments())[:-2]:
         swaps = len(space.variant(assignment).swaps)
         handle = study.start(Trial(-1, space.variant(assignment), assignment, "running", seed=5, score="map_last"))
@@ -122,7 +122,7 @@ def test_a_replay_is_gone_on_with_and_says_that_it_is_one(table):
     assert run.exit_code == 0
     assert "by sampler random, seed 5; nothing is trained" in run.stderr
     assert "Replay: nothing was trained" in run.stdout
-    study = Study.load(place("t-replay", None))
+    study = Study.load(locate("t-replay", None))
     assert (sum(t.spent for t in study.trials()), study.settings.sampler) == (5, "random")
     run = nas("search", "--study", "t-replay", "--trials", "2")
     assert (run.exit_code, "replays a table: give it by --replay TABLE" in run.stderr) == (1, True)
@@ -173,7 +173,7 @@ def test_the_command_exports(table):
 
 def test_a_study_without_a_finished_trial_has_no_table(tmp_path):
     study = finished(tmp_path)
-    empty = Study.create(place("empty", f"sqlite:///{tmp_path / 'empty.db'}"), study.settings, 3)
+    empty = Study.create(locate("empty", f"sqlite:///{tmp_path / 'empty.db'}"), study.settings, 3)
     with pytest.raises(StudyError, match="'empty' has no finished trial"):
         export(empty)
 

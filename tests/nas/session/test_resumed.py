@@ -7,7 +7,7 @@ import pytest
 from nas.errors import NasError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
-from nas.study.settings import EACH, ONE
+from nas.study.settings import PER_SEED, SHARED
 from nas.study.study import Study
 from nas.training.recipe import SCRATCH_LR0, Recipe
 from nas.training.scores import EpochScore
@@ -132,7 +132,7 @@ def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_da
     assert session.news == "nothing had come of 'a', so it is begun anew; before:\n  recipe: batch: 16, not 4"
     barren(study)
     assert recipe_of(begin(study="a", space=None, data=None, trials=9, init="scratch")).batch == 4  # and once more
-    assert Study.load(study.place).target == 9
+    assert Study.load(study.location).target == 9
 
 
 def test_another_start_brings_what_goes_with_it(begin):
@@ -193,8 +193,8 @@ def test_an_older_study_that_is_begun_anew_stays_as_it_was(begin, monkeypatch):
 
 def test_what_was_asked_for_can_be_taken_back(begin):
     barren(begin(study="a", baseline_per_seed=True).study)
-    assert begin(study="a", space=None).study.settings.baselines == EACH
-    assert begin(study="a", space=None, baseline_per_seed=False, init="scratch").study.settings.baselines == ONE
+    assert begin(study="a", space=None).study.settings.baselines == PER_SEED
+    assert begin(study="a", space=None, baseline_per_seed=False, init="scratch").study.settings.baselines == SHARED
 
 
 def test_nothing_is_begun_anew_under_a_search_that_works(begin):

@@ -13,7 +13,7 @@ from nas.model.latency import machine
 from nas.session.search import Session, hint_of
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
-from nas.study.settings import EACH, ONE
+from nas.study.settings import PER_SEED, SHARED
 from nas.study.study import Study
 from nas.training.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe, digest_of
 
@@ -36,10 +36,10 @@ def test_these_are_the_options_of_the_command(options):
         (1, 8, {"latency_on": "this machine"}, ""),  # trainings beside each other would disturb what is timed
     ],
 )
-def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, told):
+def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, recorder):
     hint = hint_of(replace(begin().study.settings, **changes), workers, cores)
-    assert hint.startswith(told)
-    assert bool(hint) == bool(told)
+    assert hint.startswith(recorder)
+    assert bool(hint) == bool(recorder)
 
 
 def test_a_bank_unless_told_otherwise(begin):
@@ -53,8 +53,8 @@ def test_a_bank_unless_told_otherwise(begin):
         0.0,
         0.0,
     )
-    assert (settings.score, settings.calibration, settings.error, settings.answer) == ("map_last", "", None, {})
-    assert Study.load(session.study.place).settings == settings
+    assert (settings.score, settings.calibration, settings.error, settings.calibrated) == ("map_last", "", None, {})
+    assert Study.load(session.study.location).settings == settings
     assert session.study.target == 7  # the baseline and every swap alone
 
 
@@ -80,7 +80,7 @@ def test_every_option_arrives(begin, tmp_path):
     assert recipe.base_lr0 == FINE_TUNE_LR0  # the baseline goes on from them
     assert (settings.space.scale, settings.seed, settings.floor, session.study.target) == ("s", 9, 0.5, 5)
     assert dict(settings.space.limits) == {"max_gflops": 30.0, "max_params": 2e7}
-    assert (session.study.place.name, session.study.place.file) == ("x", tmp_path / "other.db")
+    assert (session.study.location.name, session.study.location.file) == ("x", tmp_path / "other.db")
 
 
 def test_a_file_to_inherit_from(begin, tmp_path):
@@ -125,10 +125,10 @@ def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial, run_what_i
     finish_a_trial(begin(study="a", sampler="tpe", trials=1, confirm=Confirm()).study)
     assert begin(study="a").study.settings.sampler == "tpe"
     session = begin(study="a", sampler="random")
-    assert Study.load(session.study.place).settings.sampler == "tpe"  # written down by the search, which is alone
-    told = run_what_is_left(session)
-    assert told[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
-    assert Study.load(session.study.place).settings.sampler == "random"
+    assert Study.load(session.study.location).settings.sampler == "tpe"  # written down by the search, which is alone
+    recorder = run_what_is_left(session)
+    assert recorder[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
+    assert Study.load(session.study.location).settings.sampler == "random"
 
 
 def test_another_objective_or_machine_may_not_go_on(begin, monkeypatch, finish_a_trial):
@@ -150,9 +150,9 @@ def test_a_refusal_holds_for_a_study_that_is_resumed(begin, finish_a_trial):
 
 
 def test_every_seed_has_a_baseline_unless_told_otherwise(begin, finish_a_trial):
-    assert begin().study.settings.baselines == EACH
+    assert begin().study.settings.baselines == PER_SEED
     finish_a_trial(begin(study="one", baseline_per_seed=False).study)
-    assert begin(study="one", space=None).study.settings.baselines == ONE
+    assert begin(study="one", space=None).study.settings.baselines == SHARED
     with pytest.raises(StudyError, match="trained baselines: one, not one for each seed"):
         begin(study="one", baseline_per_seed=True)
 
@@ -160,7 +160,7 @@ def test_every_seed_has_a_baseline_unless_told_otherwise(begin, finish_a_trial):
 @pytest.mark.parametrize("options", [{"init": "scratch"}, {"weights": "w.pt", "base_epochs": 0}, {"init": "w.pt"}])
 def test_what_is_given_is_one_for_all(begin, tmp_path, options):
     (tmp_path / "w.pt").write_bytes(b"weights")
-    assert begin(**options).study.settings.baselines == ONE
+    assert begin(**options).study.settings.baselines == SHARED
 
 
 @pytest.mark.parametrize(

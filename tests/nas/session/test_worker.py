@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import nas.session.worker
 from nas.cli import cli
 from nas.errors import StudyError
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.study import Study
 
 TINY = ["--epochs", "1", "--imgsz", "64", "--batch", "8", "--init", "scratch", "--device", "cpu", "--confirm", "0"]
@@ -36,7 +36,7 @@ def asked(tiny_data, nas_cli, tmp_path, monkeypatch):
             storage = ["--storage", url] if url else []
             done = nas_cli("search", "quick", "--data", tiny_data, "--study", "t", "--trials", "3", *TINY, *storage)
             assert done.exit_code == 0, done.output
-        return Study.load(place("t", url))
+        return Study.load(locate("t", url))
 
     return made
 
@@ -139,7 +139,7 @@ def test_a_replayed_table_has_nothing_to_train(asked, nas_cli, tmp_path, monkeyp
     study = asked()
     monkeypatch.setattr("nas.study.settings.Settings.from_json", _with_table(study))
     with pytest.raises(StudyError, match="the study 't' replays a table: there is nothing to train"):
-        nas.session.worker.Joining.open(tmp_path, study.place, data=None, workers=1, wait=0)
+        nas.session.worker.Joining.open(tmp_path, study.location, data=None, workers=1, wait=0)
 
 
 def _with_table(study):

@@ -14,9 +14,9 @@ import nas.study.leases
 from nas.errors import StudyError
 from nas.locks import awaited, private_folder
 from nas.ranking.race import rules_of
-from nas.search.next_step import next_turn
+from nas.search.next_step import decide
 from nas.study.leases import LeaseLost, ServerLeases, alone_at
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.running_trial import TAKEN_OVER
 from nas.study.study import Study
 from nas.study.trial import DIED, DIED_OFTEN, Trial
@@ -51,12 +51,12 @@ def test_only_one_has_its_turn(storage_url, make_shared):
             patch.setattr(nas.study.leases, "_TURN_S", 1.0)
             with (
                 pytest.raises(StudyError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
-                alone_at(study.place),
+                alone_at(study.location),
             ):
                 pass
         other.kill()  # its turn goes with it
         other.wait()
-        with alone_at(study.place):
+        with alone_at(study.location):
             pass
 
 
@@ -71,17 +71,17 @@ def test_what_a_dead_worker_had_is_tried_again_and_no_more_than_twice(tmp_path, 
     make_shared(url)
     swap = {"neck.up_p4": "CARAFE"}
     for again in range(3):
-        study = Study.load(place("k", url))
+        study = Study.load(locate("k", url))
         begin(study, swap).report(EpochScore(3, 2.0, 0.1))
         study.take_over()
         assert study.trials()[-1].status == "running"  # it is there
         gone(study)
-        other = Study.load(place("k", url))
+        other = Study.load(locate("k", url))
         assert other.take_over() == 1
         expected = ("interrupted", DIED) if again < 2 else ("failed", DIED_OFTEN)
         assert (other.trials()[-1].status, other.trials()[-1].failure) == expected
         if again < 2:
-            turn = next_turn(other.trials(), other.settings.space, other.settings, rules_of(other), 1)
+            turn = decide(other.trials(), other.settings.space, other.settings, rules_of(other), 1)
             assert turn.job.assignment == other.trials()[-1].assignment
         gone(other)
 
@@ -90,10 +90,10 @@ def test_coming_further_counts(tmp_path, make_shared):
     url = f"sqlite:///{tmp_path / 'a.db'}"
     make_shared(url)
     for epoch in range(4):
-        study = Study.load(place("k", url))
+        study = Study.load(locate("k", url))
         begin(study, {"neck.up_p4": "CARAFE"}).report(EpochScore(epoch, 2.0, 0.1))
         gone(study)
-        assert Study.load(place("k", url)).take_over() == 1
+        assert Study.load(locate("k", url)).take_over() == 1
     assert {t.failure for t in study.trials()} == {DIED}
 
 
@@ -101,17 +101,17 @@ def test_who_dies_while_a_baseline_is_made_has_not_died_of_the_variant(tmp_path,
     url = f"sqlite:///{tmp_path / 'a.db'}"
     make_shared(url)
     for _ in range(5):
-        study = Study.load(place("k", url))
+        study = Study.load(locate("k", url))
         begin(study, {"neck.up_p4": "CARAFE"}).preparing().__enter__()
         gone(study)
-        assert Study.load(place("k", url)).take_over() == 1
+        assert Study.load(locate("k", url)).take_over() == 1
     assert {t.failure for t in study.trials()} == {DIED}
     for again in range(3):
-        study = Study.load(place("k", url))
+        study = Study.load(locate("k", url))
         with (handle := begin(study, {"neck.up_p4": "CARAFE"})).preparing():
             pass
         gone(study)
-        assert Study.load(place("k", url)).take_over() == 1
+        assert Study.load(locate("k", url)).take_over() == 1
         assert handle.trial.status == "running"
         assert study.trials()[-1].failure == (DIED if again < 2 else DIED_OFTEN)
 
@@ -124,7 +124,7 @@ def test_an_end_on_record_is_told(tmp_path, make_shared, monkeypatch):
         with pytest.raises(SystemExit):
             handle.end(status="done", gflops=8.0, curve=SEEN)
     gone(study)
-    other = Study.load(study.place)
+    other = Study.load(study.location)
     assert other.take_over() == 0
     assert [t.status for t in other.trials()] == ["done"]
 
@@ -133,10 +133,10 @@ def test_who_was_taken_for_dead_hears_of_it(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     handle = begin(study)
     gone(study)
-    Study.load(study.place).take_over()
+    Study.load(study.location).take_over()
     ended = handle.end(status="done", gflops=8.0, curve=SEEN)
     assert (ended.status, ended.failure) == ("interrupted", TAKEN_OVER)
-    assert [t.status for t in Study.load(study.place).trials()] == ["interrupted"]
+    assert [t.status for t in Study.load(study.location).trials()] == ["interrupted"]
 
 
 def test_an_end_that_is_stored_twice_is_one(storage_url, make_shared):
@@ -149,7 +149,7 @@ def test_a_count_that_stands_still_is_watched_by_the_onlookers_own_clock(databas
     study = make_shared(database)
     clock = [1000.0]
     monkeypatch.setattr(nas.study.leases.time, "monotonic", lambda: clock[0])
-    leases = ServerLeases(study.place, lambda *_: None, dict)
+    leases = ServerLeases(study.location, lambda *_: None, dict)
 
     def is_gone_after(seconds: float, beat: int) -> bool:
         clock[0] += seconds
@@ -186,7 +186,7 @@ def test_an_older_trial_without_an_owner_is_nobodys(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     assert study.leases.is_gone(1, "", 0)
     assert study.leases.is_gone(1, "host-1-abc", 0)
-    other = Study.load(study.place)
+    other = Study.load(study.location)
     assert not study.leases.is_gone(1, other.leases.owner, 0)
 
 
@@ -196,7 +196,7 @@ def test_a_trial_of_ones_own_that_nobody_handles_is_nobodys(storage_url, make_sh
     begin(study)
     assert study.take_over() == 0
     (trial,) = study._inner.get_trials(deepcopy=False)
-    study.leases.let_go(trial._trial_id)
+    study.leases.release(trial._trial_id)
     assert study.take_over() == 1
     assert [t.status for t in study.trials()] == ["interrupted"]
 
@@ -209,7 +209,7 @@ def test_a_file_is_the_same_however_its_path_is_written(tmp_path, make_shared, m
     handle = begin(study)
     (tmp_path / "link.db").symlink_to(tmp_path / "studies" / "k.db")
     for path in ("studies/k.db", f"{tmp_path}/studies/k.db", f"{tmp_path}/studies/../studies/k.db", "link.db"):
-        other = Study.load(place("k", f"sqlite:///{path}"))
+        other = Study.load(locate("k", f"sqlite:///{path}"))
         assert other.take_over() == 0
         with pytest.raises(StudyError, match="another search works on"), study.locked(), other.locked():
             pass
@@ -218,11 +218,11 @@ def test_a_file_is_the_same_however_its_path_is_written(tmp_path, make_shared, m
 
 def test_a_study_is_not_begun_anew_under_a_worker(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
-    worker = Study.load(study.place)
+    worker = Study.load(study.location)
     assert worker.leases.owner
     with pytest.raises(StudyError, match="a worker is at work on the study 'k', which cannot be begun anew"):
         study.replaced(study.settings, 5)
-    assert Study.load(study.place).target != 5
+    assert Study.load(study.location).target != 5
     gone(worker)
     assert study.replaced(study.settings, 5).target == 5
 
@@ -239,11 +239,11 @@ def test_a_study_that_was_cut_short_before_its_settings_is_none(storage_url, ins
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "set_user_attr", dies)
         with pytest.raises(Killed):
-            Study.create(place("k", storage_url), instant_settings, 3)
-    assert not Study.exists(place("k", storage_url))
-    assert not Study.is_made(place("k", storage_url))
-    assert Study.create(place("k", storage_url), instant_settings, 7).target == 7
-    assert Study.is_made(place("k", storage_url))
+            Study.create(locate("k", storage_url), instant_settings, 3)
+    assert not Study.exists(locate("k", storage_url))
+    assert not Study.is_made(locate("k", storage_url))
+    assert Study.create(locate("k", storage_url), instant_settings, 7).target == 7
+    assert Study.is_made(locate("k", storage_url))
 
 
 def test_a_private_folder_outlives_nobody(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import nas.study.storage
 from nas.errors import StudyError
 from nas.study.catalog import copy_study, list_studies
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
@@ -28,23 +28,23 @@ def finish_one(study: Study) -> Trial:
 
 
 def test_a_study_round_trips(storage_url, make_shared):
-    assert not Study.exists(place("k", storage_url))
+    assert not Study.exists(locate("k", storage_url))
     study = make_shared(storage_url, trials=7)
     ended = finish_one(study)
-    assert Study.exists(study.place)
-    read = Study.load(place("k", storage_url), write=True)
+    assert Study.exists(study.location)
+    read = Study.load(locate("k", storage_url), write=True)
     assert (read.settings, read.trials(), read.target) == (study.settings, [ended], 7)
-    assert [s.place.name for s in list_studies(storage_url)[0]] == ["k"]
+    assert [s.location.name for s in list_studies(storage_url)[0]] == ["k"]
     with pytest.raises(StudyError, match="holds no study 'other'"):
-        Study.load(place("other", storage_url))
+        Study.load(locate("other", storage_url))
     with pytest.raises(StudyError, match="holds a study 'k' already"):
         make_shared(storage_url)
 
 
 def test_looking_makes_no_tables(database, postgres):
-    assert not Study.exists(place("k", database))
+    assert not Study.exists(locate("k", database))
     with pytest.raises(StudyError, match="holds no study 'k'"):
-        Study.load(place("k", database))
+        Study.load(locate("k", database))
     assert list_studies(database) == ([], [])
     import psycopg
 
@@ -56,27 +56,27 @@ def test_a_study_moves_to_a_server_and_back(database, make_shared, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     here = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     ended = finish_one(here)
-    there = copy_study(here, place("k", database))
+    there = copy_study(here, locate("k", database))
     assert (there.settings, there.trials(), there.target, there.confirm) == (
         here.settings, [ended], here.target, here.confirm,
     )  # fmt: skip
-    back = copy_study(there, place("again", f"sqlite:///{tmp_path / 'b.db'}"))
+    back = copy_study(there, locate("again", f"sqlite:///{tmp_path / 'b.db'}"))
     assert back.trials() == [ended]
     assert finish_one(back).number == 1
     with pytest.raises(StudyError, match=r"holds a study 'k' already; --as gives the copy another name"):
-        copy_study(here, place("k", database))
+        copy_study(here, locate("k", database))
 
 
 def test_a_study_that_is_worked_on_is_not_copied(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     study.start(Trial(-1, study.settings.space.variant({}), study.settings.space.baseline(), "running"))
     with pytest.raises(StudyError, match="runs of the study 'k' are not finished; copy it when"):
-        copy_study(Study.load(study.place), place("k", f"sqlite:///{tmp_path / 'b.db'}"))
+        copy_study(Study.load(study.location), locate("k", f"sqlite:///{tmp_path / 'b.db'}"))
 
 
 def test_a_password_is_never_shown(database, make_shared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    where = place("k", database)
+    where = locate("k", database)
     assert "secret" in where.url
     assert "secret" not in where.shown + str(where.folder) + str(where.weights)
     assert (str(where.folder), str(where.weights)) == ("studies/k.server", "studies/weights")
@@ -98,19 +98,19 @@ def test_a_password_is_never_shown(database, make_shared, tmp_path, monkeypatch)
 def test_a_url_that_leads_nowhere(url, words, monkeypatch):
     monkeypatch.setattr(nas.study.storage, "PATIENCE_S", 0.0)
     with pytest.raises(StudyError, match=words):
-        Study.load(place("k", url))
+        Study.load(locate("k", url))
 
 
 def test_what_a_server_refuses(database, postgres, make_shared):
     make_shared(database)
     name = database.rsplit("/", 1)[1]
     with pytest.raises(StudyError, match=r"refuses this user or password: .*password authentication failed"):
-        Study.load(place("k", postgres.url(name, password="wrong")))
+        Study.load(locate("k", postgres.url(name, password="wrong")))
     with pytest.raises(StudyError, match=r"the server has no database 'nowhere'; make it: createdb nowhere"):
-        Study.load(place("k", postgres.url("nowhere")))
+        Study.load(locate("k", postgres.url("nowhere")))
     postgres.sql(f"CREATE ROLE reader_{name} LOGIN PASSWORD 'secret'")
     postgres.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_{name}", name)
-    reader = place("k", postgres.url(name, f"reader_{name}"))
+    reader = locate("k", postgres.url(name, f"reader_{name}"))
     assert Study.load(reader).target == 4
     with pytest.raises(StudyError, match="this user may read studies there, but not write them"):
         Study.load(reader, write=True)
@@ -130,7 +130,7 @@ def test_another_schema_of_optuna(database, postgres, make_shared):
     make_shared(database)
     postgres.sql("UPDATE alembic_version SET version_num = 'v0.9.0.a'", database.rsplit("/", 1)[1])
     with pytest.raises(StudyError, match="was made by another version of Optuna"):
-        Study.load(place("k", database))
+        Study.load(locate("k", database))
 
 
 def test_a_missing_driver_is_named(monkeypatch):
@@ -138,7 +138,7 @@ def test_a_missing_driver_is_named(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StudyError, match=r"PostgreSQL needs its driver: pip install 'swapnas\[postgres\]'"):
-        Study.load(place("k", "postgresql://me@127.0.0.1:1/a"))
+        Study.load(locate("k", "postgresql://me@127.0.0.1:1/a"))
 
 
 def test_a_server_that_is_away_for_a_while(make_shared, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_server_that_is_away_for_a_while(make_shared, monkeypatch):
         back.start()
         ended = handle.end(status="done", gflops=8.0, curve=SEEN)
         back.join()
-        assert Study.load(study.place).trials() == study.trials() == [first, ended]
+        assert Study.load(study.location).trials() == study.trials() == [first, ended]
         own.stop()
         monkeypatch.setattr(nas.study.storage, "PATIENCE_S", 1.0)
         began = time.monotonic()
@@ -182,7 +182,7 @@ def test_two_studies_made_at_once_are_one(storage_url, instant_settings, tmp_pat
     def begin() -> None:
         from nas.study.leases import alone_at
 
-        where = place("k", storage_url)
+        where = locate("k", storage_url)
         barrier.wait()
         with alone_at(where):
             found.append(None if Study.exists(where) else Study.create(where, replace(instant_settings), 4))

@@ -22,7 +22,7 @@ from nas.space.space_file import load_space
 from nas.space.variant import Variant
 from nas.study.budget import Confirm
 from nas.study.catalog import list_studies
-from nas.study.location import place
+from nas.study.location import locate
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
 from nas.study.trial import Trial
@@ -46,7 +46,7 @@ def settings(**changes) -> Settings:
 
 
 def test_settings_round_trip(tmp_path):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     Study.create(where, settings(), 3)
     assert Study.load(where).settings == settings()
     assert Study.exists(where)
@@ -92,7 +92,7 @@ def test_what_may_move_is_no_difference():
 
 
 def test_default_place():
-    where = place("blood")
+    where = locate("blood")
     assert str(where.file) == os.path.join("studies", "blood.db")
     assert str(where.folder) == os.path.join("studies", "blood")
 
@@ -100,27 +100,27 @@ def test_default_place():
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 80, "a b"])
 def test_bad_names(name):
     with pytest.raises(StudyError, match="a study cannot be called"):
-        place(name)
+        locate(name)
 
 
 @pytest.mark.parametrize("url", ["a.db", "sqlite://", "sqlite:///", "mysql://x/y"])
 def test_bad_urls(url):
     with pytest.raises(StudyError, match="cannot use the storage"):
-        place("a", url)
+        locate("a", url)
 
 
 def test_no_study(tmp_path):
     with pytest.raises(StudyError, match="does not exist"):
-        Study.load(place("a", f"sqlite:///{tmp_path / 'a.db'}"))
-    Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+        Study.load(locate("a", f"sqlite:///{tmp_path / 'a.db'}"))
+    Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     with pytest.raises(StudyError, match="holds no study 'b'"):
-        Study.load(place("b", f"sqlite:///{tmp_path / 'a.db'}"))
+        Study.load(locate("b", f"sqlite:///{tmp_path / 'a.db'}"))
     with pytest.raises(StudyError, match="holds a study 'a' already"):
-        Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+        Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
 
 
 def test_a_study_that_was_cut_short_at_birth_is_none(tmp_path):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     optuna.create_study(study_name="a", storage=where.url, direction="maximize")
     assert not Study.exists(where)
     study = Study.create(where, settings(), 7)
@@ -129,7 +129,7 @@ def test_a_study_that_was_cut_short_at_birth_is_none(tmp_path):
 
 
 def test_what_was_finished_is_not_replaced(tmp_path):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     study = Study.create(where, settings(), 3)
     variant = Variant("yolov8", "n")
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
@@ -141,26 +141,26 @@ def test_what_was_finished_is_not_replaced(tmp_path):
 
 def test_a_trained_baseline_lies_beside_the_studies(tmp_path):
     """So a study that has nothing else loses nothing with its name."""
-    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    study = Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     curve = (EpochScore(1, 0.5, 1.0), EpochScore(2, 0.5, 1.0, Validation(0.5, 0.3, 1.0)))
     study.keep_baseline_training(curve)
-    assert Study.load(study.place).baseline_training == curve
-    assert study.is_barren
+    assert Study.load(study.location).baseline_training == curve
+    assert study.has_no_results
     again = study.replaced(study.settings, 5, options={"trials": 5})
     assert (again.baseline_training, again.target, again.options) == ((), 5, {"trials": 5})
-    assert study.place.weights == tmp_path / "weights"
-    assert place("b", f"sqlite:///{tmp_path / 'b.db'}").weights == tmp_path / "weights"
-    assert place("c").weights == Path("studies") / "weights"
+    assert study.location.weights == tmp_path / "weights"
+    assert locate("b", f"sqlite:///{tmp_path / 'b.db'}").weights == tmp_path / "weights"
+    assert locate("c").weights == Path("studies") / "weights"
 
 
 def test_what_a_bank_says_is_kept(tmp_path):
-    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    study = Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     assert study.bank == {}
     made = Distilled(Candidate("neck.up_p4", "CARAFE"), "a.pt", 1.0, 0.25)
     broken = Distilled(Candidate("neck.up_p3", "CARAFE"), "", 1.0, float("nan"), "it diverged")
     candidates = {(d.candidate.slot, d.candidate.label): d for d in (made, broken)}
     study.keep_bank(SwapBank(tmp_path / "bank-1", 0.4, {"neck.up_p4": 0.2}, candidates, 5.0))
-    assert Study.load(study.place).bank == {
+    assert Study.load(study.location).bank == {
         "folder": str(tmp_path / "bank-1"),
         "teacher_map": 0.4,
         "drops": {"neck.up_p4": 0.2},
@@ -169,7 +169,7 @@ def test_what_a_bank_says_is_kept(tmp_path):
 
 
 def test_a_trial_round_trips(tmp_path):
-    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    study = Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     space = study.settings.space
     assignment = {**space.baseline(), "neck.up_*": "CARAFE"}
     curve = (EpochScore(1, 2.5, 0.1), EpochScore(2, 1.5, 0.1, Validation(0.5, 0.3, 1.0)))
@@ -179,17 +179,17 @@ def test_a_trial_round_trips(tmp_path):
     ended = handle.end(
         status="done", gflops=8.0, curve=curve, average=Validation(0.6, 0.4, 0.9), distillation=0.25, inherited=(3, 9)
     )
-    (read,) = Study.load(study.place).trials()
+    (read,) = Study.load(study.location).trials()
     assert read == ended
     assert (read.map, read.map50, read.map_per_gflop) == (0.4, 0.5, 0.4 / 8)
     assert read.scores == {"map": 0.3, "map_last": 0.3, "map_average": 0.4, "val_loss": -1.0, "train_loss": -2.0}
-    (stored,) = optuna.load_study(study_name="a", storage=study.place.url).trials
+    (stored,) = optuna.load_study(study_name="a", storage=study.location.url).trials
     assert stored.intermediate_values == {2: 0.3}  # an epoch that was not validated has none
     assert stored.value == 0.4 / 8
 
 
 def test_a_study_of_an_older_version(tmp_path):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     Study.create(where, settings(), 3)
     inner = optuna.load_study(study_name="a", storage=where.url)
     body = json.loads(inner.user_attrs["nas_settings"])
@@ -207,14 +207,14 @@ def test_a_study_of_an_older_version(tmp_path):
 
 
 def test_where_files_go(tmp_path):
-    a, b = (place("x", f"sqlite:///{tmp_path / name}") for name in ("x.db", "x"))
+    a, b = (locate("x", f"sqlite:///{tmp_path / name}") for name in ("x.db", "x"))
     assert a.folder != b.folder
     assert b.folder != b.file
 
 
 def test_no_sqlite_file(tmp_path):
     (tmp_path / "a.db").write_text("this is a text, and no database at all\n" * 50)
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     for attempt in (Study.exists, Study.load):
         with pytest.raises(StudyError, match="is no SQLite file"):
             attempt(where)
@@ -224,7 +224,7 @@ def test_no_sqlite_file(tmp_path):
 def test_foreign_schema_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "a.db") as db:
         db.execute("CREATE TABLE customers (name TEXT)")
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     with pytest.raises(StudyError, match=r"database of something else \(tables: customers\)"):
         Study.create(where, settings(), 3)
     with sqlite3.connect(tmp_path / "a.db") as db:
@@ -235,11 +235,11 @@ def test_a_study_of_another_tool(tmp_path):
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(study_name="a", storage=url)
     with pytest.raises(StudyError, match="no study of this tool"):
-        Study.load(place("a", url))
+        Study.load(locate("a", url))
 
 
 def test_another_optuna_schema(tmp_path):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     Study.create(where, settings(), 3)
     with sqlite3.connect(where.file) as db:
         db.execute("UPDATE version_info SET schema_version = 3")
@@ -249,7 +249,7 @@ def test_another_optuna_schema(tmp_path):
 
 
 def test_locked_by_another_program(tmp_path, monkeypatch):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     Study.create(where, settings(), 3)
     monkeypatch.setattr("nas.study.storage._CHECK_WAIT_S", 0.2)
     holder = sqlite3.connect(where.file, isolation_level=None)
@@ -265,13 +265,13 @@ def test_locked_by_another_program(tmp_path, monkeypatch):
 def test_storage_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="cannot open"):
-        Study.create(place("a", f"sqlite:///{tmp_path / 'file' / 'a.db'}"), settings(), 3)
+        Study.create(locate("a", f"sqlite:///{tmp_path / 'file' / 'a.db'}"), settings(), 3)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_read_only():
     folder = Path(tempfile.mkdtemp())
-    where = place("a", f"sqlite:///{folder / 'a.db'}")
+    where = locate("a", f"sqlite:///{folder / 'a.db'}")
     code = (  # in another process: SQLite lends its open file to every connection of this one
         "import sys; from nas.study.study import Settings, Study; from nas.study.location import place\n"
         "Study.create(place('a', sys.argv[1]), Settings.from_json(sys.argv[2]), 3)"
@@ -287,7 +287,7 @@ def test_read_only():
         with pytest.raises(StudyError, match="read-only"):
             Study.load(where, write=True)
         with pytest.raises(StudyError, match=r"read-only|cannot open"):
-            Study.create(place("b", f"sqlite:///{folder / 'b.db'}"), settings(), 3)
+            Study.create(locate("b", f"sqlite:///{folder / 'b.db'}"), settings(), 3)
     finally:
         if superuser:
             os.seteuid(0)
@@ -298,23 +298,23 @@ def test_read_only():
 def test_two_studies_in_one_storage(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     for name in ("a", "b"):
-        Study.create(place(name, url), settings(), 3)
-    assert [s.place.name for s in list_studies(url)[0]] == ["a", "b"]
-    assert place("a", url).folder != place("b", url).folder
+        Study.create(locate(name, url), settings(), 3)
+    assert [s.location.name for s in list_studies(url)[0]] == ["a", "b"]
+    assert locate("a", url).folder != locate("b", url).folder
 
 
 def test_list_of_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert list_studies() == ([], [])
-    Study.create(place("mine"), settings(), 3)
+    Study.create(locate("mine"), settings(), 3)
     (tmp_path / "studies" / "odd.db").write_text("no database " * 100)
     found, problems = list_studies()
-    assert [s.place.name for s in found] == ["mine"]
+    assert [s.location.name for s in found] == ["mine"]
     assert problems == [f"{Path('studies') / 'odd.db'} is no SQLite file"]
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     study = Study.create(where, settings(), 3)
     code = (
         "import os, sys; from nas.study.study import Study; from nas.study.location import place\n"
@@ -333,7 +333,7 @@ def test_the_lock_dies_with_its_process(tmp_path):
 
 def test_a_study_of_one_seed_each_is_read_as_it_is_and_renewed_when_it_goes_on(tmp_path):
     """Version 2 knew neither further seeds nor fidelities, in its settings as in its trials."""
-    where = place("a", f"sqlite:///{tmp_path / 'a.db'}")
+    where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     study = Study.create(where, settings(), 3)
     variant = Variant("yolov8", "n")
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
@@ -358,10 +358,10 @@ def test_a_study_of_one_seed_each_is_read_as_it_is_and_renewed_when_it_goes_on(t
 
 
 def test_runs_of_one_variant_are_told_apart_by_their_seeds(tmp_path):
-    study = Study.create(place("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
+    study = Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     base = study.settings.space.baseline()
     for seed in (0, 4):
         study.start(Trial(-1, Variant("yolov8", "n"), base, "running", seed=seed)).end(status="failed")
-    one, other = Study.load(study.place).trials()
+    one, other = Study.load(study.location).trials()
     assert one.key._replace(seed=4) == other.key
     assert (one.key.seed, one.key.fidelity) == (0, "")

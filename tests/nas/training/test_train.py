@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas.bank.jobs import AGAIN
+from nas.bank.jobs import CONTROL
 from nas.model.transfer import named_state
 from nas.ops.registry import entries
 from nas.space.bases import load_base
@@ -92,10 +92,10 @@ def test_the_second_training_of_a_seed_makes_no_batch_again(taught, inside):
     job = taught.job("backbone.down_p3=SPConv", epochs=2)
     first = seen(train(job, 1, lambda _: None))
     batches = {key[2]: dataset.batches for key, dataset in proxy_trainer._DATASETS.items()}
-    made = {mode: len(kept._shelf) for mode, kept in batches.items()}
+    made = {mode: len(kept._cache) for mode, kept in batches.items()}
     found = {mode: kept.found for mode, kept in batches.items()}
     assert seen(train(job, 1, lambda _: None)) == first
-    assert {mode: len(kept._shelf) for mode, kept in batches.items()} == made
+    assert {mode: len(kept._cache) for mode, kept in batches.items()} == made
     assert all(kept.found >= found[mode] + made[mode] > 0 for mode, kept in batches.items())
 
 
@@ -108,7 +108,7 @@ def test_batches_of_the_baseline_give_way_to_those_of_variants(taught, inside, m
     batches = {key[2]: dataset.batches for key, dataset in proxy_trainer._DATASETS.items()}
     job = replace(long, recipe=replace(taught.recipe, epochs=1, mosaic=0.0, batch=16))
     train(job, 1, lambda _: None)
-    assert {mode: len(kept._shelf) for mode, kept in batches.items()} == {"train": 3, "val": 1}
+    assert {mode: len(kept._cache) for mode, kept in batches.items()} == {"train": 3, "val": 1}
     assert batches["train"].found == 0
     assert batches["val"].found == 3  # one copy, whatever has been drawn before
     train(job, 1, lambda _: None)
@@ -147,7 +147,7 @@ def test_a_variant_holds_the_bank_and_the_teacher(taught, bank, inside, tmp_path
 
 
 def test_a_control_holds_its_layers_own_module_anew(taught, bank, inside, tmp_path):
-    state, given = assembled(taught, bank, tmp_path, (), (("backbone.down_p3", AGAIN),))
+    state, given = assembled(taught, bank, tmp_path, (), (("backbone.down_p3", CONTROL),))
     teacher = torch.load(taught.baseline.file, weights_only=True)
     different = {key.partition(":")[0] for key in state if not torch.equal(state[key], teacher[key])}
     assert different == {"backbone.down_p3"}

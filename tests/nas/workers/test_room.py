@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from instant_worker import InstantTrainer, Quiet, Told
+from instant_worker import InstantTrainer, Quiet, RecordingObserver
 
-from nas.errors import ProxyFailure, Starved
+from nas.errors import OutOfMemory, ProxyFailure
 from nas.search.loop import search
 from nas.search.runner import Runner
 from nas.search.runners import dealt
-from nas.workers.parallel import Room
+from nas.workers.parallel import DeviceLock
 
 WAIT_S = 60
 pytestmark = pytest.mark.usefixtures("quick_costs")
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("quick_costs")
 
 def test_what_does_not_fit_beside_another_is_trained_alone(shared_study):
     """The second to come is out of memory as long as the first one trains."""
-    inside, told, most = [], Told(), []
+    inside, recorder, most = [], RecordingObserver(), []
     lock, met = threading.Lock(), threading.Event()
-    room = Room()
+    device_lock = DeviceLock()
 
     class Small(InstantTrainer):
         def run(self, job, on_epoch=None):
@@ -41,10 +41,12 @@ def test_what_does_not_fit_beside_another_is_trained_alone(shared_study):
                 with lock:
                     inside.remove(self)
 
-    trials = search(shared_study, [Runner(shared_study, Path("d"), Small(), told, room=room) for _ in range(3)])
+    trials = search(
+        shared_study, [Runner(shared_study, Path("d"), Small(), recorder, device_lock=device_lock) for _ in range(3)]
+    )
     assert max(most) > 1
     assert {t.status for t in trials} == {"done"}
-    assert any("out of memory beside other trainings; it is trained again alone" in note for note in told.notes)
+    assert any("out of memory beside other trainings; it is trained again alone" in note for note in recorder.notes)
 
 
 def test_what_does_not_fit_alone_fails(shared_study):
@@ -61,35 +63,35 @@ def test_what_does_not_fit_alone_fails(shared_study):
 
 
 def test_room_lets_nobody_in_beside_who_is_alone():
-    room, order = Room(), []
-    with room.shared() as company:
+    device_lock, order = DeviceLock(), []
+    with device_lock.shared() as company:
         assert not company()
-        waits = threading.Thread(target=lambda: _alone(room, order))
+        waits = threading.Thread(target=lambda: _alone(device_lock, order))
         waits.start()
-        until_waiting(room)
-        comes = threading.Thread(target=lambda: _beside(room, order))
+        until_waiting(device_lock)
+        comes = threading.Thread(target=lambda: _beside(device_lock, order))
         comes.start()
         order.append("first")
     waits.join(WAIT_S)
     comes.join(WAIT_S)
     assert order == ["first", "alone", "beside"]
-    with room.shared() as one, room.shared() as other:
+    with device_lock.shared() as one, device_lock.shared() as other:
         assert one()
         assert other()
 
 
-def _alone(room, order):
-    with room.alone():
+def _alone(device_lock, order):
+    with device_lock.alone():
         order.append("alone")
 
 
-def _beside(room, order):
-    with room.shared():
+def _beside(device_lock, order):
+    with device_lock.shared():
         order.append("beside")
 
 
-def until_waiting(room):
-    while not room._waiting:
+def until_waiting(device_lock):
+    while not device_lock._waiting:
         pass
 
 
@@ -124,9 +126,9 @@ def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(shared_study):
 
 def test_what_the_system_kills_beside_others_is_trained_alone(shared_study):
     """The system kills without a word when memory runs out."""
-    inside, told = [], Told()
+    inside, recorder = [], RecordingObserver()
     lock, met = threading.Lock(), threading.Event()
-    room = Room()
+    device_lock = DeviceLock()
 
     class Large(InstantTrainer):
         def run(self, job, on_epoch=None):
@@ -136,45 +138,49 @@ def test_what_the_system_kills_beside_others_is_trained_alone(shared_study):
             try:
                 if crowded:
                     met.set()
-                    raise ProxyFailure("died", "the training process died (killed by signal 9)", starved=True)
+                    raise ProxyFailure("died", "the training process died (killed by signal 9)", out_of_memory=True)
                 assert met.wait(WAIT_S)
                 return super().run(job, on_epoch)
             finally:
                 with lock:
                     inside.remove(self)
 
-    trials = search(shared_study, [Runner(shared_study, Path("d"), Large(), told, room=room) for _ in range(3)])
+    trials = search(
+        shared_study, [Runner(shared_study, Path("d"), Large(), recorder, device_lock=device_lock) for _ in range(3)]
+    )
     assert {t.status for t in trials} == {"done"}
-    assert any("beside other trainings; it is trained again alone" in note for note in told.notes)
+    assert any("beside other trainings; it is trained again alone" in note for note in recorder.notes)
 
 
 def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(shared_study):
-    room, leave, beside = Room(), threading.Event(), []
+    device_lock, leave, beside = DeviceLock(), threading.Event(), []
 
-    class Leaves(Told):
+    class Leaves(RecordingObserver):
         def note(self, text):
             super().note(text)
             leave.set()
 
     def stay():
-        with room.shared():
+        with device_lock.shared():
             assert leave.wait(WAIT_S)
 
     def bank(_weights, _recipe, seed, _wanted):
-        beside.append(room._inside - 1)
+        beside.append(device_lock._inside - 1)
         if beside[-1]:
-            raise Starved("the bank could not be distilled: out of memory")
+            raise OutOfMemory("the bank could not be distilled: out of memory")
         return f"bank {seed}"
 
-    runner = Runner(shared_study, Path("d"), InstantTrainer(), Leaves(), room=room)
+    runner = Runner(shared_study, Path("d"), InstantTrainer(), Leaves(), device_lock=device_lock)
     other = threading.Thread(target=stay)
     other.start()
-    while not room._inside:
+    while not device_lock._inside:
         time.sleep(0.01)
-    assert runner.heritage.beside(lambda: bank(None, None, 3, None), "the bank of seed 3") == "bank 3"
+    assert runner.inheritance.make_parallel(lambda: bank(None, None, 3, None), "the bank of seed 3") == "bank 3"
     other.join(WAIT_S)
     assert beside == [1, 0]
-    with room.shared() as company:  # and what fails alone has failed
+    with device_lock.shared() as company:  # and what fails alone has failed
         assert not company()
-    with pytest.raises(Starved):
-        runner.heritage.beside(lambda: (_ for _ in ()).throw(Starved("out of memory")), "the bank of seed 3")
+    with pytest.raises(OutOfMemory):
+        runner.inheritance.make_parallel(
+            lambda: (_ for _ in ()).throw(OutOfMemory("out of memory")), "the bank of seed 3"
+        )

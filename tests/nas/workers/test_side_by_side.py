@@ -9,7 +9,7 @@ from pathlib import Path
 
 import instant_worker
 import pytest
-from instant_worker import InstantTrainer, Quiet, Told
+from instant_worker import InstantTrainer, Quiet, RecordingObserver
 
 import nas.search.runner
 import nas.search.runners
@@ -24,7 +24,7 @@ from nas.search.runners import runners_of
 from nas.study.budget import Rung
 from nas.study.study import Study
 from nas.study.trial import Trial
-from nas.workers.parallel import side_by_side
+from nas.workers.parallel import run_parallel
 from nas.workers.process import ProxyWorker
 
 WAIT_S = 60
@@ -97,7 +97,7 @@ def test_the_first_failure_stops_all(shared_study):
 
     with pytest.raises(KeyboardInterrupt):
         search(shared_study, [Runner(shared_study, Path("d"), trainer, Quiet()) for trainer in (Fails(), Endless())])
-    trials = Study.load(shared_study.place).trials()
+    trials = Study.load(shared_study.location).trials()
     assert [(t.status, t.failure) for t in trials] == [("interrupted", STOPPED)] * 2
 
 
@@ -108,7 +108,7 @@ def test_a_single_member_works_in_this_thread():
         def kill(self):
             raise AssertionError
 
-    side_by_side([Member()], lambda _member, stop: seen.append((threading.current_thread(), stop.is_set())))
+    run_parallel([Member()], lambda _member, stop: seen.append((threading.current_thread(), stop.is_set())))
     assert seen == [(threading.main_thread(), False)]
 
 
@@ -137,13 +137,16 @@ def test_who_waits_for_weights_stops_waiting(shared_study, tmp_path):
 
 
 def test_the_rungs_of_a_study_are_shared_out_and_told_once(make_shared, tmp_path):
-    study, told = make_shared(f"sqlite:///{tmp_path / 'a.db'}", trials=12, rungs=(Rung(1, 64),)), Told()
-    runs = search(study, [Runner(study, Path("d"), InstantTrainer(), told) for _ in range(4)])
+    study, recorder = (
+        make_shared(f"sqlite:///{tmp_path / 'a.db'}", trials=12, rungs=(Rung(1, 64),)),
+        RecordingObserver(),
+    )
+    runs = search(study, [Runner(study, Path("d"), InstantTrainer(), recorder) for _ in range(4)])
     assert max(Counter(t.key for t in runs).values()) == 1
     assert (study.spent, len({t.variant for t in study.trials()})) == (12, 1 + 4)
     assert is_complete(runs, study.settings, rules_of(study))
-    assert [note.split(" (")[0] for note in told.notes] == ["rung 2 of 2", told.notes[1].split(" (")[0]]
-    assert told.notes[1].startswith("confirming")
+    assert [note.split(" (")[0] for note in recorder.notes] == ["rung 2 of 2", recorder.notes[1].split(" (")[0]]
+    assert recorder.notes[1].startswith("confirming")
 
 
 @pytest.mark.parametrize(("error", "hurries"), [(KeyboardInterrupt(), True), (ValueError("a fault of ours"), False)])
@@ -154,14 +157,14 @@ def test_who_is_stopped_waits_for_no_server(shared_study, error, hurries):
 
     with pytest.raises(type(error)):
         search(shared_study, [Runner(shared_study, Path("d"), Stopped(), Quiet())])
-    assert nas.study.storage._HURRY.is_set() == hurries
+    assert nas.study.storage._SHORTENED.is_set() == hurries
 
 
 def test_another_search_does_not_lower_what_is_asked_for(shared_study):
     shared_study.ask_for(10, 10)
     space = shared_study.settings.space
     handle = shared_study.start(Trial(-1, space.variant({}), space.baseline(), "running"))
-    assert plan(Study.load(shared_study.place), 5).target == shared_study.target == 15
+    assert plan(Study.load(shared_study.location), 5).target == shared_study.target == 15
     handle.end(status="interrupted", failure=STOPPED)
 
 
