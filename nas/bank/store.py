@@ -15,6 +15,8 @@ from nas.files import read_json
 from nas.space.search_space import SearchSpace
 from nas.space.variant import AFTER
 
+_OLD_CONTROL = "again"
+"""What `CONTROL` was called in the banks of earlier versions."""
 IDLE = 0.001
 """mAP50-95 that the baseline has to lose without what a layer says, for the layer to matter."""
 
@@ -129,7 +131,8 @@ def _read_bank(folder: Path, body: Any) -> tuple[dict[str, Any], SwapBank, dict[
     """Return what `bank_json` wrote: what it is the bank of, the bank, and the digests of its files."""
     found, digests = {}, {}
     for entry in body["candidates"]:
-        c = Candidate(**entry["candidate"])
+        slot, label = entry["candidate"]["slot"], entry["candidate"]["label"]
+        c = Candidate(slot, CONTROL if label == _OLD_CONTROL else label)
         start, error = (math.nan if entry[k] is None else float(entry[k]) for k in ("start_error", "error"))
         found[c.slot, c.label] = Distilled(c, entry["file"], start, error, entry["failure"])
         digests[c.slot, c.label] = entry["sha256"]

@@ -31,7 +31,7 @@ class Run:
         recipe: How it trains.
         variant: What it trains.
         seed: Of everything random in it.
-        again: For a control: the baseline's layers whose own modules come from the bank, distilled anew.
+        controls: For a control: the baseline's layers whose own modules come from the bank, distilled anew.
     """
 
     proxy: str
@@ -114,7 +114,7 @@ class RunFile:
             "key": done.run_key,
             "proxy": run.proxy,
             "variant": run.variant.id,
-            "swaps": f"again {', '.join(run.controls)}" if run.controls else run.variant.describe(),
+            "swaps": f"control {', '.join(run.controls)}" if run.controls else run.variant.describe(),
             "seed": run.seed,
             "failure": done.failure,
             "result": asdict(done.result) if done.result else None,

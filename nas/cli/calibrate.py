@@ -75,7 +75,7 @@ def bank(study: str, storage: str | None, as_json: bool) -> None:
     """Print the bank of STUDY: how near every distilled swap comes to the layer, and what it does to mAP as it is.
 
     Each swap is set into the trained baseline's place and validated without any training, and so is the layer's own
-    module distilled anew (again): a swap that does no worse than that is not a worse module, only unfinished.
+    module distilled anew (control): a swap that does no worse than that is not a worse module, only unfinished.
 
     \b
     nas bank blood

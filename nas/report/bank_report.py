@@ -48,7 +48,8 @@ class BankReport:
             "",
             f"Baseline as it is: mAP50-95 {self.base:.3f}. Nothing was trained after the distillation.",
             "Error: of the output on the validation images, in variances of the layer's output.",
-            "A swap that does no worse than again is not a worse module: only its distillation is unfinished.",
+            "A swap on a par with control (the layer's own module, re-initialised and distilled in the same way) is not "
+            "a worse module: its distillation has not converged.",
         ]
         if idle:
             lines.append(f"No swap can matter on these data in: {', '.join(idle)}. Nothing is lost without them.")
@@ -122,7 +123,7 @@ def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankRep
 def bank_table(report: BankReport) -> Table:
     """Return a row for each candidate, by slot, the best first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("slot", "swap", "error at start", "error", "mAP50-95", "Δ baseline", "Δ again", ""):
+    for name in ("slot", "swap", "error at start", "error", "mAP50-95", "Δ baseline", "Δ control", ""):
         table.add_column(name, justify="left" if name in ("slot", "swap", "") else "right")
     by_slot: dict[str, list[Distilled]] = {}
     for c in report.bank.candidates.values():

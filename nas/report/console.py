@@ -210,7 +210,7 @@ class CalibrationProgress(Progress):
         """See `nas.calibration.calibrator.Observer`."""
         now = time.monotonic()
         since, then = self._first = self._first or (now, left)
-        what = f"again {', '.join(run.again)}" if run.again else run.variant.describe()
+        what = f"control {', '.join(run.controls)}" if run.controls else run.variant.describe()
         said = f"mAP50-95 {done.scores['map']:.3f}" if done.result else f"failed: {done.failure}"
         if now - since > _SEEN_S and position < total:
             said += f"  about {_duration((now - since) / (then - left) * left)} left"

@@ -96,7 +96,7 @@ class Inheritance:
         if self.recipe.init != "bank" or not variant.swaps:
             return None
         if self._lacks_swaps(job, variant):
-            wanted = [Candidate(*swap) for v in job.together for swap in v.swaps]
+            wanted = [Candidate(*swap) for v in job.distil_with for swap in v.swaps]
             self.banks[job.seed] = self.make_parallel(
                 lambda: self.weights.bank(self.recipe, job.seed, tuple(dict.fromkeys(wanted)) or None),
                 f"the bank of seed {job.seed}",

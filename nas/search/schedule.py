@@ -34,7 +34,7 @@ class Job:
     assignment: Mapping[str, str]
     seed: int
     stage: Literal["screening", "promotion", "confirmation", "baseline"] = "screening"
-    pool_seeds: tuple[Variant, ...] = ()
+    distil_with: tuple[Variant, ...] = ()
     fidelity: str = ""
 
 

@@ -59,7 +59,7 @@ def test_the_runs_that_are_asked_for(calibrator):
     c = calibrator(variants=4, seeds=2, full_seeds=1, proxies=("scratch-2", "bank-0")).calibration
     runs = runs_of(c)
     controls = {control_of(c, v) for v in c.tested} - {()}
-    assert Counter((r.proxy, r.seed, bool(r.again)) for r in runs) == {
+    assert Counter((r.proxy, r.seed, bool(r.controls)) for r in runs) == {
         ("bank-0", 0, False): 5,
         ("bank-0", 1, False): 5,
         ("bank-0", 0, True): len(controls),
@@ -69,7 +69,7 @@ def test_the_runs_that_are_asked_for(calibrator):
         (FULL, 0, False): 5,
     }
     assert [r.proxy for r in runs] == sorted((r.proxy for r in runs), key=["bank-0", "scratch-2", FULL].index)
-    assert len({(r.proxy, r.seed, r.variant.id, r.again) for r in runs}) == len(runs)
+    assert len({(r.proxy, r.seed, r.variant.id, r.controls) for r in runs}) == len(runs)
     assert runs[0].variant.is_baseline
 
 
@@ -161,7 +161,7 @@ def test_a_bank_run_is_assembled_from_its_own_seed(calibrator, fake_worker):
             if job.swaps:
                 assert labels == [f"{slot}-{label}" for slot, label in job.swaps]
             else:
-                assert all(label.endswith("-again") for label in labels)
+                assert all(label.endswith("-control") for label in labels)
             folders[job.seed] |= {Path(file).parent for file in job.overlay}
     assert all(len(found) == 1 for found in folders.values())
     assert len(set.union(*folders.values())) == 3

@@ -37,7 +37,7 @@ def test_nothing_is_there_at_first(file):
 def test_what_was_finished_is_found_again(file):
     file.append(RUN, Finished("k1", RESULT))
     file.append(RUN, Finished("k2", None, "nan: it diverged"))
-    file.append(replace(RUN, variant=BASELINE, again=("neck.up_p4",)), Finished("k3", replace(RESULT, average=None)))
+    file.append(replace(RUN, variant=BASELINE, controls=("neck.up_p4",)), Finished("k3", replace(RESULT, average=None)))
     found = file.read()
     assert list(found) == ["k1", "k2", "k3"]
     assert found["k1"] == Finished("k1", RESULT)
@@ -46,7 +46,7 @@ def test_what_was_finished_is_found_again(file):
     assert found["k3"].result.average is None
     text = file.path.read_text()
     assert "neck.up_p4=CARAFE" in text
-    assert "again neck.up_p4" in text
+    assert "control neck.up_p4" in text
 
 
 def test_numbers_keep_seven_digits(file):
@@ -83,7 +83,7 @@ def test_scores_of_a_run():
         replace(RUN, recipe=replace(RECIPE, bank_epochs=3)),
         replace(RUN, recipe=replace(RECIPE, start="fresh")),
         replace(RUN, recipe=replace(RECIPE, init="baseline")),
-        replace(RUN, again=("neck.up_p4",)),
+        replace(RUN, controls=("neck.up_p4",)),
     ],
 )
 def test_what_decides_a_result_is_in_its_key(other):
