@@ -44,6 +44,26 @@ class ProxyError(NasError, RuntimeError):
     """A proxy training failed: out of memory, not a number, or its process died."""
 
 
+class OptionError(NasError, ValueError):
+    """Options contradict each other, lack one another, or have a value that cannot be used."""
+
+
+class LockError(NasError, RuntimeError):
+    """Another process holds what this one needs."""
+
+
+class CalibrationError(NasError, RuntimeError):
+    """A calibration is missing, unfinished, unreadable, or cannot be made from what is given."""
+
+
+class TableError(NasError, ValueError):
+    """A table of measured trainings cannot be read, or lacks what a search needs of it."""
+
+
+class ArtifactError(NasError, RuntimeError):
+    """A trained baseline or a bank cannot be made, or a file of it is not what was written."""
+
+
 class StudyError(NasError, RuntimeError):
     """A study's storage cannot be used, or it holds a study of another space, dataset or recipe."""
 
