@@ -6,10 +6,7 @@ Anything else that escapes is a bug of ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 
 class NasError(Exception):

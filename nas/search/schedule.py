@@ -27,7 +27,7 @@ class Job:
         seed: Of everything random in it.
         stage: Why.
         fidelity: As `nas.study.trial.Trial.fidelity`.
-        distil_with: Variants that run under the same seed beside it, so that their swaps are distilled at once; empty in
+        distil_with: Variants that run under the same seed, so that their swaps are distilled at once; empty in
             the screening, where that is the whole space.
     """
 
