@@ -135,9 +135,9 @@ def with_a_better_one(ranked_study):
 
 
 def test_the_conclusion_counts_verdicts(with_a_better_one):
-    recorder = conclusion(with_a_better_one())[0]
-    assert "Over 4 seeds its mAP50-95 is better than the baseline's" in recorder
-    assert "of 1 with several seeds: 1 better." in recorder
+    lines = conclusion(with_a_better_one())[0]
+    assert "Over 4 seeds its mAP50-95 is better than the baseline's" in lines
+    assert "of 1 with several seeds: 1 better." in lines
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_the_conclusion_counts_verdicts(with_a_better_one):
 )
 def test_a_verdict_is_of_the_weights_that_all_share(with_a_better_one, changes, words):
     study = with_a_better_one(**changes)
-    recorder = conclusion(study)[0]
+    lines = conclusion(study)[0]
     shared = f", with the trained weights that all share{words}" if words else ""
-    assert f"){shared}. Against the baseline's mAP50-95" in recorder
+    assert f"){shared}. Against the baseline's mAP50-95" in lines
     of_seeds = next(line for line in ranking_notes(study) if line.startswith("Seeds:"))
     assert ("The trained weights that all share are in no interval" in of_seeds) == bool(words)
     assert ("(new values, the trained baseline, the bank, order" in of_seeds) == (study.settings.baselines == PER_SEED)

@@ -23,11 +23,11 @@ def allowed(share: float, draws: int) -> int:
 def test_a_variant_alone_is_students_paired_t():
     differences = [0.011, 0.013, 0.006, 0.012]
     (one,) = compare([differences])
-    recorder = stats.ttest_1samp(differences, 0)
-    interval = recorder.confidence_interval(0.95)
+    expected = stats.ttest_1samp(differences, 0)
+    interval = expected.confidence_interval(0.95)
     assert one.delta == pytest.approx(np.mean(differences))
     assert (one.degrees, one.seeds) == (3, 4)
-    assert one.p == pytest.approx(recorder.pvalue)
+    assert one.p == pytest.approx(expected.pvalue)
     assert one.interval == pytest.approx((interval.low, interval.high))
     assert one.verdict == "better"
     assert chance_below(one) == pytest.approx(stats.ttest_1samp(differences, 0, alternative="less").pvalue)

@@ -116,9 +116,9 @@ def test_what_is_left_of_a_distillation_is_estimated_without_its_preparations(ra
         for step in range(first, 101):
             progress.steps(step, 100)
             clock[0] += 2
-    recorder = [line.rpartition("step ")[2] for line in text.getvalue().splitlines() if "step" in line]
-    assert recorder[:3] == ["1/100", "25/100  2 min 30 s left", "50/100  1 min 40 s left"]
-    assert recorder[5:] == ["50/100  1 min 40 s left", "75/100  50 s left", "100/100  0 s left"]
+    lines = [line.rpartition("step ")[2] for line in text.getvalue().splitlines() if "step" in line]
+    assert lines[:3] == ["1/100", "25/100  2 min 30 s left", "50/100  1 min 40 s left"]
+    assert lines[5:] == ["50/100  1 min 40 s left", "75/100  50 s left", "100/100  0 s left"]
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):

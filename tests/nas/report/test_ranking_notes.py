@@ -201,10 +201,10 @@ def test_parts_of_a_sum(ranked_study):
 @pytest.mark.parametrize(("strange", "how"), [(0.05, "beats"), (-0.05, "falls short of")])
 def test_a_combination_that_is_not_its_parts(ranked_study, strange, how):
     notes = ranking_notes(ranked_study(combined(strange), ANSWER))
-    recorder = [line for line in notes if "its parts" in line]
-    assert recorder[0].startswith(f"{C2F}=C2f_SPConv  {DOWN}=DynamicConv: {how} its parts by 0.0")
-    assert "expected 0.39" in recorder[0]
-    assert len(recorder) <= 3
+    lines = [line for line in notes if "its parts" in line]
+    assert lines[0].startswith(f"{C2F}=C2f_SPConv  {DOWN}=DynamicConv: {how} its parts by 0.0")
+    assert "expected 0.39" in lines[0]
+    assert len(lines) <= 3
 
 
 def test_without_combinations_nothing_is_said_of_parts(of_maps):

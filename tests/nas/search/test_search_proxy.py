@@ -188,15 +188,15 @@ def test_a_candidate_that_failed_is_kept_out_of_the_search(run, make_study, fake
     study = make_study(space, init="bank", base_epochs=7)
     broken = f"{TIED[2]}=C2f_DCNv4"
     trials, observer, trainer = run(study, 50, fake_trainer(diverge=(broken,)))
-    recorder = f"kept out of the search: {broken}: its distillation diverged"
-    assert recorder in observer.said
-    assert recorder in ranking_notes(Study.load(study.location))
+    note = f"kept out of the search: {broken}: its distillation diverged"
+    assert note in observer.said
+    assert note in ranking_notes(Study.load(study.location))
     assert {t.assignment["neck.c2f_*"] for t in trials} == {"keep", "C2f_SPConv"}
     assert len(trials) == 4
     assert observer.said[-1] == "every variant of the space has been tried: the search ends after 4 trials"
     assert study.settings.space == space  # a resumed study has to be the same
     _, observer, trainer = run(study, 5)
-    assert recorder in observer.said
+    assert note in observer.said
     assert (trainer.jobs, trainer.distillations) == ([], [])
 
 

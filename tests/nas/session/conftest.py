@@ -44,10 +44,10 @@ def run_what_is_left():
     """Run a session of a study that has all its trials, and return what was told."""
 
     def run(session: Session) -> list[str]:
-        recorder: list[str] = []
-        session.run(SimpleNamespace(note=recorder.append), [])
-        assert "has all" in recorder[-1]
-        return recorder
+        lines: list[str] = []
+        session.run(SimpleNamespace(note=lines.append), [])
+        assert "has all" in lines[-1]
+        return lines
 
     return run
 

@@ -27,7 +27,7 @@ def test_these_are_the_options_of_the_command(options):
 
 
 @pytest.mark.parametrize(
-    ("workers", "cores", "changes", "told"),
+    ("workers", "cores", "changes", "expected"),
     [
         (1, 8, {}, "one training at a time, with 8 threads: --workers 8 makes more trials an hour"),
         (2, 8, {}, ""),
@@ -36,10 +36,10 @@ def test_these_are_the_options_of_the_command(options):
         (1, 8, {"latency_on": "this machine"}, ""),  # trainings beside each other would disturb what is timed
     ],
 )
-def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, recorder):
+def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, expected):
     hint = hint_of(replace(begin().study.settings, **changes), workers, cores)
-    assert hint.startswith(recorder)
-    assert bool(hint) == bool(recorder)
+    assert hint.startswith(expected)
+    assert bool(hint) == bool(expected)
 
 
 def test_a_bank_unless_told_otherwise(begin):
@@ -126,8 +126,8 @@ def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial, run_what_i
     assert begin(study="a").study.settings.sampler == "tpe"
     session = begin(study="a", sampler="random")
     assert Study.load(session.study.location).settings.sampler == "tpe"  # written down by the search, which is alone
-    recorder = run_what_is_left(session)
-    assert recorder[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
+    notes = run_what_is_left(session)
+    assert notes[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
     assert Study.load(session.study.location).settings.sampler == "random"
 
 
