@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nas.study.trial import Trial
 
 
-@click.command("emit-yaml")
+@click.command("emit-yaml", short_help="Write the files of a variant.")
 @click.option("--study", help="Take the variant from this study.")
 @click.option(
     "--best", is_flag=True, help="What the study answers: the first that was confirmed, if any was (the default)."

@@ -48,8 +48,10 @@ class BankReport:
             "",
             f"Baseline as it is: mAP50-95 {self.base:.3f}. Nothing was trained after the distillation.",
             "Error: of the output on the validation images, in variances of the layer's output.",
-            "A swap on a par with control (the layer's own module, re-initialised and distilled in the same way) is "
-            "not a worse module: its distillation has not converged.",
+            (
+                "A swap on a par with control (the layer's own module, re-initialised and distilled likewise) is "
+                "not a worse module: its distillation has not converged."
+            ),
         ]
         if idle:
             lines.append(f"No swap can matter on these data in: {', '.join(idle)}. Nothing is lost without them.")

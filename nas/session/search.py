@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nas.data.dataset import Dataset
 from nas.errors import StudyError
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
-from nas.session.settings import as_it_was, changed_settings, kept_options, new_settings, settings_as_begun
+from nas.session.options import SearchOptions
+from nas.session.settings import as_it_was, changed_settings, new_settings, settings_as_created
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm, trainings
@@ -50,20 +50,20 @@ class Session:
     news: str = ""
 
     @classmethod
-    def open(cls, cache: Path, **options: Any) -> Session:
+    def open(cls, cache: Path, options: SearchOptions) -> Session:
         """Make or resume a study; see ``nas search --help`` for the options, None for what was not given.
 
         Raises:
             NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
         """
-        space = options["space"]
-        name = options["study"] or (Path(space).stem if space else _DEMO_SPACE)
+        space = options.space
+        name = options.study or (Path(space).stem if space else _DEMO_SPACE)
         try:
-            where = locate(name, options["storage"])
+            where = locate(name, options.storage)
         except StudyError as error:
-            raise StudyError(f"{error}; --study names it" if not options["study"] else str(error)) from None
+            raise StudyError(f"{error}; --study names it" if not options.study else str(error)) from None
         if not Study.is_made(where):
-            if options["study"] and not space:
+            if options.study and not space:
                 raise StudyError(
                     f"no study {name!r} in {where.shown} to resume; "
                     f"name a SPACE to begin it: nas search seeds --study {name}"
@@ -71,11 +71,11 @@ class Session:
             return cls._begin(cache, where, load_space(space or _DEMO_SPACE), options)
         study = Study.load(where, write=True)
         if study.settings.table:
-            raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
+            raise StudyError(f"the study {name!r} replays a table: give --replay TABLE to resume it")
         kept, news = study.settings, []
         # A first attempt that could not work must not block the name; on a server others may be making its baseline.
         if study.has_no_results and not where.server:
-            wanted, dataset, whole = settings_as_begun(study, options)
+            wanted, dataset, whole = settings_as_created(study, options)
             if differences := kept.differences(wanted):
                 return cls._begin_anew(cache, study, wanted, dataset, whole, differences)
         else:
@@ -90,24 +90,24 @@ class Session:
         if wanted.calibration != kept.calibration:
             news.append("calibration: intervals and verdicts go by what it says now; scores do not depend on it")
         study.settings = wanted  # the data and the weights to inherit from may have moved
-        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], "\n".join(news))
+        return cls(study, dataset, options.trials, cache, options.seeds, options.confirm, "\n".join(news))
 
     @classmethod
-    def _begin(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: dict[str, Any]) -> Session:
+    def _begin(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: SearchOptions) -> Session:
         settings, dataset = new_settings(space, options)
-        seeds, confirm = options["seeds"] or 1, options["confirm"]
+        seeds, confirm = options.seeds or 1, options.confirm
         with alone_at(where):
             if not Study.exists(where):
                 study = Study.create(
                     where,
                     settings,
-                    options["trials"] or _most_trials(settings),
+                    options.trials or _most_trials(settings),
                     seeds=seeds,
                     confirm=DEFAULT_CONFIRM if confirm is None else confirm,
-                    options=kept_options(options),
+                    options=options.to_store(),
                 )
                 return cls(study, dataset, None, cache)
-        return cls.open(cache, **options)  # the same command on another machine was a moment earlier
+        return cls.open(cache, options)  # the same command on another machine was a moment earlier
 
     @classmethod
     def _begin_anew(
@@ -116,7 +116,7 @@ class Session:
         study: Study,
         settings: Settings,
         dataset: Dataset,
-        options: dict[str, Any],
+        options: SearchOptions,
         differences: Sequence[str],
     ) -> Session:
         """Put a study in the place of one of which nothing has come.
@@ -131,10 +131,10 @@ class Session:
         """
         made = study.replaced(
             settings,
-            options["trials"] or _most_trials(settings),
-            seeds=options["seeds"] or study.seeds,
-            confirm=study.confirm if options["confirm"] is None else options["confirm"],
-            options=kept_options(options),
+            options.trials or _most_trials(settings),
+            seeds=options.seeds or study.seeds,
+            confirm=study.confirm if options.confirm is None else options.confirm,
+            options=options.to_store(),
         )
         before = "\n  ".join(differences)
         news = f"nothing had come of {study.location.name!r}, so it is begun anew; before:\n  {before}"

@@ -125,7 +125,7 @@ class Taught:
 @pytest.fixture(autouse=True)
 def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test that stops a search hurry the ones after it."""
-    monkeypatch.setattr(nas.study.storage, "_HURRY", threading.Event())
+    monkeypatch.setattr(nas.study.storage, "_SHORTENED", threading.Event())
 
 
 @pytest.fixture(scope="session")

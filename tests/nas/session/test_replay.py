@@ -125,7 +125,7 @@ def test_a_replay_is_gone_on_with_and_says_that_it_is_one(table):
     study = Study.load(locate("t-replay", None))
     assert (sum(t.spent for t in study.trials()), study.settings.sampler) == (5, "random")
     run = nas("search", "--study", "t-replay", "--trials", "2")
-    assert (run.exit_code, "replays a table: give it by --replay TABLE" in run.stderr) == (1, True)
+    assert (run.exit_code, "replays a table: give --replay TABLE" in run.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

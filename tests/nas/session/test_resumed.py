@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.errors import NasError, StudyError
+from nas.errors import NasError, OptionError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
 from nas.study.settings import PER_SEED, SHARED
@@ -97,7 +97,7 @@ def test_rungs_that_cannot_be_used_are_refused_before_there_is_a_study(begin, tm
         begin(study="r", epochs=8, rungs="9")
     with pytest.raises(StudyError, match="cannot read the rung"):
         begin(study="r", rungs="x")
-    with pytest.raises(StudyError, match="--eta 4 says how many go on from a rung: give --rungs"):
+    with pytest.raises(OptionError, match="--eta 4 is the halving factor of rungs: give --rungs"):
         begin(study="r", eta=4)
     finish_a_trial(begin(study="plain").study)
     with pytest.raises(StudyError, match="give --rungs"):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 import nas.model.latency
-from nas.cli import cli
 from nas.errors import StudyError
 from nas.model.latency import machine
 from nas.session.search import Session, hint_of
@@ -20,10 +19,6 @@ from nas.training.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, 
 
 def recipe_of(session: Session) -> Recipe:
     return session.study.settings.recipe
-
-
-def test_these_are_the_options_of_the_command(options):
-    assert {p.name for p in cli.commands["search"].params} - {"as_json"} == options
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_only_one_has_its_turn(storage_url, make_shared):
     ) as other:
         assert other.stdout.readline() == "in\n"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nas.study.leases, "_TURN_S", 1.0)
+            patch.setattr(nas.study.leases, "_LOCK_WAIT_S", 1.0)
             with (
                 pytest.raises(StudyError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
                 alone_at(study.location),
