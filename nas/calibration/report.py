@@ -68,7 +68,7 @@ def _full_words(j: Assessment) -> str:
         "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
     )
     return (
-        f"Proxies are judged by this score of full training: {SCORES[j.reference]}{why}. "
+        f"Proxies are judged by this score of full training: {SCORES[j.reference].words}{why}. "
         f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
         f"One seed against another: Spearman {_with(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
@@ -147,7 +147,7 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
         calibration_picture(
-            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference]
+            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference].words
         )
         calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:

@@ -29,7 +29,7 @@ from nas.study.storage import shorten_timeouts
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.jobs import ProxyJob, ProxyResult
-from nas.training.scores import EpochScore
+from nas.training.scores import SCORES, EpochScore
 from nas.workers.parallel import DeviceLock
 
 _COSTING = threading.Lock()
@@ -230,7 +230,7 @@ class Runner:
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
         inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
-        job = replace(job, **inherited, average=trial.score == "map_average")
+        job = replace(job, **inherited, average=SCORES[trial.score].needs_average)
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
         job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))
