@@ -96,18 +96,7 @@ def test_other_versions_are_refused_by_name(folder, monkeypatch):
 
 
 def test_a_calibration_is_complete_and_its_proxy_is_used(folder, fake_worker):
-    finished = (
-        "calibrate",
-        "space.yaml",
-        "--variants",
-        "3",
-        "--seeds",
-        "2",
-        "--full-seeds",
-        "2",
-        "--full-epochs",
-        "20",
-    )
+    counts = ("--variants", "3", "--seeds", "2", "--full-seeds", "2", "--full-epochs", "20")
     before = json.loads((folder / "studies" / "oldcal.calibration" / "calibration.json").read_text())
     proxies = ("--proxy", "bank-0", "--proxy", "bank-1", "--workers", "1", "--name", "oldcal", "--device", "cpu")
     now = json.loads(printed("calibrate", "space.yaml", *counts, *SETTINGS, *proxies, "--json"))
