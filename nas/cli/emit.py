@@ -86,7 +86,7 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     nas emit-yaml --space seeds --sample 10 --seed 1 --form yaml -o out/
 
     The YAML of a study's trial is the one that it was trained from, byte for byte. Every other YAML states parameters
-    and GFLOPs of all the scales asked for.
+    and GFLOPs of all requested scales.
     """
     if options["revert"]:
         return _revert(options, as_json)

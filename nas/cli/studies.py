@@ -47,7 +47,7 @@ def studies_export(study: str, storage: str | None, output: Path | None) -> None
 @click.option("--to", "target", metavar="URL", help="Where to: sqlite:///PATH or postgresql://… Default: here.")
 @click.option("--as", "name", help="Name of the copy. Default: the same.")
 def studies_copy(study: str, storage: str | None, target: str | None, name: str | None) -> None:
-    """Copy STUDY to another storage, or under another name; the search goes on there as it would have here.
+    """Copy STUDY to another storage, or to another name; the search can be resumed there.
 
     \b
     nas studies copy blood --to postgresql://me:secret@db.lab/studies

@@ -73,17 +73,16 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         apart=calibration.baselines == PER_SEED,
     )
     made = Calibrator(calibration, folder, weights, workers, cache, observer)
-    return _as_begun(made) if options.baseline_per_seed is None else made
+    return _as_started(made) if options.baseline_per_seed is None else made
 
 
-def _as_begun(made: Calibrator) -> Calibrator:
-    """Return a calibration with one trained baseline for all seeds if it was begun so: that was how all were."""
+def _as_started(made: Calibrator) -> Calibrator:
+    """Return the calibration with one shared baseline if it was started so, as those of earlier versions were."""
     as_one = replace(made.calibration, baselines=SHARED)
     one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
     if made.calibration.baselines == SHARED or made.has_begun or not one.has_begun:
         return made
     made.observer.note(
-        f"{made.folder} was begun with one trained baseline for all seeds, and goes on so; under another --name "
-        "each seed has its own"
+        f"{made.folder} was started with one shared baseline and keeps it; under another --name each seed has its own"
     )
     return one

@@ -1,4 +1,4 @@
-"""From options to a recipe: a new study's, or that of an old one with what the options change of it."""
+"""From options to a recipe: a new one, or a stored one with what the options change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EPOCHS_FROM_FILE = 8
 
 
 def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None) -> Recipe:
-    """Return the recipe of a new study: a calibration's, or the default one, with what the options change of it."""
+    """Return the recipe of a new study: the calibrated or the default one, with what the options change."""
     init = _init(options.init or (calibrated.recipe.init if calibrated else "bank"))
     demo_epochs, imgsz, batch, base_epochs = _DEMO_RECIPE
     epochs: int = _EPOCHS.get(init, _EPOCHS_FROM_FILE)
@@ -50,12 +50,12 @@ def sound(recipe: Recipe) -> Recipe:
     """Return the recipe.
 
     Raises:
-        OptionError: It asks for what says nothing.
+        OptionError: Its trainings could not tell variants apart.
     """
     if recipe.init == "scratch" and not recipe.epochs:
-        raise OptionError("--epochs 0 validates what is inherited; with --init scratch there is nothing to validate")
+        raise OptionError("--epochs 0 only validates inherited weights; with --init scratch there are none")
     if not recipe.base_epochs and recipe.init in ("bank", "baseline") and not recipe.weights:
-        raise OptionError("--base-epochs 0 takes the baseline as it is: bring a trained one with --weights FILE.pt")
+        raise OptionError("--base-epochs 0 uses the baseline without training: give a trained one by --weights FILE.pt")
     return recipe
 
 

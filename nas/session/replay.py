@@ -25,12 +25,12 @@ from nas.workers.process import ProxyWorker
 
 @dataclass(frozen=True)
 class ReplaySession:
-    """A study of a table, and how many trials are asked for now.
+    """A study of a table, and how many trials are requested now.
 
     Attributes:
         study: Open for writing.
         replay: What answers in place of training.
-        trials: What was asked for; None finishes what was asked for before.
+        trials: The request; None finishes the last one.
     """
 
     study: Study
@@ -64,13 +64,13 @@ class ReplaySession:
         if differences:
             raise StudyError(
                 f"the study {where.name!r} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
-                "give another --study NAME to begin a new one"
+                "give another --study NAME to create a new one"
             )
         study.settings = replace(study.settings, sampler=settings.sampler)
         return cls(study, Replay(table, settings.seed), options.trials)
 
     def run(self, observer: SearchObserver) -> None:
-        """Run the trials that are asked for."""
+        """Run the requested trials."""
         self.study.keep_settings()  # the sampler may be another
         todo = searching.plan(self.study, self.trials)
         name, s = self.study.location.name, self.study.settings

@@ -1,4 +1,4 @@
-"""From options to a study's settings: a new one's, or those of an old one with what the options change of them."""
+"""From options to the settings of a study: new ones, or stored ones with what the options change."""
 
 from __future__ import annotations
 
@@ -105,16 +105,16 @@ def settings_as_created(study: Study, options: SearchOptions) -> tuple[Settings,
         return *new_settings(space, whole), whole
 
 
-def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
-    """Return the dataset of a study whose trials can be trained here as they were.
+def unchanged_dataset(study: Study, otherwise: str, data: str | None = None) -> Dataset:
+    """Return the dataset of a study, after checking that its trials would be trained here as before.
 
     Args:
-        study: With what it was made of.
-        otherwise: What it means that they cannot, for the message.
-        data: Where the dataset is here, if not where the study says.
+        study: With its settings.
+        otherwise: How the message starts if they cannot.
+        data: Path of the dataset here, if it is not the study's.
 
     Raises:
-        NasError: The data are gone or others, or versions differ.
+        NasError: The data are missing or different, or versions differ.
     """
     wanted, dataset = changed_settings(study, SearchOptions(data=data))
     if differences := study.settings.differences(wanted):
@@ -124,7 +124,7 @@ def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
 
 @contextlib.contextmanager
 def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
-    """Add to an error in a study's dataset what would do if it is no longer where it was."""
+    """Add to an error of the dataset what helps if it was moved."""
     try:
         yield
     except DataError as error:
@@ -134,7 +134,7 @@ def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
 
 
 def _under(calibrated: CalibrationResult | None, recipe: Recipe, baselines: str) -> str:
-    """Return what a calibration says of a study, with what of it is not as it was calibrated; empty without one."""
+    """Return a calibration as a study stores it, with what differs from the calibrated recipe; empty without one."""
     if calibrated is None:
         return ""
     calibrated = calibrated.under(recipe)

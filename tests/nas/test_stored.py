@@ -10,8 +10,8 @@
     nas calibrate space.yaml --data boxes/data.yaml --imgsz 64 --batch 8 --base-epochs 20 --bank-epochs 1 --variants 3 \
         --seeds 2 --full-seeds 2 --full-epochs 20 --proxy bank-0 --proxy bank-1 --workers 1 --name oldcal
 
-`own.pt` is a pickled ChannelScale(4) of `my_block.py`. To keep the file small, the convolutions of the trained baseline
-are zeros, and what seed 1 inherited is left out.
+`own.pt` is a pickled ChannelScale(4) of `my_block.py`. To keep the file small, the convolutions of the trained
+baselines are zeros.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def test_other_versions_are_refused_by_name(folder, monkeypatch):
     assert "torch" in run.output
 
 
-def test_a_calibration_is_complete_and_its_proxy_is_used(folder, fake_worker):
+def test_a_calibration_is_complete_and_its_proxy_is_used(folder, fake_worker, monkeypatch):
+    monkeypatch.setattr("nas.session.calibration.ProxyWorker", fake_worker)
     counts = ("--variants", "3", "--seeds", "2", "--full-seeds", "2", "--full-epochs", "20")
     before = json.loads((folder / "studies" / "oldcal.calibration" / "calibration.json").read_text())
     proxies = ("--proxy", "bank-0", "--proxy", "bank-1", "--workers", "1", "--name", "oldcal", "--device", "cpu")

@@ -40,7 +40,7 @@ def run_what_is_left():
 
 @pytest.fixture
 def finish_a_trial():
-    """Keep a study from being begun anew."""
+    """Keep a study from being created again."""
 
     def finish(study: Study) -> None:
         space = study.settings.space

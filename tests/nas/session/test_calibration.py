@@ -94,7 +94,7 @@ def test_a_calibration_of_a_gpu_in_bfloat16_says_less_of_a_cpu_in_float32(begin)
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
     write(calibration(recipe=replace(CALIBRATED, base_epochs=0).to_json()))
-    with pytest.raises(StudyError, match="bring a trained one with --weights"):
+    with pytest.raises(StudyError, match="give a trained one by --weights"):
         begin(proxy="good")
     (tmp_path / "w.pt").write_bytes(b"weights")
     assert recipe_of(begin(proxy="good", weights="w.pt")).base_epochs == 0
@@ -196,6 +196,6 @@ def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_tria
     write(calibration(error=0.004))
     session = begin(study="a", proxy="good")
     assert Study.load(session.study.location).settings.error == 0.002
-    assert "calibration: intervals and verdicts go by what it says now" in run_what_is_left(session)[0]
+    assert "calibration: intervals and verdicts now use its error" in run_what_is_left(session)[0]
     assert Study.load(session.study.location).settings.error == 0.004
     assert begin(study="a").study.settings.error == 0.004

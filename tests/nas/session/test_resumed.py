@@ -129,7 +129,7 @@ def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_da
     assert (settings.objective, settings.floor, settings.seed, settings.sampler) == ("map", 0.05, 3, "random")
     assert (study.target, study.seeds, study.confirm) == (5, 2, Confirm(2, 4))
     assert not study.baseline_training
-    assert session.news == "nothing had come of 'a', so it is begun anew; before:\n  recipe: batch: 16, not 4"
+    assert session.news == "the study 'a' had no results and is created again; before:\n  recipe: batch: 16, not 4"
     barren(study)
     assert recipe_of(begin(study="a", space=None, data=None, trials=9, init="scratch")).batch == 4  # and once more
     assert Study.load(study.location).target == 9
