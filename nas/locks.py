@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.errors import StudyError
+from nas.errors import LockError, OutputError
 
 
 @contextlib.contextmanager
@@ -25,13 +25,13 @@ def held(path: Path, what: str, hint: str = "let it end first") -> Iterator[None
         hint: What to do where another one holds it.
 
     Raises:
-        StudyError: Another process holds it, or it cannot be written.
+        LockError: Another process holds it, or it cannot be written.
     """
     with _opened(path) as file:
         if not try_lock(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise StudyError(f"another search works on {what} (process {holder}); {hint}")
+            raise LockError(f"another search works on {what} (process {holder}); {hint}")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -48,13 +48,13 @@ def awaited(path: Path, patience: float) -> Iterator[None]:
         patience: Seconds to wait at most.
 
     Raises:
-        StudyError: Another process holds it all the time, or it cannot be written.
+        LockError: Another process holds it all the time, or it cannot be written.
     """
     until = time.monotonic() + patience
     with _opened(path) as file:
         while not try_lock(file):
             if time.monotonic() > until:
-                raise StudyError(f"another process has held {path} for {patience:.0f} s; is one stopped, or hanging?")
+                raise LockError(f"another process has held {path} for {patience:.0f} s; is one stopped, or hanging?")
             time.sleep(random.uniform(0.002, 0.01))
         yield
 
@@ -63,7 +63,8 @@ def private_folder(parent: Path, name: str) -> Path:
     """Make a folder for the life of this process, and remove those of processes that are gone.
 
     Raises:
-        StudyError: It cannot be made.
+        OutputError: It cannot be made.
+        LockError: The lock beside it cannot be taken.
     """
     mine = parent.absolute() / name
     with awaited(parent / ".lock", 60.0):
@@ -74,7 +75,7 @@ def private_folder(parent: Path, name: str) -> Path:
         try:
             mine.mkdir(exist_ok=True)
         except OSError as error:
-            raise StudyError(f"cannot make {mine}: {error.strerror or error}") from None
+            raise OutputError(f"cannot make {mine}: {error.strerror or error}") from None
         file = _opened(mine / ".lock")
         try_lock(file)
     atexit.register(_remove, mine, file)
@@ -99,13 +100,13 @@ def _opened(path: Path) -> Any:
     """Open a lock file.
 
     Raises:
-        StudyError: It cannot be written.
+        LockError: It cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a+", encoding="utf-8")
     except OSError as error:
-        raise StudyError(f"cannot write {path}: {error.strerror or error}") from None
+        raise LockError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def try_lock(file: Any) -> bool:

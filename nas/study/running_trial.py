@@ -36,7 +36,7 @@ class Ledger:
         """Write something, waiting for a server that does not answer; return whether its trial was still open.
 
         Raises:
-            StudyError: The storage cannot be written.
+            StorageError: The storage cannot be written.
         """
 
         def attempt() -> bool:

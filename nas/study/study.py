@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank.store import SwapBank
-from nas.errors import StudyError
+from nas.errors import LockError, StudyError
 from nas.locks import held, private_folder
 from nas.study.budget import Confirm
 from nas.study.leases import Leases, alone_at, leases_of
@@ -64,7 +64,8 @@ class Study:
         had settings is taken over.
 
         Raises:
-            StudyError: The storage cannot be written, or holds a study of that name.
+            StorageError: The storage cannot be written.
+            StudyError: It holds a study of that name.
         """
         with translate_errors(where):
             if not where.server:
@@ -103,13 +104,14 @@ class Study:
         """Delete the study, make another in its place, as `create`, and return that.
 
         Raises:
-            StudyError: Something has come of it, or others work on it.
+            StudyError: It has results.
+            LockError: Others work on it.
         """
         with self.locked(), self.leases.alone(), translate_errors(self.location):
             if not self.has_no_results:
                 raise StudyError(f"the study {self.location.name!r} holds what was finished")
             if self.leases.are_others():
-                raise StudyError(
+                raise LockError(
                     f"a worker is at work on the study {self.location.name!r}, which cannot be begun anew "
                     "meanwhile: stop it first"
                 )
@@ -125,7 +127,8 @@ class Study:
             write: Whether to check that it can be written.
 
         Raises:
-            StudyError: There is none, or its storage cannot be used.
+            StudyError: There is none, or it is of another tool or version.
+            StorageError: Its storage cannot be used.
         """
         if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
@@ -155,7 +158,7 @@ class Study:
         """Whether there is a study, if only one of another tool; one that was cut short at birth is none.
 
         Raises:
-            StudyError: There is a file, but no storage.
+            StorageError: There is a file, but no storage.
         """
         with translate_errors(where):
             if not check(where, write=False):
@@ -171,7 +174,7 @@ class Study:
         """Whether there is a study, as `exists`; where another process is making it, after that.
 
         Raises:
-            StudyError: There is a file, but no storage; or a server that cannot be used.
+            StorageError: There is a file, but no storage; or a server that cannot be used.
         """
         if where.server:
             Study.exists(where)  # says at once what is wrong with it
@@ -187,7 +190,7 @@ class Study:
         On a server there is no such lock: the same command on another machine joins the search.
 
         Raises:
-            StudyError: Another search holds it.
+            LockError: Another search holds it.
         """
         if self.location.server:
             yield

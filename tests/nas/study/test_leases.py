@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 import nas.study.leases
-from nas.errors import StudyError
+from nas.errors import LockError
 from nas.locks import awaited, private_folder
 from nas.ranking.race import rules_of
 from nas.search.next_step import decide
@@ -39,8 +39,8 @@ def gone(study: Study) -> None:
 def test_only_one_has_its_turn(storage_url, make_shared):
     study = make_shared(storage_url)
     code = (
-        "import sys; from nas.study.leases import alone_at; from nas.study.location import place\n"
-        "with alone_at(place('k', sys.argv[1])): print('in', flush=True); sys.stdin.readline()\n"
+        "import sys; from nas.study.leases import alone_at; from nas.study.location import locate\n"
+        "with alone_at(locate('k', sys.argv[1])): print('in', flush=True); sys.stdin.readline()\n"
         "print('out', flush=True)"
     )
     with subprocess.Popen(
@@ -50,7 +50,7 @@ def test_only_one_has_its_turn(storage_url, make_shared):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(nas.study.leases, "_LOCK_WAIT_S", 1.0)
             with (
-                pytest.raises(StudyError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
+                pytest.raises(LockError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
                 alone_at(study.location),
             ):
                 pass
@@ -211,7 +211,7 @@ def test_a_file_is_the_same_however_its_path_is_written(tmp_path, make_shared, m
     for path in ("studies/k.db", f"{tmp_path}/studies/k.db", f"{tmp_path}/studies/../studies/k.db", "link.db"):
         other = Study.load(locate("k", f"sqlite:///{path}"))
         assert other.take_over() == 0
-        with pytest.raises(StudyError, match="another search works on"), study.locked(), other.locked():
+        with pytest.raises(LockError, match="another search works on"), study.locked(), other.locked():
             pass
     assert handle.end(status="done", gflops=8.0, curve=SEEN).status == "done"
 
@@ -220,7 +220,7 @@ def test_a_study_is_not_begun_anew_under_a_worker(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     worker = Study.load(study.location)
     assert worker.leases.owner
-    with pytest.raises(StudyError, match="a worker is at work on the study 'k', which cannot be begun anew"):
+    with pytest.raises(LockError, match="a worker is at work on the study 'k', which cannot be begun anew"):
         study.replaced(study.settings, 5)
     assert Study.load(study.location).target != 5
     gone(worker)
@@ -267,5 +267,5 @@ def test_a_private_folder_outlives_nobody(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_lock_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="cannot write"), awaited(tmp_path / "file" / "lock", 1.0):
+    with pytest.raises(LockError, match="cannot write"), awaited(tmp_path / "file" / "lock", 1.0):
         pass
