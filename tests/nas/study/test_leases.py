@@ -12,7 +12,6 @@ import pytest
 
 import nas.study.leases
 from nas.errors import LockError
-from nas.locks import awaited, private_folder
 from nas.ranking.race import rules_of
 from nas.search.next_step import decide
 from nas.study.leases import LeaseLost, ServerLeases, alone_at
@@ -244,28 +243,3 @@ def test_a_study_that_was_cut_short_before_its_settings_is_none(storage_url, ins
     assert not Study.is_made(locate("k", storage_url))
     assert Study.create(locate("k", storage_url), instant_settings, 7).target == 7
     assert Study.is_made(locate("k", storage_url))
-
-
-def test_a_private_folder_outlives_nobody(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from nas.locks import private_folder\n"
-        "(private_folder(Path(sys.argv[1]), sys.argv[2]) / 'big').write_text('x'); print('made', flush=True)\n"
-        "sys.stdin.readline()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "run"), "a"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        other.stdout.readline()
-        private_folder(tmp_path / "run", "b")
-        assert (tmp_path / "run" / "a" / "big").exists()
-        other.kill()
-        other.wait()
-    private_folder(tmp_path / "run", "c")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) == ["b", "c"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_a_lock_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LockError, match="cannot write"), awaited(tmp_path / "file" / "lock", 1.0):
-        pass
