@@ -23,6 +23,7 @@ from nas.locks import held, private_folder
 from nas.study.budget import Confirm
 from nas.study.leases import Leases, alone_at, leases_of
 from nas.study.location import StudyLocation
+from nas.study.optuna_private import add_trial, open_trial, set_trial_attribute, trial_id
 from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, attributes, load_trial, take_over
 from nas.study.settings import Settings
 from nas.study.storage import check, open_storage, translate_errors, with_retry
@@ -205,14 +206,13 @@ class Study:
     @cached_property
     def leases(self) -> Leases:
         """Who has which trial, for this process; made at first use, which ought to be in the main thread."""
-        storage = self._inner._storage
 
         def count(trial: int, beat: int) -> None:
-            storage.set_trial_user_attr(trial, BEAT, beat)
+            set_trial_attribute(self._inner, trial, BEAT, beat)
 
         def look() -> dict[int, int]:
             running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            return {t._trial_id: t.user_attrs.get(BEAT, 0) for t in running}
+            return {trial_id(t): t.user_attrs.get(BEAT, 0) for t in running}
 
         return leases_of(self.location, count, look)
 
@@ -366,10 +366,8 @@ class Study:
                 user_attrs={**attributes(trial), OWNER: leases.owner},
             )
             # In one transaction, and running from its first moment on: `ask` takes several.
-            storage, study = self._inner._storage, self._inner._study_id
-            made = with_retry(self.location, lambda: storage.create_new_trial(study, template_trial=body))
-            request = optuna.Trial(self._inner, made)
-            return RunningTrial(self._ledger, request, replace(trial, number=request.number))
+            made = open_trial(self._inner, with_retry(self.location, lambda: add_trial(self._inner, body)))
+            return RunningTrial(self._ledger, made, replace(trial, number=made.number))
 
     def take_over(self) -> int:
         """Settle the trials of workers that are gone, see `running_trial.take_over`; call it within `leases.alone`."""
