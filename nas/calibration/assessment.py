@@ -14,7 +14,7 @@ from nas.calibration.rank_agreement import Agreement, agreement, ceiling
 from nas.calibration.resolution import Merit, attainable, in_map_units, merit
 from nas.calibration.result import SCHEMA
 from nas.calibration.run_log import Finished, Run
-from nas.errors import StudyError
+from nas.errors import CalibrationError
 from nas.space.variant import Variant
 from nas.training.recipe import Recipe
 from nas.training.scores import SCORES
@@ -123,7 +123,7 @@ def assess(calibrator: Calibrator) -> Assessment:
     """Judge a calibration whose runs are finished.
 
     Raises:
-        StudyError: Too few runs have succeeded for it to say anything.
+        CalibrationError: Too few runs have succeeded for it to say anything.
     """
     calibration = calibrator.calibration
     there = calibrator.file.read()
@@ -155,7 +155,7 @@ def assess(calibrator: Calibrator) -> Assessment:
         try:
             merits += _merits(name, runs, tables, judged, once[name], _seconds(runs, recipe))
         except ValueError as error:
-            raise StudyError(f"the runs of {name} say nothing: {error}") from None
+            raise CalibrationError(f"the runs of {name} say nothing: {error}") from None
         kept[name] = tables
     calibrated = [m for m in merits if m.score in RANKABLE]
     top = ceiling(judged) if calibration.full_seeds > 1 else None

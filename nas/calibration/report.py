@@ -14,7 +14,7 @@ from nas.calibration.calibrator import CALIBRATION_SUFFIX
 from nas.calibration.choose import ProxyMerit
 from nas.calibration.plot import calibration_picture, points_of
 from nas.calibration.result import RESULT_FILE
-from nas.errors import StudyError
+from nas.errors import OutputError
 from nas.study.settings import PER_SEED
 from nas.training.scores import SCORES
 
@@ -138,7 +138,7 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     """Write the answer for ``nas search --proxy``, the tables, and a picture.
 
     Raises:
-        StudyError: They cannot be written.
+        OutputError: They cannot be written.
     """
     calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
@@ -151,5 +151,5 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
         )
         calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StudyError(f"cannot write to {folder}: {error}") from None
+        raise OutputError(f"cannot write to {folder}: {error}") from None
     return calibrated, tables, picture

@@ -104,7 +104,7 @@ class Taught:
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.weights.folder.glob("baseline-*.*"):
             shutil.copy(file, folder)
-        given = {"folder": folder, "listener": RecordingObserver(), "space": space or self.weights.space}
+        given = {"folder": folder, "observer": RecordingObserver(), "space": space or self.weights.space}
         return replace(self.weights, **{**given, **changes})
 
     def job(self, *swaps: str, **recipe) -> ProxyJob:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.calibration.result import RESULT_FILE, SCHEMA, load_result
-from nas.errors import StudyError
+from nas.errors import CalibrationError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
 from nas.study.settings import PER_SEED, SHARED
@@ -101,10 +101,10 @@ def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path)
 
 
 def test_a_calibration_that_is_not_there(begin, tmp_path):
-    with pytest.raises(StudyError, match=r"no calibration 'blood': neither .*blood\.calibration.* exists"):
+    with pytest.raises(CalibrationError, match=r"no calibration 'blood': neither .*blood\.calibration.* exists"):
         begin(proxy="blood")
     (tmp_path / "studies" / "blood.calibration").mkdir(parents=True)
-    with pytest.raises(StudyError, match="'blood' is not finished: start `nas calibrate` again"):
+    with pytest.raises(CalibrationError, match="'blood' is not finished: start `nas calibrate` again"):
         begin(proxy="blood")
     assert not list(tmp_path.rglob("*.db"))
 
@@ -130,7 +130,7 @@ def without(key: str, part: str = "chosen") -> dict:
 )
 def test_a_calibration_that_is_none(begin, tmp_path, body, words):
     file = write(body)
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(CalibrationError) as caught:
         begin(proxy="good")
     assert words in str(caught.value)
     assert str(file) in str(caught.value)

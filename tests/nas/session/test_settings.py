@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import nas.model.latency
-from nas.errors import StudyError
+from nas.errors import OptionError, StudyError
 from nas.model.latency import machine
 from nas.session.search import Session, hint_of
 from nas.study.budget import Confirm
@@ -167,5 +167,5 @@ def test_what_is_given_is_one_for_all(begin, tmp_path, options):
 )
 def test_seeds_have_no_baselines_where_none_is_trained(begin, tmp_path, options, why):
     (tmp_path / "w.pt").write_bytes(b"weights")
-    with pytest.raises(StudyError, match=why):
+    with pytest.raises(OptionError, match=why):
         begin(baseline_per_seed=True, **options)
