@@ -71,13 +71,13 @@ def space_init(base: str, scale: str | None, modules: tuple[str, ...], output: P
     nas space init --base yolov8 --scale s --module CARAFE --module DySample -o upsamplers.yaml
     """
     prepare()
-    from nas.emit.forms import write
+    from nas.emit.output import write_files
     from nas.emit.starter_space import starting_space
     from nas.space.space_file import read_space
 
     text = starting_space(base, scale, modules, output.name)
     made = read_space(text, str(output), output.stem)
-    write({Path(output.name): text}, output.parent, force=force)
+    write_files({Path(output.name): text}, output.parent, force=force)
     click.echo(f"wrote {output}: {len(made.slots)} slots, {len(made.active)} of them on, {made.size} variants")
     click.echo(f"Next:  nas space check {output}")
 
@@ -104,7 +104,7 @@ def import_model(
     nas search post.yaml --data data.yaml
     """
     prepare()
-    from nas.emit.forms import write
+    from nas.emit.output import write_files
     from nas.emit.starter_space import space_of
     from nas.space.import_yaml import import_model as read
     from nas.space.model_yaml import read_model_yaml
@@ -113,7 +113,7 @@ def import_model(
     variant = found.variant
     complete = partial or not found.left_out
     if output and complete and not variant.is_baseline:
-        write({Path(output.name): space_of(variant, output.name)}, output.parent, force=force)
+        write_files({Path(output.name): space_of(variant, output.name)}, output.parent, force=force)
     if as_json:
         body = {
             "base": variant.base,

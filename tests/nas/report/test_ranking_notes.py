@@ -10,7 +10,7 @@ import pytest
 from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.bank.store import SwapBank
 from nas.calibration.result import CalibrationResult
-from nas.emit.forms import chosen_trials
+from nas.emit.selection import chosen_trials
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.study.budget import Confirm
 from nas.training.recipe import Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.emit.forms import chosen_trials
+from nas.emit.selection import chosen_trials
 from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.ranking.rank import rank, ranking_of
 from nas.report.console import Progress, make_console
