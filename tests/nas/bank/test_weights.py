@@ -98,7 +98,7 @@ def make(tmp_path, recorder):
                 "versions": (("swapnas", "1"), ("torch", "2")),
                 "seed": 0,
                 "worker": worker or FakeWorker(),
-                "listener": recorder,
+                "observer": recorder,
                 "scratch": tmp_path / "run",
                 **changes,
             }
