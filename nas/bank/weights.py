@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.bank.distil import LEAST_MAP
-from nas.bank.jobs import Bank, Candidate, DistilJob
+from nas.bank.jobs import MIN_TEACHER_MAP, Bank, Candidate, DistilJob
 from nas.bank.store import SwapBank, bank_json, candidates_of, open_bank
 from nas.errors import STOPPED, ArtifactError, BaselineNotTrained, LockError, OutOfMemory, ProxyFailure
 from nas.files import read_json, write_json
@@ -25,8 +24,7 @@ from nas.locks import is_free, try_lock
 from nas.model.render import render
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
-from nas.training.checkpoint import run_key
-from nas.training.jobs import ProxyJob, ProxyResult
+from nas.training.jobs import ProxyJob, ProxyResult, checkpoint_key
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore
 
@@ -129,7 +127,7 @@ class Weights:
 
     def resumable(self, job: ProxyJob) -> ProxyJob:
         """Return a complete job with a checkpoint, from which it goes on when its training is killed."""
-        return replace(job, checkpoint=str(self.folder / "running" / run_key(job, self.versions)))
+        return replace(job, checkpoint=str(self.folder / "running" / checkpoint_key(job, self.versions)))
 
     def inherited(
         self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None, seed: int | None = None
@@ -211,7 +209,7 @@ class Weights:
             ArtifactError: As `baseline`.
         """
         baseline = self.baseline(recipe, seed)
-        if baseline.map < LEAST_MAP:
+        if baseline.map < MIN_TEACHER_MAP:
             raise BaselineNotTrained(
                 f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
                 "there is nothing to distil from it: train it longer (--base-epochs), bring trained weights "
