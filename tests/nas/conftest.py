@@ -104,7 +104,7 @@ class Taught:
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.weights.folder.glob("baseline-*.*"):
             shutil.copy(file, folder)
-        given = {"folder": folder, "listener": RecordingObserver(), "space": space or self.weights.space}
+        given = {"folder": folder, "observer": RecordingObserver(), "space": space or self.weights.space}
         return replace(self.weights, **{**given, **changes})
 
     def job(self, *swaps: str, **recipe) -> ProxyJob:
@@ -123,9 +123,9 @@ class Taught:
 
 
 @pytest.fixture(autouse=True)
-def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test that stops a search hurry the ones after it."""
-    monkeypatch.setattr(nas.study.storage, "_HURRY", threading.Event())
+def _full_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a test that stops a search from shortening the timeouts of the tests after it."""
+    monkeypatch.setattr(nas.study.storage, "_SHORTENED", threading.Event())
 
 
 @pytest.fixture(scope="session")
