@@ -29,9 +29,10 @@ from nas.samplers.propose import propose
 from nas.search.schedule import confirming, owed
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
+from nas.study import OBJECTIVES
 from nas.study.budget import Confirm
 from nas.study.location import locate
-from nas.study.objective import OBJECTIVES, Goal
+from nas.study.objective import Goal
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
 from nas.study.trial import Trial

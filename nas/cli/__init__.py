@@ -24,10 +24,8 @@ from nas.cli.options import (
     ETA,
     JSON,
     MODULES,
-    OBJECTIVES,
     PRECISION,
     RUNGS,
-    SAMPLERS,
     SEEDS,
     STORAGE,
     WEIGHTS,
@@ -39,6 +37,8 @@ from nas.cli.rank import effects, print_ranking, rank
 from nas.cli.space import import_model, space_init
 from nas.cli.studies import studies, worker
 from nas.errors import NasError
+from nas.samplers import AUTO, DEFAULT, SAMPLERS
+from nas.study import OBJECTIVES
 from nas.version import __version__
 
 if TYPE_CHECKING:
@@ -159,13 +159,15 @@ def _interrupt(*_: object) -> None:
 @click.option("--min-map", type=click.FloatRange(0, 1), help="Rank variants with less mAP50-95 below all others.")
 @click.option(
     "--objective",
-    type=click.Choice(OBJECTIVES),
+    type=click.Choice(tuple(OBJECTIVES)),
     help="What is looked for, and what the ranking is ordered by. Default: map_per_gflop.",
 )
 @click.option(
     "--sampler",
-    type=click.Choice(SAMPLERS),
-    help="How the next variant is chosen (docs/samplers.md). Default: auto, the one that did best in replays.",
+    type=click.Choice((AUTO, *SAMPLERS)),
+    help="How the next variant is chosen (docs/samplers.md): "
+    + "; ".join(f"{name}, {sampler.help}" for name, sampler in SAMPLERS.items())
+    + f". Default: {AUTO}, which is {DEFAULT}.",
 )
 @click.option("--latency", is_flag=True, help="Measure latencies, for the ranking, though nothing else asks for them.")
 @click.option(

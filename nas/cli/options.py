@@ -39,10 +39,6 @@ MODULES = click.option(
     metavar="FILE.py",
     help="A Python file with modules of your own; repeat.",
 )
-SAMPLERS = ("auto", "gp", "tpe", "evolution", "nsga2", "random", "brute")
-"""As in `nas.samplers`, which takes too long to import for `--help`; a test compares them."""
-OBJECTIVES = ("map_per_gflop", "map", "map,gflops", "map,latency")
-"""As in `nas.study.objective`."""
 
 
 class _Confirm(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in the newest click alone

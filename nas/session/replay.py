@@ -15,8 +15,9 @@ from nas.samplers import AUTO
 from nas.search import loop as searching
 from nas.search.runner import Runner, SearchObserver
 from nas.search.table import Replay, Table, read_table
+from nas.study import OBJECTIVES
 from nas.study.location import locate
-from nas.study.objective import OBJECTIVES, Goal
+from nas.study.objective import Goal
 from nas.study.settings import SHARED, Settings, current_versions
 from nas.study.study import Study
 from nas.training.recipe import Recipe

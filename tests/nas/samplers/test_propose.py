@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from nas.cli.options import OBJECTIVES as OFFERED_OBJECTIVES
-from nas.cli.options import SAMPLERS as OFFERED_SAMPLERS
-from nas.samplers import AUTO, SAMPLERS
+from nas.samplers import SAMPLERS
 from nas.samplers.history import History, encode
 from nas.samplers.propose import propose
 from nas.space.search_space import SearchSpace, key_of
 from nas.space.space_file import load_space, read_space
-from nas.study.objective import OBJECTIVES, Goal
+from nas.study import OBJECTIVES
+from nas.study.objective import Goal
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
 
@@ -65,11 +64,6 @@ def tried(count: int, space: SearchSpace = SPACE, score: Callable = parts, seed:
 
 def combinations(space: SearchSpace = SPACE) -> list[dict[str, str]]:
     return [a for a in space.assignments() if sum(v != "keep" for v in a.values()) > 1]
-
-
-def test_the_command_offers_what_there_is():
-    assert set(OFFERED_SAMPLERS) == {AUTO, *SAMPLERS}
-    assert tuple(OBJECTIVES) == OFFERED_OBJECTIVES
 
 
 @every_sampler
