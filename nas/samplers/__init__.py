@@ -41,8 +41,6 @@ class Sampler:
 SAMPLERS: Mapping[str, Sampler] = {
     "gp": Sampler("nas.samplers.expected_improvement:ask", "expected improvement under a Gaussian process"),
     "tpe": Sampler("nas.samplers.tpe:ask", "multivariate tree-structured Parzen estimator"),
-    "evolution": Sampler("nas.samplers.evolution:evolution", "regularised evolution", singles_first=False),
-    "nsga2": Sampler("nas.samplers.evolution:nsga2", "NSGA-II", singles_first=False),
     "random": Sampler("nas.samplers.uninformed:ask_random", "uniformly at random", singles_first=False),
     "brute": Sampler(
         "nas.samplers.uninformed:ask_in_order", "all variants in the order of the space", singles_first=False
@@ -54,8 +52,15 @@ AUTO = "auto"
 """Selects the default sampler."""
 DEFAULT = "gp"
 """The sampler that did best in replays (docs/samplers.md)."""
+_REMOVED = frozenset({"evolution", "nsga2"})
+"""Samplers of earlier versions, which stored studies may name."""
 
 
 def find_sampler(name: str) -> Sampler:
-    """Return the sampler of a name, or the default one for ``auto``."""
-    return SAMPLERS[DEFAULT if name == AUTO else name]
+    """Return the sampler of a name, the default one for ``auto`` and for a removed name."""
+    return SAMPLERS[DEFAULT if current_name(name) == AUTO else name]
+
+
+def current_name(name: str) -> str:
+    """Return the sampler with which a stored study resumes: ``auto`` in place of one that was removed."""
+    return AUTO if name in _REMOVED else name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import StudyError
-from nas.samplers import AUTO
+from nas.samplers import AUTO, current_name
 from nas.search import loop as searching
 from nas.search.runner import Runner, SearchObserver
 from nas.search.table import Replay, Table, read_table
@@ -127,7 +127,7 @@ def _settings(table: Table, path: Path, options: dict[str, Any], kept: Settings 
         seed=chosen("seed", table.seeds[0] if table.seeds else 0),
         floor=chosen("floor", about.get("floor", 0.02)),
         versions=current_versions(),
-        sampler=chosen("sampler", AUTO),
+        sampler=current_name(chosen("sampler", AUTO)),
         objective=objective,
         latency_on=about.get("latency_on", ""),
         baselines=about.get("baselines", SHARED),

@@ -12,7 +12,7 @@ from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration
 from nas.data.dataset import Dataset, load_or_demo
 from nas.errors import DataError, StudyError
 from nas.own import use
-from nas.samplers import AUTO
+from nas.samplers import AUTO, current_name
 from nas.session.recipe import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
@@ -82,7 +82,7 @@ def changed_settings(study: Study, options: dict[str, Any]) -> tuple[Settings, D
         seed=kept.seed if options["seed"] is None else options["seed"],
         floor=kept.floor if options["floor"] is None else options["floor"],
         versions=current_versions(),
-        sampler=options["sampler"] or kept.sampler,
+        sampler=options["sampler"] or current_name(kept.sampler),
         objective=options["objective"] or kept.objective,
         baselines=baselines,
         rungs=_rungs(options, recipe, kept.rungs),
@@ -105,7 +105,7 @@ def settings_as_begun(study: Study, options: dict[str, Any]) -> tuple[Settings, 
             before = {key: value for key, value in before.items() if key not in OF_A_SPACE}
     else:
         use(space.modules)
-    whole = merged({"data": kept.data or None, **before, "sampler": kept.sampler}, options)
+    whole = merged({"data": kept.data or None, **before, "sampler": current_name(kept.sampler)}, options)
     if "trials" in before:
         whole.update(asked)
     with _data_may_have_moved(study, whole["data"]):

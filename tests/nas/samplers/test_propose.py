@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from nas.samplers import SAMPLERS
+from nas.samplers import AUTO, SAMPLERS, current_name
 from nas.samplers.history import History, encode
 from nas.samplers.propose import propose
 from nas.space.search_space import SearchSpace, key_of
@@ -64,6 +65,20 @@ def tried(count: int, space: SearchSpace = SPACE, score: Callable = parts, seed:
 
 def combinations(space: SearchSpace = SPACE) -> list[dict[str, str]]:
     return [a for a in space.assignments() if sum(v != "keep" for v in a.values()) > 1]
+
+
+@every_sampler
+def test_it_is_documented(sampler):
+    page = (Path(__file__).parents[3] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    assert f"\n| `{sampler}` | " in page
+
+
+@pytest.mark.parametrize("removed", ["evolution", "nsga2"])
+def test_a_study_of_a_removed_sampler_resumes_with_the_default(removed):
+    assert current_name(removed) == AUTO
+    trials = tried(SINGLES + 2)
+    assert propose(SPACE, trials, seed=0, floor=1.0, sampler=removed) == propose(SPACE, trials, seed=0, floor=1.0)
+    assert [current_name(name) for name in (AUTO, *SAMPLERS)] == [AUTO, *SAMPLERS]
 
 
 @every_sampler
