@@ -1,9 +1,10 @@
-"""The command that writes a variant into someone else's tree."""
+"""`nas emit-yaml`: write the files of variants."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +20,62 @@ if TYPE_CHECKING:
     from nas.study.trial import Trial
 
 
+@dataclass(frozen=True)
+class EmitOptions:
+    """The options of ``nas emit-yaml``; its help says what each means."""
+
+    study: str | None
+    best: bool
+    trial: int | None
+    front: bool
+    everything: bool
+    swaps: tuple[str, ...]
+    module_files: tuple[Path, ...]
+    space: str | None
+    sample: int | None
+    seed: int | None
+    base: str | None
+    scale: str | None
+    output: Path
+    forms: str
+    weights: Path | None
+    ultralytics: str | None
+    apply_to: Path | None
+    revert: Path | None
+    dry_run: bool
+    force: bool
+    storage: str | None
+
+
 @click.command("emit-yaml", short_help="Write the files of a variant.")
 @click.option("--study", help="Take the variant from this study.")
 @click.option(
-    "--best", is_flag=True, help="What the study answers: the first that was confirmed, if any was (the default)."
+    "--best", is_flag=True, help="The winner of the study: its first confirmed variant, if there is one (the default)."
 )
-@click.option("--trial", type=int, help="The study's trial of this number.")
-@click.option("--front", is_flag=True, help="All on the study's Pareto front of mAP and GFLOPs, but the baseline.")
-@click.option("--all", "everything", is_flag=True, help="All variants that the study has finished, but the baseline.")
+@click.option("--trial", type=int, help="The trial with this number.")
+@click.option("--front", is_flag=True, help="All variants on the Pareto front of mAP and GFLOPs, without the baseline.")
+@click.option("--all", "everything", is_flag=True, help="All finished variants of the study, without the baseline.")
 @click.option(
-    "--swap", "swaps", multiple=True, metavar="SLOT=CHOICE", help="Without a study: make this swap; globs work; repeat."
+    "--swap",
+    "swaps",
+    multiple=True,
+    metavar="SLOT=CHOICE",
+    help="Without a study: a swap to make; globs work; repeat it.",
 )
 @MODULES
-@click.option("--space", metavar="NAME", help="Take random variants of this space: one that ships, or a .yaml file.")
-@click.option("--sample", type=click.IntRange(1), metavar="N", help="With --space: how many; the baseline is none.")
-@click.option("--seed", type=click.IntRange(0), help="With --space: of the draw. Default: 0.")
-@click.option("--base", help="With --swap: the base. Default: yolov8.")
+@click.option("--space", metavar="NAME", help="Draw random variants of this space: one that ships, or a .yaml file.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of random variants of --space, without the baseline.",
+)
+@click.option("--seed", type=click.IntRange(0), help="Random seed of the draw from --space. Default: 0.")
+@click.option("--base", help="Base architecture of --swap. Default: yolov8.")
 @click.option(
     "--scale",
     metavar="LETTER[,LETTER]",
-    help="Scales, a variant each. Default: the study's, the space's, or the base's first.",
+    help="Scale letters, one variant each. Default: the scale of the study or space, or the first of the base.",
 )
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("out"), show_default=True
@@ -55,7 +92,7 @@ if TYPE_CHECKING:
     "--weights",
     type=click.Path(path_type=Path),
     metavar="FILE.pt",
-    help="Also write a .pt to start from: this checkpoint of the stock model, inherited by layer name.",
+    help="Also write initial weights: a .pt with the tensors of this stock checkpoint, copied by layer name.",
 )
 @click.option(
     "--ultralytics",
@@ -65,14 +102,12 @@ if TYPE_CHECKING:
 @click.option(
     "--apply", "apply_to", type=click.Path(path_type=Path), metavar="PATH", help="Apply the patch to this tree instead."
 )
-@click.option(
-    "--revert", type=click.Path(path_type=Path), metavar="PATH", help="Take what --apply did out of this tree again."
-)
-@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
-@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option("--revert", type=click.Path(path_type=Path), metavar="PATH", help="Undo --apply in this tree.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @STORAGE
 @JSON
-def emit_yaml(as_json: bool, **options: Any) -> None:
+def emit_yaml(as_json: bool, **given: Any) -> None:
     """Write a variant's files: model YAML, how to register its modules, a script that trains it, or all in a bundle.
 
     \b
@@ -88,21 +123,22 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     The YAML of a study's trial is the one that it was trained from, byte for byte. Every other YAML states parameters
     and GFLOPs of all requested scales.
     """
-    if options["revert"]:
-        return _revert(options, as_json)
+    options = EmitOptions(**given)
+    if options.revert:
+        return _revert(options, options.revert, as_json)
     _check(options)
     prepare()
-    load_own(options["module_files"])
+    load_own(options.module_files)
     from nas.emit.output import write_files
     from nas.emit.patch import apply_patch
 
     forms = _forms(options)
-    tree = _tree(options["ultralytics"])
+    tree = _tree(options.ultralytics)
     chosen = _chosen(options)
     notes: list[dict[str, Any]] = []
-    if options["apply_to"]:
+    if options.apply_to:
         # Modules do not depend on the scale, and one tree takes those of several variants.
-        paths = [p for v, f in chosen for p in apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
+        paths = [p for v, f in chosen for p in apply_patch(v, f, options.apply_to, dry_run=options.dry_run)]
         paths = list(dict.fromkeys(paths))
     else:
         if "patch" in forms and len({variant.added for variant, _ in chosen}) > 1:
@@ -111,65 +147,65 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
         for variant, files in chosen:
             # Scales share their modules, and so one patch.
             own = [form for form in forms if form != "patch" or variant is chosen[0][0]]
-            weights = _pretrained(variant, files, options["weights"], notes)
+            weights = _pretrained(variant, files, options.weights, notes)
             texts |= texts_of(variant, files, own, tree, weights)
-        paths = write_files(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
+        paths = write_files(texts, options.output, force=options.force, dry_run=options.dry_run)
     names = ", ".join(files.name for _, files in chosen)
-    _say(paths, "would write" if options["dry_run"] else "wrote", options["dry_run"], as_json, names, notes)
+    _say(paths, "would write" if options.dry_run else "wrote", options.dry_run, as_json, names, notes)
     script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
-    if script and not options["dry_run"] and not as_json:
+    if script and not options.dry_run and not as_json:
         start = f" --weights {script.parent / notes[-1]['name']}" if notes else ""
         click.echo(f"Next:  python {script} --data path/to/data.yaml --epochs 100{start}")
     return None
 
 
-def _check(options: dict[str, Any]) -> None:
+def _check(options: EmitOptions) -> None:
     """Refuse options that contradict each other."""
-    sources = [bool(options[key]) for key in ("study", "swaps", "space")]
+    sources = [bool(source) for source in (options.study, options.swaps, options.space)]
     if sum(sources) != 1:
         raise click.UsageError("give one of --study NAME, --swap SLOT=CHOICE and --space NAME")
-    which = [f"--{key}" for key in ("best", "front") if options[key]]
-    which += ["--all"] * options["everything"] + ["--trial"] * (options["trial"] is not None)
-    if not options["study"] and which:
+    which = ["--best"] * options.best + ["--front"] * options.front
+    which += ["--all"] * options.everything + ["--trial"] * (options.trial is not None)
+    if not options.study and which:
         raise click.UsageError(f"{which[0]} chooses from a study: give --study NAME")
     if len(which) > 1:
         raise click.UsageError(f"give one of {', '.join(which)}")
-    if options["base"] and not options["swaps"]:
+    if options.base and not options.swaps:
         raise click.UsageError("--base goes with --swap; a study or space knows its base")
-    if options["module_files"] and not options["swaps"]:
+    if options.module_files and not options.swaps:
         raise click.UsageError("--modules goes with --swap; a study or space knows its modules")
-    if options["space"] and options["sample"] is None:
+    if options.space and options.sample is None:
         raise click.UsageError("--space draws random variants: give --sample N, how many")
-    for key in ("sample", "seed"):
-        if options[key] is not None and not options["space"]:
-            raise click.UsageError(f"--{key} goes with --space NAME")
-    if options["scale"] is not None and not _scales(options):
+    for flag, value in (("--sample", options.sample), ("--seed", options.seed)):
+        if value is not None and not options.space:
+            raise click.UsageError(f"{flag} goes with --space NAME")
+    if options.scale is not None and not _scales(options):
         raise click.UsageError(f"--scale {options['scale']!r}: expected letters, such as n or n,s")
-    if options["weights"] and options["apply_to"]:
+    if options.weights and options.apply_to:
         raise click.UsageError("--apply only edits a tree: --weights goes with forms that are written")
-    if options["weights"] and len(set(_scales(options))) > 1:
+    if options.weights and len(set(_scales(options))) > 1:
         raise click.UsageError("--weights are those of one scale: give one --scale")
 
 
-def _forms(options: dict[str, Any]) -> list[str]:
+def _forms(options: EmitOptions) -> list[str]:
     """Return the requested forms, each once."""
-    forms = list(dict.fromkeys(form.strip() for form in options["forms"].split(",") if form.strip()))
+    forms = list(dict.fromkeys(form.strip() for form in options.forms.split(",") if form.strip()))
     if not forms or not set(forms) <= set(FORMS):
-        raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(FORMS)}")
-    if options["apply_to"] and forms != ["patch"]:
+        raise click.UsageError(f"--form {options.forms}: expected some of {', '.join(FORMS)}")
+    if options.apply_to and forms != ["patch"]:
         raise click.UsageError("--apply writes into a tree: give --form patch, and nothing else")
-    if options["apply_to"] and options["ultralytics"]:
+    if options.apply_to and options.ultralytics:
         raise click.UsageError("--apply names the tree: leave --ultralytics out")
     takes_tree = [form.name for form in FORMS.values() if form.takes_tree]
-    if options["ultralytics"] and not set(takes_tree) & set(forms):
+    if options.ultralytics and not set(takes_tree) & set(forms):
         kinds = " or ".join(takes_tree)
         raise click.UsageError(f"--ultralytics names the tree of a {kinds}: give --form {kinds}")
     return forms
 
 
-def _scales(options: dict[str, Any]) -> list[str]:
-    """Return the scale letters asked for."""
-    return [scale.strip() for scale in (options["scale"] or "").split(",") if scale.strip()]
+def _scales(options: EmitOptions) -> list[str]:
+    """Return the requested scale letters."""
+    return [scale.strip() for scale in (options.scale or "").split(",") if scale.strip()]
 
 
 def _tree(given: str | None) -> Path | None:
@@ -189,7 +225,7 @@ def _tree(given: str | None) -> Path | None:
 def _pretrained(
     variant: Variant, files: ModelFiles, path: Path | None, notes: list[dict[str, Any]]
 ) -> Pretrained | None:
-    """Return the weights that a variant starts from, if asked for, and note what they are made of."""
+    """Return the initial weights of a variant if they are requested, and append what they hold to `notes`."""
     if path is None:
         return None
     from nas.emit.pretrained import pretrained, read_weights
@@ -200,15 +236,15 @@ def _pretrained(
     return made
 
 
-def _revert(options: dict[str, Any], as_json: bool) -> None:
+def _revert(options: EmitOptions, tree: Path, as_json: bool) -> None:
     """Take a patch out of a tree."""
-    if any(options[key] for key in ("study", "swaps", "space", "apply_to", "weights")):
-        raise click.UsageError("--revert takes out whatever was applied: give no variant")
+    if options.study or options.swaps or options.space or options.apply_to or options.weights:
+        raise click.UsageError("--revert undoes every applied patch: give no variant")
     prepare()
     from nas.emit.patch import revert_patch
 
-    paths = revert_patch(options["revert"], dry_run=options["dry_run"])
-    _say(paths, "would restore" if options["dry_run"] else "restored", options["dry_run"], as_json, "", [])
+    paths = revert_patch(tree, dry_run=options.dry_run)
+    _say(paths, "would restore" if options.dry_run else "restored", options.dry_run, as_json, "", [])
 
 
 def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, notes: list[dict[str, Any]]) -> None:
@@ -226,16 +262,16 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, 
         if made["other_nc"]:
             click.echo(f"  its head tells {made['nc']} classes apart, as theirs does; the YAML says another number")
         for key, said in (
-            ("begun", "begin near the layer that they replace"),
+            ("begun", "start near the layer that they replace"),
             ("shared", "have some tensors of the layer that they replace"),
-            ("fresh", "begin afresh"),
+            ("fresh", "have new initial values"),
             ("unmatched", "not kept as they were"),
         ):
             if made[key]:
                 click.echo(f"  {said}: {', '.join(made[key])}")
 
 
-def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
+def _chosen(options: EmitOptions) -> list[tuple[Variant, ModelFiles]]:
     """Return the variants that the options ask for, and their files."""
     from nas.emit.selection import Which, chosen_trials, files_at_scales, random_variants
     from nas.own import use
@@ -245,14 +281,15 @@ def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
 
     scales = _scales(options)
     found: list[Variant] | list[Trial]
-    if options["swaps"]:
-        base = options["base"] or "yolov8"
-        found = [parse_swaps(base, scales[0] if scales else load_base(base).default_scale, options["swaps"])]
-    elif options["space"]:
-        found = random_variants(load_space(options["space"]), options["sample"], options["seed"] or 0)
+    if options.swaps:
+        base = options.base or "yolov8"
+        found = [parse_swaps(base, scales[0] if scales else load_base(base).default_scale, options.swaps)]
+    elif options.space and options.sample:
+        found = random_variants(load_space(options.space), options.sample, options.seed or 0)
     else:
-        which: Which = "front" if options["front"] else "all" if options["everything"] else "best"
-        study = open_study(options["study"], options["storage"])
+        assert options.study
+        which: Which = "front" if options.front else "all" if options.everything else "best"
+        study = open_study(options.study, options.storage)
         use(study.settings.space.modules)
-        found = chosen_trials(study, number=options["trial"], which=which)
+        found = chosen_trials(study, number=options.trial, which=which)
     return [pair for one in found for pair in files_at_scales(one, scales)]

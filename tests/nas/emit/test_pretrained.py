@@ -212,7 +212,7 @@ def test_a_bundle_trains_from_it_without_nas(stock, tiny_data, tmp_path):
     again = runner.invoke(cli, command)
     assert again.exit_code == 0, again.output  # the same bytes: nothing differs
     assert f"{name}.pt keeps " in again.output
-    assert "begin near the layer that they replace: backbone.down_p5, neck.up_p4, neck.c2f_p4" in again.output
+    assert "start near the layer that they replace: backbone.down_p5, neck.up_p4, neck.c2f_p4" in again.output
 
     (tmp_path / "away").mkdir()
     (tmp_path / "away" / "nas.py").write_text("raise ImportError('this package is not there')")
