@@ -180,7 +180,7 @@ def _check(options: EmitOptions) -> None:
         if value is not None and not options.space:
             raise click.UsageError(f"{flag} goes with --space NAME")
     if options.scale is not None and not _scales(options):
-        raise click.UsageError(f"--scale {options['scale']!r}: expected letters, such as n or n,s")
+        raise click.UsageError(f"--scale {options.scale!r}: expected letters, such as n or n,s")
     if options.weights and options.apply_to:
         raise click.UsageError("--apply only edits a tree: --weights goes with forms that are written")
     if options.weights and len(set(_scales(options))) > 1:
