@@ -15,6 +15,7 @@ import yaml
 
 from nas.errors import ModelError
 from nas.space.graph import RowArg
+from nas.space.yaml_reader import YamlReader
 
 IMAGE_ROW = -1
 """What the first row takes."""
@@ -22,7 +23,6 @@ IMAGE_ROW = -1
 _GLOBALS = ("activation", "reg_max", "end2end", "depth_multiple", "width_multiple")
 _MOST_ROWS = 500
 _MOST_VALUES = 64
-_MOST_PROBLEMS = 50
 _DEEPEST = 3
 
 
@@ -85,34 +85,23 @@ def parse_model_yaml(text: str, file: str) -> ModelYaml:
     Raises:
         ModelError: All problems, one a line, each with file and line.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ModelError(f"{file}: not YAML: {_said(error)}") from None
-    reader = _Reader(file)
-    model = reader.read(root)
-    if reader.problems or model is None:
-        problems = sorted(set(reader.problems))[:_MOST_PROBLEMS]
-        raise ModelError("\n".join(f"{file}:{line}: {text}" for line, text in problems))
+    reader = _ModelReader(file)
+    model = reader.read(reader.compose(text))
+    reader.raise_problems()
+    assert model is not None, "a reader without problems has read a model"
     return model
 
 
-class _Reader:
-    """Walks a composed YAML tree, which knows its lines, and collects problems instead of stopping at one."""
+class _ModelReader(YamlReader):
+    """Reads a model from a YAML tree."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.problems: list[tuple[int, str]] = []
+    error = ModelError
+    most_problems = 50
 
-    def problem(self, node: yaml.Node | None, text: str) -> None:
-        self.problems.append((node.start_mark.line + 1 if node else 1, text))
-
-    def value(self, node: yaml.Node) -> Any:
-        try:
-            return yaml.SafeLoader("").construct_object(node, deep=True)
-        except (yaml.YAMLError, RecursionError) as error:
-            self.problem(node, f"cannot read this value: {_said(error)}")
-            return None
+    def explain(self, error: Exception) -> str:
+        """Return the error, with its place, in one line; a tab is named, since it cannot be seen."""
+        text = " ".join(str(error).split())
+        return f"{text} (YAML indents with spaces, not tabs)" if "'\\t'" in text else text
 
     def read(self, root: yaml.Node | None) -> ModelYaml | None:
         if not isinstance(root, yaml.MappingNode):
@@ -201,9 +190,3 @@ class _Reader:
             node, f"cannot use a {type(value).__name__} here: expected numbers, text, true, false, None, or lists"
         )
         return None
-
-
-def _said(error: BaseException) -> str:
-    """Return what a YAML parser said, with its place, in one line; a tab is named, since it cannot be seen."""
-    text = " ".join(str(error).split())
-    return f"{text} (YAML indents with spaces, not tabs)" if "'\\t'" in text else text

@@ -25,7 +25,6 @@ import itertools
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -37,6 +36,7 @@ from nas.space.bases import bases, load_base
 from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
 from nas.space.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots, misfit, parse_choice
+from nas.space.yaml_reader import YamlReader
 
 _KEYS = ("base", "scale", "slots", "forbid", "constraints", "modules")
 _SLOT_KEYS = ("choices", "tie", "enabled")
@@ -76,27 +76,17 @@ def read_space(text: str, file: str, name: str) -> SearchSpace:
     Raises:
         SpaceError: All problems, one a line, each with file and line.
     """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise SpaceError(f"{file}: not YAML: {error}") from None
-    reader = _Reader(file)
-    space = reader.read(root, name)
-    if reader.problems or space is None:
-        raise SpaceError("\n".join(text for _, text in sorted(reader.problems)))
+    reader = _SpaceReader(file)
+    space = reader.read(reader.compose(text), name)
+    reader.raise_problems()
+    assert space is not None, "a reader without problems has read a space"
     return space
 
 
-class _Reader:
-    """Walks a composed YAML tree, which knows its lines, and collects problems instead of stopping at one."""
+class _SpaceReader(YamlReader):
+    """Reads a space from a YAML tree."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.problems: list[tuple[int, str]] = []
-
-    def problem(self, node: yaml.Node | None, text: str) -> None:
-        line = node.start_mark.line + 1 if node else 1
-        self.problems += [(line, f"{self.file}:{line}: {part}") for part in text.splitlines()]
+    error = SpaceError
 
     def mapping(
         self, node: yaml.Node, what: str, known: tuple[str, ...] = ()
@@ -118,14 +108,6 @@ class _Reader:
             else:
                 found[key] = (key_node, value_node)
         return found
-
-    def value(self, node: yaml.Node) -> Any:
-        loader = yaml.SafeLoader("")
-        try:
-            return loader.construct_object(node, deep=True)
-        except yaml.YAMLError as error:
-            self.problem(node, f"cannot read this value: {error}")
-            return None
 
     def read(self, root: yaml.Node | None, name: str) -> SearchSpace | None:
         if root is None:
