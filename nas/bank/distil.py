@@ -31,7 +31,8 @@ from nas.errors import ProxyError
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import begin
-from nas.space.variant import AFTER, Variant
+from nas.space.choice import AFTER
+from nas.space.variant import Variant
 from nas.training.jobs import ProxyJob
 from nas.training.proxy_trainer import ProxyTrainer
 from nas.training.train import open_trainer

@@ -12,8 +12,8 @@ from typing import Any
 from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.errors import ArtifactError
 from nas.files import read_json
+from nas.space.choice import AFTER
 from nas.space.search_space import SearchSpace
-from nas.space.variant import AFTER
 
 _OLD_CONTROL = "again"
 """What `CONTROL` was called in the banks of earlier versions."""

@@ -11,7 +11,7 @@ import torch
 
 from nas.bank.jobs import Candidate
 from nas.errors import failure_kind, one_line
-from nas.space.variant import AFTER
+from nas.space.choice import AFTER
 
 _MACHINE = ("cuda error", "cudnn_status", "cublas_status", "unable to find a valid cudnn", "unable to find an engine")
 """Parts of the messages of errors that no module causes, or that the process on a GPU does not survive."""

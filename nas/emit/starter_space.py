@@ -11,8 +11,9 @@ from nas.errors import SpaceError
 from nas.model.render import environment
 from nas.ops import registry
 from nas.space.bases import load_base
+from nas.space.choice import AFTER, KEEP, NONE, Choice, misfit
 from nas.space.graph import IMAGE, Layer, LayerGraph, with_letter
-from nas.space.variant import AFTER, KEEP, NONE, Choice, Variant, check_scale, misfit
+from nas.space.variant import Variant, check_scale
 
 _COSTLY = 2
 """Level (binary logarithm of the stride) up to which a swap costs the most and is off until asked for."""

@@ -10,8 +10,9 @@ from torch import nn
 from nas.errors import BuildError, SpaceError, one_line
 from nas.model.host import build
 from nas.model.render import render
+from nas.space.choice import AFTER
 from nas.space.search_space import SearchSpace
-from nas.space.variant import AFTER, Variant, make_variant
+from nas.space.variant import Variant, make_variant
 
 _SIZES = ((2, 3), (3, 2))
 """Heights and widths that a model is run at, in its largest stride: not square, so that mixed-up axes show."""

@@ -21,8 +21,8 @@ from nas.errors import StudyError
 from nas.ranking.additive import Additive, AdditiveCost, Prediction, observations
 from nas.ranking.replicates import pool_seeds
 from nas.ranking.verdict import LEVEL, holm
+from nas.space.choice import parse_choice
 from nas.space.search_space import Slot
-from nas.space.variant import parse_choice
 from nas.study.trial import Trial
 
 Swap: TypeAlias = tuple[str, str]

@@ -12,7 +12,8 @@ from nas.ranking.race import contenders, rules_of, winner_of
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.replicates import pool_seeds
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
-from nas.space.variant import KEEP, NONE, describe_swaps
+from nas.space.choice import KEEP, NONE
+from nas.space.variant import describe_swaps
 from nas.study.budget import Rung
 from nas.study.settings import PER_SEED, SHARED, Settings
 from nas.study.study import Study

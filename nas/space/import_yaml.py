@@ -16,9 +16,10 @@ from functools import partial
 from nas.errors import ModelError, SpaceError
 from nas.ops import registry
 from nas.space.bases import bases, load_base
+from nas.space.choice import AFTER, Choice, make_choice, misfit
 from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
-from nas.space.variant import AFTER, Choice, Variant, check_scale, make_choice, make_variant, misfit
+from nas.space.variant import Variant, check_scale, make_variant
 
 _SAME, _SWAPPED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 2.0, 3.0, 4.0
 _MOST_ALIGNED = 4

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from nas.errors import SpaceError
+from nas.space.choice import KEEP, NONE, parse_choice
 from nas.space.search_space import SearchSpace
-from nas.space.variant import KEEP, NONE, Variant, parse_choice
+from nas.space.variant import Variant
 
 
 def representatives(space: SearchSpace, count: int) -> list[Variant]:

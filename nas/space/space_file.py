@@ -33,9 +33,10 @@ from nas.ops.registry import did_you_mean
 from nas.own import use
 from nas.own.files import ModuleFile, read_file
 from nas.space.bases import bases, load_base
+from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, parse_choice
 from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
-from nas.space.variant import AFTER, KEEP, NONE, check_scale, make_choice, match_slots, misfit, parse_choice
+from nas.space.variant import check_scale, match_slots
 from nas.space.yaml_reader import YamlReader
 
 _KEYS = ("base", "scale", "slots", "forbid", "constraints", "modules")

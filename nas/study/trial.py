@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from nas.space.variant import KEEP, NONE, Variant, describe_swaps
+from nas.space.choice import KEEP, NONE
+from nas.space.variant import Variant, describe_swaps
 from nas.training.scores import EpochScore, Validation, scores
 
 Status = Literal["running", "done", "failed", "rejected", "interrupted"]

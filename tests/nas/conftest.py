@@ -20,9 +20,10 @@ from nas.calibration.calibrator import Calibration, Calibrator, full_recipe, pro
 from nas.calibration.result import CalibrationResult
 from nas.data.dataset import load, write_resolved
 from nas.errors import ProxyFailure
+from nas.space.choice import parse_choice
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space, read_space
-from nas.space.variant import parse_choice, parse_swaps
+from nas.space.variant import parse_swaps
 from nas.study.location import locate
 from nas.study.settings import PER_SEED, Settings, current_versions
 from nas.study.study import Study

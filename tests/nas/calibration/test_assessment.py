@@ -12,7 +12,7 @@ from nas.calibration.assessment import OVER_CONTROL, RANKABLE, assess, reference
 from nas.calibration.calibrator import control_of
 from nas.calibration.result import RESULT_FILE, load_result
 from nas.errors import CalibrationError, OutputError, ProxyFailure
-from nas.space.variant import parse_choice
+from nas.space.choice import parse_choice
 from nas.training.scores import SCORES
 
 

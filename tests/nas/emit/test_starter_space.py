@@ -10,9 +10,10 @@ from nas.emit.starter_space import space_of, starting_space
 from nas.errors import SpaceError
 from nas.model.check_space import check_space
 from nas.space.bases import bases, load_base
+from nas.space.choice import Choice, misfit
 from nas.space.graph import IMAGE
 from nas.space.space_file import read_space
-from nas.space.variant import Choice, make_variant, misfit
+from nas.space.variant import make_variant
 
 
 @pytest.mark.parametrize("base", bases())

@@ -16,9 +16,10 @@ from nas.model.cost import model_cost
 from nas.model.render import render, render_branch, render_snippet
 from nas.model.transfer import begin, begin_swaps
 from nas.space.bases import load_base
+from nas.space.choice import misfit, parse_choice
 from nas.space.graph import Layer
 from nas.space.space_file import read_space
-from nas.space.variant import make_variant, misfit, parse_choice, parse_swaps
+from nas.space.variant import make_variant, parse_swaps
 
 GUIDED = ("FADE", "SAPA")
 

@@ -16,9 +16,10 @@ from nas.model.cost import costed
 from nas.model.render import render
 from nas.ops import registry
 from nas.space.bases import HEADS, bases, load_base, name_layers
+from nas.space.choice import Choice, misfit
 from nas.space.graph import IMAGE, with_letter
 from nas.space.model_yaml import read_model_yaml
-from nas.space.variant import Choice, Variant, make_variant, misfit
+from nas.space.variant import Variant, make_variant
 
 FILES = {f.stem: f for f in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml")}
 SMALL = ("yolov3-tiny", "yolov5", "yolov6", "yolov8-p6", "yolov9t", "yolov10n", "yolo11", "yolo12", "yolo26")

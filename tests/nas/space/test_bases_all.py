@@ -13,8 +13,9 @@ from nas.model.cost import costed, model_cost
 from nas.model.host import build, register_costs
 from nas.model.render import render
 from nas.space.bases import load_base
+from nas.space.choice import parse_choice
 from nas.space.space_file import load_space
-from nas.space.variant import Variant, parse_choice
+from nas.space.variant import Variant
 
 SPACE = load_space("seeds")
 GRAPH = load_base(SPACE.base)

@@ -13,10 +13,11 @@ from nas.errors import ModelError, SpaceError
 from nas.model.render import render
 from nas.ops import registry
 from nas.space.bases import bases, load_base
+from nas.space.choice import AFTER, Choice, misfit
 from nas.space.import_yaml import import_model
 from nas.space.model_yaml import parse_model_yaml
 from nas.space.space_file import load_space, shipped
-from nas.space.variant import AFTER, Choice, Variant, make_variant, misfit
+from nas.space.variant import Variant, make_variant
 
 STOCK = (Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml").read_text()
 UP = '[-1, 1, nn.Upsample, [None, 2, "nearest"]]'

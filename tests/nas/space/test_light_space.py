@@ -7,8 +7,9 @@ import torch
 from nas.model.host import build, register
 from nas.model.render import render
 from nas.ops.registry import get
+from nas.space.choice import parse_choice
 from nas.space.space_file import load_space
-from nas.space.variant import make_variant, parse_choice
+from nas.space.variant import make_variant
 
 
 def spent(layer, x):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nas.errors import SpaceError
+from nas.space.choice import parse_choice
 from nas.space.sampling import representatives
 from nas.space.space_file import load_space, read_space
-from nas.space.variant import parse_choice
 
 SMALL = "slots: {neck.up_p4: [CARAFE, DySample], neck.up_p3: [CARAFE, DySample]}"
 

@@ -12,7 +12,7 @@ from nas.bank.jobs import CONTROL
 from nas.model.transfer import named_state
 from nas.ops.registry import entries
 from nas.space.bases import load_base
-from nas.space.variant import AFTER, misfit, parse_choice
+from nas.space.choice import AFTER, misfit, parse_choice
 from nas.training import proxy_trainer
 from nas.training.initial_state import graph_of
 from nas.training.train import open_trainer, train

@@ -1,0 +1,130 @@
+"""Choices: a module with its arguments for a slot, as labels such as ``CARAFE(k_up=7)``, and where each fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nas.errors import SpaceError
+from nas.ops import registry
+from nas.ops.registry import Value
+from nas.space.graph import Layer, LayerGraph, RowArg
+
+KEEP = "keep"
+"""The choice that leaves a layer as it is."""
+NONE = "none"
+"""The choice that inserts nothing."""
+AFTER = "after "
+"""What the key of an insertion slot starts with."""
+
+_LABEL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A module with the arguments that differ from its defaults. Made by `make_choice` or `parse_choice`."""
+
+    module: str
+    args: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Plain text, such as ``CARAFE(c_mid=64,k_up=5)``."""
+        inner = ",".join(f"{k}={format_value(v)}" for k, v in self.args)
+        return f"{self.module}({inner})" if inner else self.module
+
+
+def format_value(value: Value) -> str:
+    """Return a value as labels and YAMLs write it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parse_value(text: str) -> Value:
+    """Return the value that `format_value` wrote."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def make_choice(module: str, args: Mapping[str, object]) -> Choice:
+    """Check a module and its arguments against the registry.
+
+    Raises:
+        SpaceError: The module or an argument is unknown, or a value is out of bounds.
+    """
+    try:
+        return Choice(module, tuple(registry.get(module).check_args(args).items()))
+    except ValueError as error:
+        raise SpaceError(str(error)) from None
+
+
+def parse_choice(text: str) -> Choice:
+    """Read a label such as ``CARAFE(k_up=7)``.
+
+    Raises:
+        SpaceError: The text is no label, or names what the registry does not have.
+    """
+    match = _LABEL.fullmatch(text)
+    if not match:
+        raise SpaceError(f"cannot read the choice {text!r}: expected MODULE or MODULE(argument=value,...)")
+    args: dict[str, object] = {}
+    for part in filter(None, (p.strip() for p in (match[2] or "").split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or not value.strip():
+            raise SpaceError(f"cannot read {part!r} in the choice {text!r}: expected argument=value")
+        args[key.strip()] = parse_value(value.strip())
+    return make_choice(match[1], args)
+
+
+def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> str:
+    """Say why a module cannot go into a layer's place (or behind it) in a base; empty if it can."""
+    layer = graph[name]
+    entry = registry.get(choice.module)
+    kinds = ", ".join(sorted(entry.kinds))
+    if inserted and layer.section == "head":
+        return "nothing can stand behind a head"
+    if inserted and entry.rule == "guided":
+        return f"{choice.module} cannot be inserted: it takes two inputs, and fits slots of kind {kinds}"
+    if inserted and (entry.rule != "same" or any(isinstance(p, registry.FromSlot) for p in entry.params)):
+        return (
+            f"{choice.module} cannot be inserted: it takes its sizes from a layer that it replaces, of kind {kinds}; "
+            f"what fits: {_fitting('attention')}"
+        )
+    if inserted and "attention" not in entry.kinds:
+        return f"{choice.module} cannot be inserted: it fits slots of kind {kinds}; what fits: {_fitting('attention')}"
+    if inserted:
+        return ""
+    if layer.kind is None:
+        return f"{layer.module} cannot be swapped; what can: {', '.join(n for n in graph.names if graph[n].kind)}"
+    if layer.kind not in entry.kinds:
+        return (
+            f"{choice.module} fits slots of kind {kinds}, this one is {layer.kind}; what fits: {_fitting(layer.kind)}"
+        )
+    if entry.fits and not entry.fits(layer.slot_values):
+        return f"{choice.module} does not fit {layer.slot_values}: {entry.requires}"
+    if entry.rule == "guided" and not graph.guide_of(name):
+        return (
+            f"{choice.module} needs a guide, a second map of its output's size: the other source of a Concat that "
+            f"takes {name} and one layer before it; there is none"
+        )
+    if choice.module == layer.module and row_args(layer, choice) == layer.args:
+        return f"{choice.label} is what stands there; `{KEEP}` says so"
+    return ""
+
+
+def _fitting(kind: str) -> str:
+    """Return the modules that fit a kind of slot, in words."""
+    return ", ".join(e.name for e in registry.entries().values() if kind in e.kinds)
+
+
+def row_args(layer: Layer, choice: Choice) -> tuple[RowArg, ...]:
+    """Return a choice's arguments as the row of a model YAML: output channels first, unless they are the input's."""
+    entry = registry.get(choice.module)
+    own = entry.row_args(layer.slot_values, dict(choice.args))
+    return tuple(own) if entry.rule in ("same", "guided") else (layer.args[0], *own)
