@@ -1,4 +1,4 @@
-"""What a calibration says, for people: Markdown tables, and the few lines that a terminal shows."""
+"""The files of a calibration: Markdown tables, the picture, and the result for ``nas search --proxy``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from nas.bank.store import IDLE
 from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Assessment
-from nas.calibration.calibrator import CALIBRATION_SUFFIX
 from nas.calibration.choose import ProxyMerit
 from nas.calibration.plot import calibration_picture, points_of
 from nas.calibration.result import RESULT_FILE
@@ -22,7 +20,7 @@ from nas.training.scores import SCORES
 def to_markdown(j: Assessment) -> str:
     """Return the whole answer as Markdown tables."""
     c = j.calibration
-    parts = [_head(j), _merit_table(j), _full_words(j), _variant_table(j)]
+    parts = [_head(j), _merit_table(j), full_training_words(j), _variant_table(j)]
     if j.drops:
         idle = {slot for slot, drop in j.drops.items() if drop < IDLE}
         parts.append(
@@ -60,7 +58,8 @@ def _merit_table(j: Assessment) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _full_words(j: Assessment) -> str:
+def full_training_words(j: Assessment) -> str:
+    """Return how well full training agrees with itself; empty where it had one seed."""
     if not (j.full_merit and j.ceiling and j.attainable is not None):
         return ""
     f = j.full_merit
@@ -70,7 +69,7 @@ def _full_words(j: Assessment) -> str:
     return (
         f"Proxies are judged by this score of full training: {SCORES[j.reference].words}{why}. "
         f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
-        f"One seed against another: Spearman {_with(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
+        f"One seed against another: Spearman {with_interval(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
     )
 
@@ -93,45 +92,20 @@ def _mean(values: np.ndarray, form: str) -> str:
     return format(float(there.mean()), form) if there.size else "–"
 
 
-def summary_table(j: Assessment) -> Table:
-    """Return the best score of each proxy, for a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("proxy", "score", "CPU min", "spread/error", "resolves", f"CPU min for {DIFFERENCE:g}", "Spearman"):
-        table.add_column(name, justify="left" if name in ("proxy", "score") else "right")
-    for name, _ in j.calibration.proxies:
-        m = j.best(name)
-        table.add_row(
-            m.proxy, m.score, f"{m.minutes:.2f}", f"{m.merit.ratio**0.5:.2f}", f"{m.merit.resolution():.4f}",
-            f"{m.cost(DIFFERENCE):.3g}", _with(m.agreement.spearman, m.agreement.spearman_interval),
-        )  # fmt: skip
-    return table
-
-
 def _cells(m: ProxyMerit) -> list[str]:
     a = m.agreement
     return [
         m.proxy, m.score, f"{m.minutes:.2f}", f"{m.once_minutes:.1f}", f"{m.merit.error:.4f}",
-        f"{m.merit.error_unpaired:.4f}", f"{m.merit.spread:.4f}", _with(m.merit.ratio, m.merit.ratio_interval),
+        f"{m.merit.error_unpaired:.4f}", f"{m.merit.spread:.4f}", with_interval(m.merit.ratio, m.merit.ratio_interval),
         f"{m.merit.resolution():.4f}", f"{m.merit.seeds_for(DIFFERENCE):.2g}", f"{m.cost(DIFFERENCE):.3g}",
-        _with(a.spearman, a.spearman_interval), f"{m.agreement_mean.spearman:.2f}", f"{a.kendall:.2f}",
+        with_interval(a.spearman, a.spearman_interval), f"{m.agreement_mean.spearman:.2f}", f"{a.kendall:.2f}",
         "–" if a.top_decile_kendall is None else f"{a.top_decile_kendall:.2f}", f"{a.top3_recall:.2f}",
     ]  # fmt: skip
 
 
-def _with(value: float, interval: tuple[float, float] | None) -> str:
+def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    """Return a value with its interval in brackets, if it has one."""
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
-
-
-def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str]:
-    """Return where everything is, and what to type next."""
-    c = j.calibration
-    idle = [slot for slot, drop in j.drops.items() if drop < IDLE]
-    lines = [f"No swap can matter on these data in: {', '.join(idle)}."] if idle else []
-    lines.append(_full_words(j) or "Full training had one seed: how far it agrees with itself is not known.")
-    lines.append("Written: " + ", ".join(str(f) for f in files))
-    name = folder.name.removesuffix(CALIBRATION_SUFFIX)
-    data = f" --data {c.data}" if c.data else ""
-    return [*lines, f"Next:  nas search {c.space.name}{data} --proxy {name}"]
 
 
 def write(j: Assessment, folder: Path) -> tuple[Path, ...]:

@@ -1,28 +1,18 @@
-"""What a person reads: tables, and the progress of a search. Only the command line imports this."""
+"""The console, and the tables that are printed on it."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from nas.calibration.run_log import Finished, Run
-from nas.ranking.rank import RankRow, rank
-from nas.study.study import Study
-from nas.study.trial import Trial
-from nas.training.recipe import Recipe
-from nas.training.scores import EpochScore, signed
+from nas.ranking.rank import RankRow
+from nas.training.scores import signed
 
 _WIDTH_WHEN_PIPED = 140
 _WIDE = 115
 """Columns from which on the ranking is shown whole."""
-_SEEN_S = 20.0
-"""How long a calibration is watched before what is left of it is estimated."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -31,6 +21,22 @@ def make_console(*, stderr: bool = False) -> Console:
     if not console.is_terminal:
         console = Console(stderr=stderr, highlight=False, width=_WIDTH_WHEN_PIPED, no_color=True)
     return console
+
+
+def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[str] = ()) -> Table:
+    """Return an empty table without lines between its cells.
+
+    Args:
+        columns: Their names.
+        right: Those that are aligned to the right; the others are to the left.
+        no_wrap: Those whose cells stay on one line and are truncated where there is no room; the others wrap.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        one_line = name in no_wrap
+        justify = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=one_line, overflow="ellipsis" if one_line else "fold")
+    return table
 
 
 def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
@@ -69,161 +75,9 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     idle += ["shrunk"] * all(r.shrunk is None for r in rows)
     idle += ["ms"] * all(r.trial.latency_ms is None for r in rows)
     columns = {name: column for name, column in columns.items() if name not in idle}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        if name == "swaps":
-            table.add_column(name, overflow="fold")
-        else:
-            table.add_column(name, no_wrap=True, justify="left" if name in ("variant", "verdict") else "right")
+    no_wrap = columns.keys() - {"swaps"}
+    table = make_table(*columns, right=no_wrap - {"variant", "verdict"}, no_wrap=no_wrap)
     for row in rows:
         cells = [value(row) for value in columns.values()]
         table.add_row(*cells, style="bold" if row.trial.variant.is_baseline else None)
     return table
-
-
-class Progress:
-    """Shows the progress of a search (see `nas.search.runner.Observer`): live lines on a terminal, else plain lines."""
-
-    def __init__(self, console: Console, study: Study) -> None:
-        self.console = console
-        self.floor, self.goal = study.settings.floor, study.settings.goal
-        self._seed = study.settings.seed
-        self._live: Live | None = None
-        self._texts: dict[int, str] = {}
-        self._number: int | None = None
-        self._head = ""
-        self._since = 0.0
-        self._first_step: tuple[float, int] | None = None
-        self._finished = study.runs()
-        self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
-
-    def for_worker(self, number: int) -> Progress:
-        """See `nas.search.runner.Observer`: shares everything but what is going on."""
-        other = copy.copy(self)
-        other._number = number
-        return other
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self._live = Live(Text(""), console=self.console, transient=True, refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def baseline_training(self, recipe: Recipe, seed: int) -> None:
-        """See `nas.search.runner.Observer`."""
-        whose = "variants inherit" if seed == self._seed else f"variants of seed {seed} inherit"
-        self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs, and it is kept)")
-
-    def distilling(self, count: int) -> None:
-        """See `nas.search.runner.Observer`."""
-        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, and the bank is kept")
-
-    def steps(self, done: int, total: int) -> None:
-        """See `nas.search.runner.Observer`; the first step that is heard of took the preparations too."""
-        now = time.monotonic()
-        since, first = self._first_step = self._first_step or (now, done)
-        line = f"{self._head}  step {done}/{total}"
-        if done > first:
-            line += f"  {_duration((now - since) / (done - first) * (total - done))} left"
-        if self._live:
-            self._show(line)
-        elif done in (1, total) or done % max(1, total // 4) == 0:
-            self._say(f"  {line}")
-
-    def trial_started(self, trial: Trial, position: int, target: int) -> None:
-        """See `nas.search.runner.Observer`."""
-        self._begin(f"[{position}/{target}] {self._named(trial)} ({trial.gflops:.2f} GFLOPs)")
-
-    def epoch(self, score: EpochScore, epochs: int) -> None:
-        """See `nas.search.runner.Observer`."""
-        if not score.epoch:  # weights that were validated as they are
-            return
-        left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
-        line = f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left"
-        if self._live:
-            self._show(line)
-        elif score.epoch in (1, epochs) or score.epoch % max(1, epochs // 4) == 0:
-            self._say(f"  {line}")
-
-    def trial_ended(self, trial: Trial) -> None:
-        """See `nas.search.runner.Observer`."""
-        words = {"done": f"mAP50-95 {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
-        text = words.get(trial.status, f"{trial.status}: {trial.failure}")
-        self.console.print(f"trial {trial.number}: {self._named(trial)}: {text}", markup=False)
-        self._finished.append(trial)
-
-    def _named(self, trial: Trial) -> str:
-        """Return a trial's swaps, with the seed where it is not the study's first, and the rung where it is a lower."""
-        rung = f", {self._rungs[trial.fidelity]}" if trial.fidelity else ""
-        return trial.describe() + ("" if trial.seed == self._seed else f", seed {trial.seed}") + rung
-
-    def note(self, text: str) -> None:
-        """See `nas.search.runner.Observer`."""
-        self.console.print(text, markup=False)
-
-    def _begin(self, head: str) -> None:
-        self._head, self._since, self._first_step = head, time.monotonic(), None
-        if self._live:
-            self._show(f"{head}  starting")
-        else:
-            self._say(head)
-
-    def _say(self, line: str) -> None:
-        worker = "" if self._number is None else f"worker {self._number + 1}: "
-        self.console.print(worker + line, markup=False)
-
-    def _show(self, line: str) -> None:
-        assert self._live
-        self._texts[self._number or 0] = line
-        lines = [
-            Text(text, overflow="ellipsis", no_wrap=len(self._texts) > 1) for _, text in sorted(self._texts.items())
-        ]
-        best = self._best()
-        self._live.update(Group(*lines, *([Text(best, style="dim")] if best else [])))
-
-    def _best(self) -> str:
-        rung = self._finished[-1].fidelity if self._finished else ""
-        rows = rank([t for t in self._finished if t.fidelity == rung], self.floor, self.goal)
-        if not rows:
-            return ""
-        best = rows[0].trial
-        return f"best so far: {best.describe()}, {best.map_per_gflop:.4f} mAP50-95 per GFLOP"
-
-
-class CalibrationProgress(Progress):
-    """Tells a person how a calibration goes, a line a run. See `nas.calibration.calibrator.Observer`."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._live, self._head, self._since, self._number = None, "", 0.0, None
-        self._seed = 0
-        self._first: tuple[float, float] | None = None
-
-    def steps(self, done: int, total: int) -> None:
-        """See `nas.calibration.calibrator.Observer`; banks are made side by side, and their steps would mix."""
-
-    def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
-        """See `nas.calibration.calibrator.Observer`."""
-        now = time.monotonic()
-        since, then = self._first = self._first or (now, left)
-        what = f"control {', '.join(run.controls)}" if run.controls else run.variant.describe()
-        said = f"mAP50-95 {done.scores['map']:.3f}" if done.result else f"failed: {done.failure}"
-        if now - since > _SEEN_S and position < total:
-            said += f"  about {_duration((now - since) / (then - left) * left)} left"
-        self.console.print(f"[{position}/{total}] {run.proxy}, seed {run.seed}: {what}: {said}", markup=False)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _reached(score: EpochScore) -> str:
-    """Say what an epoch reached; what is not validated has only a loss."""
-    if score.validation:
-        return f"mAP50-95 {score.validation.map:.3f}  "
-    return f"loss {score.train_loss:.2f}  "

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from nas.ranking.effects import Effect, Effects, Interaction
 from nas.ranking.verdict import LEVEL
-from nas.report.console import make_console
+from nas.report.console import make_console, make_table
 from nas.training.scores import signed
 
 _MOST_PAIRS = 10
@@ -27,10 +27,8 @@ def print_effects(found: Effects) -> None:
 
 
 def _table(kind: str, effects: list[Effect]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(kind, overflow="fold")
-    for name in ("variants", "Δ mAP50-95", "verdict", "Δ GFLOPs"):
-        table.add_column(name, no_wrap=True, justify="left" if name == "verdict" else "right")
+    right = ("variants", "Δ mAP50-95", "Δ GFLOPs")
+    table = make_table(kind, *right[:2], "verdict", right[2], right=right, no_wrap=(*right, "verdict"))
     for e in effects:
         reach = (e.map_interval[1] - e.map_interval[0]) / 2, (e.gflops_interval[1] - e.gflops_interval[0]) / 2
         told = "mixed" if e.mixed_with else e.verdict
@@ -40,10 +38,8 @@ def _table(kind: str, effects: list[Effect]) -> Table:
 
 
 def _pairs(pairs: tuple[Interaction, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("pair", overflow="fold")
-    for name in ("variants", "beyond its parts", "verdict"):
-        table.add_column(name, no_wrap=True, justify="left" if name == "verdict" else "right")
+    right = ("variants", "beyond its parts")
+    table = make_table("pair", *right, "verdict", right=right, no_wrap=(*right, "verdict"))
     for p in pairs:
         reach = (p.interval[1] - p.interval[0]) / 2
         table.add_row("  ".join(p.swaps), str(p.variants), f"{signed(p.map, 4)} ±{reach:.4f}", p.verdict)

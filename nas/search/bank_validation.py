@@ -1,4 +1,4 @@
-"""What a study's bank says: how near each distilled swap comes to its layer, and what it does to mAP as it is."""
+"""Validates the bank of a study: the mAP50-95 of the baseline with each distilled swap in its layer's place."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from nas.bank.jobs import CONTROL, Distilled
+from nas.bank.jobs import CONTROL
 from nas.bank.store import SwapBank
 from nas.bank.weights import WeightsObserver
 from nas.data.dataset import load_or_demo, write_resolved
@@ -18,12 +16,11 @@ from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.search.inheritance import weights_of
 from nas.space.variant import Variant, make_variant
 from nas.study.study import Study
-from nas.training.scores import signed
 from nas.workers.process import ProxyWorker
 
 
 @dataclass(frozen=True)
-class BankReport:
+class BankValidation:
     """A bank, and the mAP50-95 of the baseline with one layer from it.
 
     Attributes:
@@ -40,22 +37,6 @@ class BankReport:
         """Return what a swap does beyond its layer's own module distilled anew; None without one."""
         control = self.maps.get((swap[0], CONTROL))
         return None if control is None or swap not in self.maps or swap[1] == CONTROL else self.maps[swap] - control
-
-    def notes(self) -> list[str]:
-        """Return what has to be said under the table."""
-        idle = self.bank.idle_slots
-        lines = [
-            "",
-            f"Baseline as it is: mAP50-95 {self.base:.3f}. Nothing was trained after the distillation.",
-            "Error: of the output on the validation images, in variances of the layer's output.",
-            (
-                "A swap on a par with control (the layer's own module, re-initialised and distilled likewise) is "
-                "not a worse module: its distillation has not converged."
-            ),
-        ]
-        if idle:
-            lines.append(f"No swap can matter on these data in: {', '.join(idle)}. Nothing is lost without them.")
-        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -82,7 +63,7 @@ class BankReport:
         }
 
 
-def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankReport:
+def validate_bank(study: Study, cache: Path, observer: WeightsObserver) -> BankValidation:
     """Validate the baseline with each candidate of a study's bank in its layer's place.
 
     Raises:
@@ -120,29 +101,4 @@ def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankRep
                 maps[swap] = score((swap,))
             except ProxyFailure as failure:
                 observer.note(f"{swap[0]}={swap[1]}: {failure}")
-    return BankReport(bank, base, maps)
-
-
-def bank_table(report: BankReport) -> Table:
-    """Return a row for each candidate, by slot, the best first."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("slot", "swap", "error at start", "error", "mAP50-95", "Δ baseline", "Δ control", ""):
-        table.add_column(name, justify="left" if name in ("slot", "swap", "") else "right")
-    by_slot: dict[str, list[Distilled]] = {}
-    for c in report.bank.candidates.values():
-        by_slot.setdefault(c.candidate.slot, []).append(c)
-    for slot, found in by_slot.items():
-        for c in sorted(found, key=lambda c: -report.maps.get((slot, c.candidate.label), -1.0)):
-            swap = (slot, c.candidate.label)
-            value, over = report.maps.get(swap), report.over_control(swap)
-            table.add_row(
-                slot,
-                c.candidate.label,
-                f"{c.start_error:.3f}",
-                f"{c.error:.3f}",
-                "" if value is None else f"{value:.3f}",
-                "" if value is None else signed(value - report.base, 3),
-                "" if over is None else signed(over, 3),
-                c.failure or ("cannot matter here" if slot in report.bank.idle_slots else ""),
-            )
-    return table
+    return BankValidation(bank, base, maps)

@@ -1,0 +1,120 @@
+"""The list of ``nas ops``, and its page on one module."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas.errors import SpaceError
+from nas.report.console import make_console, make_table
+
+if TYPE_CHECKING:
+    from nas.ops.registry import Entry
+
+_EXPORT = "ONNX (any batch and image size), TorchScript and torch.export, with equal outputs; all of them"
+
+
+def print_modules(module: str | None, *, as_json: bool) -> None:
+    """Print the registry by kind of slot, or one module in full.
+
+    Raises:
+        SpaceError: There is no such module.
+    """
+    from nas.model.module_card import WHERE, in_order, kinds_of, measure, timing
+    from nas.ops import registry
+
+    try:
+        entries = [registry.get(module)] if module else sorted(registry.entries().values(), key=in_order)
+    except ValueError as error:
+        raise SpaceError(str(error)) from None
+    if as_json:
+        return click.echo(json.dumps([_module_json(e) for e in entries], indent=2))
+    console = make_console()
+    if module:
+        return _print_module(entries[0])
+    for kinds in dict.fromkeys(kinds_of(e) for e in entries):
+        console.print(f"{kinds}", style="bold", markup=False)
+        right = ("parameters", "MACs", "time")
+        table = make_table("module", *right, "fuse()", "what it is", "paper", right=right)
+        for e in (e for e in entries if kinds_of(e) == kinds):
+            figures, timed = measure(e), timing(e)
+            ratio = f"{timed.ratio:g} x" if timed else ""
+            table.add_row(
+                e.name, f"{figures.params:,}", _millions(figures.macs), ratio, figures.fuse, e.summary, e.paper
+            )
+        console.print(table)
+        console.print()
+    for line in (
+        f"parameters and MACs: {WHERE}, defaults; `nas ops NAME` shows one with its arguments",
+        "time: a training step on a CPU over that of the layer it replaces (attention: of the C2f in front of it)",
+        "fuse(): how many of its batch norms Ultralytics folds into convolutions",
+        f"export: {_EXPORT}",
+    ):
+        console.print(line, markup=False)
+    return None
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:.3g} M" if macs else "0"
+
+
+def _module_json(entry: Entry) -> dict[str, Any]:
+    """Return all that is known of a module as plain values."""
+    from nas.model.module_card import measure, shipped, timing
+
+    figures, timed = measure(entry), timing(entry)
+    return {
+        "name": entry.name,
+        "fits": sorted(entry.kinds),
+        "channels": entry.rule,
+        "paper": entry.paper,
+        "summary": entry.summary,
+        "requires": entry.requires,
+        "starts": entry.starts,
+        "from_ultralytics": entry.native,
+        "params": figures.params,
+        "macs": figures.macs,
+        "norms": figures.norms,
+        "norms_folded": figures.folded,
+        "time": timed and timed.ratio,
+        "time_beside": timed and timed.beside,
+        "exports": ["onnx", "torchscript", "torch.export"] if shipped(entry) else None,
+        "arguments": {
+            a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
+        },
+    }
+
+
+def _print_module(entry: Entry) -> None:
+    """Print one module in full."""
+    from nas.model.module_card import WHERE, kinds_of, measure, shipped, timed_how, timing, usage
+
+    figures, timed = measure(entry), timing(entry)
+    console = make_console()
+    facts = {
+        "": entry.summary,
+        "paper": entry.paper,
+        "fits": ("after a layer: " if entry.kinds == {"attention"} else "slots of kind ") + kinds_of(entry),
+        "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
+        "time": timed and f"{timed.text}: a training step on a CPU ({timed_how()})",
+        "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
+        "exports": _EXPORT.partition(";")[0] if shipped(entry) else "not tested: a module of your own",
+        "from": "Ultralytics itself: needs no registration" if entry.native else "",
+        "takes": "two maps: its layer's input, and a guide of its output's size" if entry.rule == "guided" else "",
+        "needs": entry.requires,
+        "starts": entry.starts and f"in a trained model: {entry.starts}",
+    }
+    console.print(entry.name, style="bold", markup=False)
+    for name, text in facts.items():
+        if text:
+            console.print(f"{name:8}{text}" if name else text, markup=False)
+    if entry.args:
+        console.print()
+        arguments = make_table("argument", "default", "accepts", "what it does")
+        for a in entry.args.values():
+            arguments.add_row(a.name, str(a.default), a.accepts, a.help)
+        console.print(arguments)
+    if usage(entry):
+        console.print(f"\n{usage(entry)}", markup=False)
