@@ -12,21 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from scipy import special
 
 from nas.errors import StudyError
-from nas.ranking.additive import Additive, AdditiveCost, Prediction, observations
+from nas.ranking.additive import AdditiveModel, Estimate, Swap, fit_sums, observations_of
 from nas.ranking.replicates import pool_seeds
 from nas.ranking.verdict import LEVEL, holm
 from nas.space.choice import parse_choice
 from nas.space.search_space import Slot
 from nas.study.trial import Trial
 
-Swap: TypeAlias = tuple[str, str]
-"""A slot's key and a label."""
 _REACH = float(special.ndtri(0.975))
 _ROUNDING = 1e-9
 
@@ -120,8 +118,8 @@ def effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None 
     every = [(slot.key, label) for slot in slots for label in slot.choices[1:]]
     having = {swap: {i for i, t in enumerate(done) if t.assignment.get(swap[0]) == swap[1]} for swap in every}
     tried = [swap for swap in every if having[swap]]
-    model = Additive.fit(observations(done), slots, error)
-    cost = AdditiveCost.fit([(t.assignment, t.gflops) for t in done], slots)
+    model = AdditiveModel.fit(observations_of(done), slots, error)
+    cost = fit_sums([(t.assignment, t.gflops) for t in done], slots)
     mixed = _mixed(tried, having, len(done))
     sought: list[tuple[Literal["swap", "module", "slot"], str, list[Swap]]] = []
     for swap in tried:
@@ -152,7 +150,7 @@ def _interactions(
     done: Sequence[Trial], slots: Sequence[Slot], error: float | None, having: Mapping[Swap, set[int]]
 ) -> tuple[Interaction, ...]:
     """Return what every two swaps that were tried together at least twice add to their parts."""
-    pairs = Additive.fit(observations(done), slots, error, interactions=True).interactions()
+    pairs = AdditiveModel.fit(observations_of(done), slots, error, interactions=True).interactions()
     found = []
     for ((one, other), beyond), p in zip(pairs, holm(_chances([b for _, b in pairs])), strict=True):
         told = "cannot tell" if p >= LEVEL else "more" if beyond.mean > 0 else "less"
@@ -180,12 +178,12 @@ def _mixed(tried: Sequence[Swap], having: Mapping[Swap, set[int]], variants: int
     }
 
 
-def _chances(effects: Sequence[Prediction]) -> np.ndarray:
+def _chances(effects: Sequence[Estimate]) -> np.ndarray:
     """Return the two-sided probability of each effect without a true one."""
     return np.array([math.erfc(abs(e.mean) / e.sd / math.sqrt(2)) if e.sd else float(e.mean == 0) for e in effects])
 
 
-def _interval(effect: Prediction) -> tuple[float, float]:
+def _interval(effect: Estimate) -> tuple[float, float]:
     return (effect.mean - _REACH * effect.sd, effect.mean + _REACH * effect.sd)
 
 

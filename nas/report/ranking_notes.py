@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nas.bank.store import IDLE
-from nas.ranking.additive import held_back, observations, surprises
+from nas.ranking.additive import observations_of
+from nas.ranking.combinations import cross_validate, find_outliers
 from nas.ranking.race import contenders, rules_of, winner_of
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.replicates import pool_seeds
@@ -194,16 +195,16 @@ def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
 def _parts(study: Study, fidelity: str) -> list[str]:
     """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
     s = study.settings.at(fidelity)
-    seen = observations(pool_seeds(study.trials(fidelity)))
-    tested = held_back(seen, s.space.active, s.error) if seen else None
+    seen = observations_of(pool_seeds(study.trials(fidelity)))
+    tested = cross_validate(seen, s.space.active, s.error) if seen else None
     if tested is None:
         return []
     baseline = f", the baseline's score alone {tested.rms_baseline:.4f}" if tested.rms_baseline is not None else ""
     told = f"Parts: {tested.combinations} combinations predicted from the others, root mean square error "
     lines = [f"{told}{tested.rms_error:.4f} (their mean alone {tested.rms_mean:.4f}{baseline})."]
-    for surprise in surprises(seen, s.space.active, s.error)[:3]:
-        swaps = describe_swaps((k, v) for k, v in sorted(surprise.assignment.items()) if v not in (KEEP, NONE))
-        lines.append(f"{swaps}: {surprise.text}")
+    for outlier in find_outliers(seen, s.space.active, s.error)[:3]:
+        swaps = describe_swaps((k, v) for k, v in sorted(outlier.assignment.items()) if v not in (KEEP, NONE))
+        lines.append(f"{swaps}: {outlier.text}")
     return lines
 
 

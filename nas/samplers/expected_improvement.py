@@ -9,15 +9,13 @@ those one swap away from the best, as in a local search, and some at random.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from nas.samplers.gaussian_process import Codes, GaussianProcess
-from nas.samplers.history import ENUMERATED, History, decode, encode, every_code
-from nas.space.search_space import SearchSpace
+from nas.samplers.cost_model import CostModel, model_of_limit
+from nas.samplers.encoding import Codes, decode, encode
+from nas.samplers.gaussian_process import GaussianProcess
+from nas.samplers.history import History
 from nas.study.objective import Array, fronts_of
 from nas.study.trial import Trial
 
@@ -30,13 +28,6 @@ _RANDOM = 500
 _STEPS = np.arange(-4.0, 5.01, 0.25)
 """Standard deviations at which an improvement is looked at."""
 _DENSITY = np.exp(-0.5 * _STEPS**2) / np.exp(-0.5 * _STEPS**2).sum()
-
-LIMITED: dict[str, Callable[[Trial], float | None]] = {
-    "max_gflops": lambda t: t.gflops or None,
-    "max_params": lambda t: float(t.params) or None,
-    "max_latency_ms": lambda t: t.latency_ms,
-}
-"""What a limit of a space is held against, known before a training."""
 
 
 def ask(history: History) -> dict[str, str] | None:
@@ -57,7 +48,7 @@ def ask(history: History) -> dict[str, str] | None:
     if not len(found):
         return None
     mean, sd = process.predict(found)
-    cost = Parts(space, list(zip(seen, costs.tolist(), strict=True)))(found)
+    cost = CostModel(space, list(zip(seen, costs.tolist(), strict=True))).predict(found)
     promise, upper = _promise(history, expected, costs, mean, sd, cost)
     barred = _over(history, found)
     for i in np.lexsort((-upper, -promise, barred)):
@@ -94,8 +85,8 @@ def _order(history: History, maps: Array, costs: Array) -> Array:
 
 def _candidates(history: History, codes: Codes, order: Array) -> Codes:
     """Return variants to choose from; some may be known or forbidden."""
-    if history.space.size <= ENUMERATED:
-        return every_code(history.space)
+    if (every := history.candidates()) is not None:
+        return every
     counts = np.array([len(slot.choices) for slot in history.space.active])
     rng = np.random.default_rng(history.drawn)
     found = [rng.integers(0, counts, (_RANDOM, len(counts)))]
@@ -141,59 +132,10 @@ def _area_gained(maps: Array, cost: Array, front_maps: Array, front_costs: Array
     return gained
 
 
-class Parts:
-    """A quantity that adds up from a variant's parts, by least squares; GFLOPs and parameters do so almost exactly.
-
-    Attributes:
-        sd: Standard deviation of what the sum leaves out.
-    """
-
-    def __init__(self, space: SearchSpace, known: Sequence[tuple[Trial, float]]) -> None:
-        """Fit to trials and their quantity, at least one; a choice that none of them has adds nothing."""
-        self._starts = np.cumsum([0, *(len(slot.choices) for slot in space.active)])
-        rows = self._rows(encode(space, [trial.assignment for trial, _ in known]))
-        values = np.array([value for _, value in known])
-        self._mean = float(values.mean())
-        self._effects: Array = np.linalg.lstsq(rows - rows.mean(0), values - self._mean, rcond=1e-9)[0]
-        self._centre: Array = rows.mean(0)
-        self._seen: npt.NDArray[np.bool_] = np.asarray(rows.any(axis=0))
-        self.sd = float((values - self._sum(rows)).std())
-
-    def __call__(self, codes: Codes) -> Array:
-        """Return the quantity of (m, slots) codes, (m,)."""
-        return self._sum(self._rows(codes))
-
-    @property
-    def complete(self) -> bool:
-        """Whether every choice has been seen."""
-        return bool(self._seen.all())
-
-    def least(self) -> float:
-        """Return the smallest sum that choices can make."""
-        parts = [self._effects[a:b].min() for a, b in itertools.pairwise(self._starts)]
-        return float(self._mean - self._centre @ self._effects + sum(parts))
-
-    def _rows(self, codes: Codes) -> Array:
-        rows = np.zeros((len(codes), self._starts[-1]))
-        rows[np.arange(len(codes))[:, None], codes + self._starts[:-1]] = 1.0
-        return rows
-
-    def _sum(self, rows: Array) -> Array:
-        return self._mean + (rows - self._centre) @ self._effects
-
-
 def _over(history: History, codes: Codes) -> npt.NDArray[np.bool_]:
     """Return which candidates are expected to be over a limit of the space."""
     over = np.zeros(len(codes), dtype=bool)
     for key, limit in history.space.limits:
-        parts = limited_parts(history, key)
-        if parts:
-            over |= parts(codes) - 2 * parts.sd > limit * (1 + 1e-6)
+        if model := model_of_limit(history, key):
+            over |= model.predict(codes) - 2 * model.sd > limit * (1 + 1e-6)
     return over
-
-
-def limited_parts(history: History, key: str) -> Parts | None:
-    """Return the sum of parts of what a limit is held against; None if nothing is known of it before a training."""
-    read = LIMITED.get(key)
-    known = [(t, value) for t in history.trials if read and (value := read(t)) is not None]
-    return Parts(history.space, known[-_MOST_SEEN:]) if known else None

@@ -10,14 +10,12 @@ Gaussian Processes for Machine Learning, 2006, sections 2.7 and 5.4).
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
 
-Array: TypeAlias = npt.NDArray[np.float64]
-Codes: TypeAlias = npt.NDArray[np.int64]
+from nas.samplers.encoding import Codes
+from nas.study.objective import Array
 
 _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _RATIOS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from nas.errors import BuildError, SpaceError
 from nas.model.cost import Cost
-from nas.samplers.expected_improvement import LIMITED, limited_parts
+from nas.samplers.cost_model import LIMITED, model_of_limit
 from nas.samplers.history import History
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
@@ -64,8 +64,8 @@ def out_of_reach(space: SearchSpace, trials: Sequence[Trial]) -> bool:
     """Whether even the cheapest choices together would be over a limit, by what every choice has been seen to add."""
     history = History(space, trials)
     for key, limit in space.limits:
-        parts = limited_parts(history, key)
-        if parts and parts.complete and parts.least() - 3 * parts.sd > limit:
+        model = model_of_limit(history, key)
+        if model and model.has_seen_all and model.minimum() - 3 * model.sd > limit:
             return True
     return False
 

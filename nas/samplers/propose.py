@@ -1,7 +1,7 @@
-"""What to try next: the baseline, every swap alone, then what a sampler chooses.
+"""Propose the next variant: the baseline, each single swap, then the choice of a sampler.
 
-What is proposed depends only on the study's seed and on what is finished or under way, so a search that was stopped
-goes on as if it had not been. Nothing is proposed twice, and nothing that the space forbids.
+A proposal depends only on the study's seed and its finished and running trials, so a search that was stopped resumes
+as if it had not been. No variant is proposed twice, and none that the space forbids.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from nas.samplers import AUTO, find_sampler
 from nas.samplers.history import History
-from nas.space.search_space import SearchSpace, key_of
+from nas.space.search_space import Assignment, SearchSpace, key_of
 from nas.study.objective import Goal
 from nas.study.trial import Trial
 
@@ -25,21 +25,25 @@ def propose(
     error: float | None = None,
     sampler: str = AUTO,
     goal: Goal | None = None,
+    among: Sequence[Assignment] | None = None,
 ) -> dict[str, str] | None:
-    """Return what to try next, or None when every allowed variant has been tried.
+    """Return the next assignment, or None when all allowed ones have been tried.
 
     Args:
-        space: What may be tried.
-        trials: What has been.
-        seed: Of the study; with the trials so far it decides the answer.
+        space: As in `History`, like all others but `sampler`.
+        trials: The trials so far.
+        seed: Of the study.
         floor: As in `nas.ranking.rank.rank`.
-        error: Standard deviation of one score, where a calibration says.
+        error: Standard deviation of one score.
         sampler: One of `nas.samplers.SAMPLERS`, or ``auto``.
-        goal: What the study looks for; by default mAP per GFLOP.
+        goal: By default mAP per GFLOP.
+        among: The only assignments that may be proposed.
     """
-    history = History(space, trials, seed, floor, error, goal or Goal())
-    chosen = find_sampler(sampler)
-    for assignment in [space.baseline(), *(space.single_swaps() if chosen.singles_first else [])]:
-        if key_of(assignment) not in history.known:
+    history = History(space, trials, seed, floor, error, goal or Goal(), among)
+    baseline, chosen = space.baseline(), find_sampler(sampler)
+    if key_of(baseline) not in history.known:
+        return baseline
+    for assignment in space.single_swaps() if chosen.singles_first else ():
+        if history.is_new(assignment):
             return assignment
     return chosen.ask(history) or history.any_new(random.Random(history.drawn))

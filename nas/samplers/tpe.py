@@ -6,7 +6,8 @@ import random
 
 import optuna
 
-from nas.samplers.history import History, encode
+from nas.samplers.encoding import encode
+from nas.samplers.history import History
 
 _TRIES = 3
 """Draws until one is not known: each estimates anew, and what it expects most is often known."""

@@ -15,4 +15,4 @@ def ask_random(history: History) -> dict[str, str] | None:
 
 def ask_in_order(history: History) -> dict[str, str] | None:
     """Return the first new variant in the order of the space."""
-    return next((a for a in history.space.assignments() if key_of(a) not in history.known), None)
+    return next((a for a in history.assignments() if key_of(a) not in history.known), None)

@@ -111,7 +111,8 @@ def _claim(runner: Runner) -> tuple[Step, RunningTrial | None] | None:
     try:
         with study.leases.alone():
             study.take_over()
-            step = decide(study.runs(), runner.space, runner.settings, rules_of(study), study.target)
+            among = runner.replay.assignments if runner.replay else None
+            step = decide(study.runs(), runner.space, runner.settings, rules_of(study), study.target, among)
             if step.job:
                 handle = runner.begin(step.job)
     except LeaseLost:

@@ -15,7 +15,7 @@ from nas.ranking.replicates import pool_seeds, runs_of
 from nas.samplers.limits import no_variant_left, out_of_reach
 from nas.samplers.propose import propose
 from nas.search.schedule import Job, climbing, confirmation_runs, confirming, owed, promoted
-from nas.space.search_space import SearchSpace
+from nas.space.search_space import Assignment, SearchSpace
 from nas.study.settings import PER_SEED, Settings
 from nas.study.trial import Trial, variants_spent
 
@@ -41,7 +41,14 @@ class Step:
     note: str = ""
 
 
-def decide(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules, target: int) -> Step:
+def decide(
+    runs: Sequence[Trial],
+    space: SearchSpace,
+    settings: Settings,
+    rules: Rules,
+    target: int,
+    among: Sequence[Assignment] | None = None,
+) -> Step:
     """Return what is to be done next: the screening, rung by rung where there are several, the confirmation, nothing.
 
     Args:
@@ -50,6 +57,7 @@ def decide(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules:
         settings: The study's.
         rules: What further seeds go by, at the study's own recipe.
         target: How many variants are asked for.
+        among: As `nas.samplers.history.History.among`.
 
     Raises:
         SpaceError: No variant is within the space's limits.
@@ -61,7 +69,7 @@ def decide(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules:
         return Step(job, spent, target)
     ended = ""
     if spent < target:
-        found = _variant(screened, space, settings.at(first), lowest)
+        found = _variant(screened, space, settings.at(first), lowest, among)
         if isinstance(found, Job):
             return Step(replace(found, fidelity=first), spent + 1, target)
         ended = found
@@ -131,7 +139,13 @@ def _rung_words(settings: Settings, job: Job, going: Sequence[Trial]) -> str:
     return f"rung {place} of {count} ({trained}): the first {others} of the rung below, and the baseline"
 
 
-def _variant(trials: Sequence[Trial], space: SearchSpace, settings: Settings, rules: Rules) -> Job | str:
+def _variant(
+    trials: Sequence[Trial],
+    space: SearchSpace,
+    settings: Settings,
+    rules: Rules,
+    among: Sequence[Assignment] | None,
+) -> Job | str:
     """Return the run of another variant, or why there is none, with a place for how many have been tried."""
     if again := next(cut_short(trials, rules), None):
         return again
@@ -146,6 +160,7 @@ def _variant(trials: Sequence[Trial], space: SearchSpace, settings: Settings, ru
         error=settings.error,
         sampler=settings.sampler,
         goal=settings.goal,
+        among=among,
     )
     if assignment is None:
         return "every variant of the space has been tried: the search ends after {} trials"

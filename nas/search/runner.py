@@ -81,7 +81,7 @@ class Runner:
         self.study = study
         self.settings = study.settings
         self.replay, self.meter = replay, meter
-        self.space = replay.space(study.settings.space) if replay else study.settings.space
+        self.space = study.settings.space
         self.worker, self.shares = worker, shares or {}
         self.observer = observer
         self.device, self.device_lock = device or study.settings.recipe.device, device_lock or DeviceLock()

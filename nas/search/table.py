@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import OutputError, ProxyFailure, StudyError, TableError
 from nas.model.cost import Cost
-from nas.space.search_space import Assignment, Key, SearchSpace, key_of
-from nas.space.variant import Variant
+from nas.space.search_space import Assignment, SearchSpace, key_of
 from nas.training.jobs import ProxyResult
 from nas.training.scores import EpochScore, Validation
 
@@ -179,57 +178,12 @@ def export(study: Study) -> Table:
     return Table(s.space, rows, {"study": study.location.name, **about})
 
 
-@dataclass(frozen=True, eq=False)
-class TableSpace(SearchSpace):
-    """The part of a space that a table has rows of, for one seed.
+class Replay:
+    """Answers in place of training, from the rows of one seed.
 
     Attributes:
-        keys: Those variants.
+        assignments: Those that have a row, in the order of the table.
     """
-
-    keys: Mapping[Key, None] = field(default_factory=dict)
-
-    __hash__ = object.__hash__  # two tables of one space are two spaces
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it is the same object."""
-        return self is other
-
-    @property
-    def size(self) -> int:
-        """How many variants there are."""
-        return len(self.keys)
-
-    def forbids(self, assignment: Assignment) -> bool:
-        """Whether there is no row, or a rule of the space forbids it."""
-        return key_of(assignment) not in self.keys or super().forbids(assignment)
-
-    def assignments(self) -> Iterator[dict[str, str]]:
-        """Iterate over what there are rows of, in the table's order."""
-        for key in self.keys:
-            if not super().forbids(assignment := dict(key)):
-                yield assignment
-
-    def variant(self, assignment: Mapping[str, str]) -> Variant:
-        """Return the variant; the registry need not know its modules, so that tables from elsewhere can be searched."""
-        by_key = {slot.key: slot for slot in self.slots}
-        swaps = {
-            layer: label
-            for key, label in assignment.items()
-            if label != by_key[key].choices[0]
-            for layer in by_key[key].layers
-        }
-        return Variant(self.base, self.scale, tuple(sorted(swaps.items())))
-
-
-def table_space(table: Table, space: SearchSpace, seed: int) -> TableSpace:
-    """Return what of a space a table has rows of for a seed; `space` is the table's, perhaps with other limits."""
-    values = {f.name: getattr(space, f.name) for f in fields(SearchSpace)}
-    return TableSpace(**values, keys={key: None for key, of in table.rows if of == seed})
-
-
-class Replay:
-    """Answers in place of training, from the rows of one seed."""
 
     def __init__(self, table: Table, seed: int) -> None:
         """Prepare.
@@ -238,14 +192,11 @@ class Replay:
             TableError: The baseline has no row for the seed.
         """
         self.table, self.seed = table, seed
+        self.assignments = tuple(dict(key) for key, of in table.rows if of == seed)
         base = table.rows.get((key_of(table.space.baseline()), seed))
         if base is None or base.failure:
             seeds = ", ".join(map(str, table.seeds)) or "none"
             raise TableError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
-
-    def space(self, space: SearchSpace) -> TableSpace:
-        """Return what can be replayed of a space."""
-        return table_space(self.table, space, self.seed)
 
     def cost(self, assignment: Assignment) -> tuple[Cost, float | None]:
         """Return a variant's cost, and its latency if the table has it."""

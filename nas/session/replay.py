@@ -57,7 +57,7 @@ class ReplaySession:
         if not Study.exists(where):
             settings = _settings(table, path, options, None)
             replay = Replay(table, settings.seed)
-            wanted = options.trials or min(replay.space(settings.space).size, 1 + len(table.space.single_swaps()))
+            wanted = options.trials or min(len(replay.assignments), 1 + len(table.space.single_swaps()))
             return cls(Study.create(where, settings, wanted), replay, None)
         study = Study.load(where, write=True)
         settings = _settings(table, path, options, study.settings)
@@ -77,7 +77,7 @@ class ReplaySession:
         name, s = self.study.location.name, self.study.settings
         if todo.spent >= todo.target:
             return observer.note(f"the study {name} has all {todo.spent} trials; --trials N runs N more")
-        size = self.replay.space(s.space).size
+        size = len(self.replay.assignments)
         observer.note(
             f"study {name} ({self.study.location.shown}): replays {size} of {s.space.size} variants of "
             f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"

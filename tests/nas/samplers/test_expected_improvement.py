@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from nas.samplers.expected_improvement import Parts, ask, limited_parts
+from nas.samplers.expected_improvement import ask
 from nas.samplers.history import History
-from nas.samplers.limits import out_of_reach
 from nas.samplers.propose import propose
 from nas.space.search_space import SearchSpace
-from nas.space.space_file import load_space, read_space
+from nas.space.space_file import load_space
 from nas.study.objective import Goal
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
@@ -111,35 +110,6 @@ def test_many_trials_are_thinned_out_to_the_best_and_the_latest():
     every = [space.baseline(), *labels[1:]]
     trials = [trial(a, 0.3 + i / 1e4, space=space, number=i) for i, a in enumerate(every)]
     assert ask(History(space, trials)) is not None
-
-
-LIMITED = """
-slots:
-  neck.up_p4: [CARAFE, DySample]
-  neck.up_p3: [CARAFE, DySample]
-"""
-
-
-def test_parts_add_up_and_tell_what_is_out_of_reach():
-    space = read_space(LIMITED, "l.yaml", "l")
-
-    def gflops(a):
-        return 8.0 + 0.5 * (a["neck.up_p4"] == "CARAFE") - 0.25 * (a["neck.up_p3"] == "DySample")
-
-    trials = [
-        trial(a, gflops=gflops(a), space=space, number=i)
-        for i, a in enumerate((space.baseline(), *space.single_swaps()))
-    ]
-    sums = limited_parts(History(space, trials), "max_gflops")
-    assert isinstance(sums, Parts)
-    assert sums.complete
-    assert sums.least() == pytest.approx(7.75)
-    assert sums.sd == pytest.approx(0, abs=1e-9)
-    assert not out_of_reach(space.with_limits(max_gflops=7.8), trials)
-    assert out_of_reach(space.with_limits(max_gflops=7.7), trials)
-    assert not out_of_reach(space.with_limits(max_gflops=7.7), trials[:3])  # the cheap swap may be among the rest
-    assert not out_of_reach(space.with_limits(max_latency_ms=0.1), trials)  # nobody has measured it
-    assert limited_parts(History(space, trials), "min_map") is None
 
 
 def test_what_is_expected_to_be_over_a_limit_comes_last():

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nas.samplers import AUTO, SAMPLERS, current_name
-from nas.samplers.history import History, encode
+from nas.samplers.encoding import encode
+from nas.samplers.history import History
 from nas.samplers.propose import propose
 from nas.space.search_space import SearchSpace, key_of
 from nas.space.space_file import load_space, read_space

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from nas.cli import cli
 from nas.errors import OutputError, ProxyFailure, StudyError, TableError
 from nas.samplers import SAMPLERS
+from nas.samplers.history import History
 from nas.search.table import Replay, Table, export, read_table, write_table
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
@@ -86,15 +87,15 @@ def test_a_table_holds_what_was_measured(table):
 
 
 def test_what_has_no_row_is_not_asked_for(table):
-    space = Replay(read_table(table), 5).space(SPACE)
+    among = Replay(read_table(table), 5).assignments
+    history = History(SPACE, [], among=among)
     missing = list(SPACE.assignments())[-2:]
-    assert space.size == 25
-    assert all(space.forbids(a) for a in missing)
-    assert not any(a in missing for a in space.assignments())
-    assert space.variant(missing[0]) == SPACE.variant(missing[0])
-    other = replace(space, forbid=((("neck.up_*", "CARAFE"),),))
-    assert 0 < len(list(other.assignments())) < 25
-    assert other != space
+    assert history.size == 25
+    assert not any(history.is_new(a) for a in missing)
+    assert not any(a in missing for a in history.assignments())
+    assert len(history.candidates()) == 25
+    other = replace(SPACE, forbid=((("neck.up_*", "CARAFE"),),))
+    assert 0 < len(list(History(other, [], among=among).assignments())) < 25
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -222,7 +223,7 @@ def test_failures_and_seeds_are_rows_of_their_own(table):
     rows = [*read.rows.values(), *(replace(row, seed=6) for row in list(read.rows.values())[:3])]
     both = Table(read.space, rows, read.about)
     assert both.seeds == (5, 6)
-    assert Replay(both, 6).space(SPACE).size == 3
+    assert len(Replay(both, 6).assignments) == 3
     assert Table.from_json(both.to_json()).rows == both.rows
 
 
