@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.calibration.result import RESULT_FILE, SCHEMA, load_result
-from nas.errors import CalibrationError, StudyError
+from nas.errors import CalibrationError, OptionError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
 from nas.study.settings import PER_SEED, SHARED
@@ -94,7 +94,7 @@ def test_a_calibration_of_a_gpu_in_bfloat16_says_less_of_a_cpu_in_float32(begin)
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
     write(calibration(recipe=replace(CALIBRATED, base_epochs=0).to_json()))
-    with pytest.raises(StudyError, match="give a trained one by --weights"):
+    with pytest.raises(OptionError, match="give a trained one by --weights"):
         begin(proxy="good")
     (tmp_path / "w.pt").write_bytes(b"weights")
     assert recipe_of(begin(proxy="good", weights="w.pt")).base_epochs == 0

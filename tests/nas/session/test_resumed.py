@@ -100,7 +100,7 @@ def test_rungs_that_cannot_be_used_are_refused_before_there_is_a_study(begin, tm
     with pytest.raises(OptionError, match="--eta 4 is the halving factor of rungs: give --rungs"):
         begin(study="r", eta=4)
     finish_a_trial(begin(study="plain").study)
-    with pytest.raises(StudyError, match="give --rungs"):
+    with pytest.raises(OptionError, match="give --rungs"):
         begin(study="plain", space=None, eta=4)
     assert not list(tmp_path.rglob("r.db"))
 

@@ -96,7 +96,7 @@ def test_a_file_to_inherit_from(begin, tmp_path):
     ],
 )
 def test_what_says_nothing_is_refused(begin, tmp_path, options, words):
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(OptionError) as caught:
         begin(**options)
     assert words in str(caught.value)
     assert not list(tmp_path.rglob("*.db"))
@@ -153,7 +153,7 @@ def test_another_objective_or_machine_may_not_go_on(begin, monkeypatch, finish_a
 
 def test_a_refusal_holds_for_a_study_that_is_resumed(begin, finish_a_trial):
     finish_a_trial(begin(study="a").study)
-    with pytest.raises(StudyError, match="give a trained one"):
+    with pytest.raises(OptionError, match="give a trained one"):
         begin(study="a", base_epochs=0)
 
 
