@@ -45,6 +45,7 @@ def test_one_pure_wheel_with_its_licence(wheel):
     assert name.endswith("-py3-none-any.whl")
     assert {n.split("/")[0] for n in files if ".dist-info" not in n} == {"nas"}
     assert any(n.endswith("licenses/LICENSE") for n in files)
+    assert "nas/py.typed" in files
 
 
 def test_version_is_the_packages():
