@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace, rows: Path) -> None:
         folder = Path(name)
         os.environ.update(offline_environment(folder))
         from nas.data.dataset import load, write_resolved
-        from nas.training.proxy_trainer import trainer_class
+        from nas.training.proxy_trainer import ProxyTrainer
         from nas.training.recipe import make_recipe
         from nas.training.train import train
 
@@ -57,14 +57,13 @@ def measure(options: argparse.Namespace, rows: Path) -> None:
         dataset = load(options.data)
         data = write_resolved(dataset, folder)
         kept = {key(row) for row in read(rows)}
-        trainer = trainer_class()
-        one_pass, as_host = trainer.build_optimizer, trainer.__mro__[1].build_optimizer
+        one_pass, as_host = ProxyTrainer.build_optimizer, ProxyTrainer.__mro__[1].build_optimizer
         for seed in range(options.seeds):
             for swaps in VARIANTS:
                 for how in (PLAIN, *LEVERS):
                     if (" ".join(swaps), seed, how) in kept or (how in options.without):
                         continue
-                    trainer.build_optimizer = as_host if how == PLAIN else one_pass
+                    ProxyTrainer.build_optimizer = as_host if how == PLAIN else one_pass
                     recipe = make_recipe(
                         init="baseline" if options.init else "scratch", epochs=options.epochs, imgsz=options.imgsz,
                         batch=options.batch, base_epochs=None, device="cpu", amp="bf16" if how == "bf16" else False,

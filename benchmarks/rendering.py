@@ -28,7 +28,7 @@ def main() -> None:
     import ultralytics
     import yaml
 
-    from nas.emit.random_variants import draw
+    from nas.emit.selection import random_variants
     from nas.model.cost import model_cost
     from nas.model.host import build
     from nas.model.render import render
@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     space = load_space(args.space)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    variants = draw(space, args.variants, args.seed)
+    variants = random_variants(space, args.variants, args.seed)
     files = [render(variant) for variant in variants]  # warms up: templates are compiled, the registry is filled
     few = files[: args.built]
     models = [build(f.yaml, space.scale) for f in few]

@@ -47,6 +47,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nas.workers.worker
+from nas.training.jobs import ProxyJob
+
 HERE = Path(__file__).resolve()
 PHASES = "NAS_BENCHMARK_PHASES"
 """Names the file that training processes write their times to, a line for each training."""
@@ -113,6 +116,22 @@ def instrument(train: Call) -> Call:
         with open(os.environ[PHASES], "a", encoding="utf-8") as file:
             file.write(json.dumps(timer.seconds) + "\n")
         return result
+
+    return run
+
+
+def instrument_trainings(do_job: Call) -> Call:
+    """Return `nas.workers.worker.do_job` with timers around trainings."""
+    timed = instrument(do_job)
+
+    def run(job: Any, *rest: Any) -> Any:
+        if not isinstance(job, ProxyJob):
+            return do_job(job, *rest)
+        if FRESH in os.environ:
+            import nas.training.proxy_trainer
+
+            nas.training.proxy_trainer.begin_swaps = lambda *_: None
+        return timed(job, *rest)
 
     return run
 
@@ -384,12 +403,6 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__mp_main__" and PHASES in os.environ:  # the search's training process, as it starts
-    import nas.training.train
-
-    nas.training.train.train = instrument(nas.training.train.train)
-    if FRESH in os.environ:
-        import nas.training.proxy_trainer
-
-        nas.training.proxy_trainer.begin_swaps = lambda *_: None
+    nas.workers.worker.do_job = instrument_trainings(nas.workers.worker.do_job)
 if __name__ == "__main__":
     main()

@@ -46,11 +46,11 @@ class OptionError(NasError, ValueError):
 
 
 class LockError(NasError, RuntimeError):
-    """Another process holds what this one needs."""
+    """A lock cannot be taken: another process holds it, or its file cannot be written."""
 
 
 class CalibrationError(NasError, RuntimeError):
-    """A calibration is missing, unfinished, unreadable, or cannot be made from what is given."""
+    """A calibration is missing, unfinished, unreadable, or has too few results to say anything."""
 
 
 class TableError(NasError, ValueError):
@@ -58,27 +58,31 @@ class TableError(NasError, ValueError):
 
 
 class ArtifactError(NasError, RuntimeError):
-    """A trained baseline or a bank cannot be made, or a file of it is not what was written."""
+    """A trained baseline or a bank cannot be made, read or written, or is not the one that it should be."""
 
 
-class StudyError(NasError, RuntimeError):
-    """A study's storage cannot be used, or it holds a study of another space, dataset or recipe."""
+class OutOfMemory(ArtifactError):
+    """A trained baseline or a bank could not be made, possibly for lack of memory."""
 
 
-class Unreachable(StudyError):
-    """A server of studies that does not answer, and may do so later."""
-
-
-class OutOfMemory(StudyError):
-    """What a search needs could not be made, maybe for lack of memory."""
-
-
-class BaselineNotTrained(StudyError):
+class BaselineNotTrained(ArtifactError):
     """A baseline has diverged or has not learnt, so nothing can inherit from it."""
 
 
+class StorageError(NasError, RuntimeError):
+    """The storage of a study cannot be used: its URL, its file or its server."""
+
+
+class Unreachable(StorageError):
+    """The server of a storage does not answer; a later try may succeed."""
+
+
+class StudyError(NasError, RuntimeError):
+    """A study does not exist, exists already, has other settings, or lacks the trials that are needed."""
+
+
 class SeedExcluded(StudyError):
-    """A study goes on without a seed, and so without the run that was to be made under it."""
+    """A study continues without this seed, and so without the run that was to be made under it."""
 
 
 class WeightsError(NasError, ValueError):

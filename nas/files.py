@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas.errors import StudyError
+from nas.errors import ArtifactError
 
 Parsed = TypeVar("Parsed")
 
@@ -22,7 +22,7 @@ def read_json(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
         why = str(error)
     except (KeyError, TypeError, AttributeError):
         why = "it is not what this version writes"
-    raise StudyError(f"cannot read {path}: {why}; delete it to have it made anew")
+    raise ArtifactError(f"cannot read {path}: {why}; delete it to have it made anew")
 
 
 def write_json(path: Path, body: Any) -> None:
@@ -33,7 +33,7 @@ def write_json(path: Path, body: Any) -> None:
         beside.write_text(json.dumps(body, indent=1), encoding="utf-8")
         beside.replace(path)
     except OSError as error:
-        raise StudyError(f"cannot write {path}: {error}") from None
+        raise ArtifactError(f"cannot write {path}: {error}") from None
 
 
 # ---- where it is kept -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the training process is asked to distil, and what it gives back."""
+"""Distillation jobs and their results: plain data that goes through the pipe to the training process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from nas.training.jobs import ProxyJob
 
 CONTROL = "control"
 """The label of the control: the layer's own module with fresh initial values, distilled as the candidates are."""
+MIN_TEACHER_MAP = 0.02
+"""mAP50-95 that a baseline must have to be distilled from."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class DistilJob:
     """One distillation.
 
     Attributes:
-        proxy: The baseline with the weights to learn from, the data, the recipe and the seed.
-        candidates: What is distilled.
+        proxy: The teacher (the baseline with its trained weights), the data, the recipe and the seed.
+        candidates: The modules to distil.
         folder: Where progress and the finished candidates are written.
     """
 
@@ -38,13 +40,13 @@ class Distilled:
     """A candidate that has been distilled.
 
     Attributes:
-        candidate: Which.
-        file: Name of the file of its tensors; empty for one that failed.
+        candidate: The candidate.
+        file: Name of the file of its tensors; empty if it failed.
         start_error: Mean squared error on the validation images before the first step, over the variance of the layer's
             output.
         error: The same after the last step.
         failure: Why it cannot be used; else empty.
-        raised: Whether that is an error that it raised.
+        raised: Whether its module raised an error.
     """
 
     candidate: Candidate
@@ -57,13 +59,13 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Bank:
-    """What a distillation gives.
+    """The result of a distillation.
 
     Attributes:
-        teacher_map: mAP50-95 of the baseline as it is.
-        drops: Slot to the mAP50-95 that the baseline loses when the layer puts out its channels' means.
-        candidates: One for each asked for.
-        cpu_seconds: Of all threads.
+        teacher_map: mAP50-95 of the unchanged baseline.
+        drops: Slot to the mAP50-95 that the baseline loses when the layer's output is replaced by its channel means.
+        candidates: One result for each candidate of the job.
+        cpu_seconds: CPU time of all threads.
     """
 
     teacher_map: float

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.bank.jobs import CONTROL, Candidate, Distilled
-from nas.errors import StudyError
+from nas.errors import ArtifactError
 from nas.files import read_json
 from nas.space.search_space import SearchSpace
 from nas.space.variant import AFTER
@@ -107,7 +107,7 @@ def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
     """Return the bank in a folder as far as it is there; candidates whose files are gone are left out.
 
     Raises:
-        StudyError: It is the bank of something else, or a file is not what was distilled.
+        ArtifactError: It is the bank of something else, or a file is not what was distilled.
     """
     index = folder / "bank.json"
     if not index.exists():
@@ -115,7 +115,7 @@ def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
     theirs, bank, digests = read_json(index, lambda body: _read_bank(folder, body))
     different = [k for k in about if theirs.get(k) != about[k]]
     if different:
-        raise StudyError(
+        raise ArtifactError(
             f"{folder} holds a bank of something else ("
             + "; ".join(f"{k}: {theirs.get(k)}, not {about[k]}" for k in different)
             + "): move it away"
@@ -123,7 +123,7 @@ def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
     found = {swap: c for swap, c in bank.candidates.items() if not c.file or (folder / c.file).exists()}
     for (slot, label), c in found.items():
         if c.file and _sha256(folder / c.file) != digests[slot, label]:
-            raise StudyError(f"{folder / c.file} is not what was distilled ({slot}={label}): delete it")
+            raise ArtifactError(f"{folder / c.file} is not what was distilled ({slot}={label}): delete it")
     return replace(bank, candidates=found)
 
 

@@ -1,4 +1,4 @@
-"""A candidate of the swap bank while it learns its layer, and the tap on the teacher that it learns from."""
+"""A student: one candidate of the swap bank during distillation; and the tap on the teacher's activations."""
 
 from __future__ import annotations
 
@@ -7,49 +7,60 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from nas.bank.jobs import Candidate
-from nas.errors import failure_kind
+from nas.errors import failure_kind, one_line
 from nas.space.variant import AFTER
 
 _MACHINE = ("cuda error", "cudnn_status", "cublas_status", "unable to find a valid cudnn", "unable to find an engine")
-"""What is in the message of an error that is no module's, or that a GPU's process does not survive."""
+"""Parts of the messages of errors that no module causes, or that the process on a GPU does not survive."""
 
 
-class Learner:
-    """A candidate while it learns."""
+class Student:
+    """A candidate during its distillation."""
 
     def __init__(
         self, candidate: Candidate, module: Any, name: str, row: int, guide: int | None, begun: bool, lr0: float
     ) -> None:
-        import torch
+        """Prepare.
 
+        Args:
+            candidate: The candidate.
+            module: Its module, with its initial values.
+            name: The layer's name in the model that will use the module.
+            row: The layer's row in that model.
+            guide: Row of the teacher whose output is a second input; None without one.
+            begun: Whether the initial values are near the layer.
+            lr0: Initial learning rate.
+        """
         self.candidate = candidate
         self.module = module
         self.name = name
         self.inserted = candidate.slot.startswith(AFTER)
-        self.row = row - self.inserted  # of the layer that it learns from
-        self.guide = guide  # the row whose output it takes beside its layer's input
+        self.row = row - self.inserted  # of the teacher's layer
+        self.guide = guide
         self.failure = ""
         self.raised = False
-        """Whether its failure is an error that it raised."""
+        """Whether the module raised an error."""
         self.start_error = math.nan
         self.begun = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
-        # An inserted module that starts near handing on what it gets could only learn to do nothing.
+        # An inserted module that starts near the identity could only learn to do nothing.
         given = [p for p in module.parameters() if p.requires_grad and not (self.inserted and begun)]
         self.optimizer = torch.optim.AdamW(given, lr=lr0, weight_decay=0.0) if given else None
 
     @property
     def rows(self) -> set[int]:
-        """The rows of the teacher that it looks at."""
+        """The rows of the teacher that it needs."""
         return {self.row} if self.guide is None else {self.row, self.guide}
 
     def step(self, seen: dict[int, tuple[Any, Any]], lr: float) -> None:
-        """Take one step towards the layer's output; what the module raises is its failure."""
+        """Take one step towards the layer's output; an error that the module raises is its failure."""
         with self._failing():
             self._step(seen, lr)
 
-    def look(self, seen: dict[int, tuple[Any, Any]]) -> float:
-        """Return the error as a number; what the module raises is its failure, and then there is none."""
+    def evaluate(self, seen: dict[int, tuple[Any, Any]]) -> float:
+        """Return the distillation error; an error that the module raises is its failure, and the result is NaN."""
         error = math.nan
         with self._failing():
             if not self.failure:
@@ -58,9 +69,7 @@ class Learner:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Keep what the module raises, unless it is a lack of memory or a fault of the device."""
-        from nas.errors import one_line
-
+        """Record an error that the module raises, unless it is out of memory or a fault of the device."""
         try:
             yield
         except Exception as error:
@@ -69,8 +78,6 @@ class Learner:
             self.failure, self.raised = f"its distillation failed: {one_line(error)}", True
 
     def _step(self, seen: dict[int, tuple[Any, Any]], lr: float) -> None:
-        import torch
-
         if self.optimizer is None or self.failure:
             return
         self.module.train()
@@ -86,7 +93,7 @@ class Learner:
         self.optimizer.step()
 
     def error(self, seen: dict[int, tuple[Any, Any]]) -> Any:
-        """Return the error for rows' inputs and outputs; an inserted module has to hand on what it gets."""
+        """Return the distillation error for rows' inputs and outputs; the target of an inserted module is its input."""
         inputs, target = seen[self.row]
         if self.inserted:
             inputs = target
@@ -95,14 +102,14 @@ class Learner:
         return relative_error(self.module(inputs), target)
 
     def settle(self, error: float) -> float:
-        """Take back what was learnt if the start was nearer to the layer; return the error that this leaves."""
+        """Restore the initial values if they were nearer to the layer; return the error of the result."""
         if self.failure or not (math.isfinite(error) and error >= self.start_error):
             return error
         self.module.load_state_dict(self.begun)
         return self.start_error
 
     def state(self) -> dict[str, Any]:
-        """Return what a save keeps."""
+        """Return the state for a checkpoint."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -112,14 +119,14 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+        """Restore what `state` returned."""
         self.module.load_state_dict(state["module"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.failure, self.raised, self.start_error = state["failure"], state["raised"], state["start_error"]
 
 
-def relative_error(output: Any, target: Any) -> Any:
+def relative_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error over the variance of the target (about its channels' means)."""
     target = target.float()
     spread = (target - target.mean((0, 2, 3), keepdim=True)).square().mean()
@@ -127,7 +134,7 @@ def relative_error(output: Any, target: Any) -> Any:
 
 
 class Tap:
-    """Keeps what layers of the teacher take and put out while it is open."""
+    """Records the inputs and outputs of layers of the teacher while it is open."""
 
     def __init__(self, teacher: Any, rows: list[int]) -> None:
         self.seen: dict[int, tuple[Any, Any]] = {}

@@ -16,17 +16,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from nas.bank.distil import LEAST_MAP
-from nas.bank.jobs import Bank, Candidate, DistilJob
+from nas.bank.jobs import MIN_TEACHER_MAP, Bank, Candidate, DistilJob
 from nas.bank.store import SwapBank, bank_json, candidates_of, open_bank
-from nas.errors import STOPPED, BaselineNotTrained, OutOfMemory, ProxyFailure, StudyError
+from nas.errors import STOPPED, ArtifactError, BaselineNotTrained, LockError, OutOfMemory, ProxyFailure
 from nas.files import read_json, write_json
 from nas.locks import is_free, try_lock
 from nas.model.render import render
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
-from nas.training.checkpoint import run_key
-from nas.training.jobs import ProxyJob, ProxyResult
+from nas.training.jobs import ProxyJob, ProxyResult, checkpoint_key
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore
 
@@ -129,7 +127,7 @@ class Weights:
 
     def resumable(self, job: ProxyJob) -> ProxyJob:
         """Return a complete job with a checkpoint, from which it goes on when its training is killed."""
-        return replace(job, checkpoint=str(self.folder / "running" / run_key(job, self.versions)))
+        return replace(job, checkpoint=str(self.folder / "running" / checkpoint_key(job, self.versions)))
 
     def inherited(
         self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None, seed: int | None = None
@@ -167,8 +165,8 @@ class Weights:
         """Return the trained baseline that a recipe's proxies of a seed inherit from, training it if need be.
 
         Raises:
-            Untaught: It diverges.
-            StudyError: It cannot be trained.
+            BaselineNotTrained: It diverges.
+            ArtifactError: It cannot be trained.
         """
         file = self._baseline_file(recipe, seed)
         about = file.with_suffix(".json")
@@ -192,12 +190,12 @@ class Weights:
             result = self.worker.run(job, lambda score: self.observer.epoch(score, max(1, wanted.epochs)))
         except ProxyFailure as failure:
             not_trained = failure.kind in ("nan", "diverged")
-            kind = OutOfMemory if failure.out_of_memory else BaselineNotTrained if not_trained else StudyError
+            kind = OutOfMemory if failure.out_of_memory else BaselineNotTrained if not_trained else ArtifactError
             raise kind(f"the baseline could not be trained: {failure}") from None
         fitting, every = result.inherited
         if not wanted.epochs and fitting < every:
             file.unlink()
-            raise StudyError(
+            raise ArtifactError(
                 f"{recipe.weights} fits {fitting} of the {every} tensors of {variant.base}{variant.scale} for these "
                 "data, so it was trained for other classes: give --base-epochs to train it here first"
             )
@@ -207,11 +205,11 @@ class Weights:
         """Return the baseline of a seed, if it can be distilled from.
 
         Raises:
-            Untaught: It has not learnt.
-            StudyError: As `baseline`.
+            BaselineNotTrained: It has not learnt.
+            ArtifactError: As `baseline`.
         """
         baseline = self.baseline(recipe, seed)
-        if baseline.map < LEAST_MAP:
+        if baseline.map < MIN_TEACHER_MAP:
             raise BaselineNotTrained(
                 f"the baseline has not learnt (mAP50-95 {baseline.map:.3f} after {len(baseline.curve)} epochs), so "
                 "there is nothing to distil from it: train it longer (--base-epochs), bring trained weights "
@@ -228,7 +226,7 @@ class Weights:
             candidates: What it has to hold; None is the whole space.
 
         Raises:
-            StudyError: As `teacher`, or the bank on the disk is not the one that its name says.
+            ArtifactError: As `teacher`, or the bank on the disk is not the one that its name says.
         """
         baseline = self.teacher(recipe, seed)
         wanted = tuple(candidates_of(self.space) if candidates is None else candidates)
@@ -267,7 +265,7 @@ class Weights:
         try:
             made: Bank = self.worker.work(job, lambda seen: self.observer.steps(*seen))
         except ProxyFailure as failure:
-            kind = OutOfMemory if failure.out_of_memory else StudyError
+            kind = OutOfMemory if failure.out_of_memory else ArtifactError
             raise kind(f"the bank could not be distilled: {failure}") from None
         bank = replace(
             bank,
@@ -287,7 +285,7 @@ class Weights:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(_lock_of(what), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
         except OSError as error:
-            raise StudyError(f"cannot write to {self.folder}: {error}") from None
+            raise ArtifactError(f"cannot write to {self.folder}: {error}") from None
         told = False
         with lock:
             while not try_lock(lock):
@@ -295,7 +293,7 @@ class Weights:
                     self.observer.note(f"another worker or search is making {what.name}; waiting for it")
                     told = True
                 if self.stopped.wait(0.5):
-                    raise StudyError(STOPPED)
+                    raise LockError(STOPPED)
             yield
 
 

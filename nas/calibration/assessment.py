@@ -14,14 +14,14 @@ from nas.calibration.rank_agreement import Agreement, agreement, ceiling
 from nas.calibration.resolution import Merit, attainable, in_map_units, merit
 from nas.calibration.result import SCHEMA
 from nas.calibration.run_log import Finished, Run
-from nas.errors import StudyError
+from nas.errors import CalibrationError
 from nas.space.variant import Variant
 from nas.training.recipe import Recipe
 from nas.training.scores import SCORES
 
 OVER_CONTROL = " over control"
 """What the name of a score ends in when each variant is compared with its own layers distilled anew."""
-RANKABLE = ("map", "map_last", "map_average")
+RANKABLE = tuple(name for name, score in SCORES.items() if score.ranks)
 """Scores that a ranking can stand on: those that are an mAP."""
 FULL_SCORE = "map_average"
 """What full training is judged by: from one epoch to the next, the plain mAP moves by more than variants differ."""
@@ -123,7 +123,7 @@ def assess(calibrator: Calibrator) -> Assessment:
     """Judge a calibration whose runs are finished.
 
     Raises:
-        StudyError: Too few runs have succeeded for it to say anything.
+        CalibrationError: Too few runs have succeeded for it to say anything.
     """
     calibration = calibrator.calibration
     there = calibrator.file.read()
@@ -143,19 +143,19 @@ def assess(calibrator: Calibrator) -> Assessment:
         seeds = range(calibration.seeds)
         runs = [[found(Run(name, recipe, v, s)) for s in seeds] for v in variants]
         # Without training the other scores are the same as these.
-        told = SCORES if recipe.epochs else ("map", "val_loss", "train_loss")
-        tables = {score: _matrix(runs, score) for score in told}
+        measured = [name for name, score in SCORES.items() if recipe.epochs or score.untrained]
+        tables = {score: _matrix(runs, score) for score in measured}
         if recipe.init == "bank":
             controls = [
                 [found(Run(name, recipe, variants[0], s, control_of(calibration, v))) for s in seeds] for v in variants
             ]
-            for score in told:  # what a variant adds to its control, on top of the baseline
+            for score in measured:  # what a variant adds to its control, on top of the baseline
                 over = tables[score] - _matrix(controls, score) + tables[score][:1]
                 tables[score + OVER_CONTROL] = np.where(np.arange(len(variants))[:, None] > 0, over, tables[score][:1])
         try:
             merits += _merits(name, runs, tables, judged, once[name], _seconds(runs, recipe))
         except ValueError as error:
-            raise StudyError(f"the runs of {name} say nothing: {error}") from None
+            raise CalibrationError(f"the runs of {name} say nothing: {error}") from None
         kept[name] = tables
     calibrated = [m for m in merits if m.score in RANKABLE]
     top = ceiling(judged) if calibration.full_seeds > 1 else None

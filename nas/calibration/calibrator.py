@@ -20,7 +20,7 @@ from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
 from nas.bank.weights import Weights, WeightsObserver
 from nas.calibration.run_log import Finished, Run, RunFile
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import ArtifactError, OptionError, ProxyFailure
 from nas.model.render import render
 from nas.space.sampling import representatives
 from nas.space.search_space import SearchSpace
@@ -88,11 +88,11 @@ def proxy_recipe(text: str, common: Recipe) -> Recipe:
         common: What all proxies share.
 
     Raises:
-        StudyError: It is no such name.
+        OptionError: It is no such name.
     """
     match = _PROXY.fullmatch(text)
     if not match or (match[2] and match[1] == "scratch") or (match[1] != "bank" and match[3] == "0"):
-        raise StudyError(
+        raise OptionError(
             f"cannot read the proxy {text!r}: expected scratch-N, baseline-N or bank-N with N epochs (bank-0 trains "
             "nothing), or baseline-fresh-N, bank-fresh-N for modules that do not start near what they replace"
         )
@@ -193,7 +193,8 @@ class Calibrator:
         """Train what is missing.
 
         Raises:
-            StudyError: The baseline or a bank cannot be made, or results cannot be written.
+            ArtifactError: A baseline or a bank cannot be made.
+            OutputError: Results cannot be written.
         """
         todo = self.missing()
         total = len(runs_of(self.calibration))
@@ -207,11 +208,11 @@ class Calibrator:
             weights = replace(self.weights, worker=worker, observer=told)
             try:
                 (weights.teacher if run.recipe.init == "bank" else weights.baseline)(run.recipe, run.seed)
-            except StudyError as error:
+            except ArtifactError as error:
                 if not run.seed:
                     raise
                 hint = "`--one-baseline` calibrates with that of seed 0 alone, under another --name"
-                raise StudyError(f"the baseline of seed {run.seed}: {error}\n{hint}") from None
+                raise ArtifactError(f"the baseline of seed {run.seed}: {error}\n{hint}") from None
 
         def make_bank(run: Run, worker: ProxyWorker) -> None:
             made[_bank_name(run.recipe), run.seed] = replace(self, weights=replace(self.weights, worker=worker)).bank(

@@ -14,7 +14,7 @@ from nas.calibration.calibrator import CALIBRATION_SUFFIX
 from nas.calibration.choose import ProxyMerit
 from nas.calibration.plot import calibration_picture, points_of
 from nas.calibration.result import RESULT_FILE
-from nas.errors import StudyError
+from nas.errors import OutputError
 from nas.study.settings import PER_SEED
 from nas.training.scores import SCORES
 
@@ -68,7 +68,7 @@ def _full_words(j: Assessment) -> str:
         "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
     )
     return (
-        f"Proxies are judged by this score of full training: {SCORES[j.reference]}{why}. "
+        f"Proxies are judged by this score of full training: {SCORES[j.reference].words}{why}. "
         f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
         f"One seed against another: Spearman {_with(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
@@ -138,7 +138,7 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     """Write the answer for ``nas search --proxy``, the tables, and a picture.
 
     Raises:
-        StudyError: They cannot be written.
+        OutputError: They cannot be written.
     """
     calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
@@ -147,9 +147,9 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
         calibration_picture(
-            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference]
+            picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference].words
         )
         calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise StudyError(f"cannot write to {folder}: {error}") from None
+        raise OutputError(f"cannot write to {folder}: {error}") from None
     return calibrated, tables, picture

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas.calibration.calibrator import CALIBRATION_SUFFIX
-from nas.errors import StudyError
+from nas.errors import CalibrationError
 from nas.study.settings import SHARED
 from nas.training.recipe import Recipe
 
@@ -68,17 +68,17 @@ def load_result(path: Path) -> CalibrationResult:
     """Read the answer of a calibration.
 
     Raises:
-        StudyError: The file cannot be read, or is no calibration.
+        CalibrationError: The file cannot be read, or is no calibration.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise StudyError(f"cannot read the calibration {path}: {error.strerror or error}") from None
+        raise CalibrationError(f"cannot read the calibration {path}: {error.strerror or error}") from None
     except ValueError:
-        raise StudyError(f"{path} is no calibration: it is not JSON") from None
+        raise CalibrationError(f"{path} is no calibration: it is not JSON") from None
     try:
         if body["schema"] != SCHEMA:
-            raise StudyError(f"{path} was written by another version of the tool: calibrate again")
+            raise CalibrationError(f"{path} was written by another version of the tool: calibrate again")
         chosen, made = body["chosen"], body["calibration"]
         interval = chosen["spearman_interval"]
         recipe = replace(Recipe(**chosen["recipe"]), weights="", weights_digest="")
@@ -98,14 +98,14 @@ def load_result(path: Path) -> CalibrationResult:
             baselines=made.get("baselines", SHARED) if recipe.trains_baseline else SHARED,
         )
     except (KeyError, TypeError) as error:
-        raise StudyError(f"{path} is no calibration: {error}") from None
+        raise CalibrationError(f"{path} is no calibration: {error}") from None
 
 
 def calibration_file(text: str) -> Path:
     """Return the file of a calibration: a path, its folder, or its name below ``studies/``.
 
     Raises:
-        StudyError: There is none.
+        CalibrationError: There is none.
     """
     named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / RESULT_FILE
     for path in (Path(text), Path(text) / RESULT_FILE, named):
@@ -113,5 +113,5 @@ def calibration_file(text: str) -> Path:
             return path
     folder = named.parent
     if folder.is_dir():
-        raise StudyError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
-    raise StudyError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")
+        raise CalibrationError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
+    raise CalibrationError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")

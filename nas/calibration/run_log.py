@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.errors import StudyError
+from nas.errors import CalibrationError, OutputError
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyResult
 from nas.training.recipe import Recipe
@@ -85,14 +85,14 @@ class RunFile:
         """Return the finished runs by key; a line that a kill cut short is left out.
 
         Raises:
-            StudyError: The file cannot be read, or holds something else.
+            CalibrationError: The file cannot be read, or holds something else.
         """
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"cannot read {self.path}: {error}") from None
+            raise CalibrationError(f"cannot read {self.path}: {error}") from None
         found = {}
         for number, line in enumerate(lines, 1):
             if not line.endswith("\n"):  # `append` will drop it
@@ -100,7 +100,7 @@ class RunFile:
             try:
                 done = _read(json.loads(line))
             except (ValueError, KeyError, TypeError):
-                raise StudyError(f"{self.path}:{number} is no finished run") from None
+                raise CalibrationError(f"{self.path}:{number} is no finished run") from None
             found[done.run_key] = done
         return found
 
@@ -108,7 +108,7 @@ class RunFile:
         """Add a finished run, on the disk before this returns.
 
         Raises:
-            StudyError: It cannot be written.
+            OutputError: It cannot be written.
         """
         body = {
             "key": done.run_key,
@@ -131,7 +131,7 @@ class RunFile:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise StudyError(f"cannot write {self.path}: {error}") from None
+            raise OutputError(f"cannot write {self.path}: {error}") from None
 
 
 def _drop_torn(file: Any) -> None:

@@ -7,13 +7,26 @@ from typing import Any
 
 import click
 
-from nas.cli.options import BANK_EPOCHS, BASE_EPOCHS, BASELINES, JSON, STORAGE, WEIGHTS, open_study, prepare
+from nas.cli.options import (
+    BANK_EPOCHS,
+    BASE_EPOCHS,
+    BASELINES,
+    DATA,
+    DEVICE,
+    ENABLE,
+    JSON,
+    SCALE,
+    STORAGE,
+    WEIGHTS,
+    open_study,
+    prepare,
+)
 
 
-@click.command()
+@click.command(short_help="Measure which proxy can be trusted, and how far.")
 @click.argument("space")
-@click.option("--data", type=click.Path(), help="The dataset's data.yaml. Default: built-in demo data.")
-@click.option("--variants", type=click.IntRange(3), default=8, show_default=True, help="Variants beside the baseline.")
+@DATA
+@click.option("--variants", type=click.IntRange(3), default=8, show_default=True, help="Variants, beyond the baseline.")
 @click.option("--full-epochs", type=click.IntRange(1), default=40, show_default=True, help="Epochs of full training.")
 @click.option("--full-seeds", type=click.IntRange(1), default=2, show_default=True, help="Seeds of full training.")
 @click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Seeds of every proxy.")
@@ -21,25 +34,31 @@ from nas.cli.options import BANK_EPOCHS, BASE_EPOCHS, BASELINES, JSON, STORAGE, 
     "--proxy",
     "proxies",
     multiple=True,
-    help="Try this one; repeat. Default: scratch-8, baseline-8, bank-0, bank-2, bank-4 (start and epochs).",
+    help="Calibrate this proxy (initial weights and epochs); repeat for several. Default: scratch-8, baseline-8, "
+    "bank-0, bank-2, bank-4.",
 )
-@click.option("--imgsz", type=click.IntRange(32), default=160, show_default=True, help="Image side in pixels.")
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Images a step.")
-@click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the space's.")
-@click.option("--enable", multiple=True, metavar="SLOT", help="Switch on a slot that the space has off; globs work.")
+@click.option("--imgsz", type=click.IntRange(32), default=160, show_default=True, help="Image size in pixels.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Batch size.")
+@SCALE
+@ENABLE
 @WEIGHTS
 @BASE_EPOCHS
 @BASELINES
 @BANK_EPOCHS
-@click.option("--device", help="cpu, or a GPU's number. Default: a GPU if there is one.")
-@click.option("--workers", type=click.IntRange(1), help="Trainings side by side. Default: one a core; on a GPU one.")
-@click.option("--name", help="Name of the calibration; an existing one is gone on with. Default: the space's name.")
+@DEVICE
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of parallel trainings. Default: one per core; on a GPU one.",
+)
+@click.option("--name", help="Name of the calibration; an existing one is resumed. Default: the name of the space.")
 @JSON
-def calibrate(as_json: bool, **options: Any) -> None:
-    """Measure which proxy tells the variants of SPACE apart, and agrees with full training, at what cost.
+def calibrate(as_json: bool, **given: Any) -> None:
+    """Measure which proxy resolves the variants of SPACE and agrees with full training, and at what cost.
 
-    Trains a few variants with every proxy and in full. What is finished is kept: start it again to go on, or with more
-    variants, seeds or proxies to extend it. `nas search --proxy NAME` takes the answer.
+    Trains a few variants with every proxy and in full. Finished runs are stored: run it again to resume it, or with
+    more variants, seeds or proxies to extend it. `nas search --proxy NAME` uses the selected proxy.
 
     \b
     nas calibrate seeds --data data.yaml --name blood
@@ -51,9 +70,10 @@ def calibrate(as_json: bool, **options: Any) -> None:
     from nas.locks import held
     from nas.report import console
     from nas.session.calibration import open_calibrator
+    from nas.session.options import CalibrationOptions
 
-    told = console.CalibrationProgress(console.make_console(stderr=True))
-    calibrator = open_calibrator(cache, told, **options)
+    progress = console.CalibrationProgress(console.make_console(stderr=True))
+    calibrator = open_calibrator(cache, progress, CalibrationOptions(**given))
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
         calibrated = assess(calibrator)
@@ -67,15 +87,16 @@ def calibrate(as_json: bool, **options: Any) -> None:
     return None
 
 
-@click.command()
+@click.command(short_help="Print the distilled swaps of a study.")
 @click.argument("study")
 @STORAGE
 @JSON
 def bank(study: str, storage: str | None, as_json: bool) -> None:
-    """Print the bank of STUDY: how near every distilled swap comes to the layer, and what it does to mAP as it is.
+    """Print the bank of STUDY: the distillation error of every swap, and mAP with only that swap made.
 
-    Each swap is set into the trained baseline's place and validated without any training, and so is the layer's own
-    module distilled anew (control): a swap that does no worse than that is not a worse module, only unfinished.
+    Each distilled swap is put into the trained baseline and validated without further training, and so is a control:
+    the original module, re-initialised and distilled in the same way. A swap on a par with its control is not a worse
+    module; its distillation has not converged.
 
     \b
     nas bank blood

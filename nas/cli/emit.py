@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nas.cli.options import JSON, MODULES, STORAGE, load_own, open_study, prepare
+from nas.emit.forms import DEFAULT, FORMS, texts_of
 
 if TYPE_CHECKING:
     from nas.emit.pretrained import Pretrained
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from nas.study.trial import Trial
 
 
-@click.command("emit-yaml")
+@click.command("emit-yaml", short_help="Write the files of a variant.")
 @click.option("--study", help="Take the variant from this study.")
 @click.option(
     "--best", is_flag=True, help="What the study answers: the first that was confirmed, if any was (the default)."
@@ -44,11 +46,10 @@ if TYPE_CHECKING:
 @click.option(
     "--form",
     "forms",
-    default="yaml,snippet,plugin",
+    default=",".join(DEFAULT),
     show_default=True,
     metavar="FORM[,FORM]",
-    help="yaml, snippet (to paste into tasks.py), plugin (a script that trains with this tool), bundle (a folder that "
-    "trains without it), patch (a diff against Ultralytics).",
+    help=", ".join(f"{form.name} ({form.help})" for form in FORMS.values()) + ".",
 )
 @click.option(
     "--weights",
@@ -58,9 +59,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--ultralytics",
-    metavar="PATH|VERSION",
-    help="The tree that a patch or snippet is for: a checkout, a package folder, or a release such as 8.3.0, which pip "
-    "fetches once. Default: the installed one.",
+    metavar="PATH",
+    help="The source tree that a patch or snippet is for: a checkout or a package folder. Default: the installed one.",
 )
 @click.option(
     "--apply", "apply_to", type=click.Path(path_type=Path), metavar="PATH", help="Apply the patch to this tree instead."
@@ -82,26 +82,27 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
     nas emit-yaml --study blood --front --scale n,s --form yaml -o out/
     nas emit-yaml --study blood --form yaml,patch --ultralytics ~/src/ultralytics -o out/
     nas emit-yaml --swap neck.up_p4=CARAFE --swap 'neck.c2f_*=C2f_DCNv4' --scale s -o out/
-    nas emit-yaml --swap neck.up_p4=CARAFE --form yaml,snippet --ultralytics 8.3.0 -o out/
+    nas emit-yaml --swap neck.up_p4=CARAFE --form yaml,snippet --ultralytics ~/src/ultralytics -o out/
     nas emit-yaml --space seeds --sample 10 --seed 1 --form yaml -o out/
 
     The YAML of a study's trial is the one that it was trained from, byte for byte. Every other YAML states parameters
-    and GFLOPs of all the scales asked for.
+    and GFLOPs of all requested scales.
     """
     if options["revert"]:
         return _revert(options, as_json)
     _check(options)
-    cache = prepare()
+    prepare()
     load_own(options["module_files"])
-    from nas.emit import forms as emit
+    from nas.emit.output import write_files
+    from nas.emit.patch import apply_patch
 
     forms = _forms(options)
-    tree = _tree(options["ultralytics"], cache)
+    tree = _tree(options["ultralytics"])
     chosen = _chosen(options)
     notes: list[dict[str, Any]] = []
     if options["apply_to"]:
         # Modules do not depend on the scale, and one tree takes those of several variants.
-        paths = [p for v, f in chosen for p in emit.apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
+        paths = [p for v, f in chosen for p in apply_patch(v, f, options["apply_to"], dry_run=options["dry_run"])]
         paths = list(dict.fromkeys(paths))
     else:
         if "patch" in forms and len({variant.added for variant, _ in chosen}) > 1:
@@ -111,8 +112,8 @@ def emit_yaml(as_json: bool, **options: Any) -> None:
             # Scales share their modules, and so one patch.
             own = [form for form in forms if form != "patch" or variant is chosen[0][0]]
             weights = _pretrained(variant, files, options["weights"], notes)
-            texts |= emit.texts_of(variant, files, own, tree, weights)
-        paths = emit.write(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
+            texts |= texts_of(variant, files, own, tree, weights)
+        paths = write_files(texts, options["output"], force=options["force"], dry_run=options["dry_run"])
     names = ", ".join(files.name for _, files in chosen)
     _say(paths, "would write" if options["dry_run"] else "wrote", options["dry_run"], as_json, names, notes)
     script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
@@ -151,18 +152,18 @@ def _check(options: dict[str, Any]) -> None:
 
 
 def _forms(options: dict[str, Any]) -> list[str]:
-    """Return the forms asked for, each once."""
-    from nas.emit import forms as emit
-
+    """Return the requested forms, each once."""
     forms = list(dict.fromkeys(form.strip() for form in options["forms"].split(",") if form.strip()))
-    if not forms or not set(forms) <= set(emit.FORMS):
-        raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(emit.FORMS)}")
+    if not forms or not set(forms) <= set(FORMS):
+        raise click.UsageError(f"--form {options['forms']}: expected some of {', '.join(FORMS)}")
     if options["apply_to"] and forms != ["patch"]:
         raise click.UsageError("--apply writes into a tree: give --form patch, and nothing else")
     if options["apply_to"] and options["ultralytics"]:
         raise click.UsageError("--apply names the tree: leave --ultralytics out")
-    if options["ultralytics"] and not {"patch", "snippet"} & set(forms):
-        raise click.UsageError("--ultralytics names the tree of a patch or snippet: give --form patch or snippet")
+    takes_tree = [form.name for form in FORMS.values() if form.takes_tree]
+    if options["ultralytics"] and not set(takes_tree) & set(forms):
+        kinds = " or ".join(takes_tree)
+        raise click.UsageError(f"--ultralytics names the tree of a {kinds}: give --form {kinds}")
     return forms
 
 
@@ -171,14 +172,18 @@ def _scales(options: dict[str, Any]) -> list[str]:
     return [scale.strip() for scale in (options["scale"] or "").split(",") if scale.strip()]
 
 
-def _tree(given: str | None, cache: Path) -> Path | None:
-    """Return the tree that --ultralytics names; a release is fetched unless it is in the cache."""
-    from nas.emit.releases import parse_version, release_tree
-
+def _tree(given: str | None) -> Path | None:
+    """Return the tree that --ultralytics names."""
     if given is None:
         return None
     path = Path(given).expanduser()
-    return release_tree(given, cache) if parse_version(given) and not path.exists() else path
+    if (release := re.fullmatch(r"v?(\d+\.\d+\.\d+)", given)) and not path.exists():
+        name = f"ultralytics-{release[1]}"
+        raise click.UsageError(
+            f"--ultralytics {given}: give the path of a source tree; this makes one, and installs nothing: "
+            f"pip install --no-deps --target {name} ultralytics=={release[1]}"
+        )
+    return path
 
 
 def _pretrained(
@@ -200,9 +205,9 @@ def _revert(options: dict[str, Any], as_json: bool) -> None:
     if any(options[key] for key in ("study", "swaps", "space", "apply_to", "weights")):
         raise click.UsageError("--revert takes out whatever was applied: give no variant")
     prepare()
-    from nas.emit import forms as emit
+    from nas.emit.patch import revert_patch
 
-    paths = emit.revert_patch(options["revert"], dry_run=options["dry_run"])
+    paths = revert_patch(options["revert"], dry_run=options["dry_run"])
     _say(paths, "would restore" if options["dry_run"] else "restored", options["dry_run"], as_json, "", [])
 
 
@@ -232,8 +237,7 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, 
 
 def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
     """Return the variants that the options ask for, and their files."""
-    from nas.emit import forms as emit
-    from nas.emit.random_variants import draw
+    from nas.emit.selection import Which, chosen_trials, files_at_scales, random_variants
     from nas.own import use
     from nas.space.bases import load_base
     from nas.space.space_file import load_space
@@ -245,10 +249,10 @@ def _chosen(options: dict[str, Any]) -> list[tuple[Variant, ModelFiles]]:
         base = options["base"] or "yolov8"
         found = [parse_swaps(base, scales[0] if scales else load_base(base).default_scale, options["swaps"])]
     elif options["space"]:
-        found = draw(load_space(options["space"]), options["sample"], options["seed"] or 0)
+        found = random_variants(load_space(options["space"]), options["sample"], options["seed"] or 0)
     else:
-        which: emit.Which = "front" if options["front"] else "all" if options["everything"] else "best"
+        which: Which = "front" if options["front"] else "all" if options["everything"] else "best"
         study = open_study(options["study"], options["storage"])
         use(study.settings.space.modules)
-        found = emit.chosen_trials(study, number=options["trial"], which=which)
-    return [pair for one in found for pair in emit.files_at_scales(one, scales)]
+        found = chosen_trials(study, number=options["trial"], which=which)
+    return [pair for one in found for pair in files_at_scales(one, scales)]

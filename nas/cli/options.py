@@ -1,4 +1,4 @@
-"""What the commands share: options, and what has to happen before anything heavy is imported."""
+"""Options that several commands share, and what has to happen before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ import click
 if TYPE_CHECKING:
     from nas.study.study import Study
 
+DATA = click.option("--data", type=click.Path(), help="data.yaml of the dataset. Default: built-in demo data.")
+DEVICE = click.option("--device", help="cpu, or the number of a GPU. Default: a GPU if there is one.")
+SCALE = click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the scale of the space.")
+ENABLE = click.option(
+    "--enable", multiple=True, metavar="SLOT", help="Enable a slot that is off in the space; globs work."
+)
 STORAGE = click.option(
     "--storage",
     metavar="URL",
     help="sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE for several machines. Default: "
-    "studies/<study>.db here.",
+    "studies/<study>.db in this folder.",
 )
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1),
     metavar="N",
-    help="Trainings side by side, each in a process of its own; on GPUs they are dealt out. Default: 1.",
+    help="Number of parallel trainings, each in its own process; GPUs are assigned in turn. Default: 1.",
 )
-WEIGHTS = click.option("--weights", metavar="FILE.pt", help="Trained weights that the baseline's training starts from.")
+WEIGHTS = click.option("--weights", metavar="FILE.pt", help="Initial weights of the baseline training.")
 BASE_EPOCHS = click.option(
     "--base-epochs",
     type=click.IntRange(0),
-    help="Epochs of the baseline; with --weights, 0 takes them as they are. Default: 40, for the demo data 16.",
+    help="Epochs of the baseline training; with --weights, 0 uses them as they are. Default: 40 (demo data: 16).",
 )
 BANK_EPOCHS = click.option("--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8.")
 MODULES = click.option(
@@ -37,7 +43,7 @@ MODULES = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE.py",
-    help="A Python file with modules of your own; repeat.",
+    help="A Python file with your own modules; repeat for several.",
 )
 SAMPLERS = ("auto", "gp", "tpe", "evolution", "nsga2", "random", "brute")
 """As in `nas.samplers`, which takes too long to import for `--help`; a test compares them."""
@@ -61,8 +67,7 @@ class _Confirm(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
         match = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", value)
         if not match or int(match[2]) < 2:
             self.fail(
-                f"{value!r} is not TOP:K, how many variants get how many seeds each (K at least 2), such as 3:3; "
-                "0 confirms none",
+                f"{value!r} is not TOP:K (variants, and seeds for each, at least 2), such as 3:3; 0 disables it",
                 param,
                 ctx,
             )
@@ -73,45 +78,47 @@ CONFIRM = click.option(
     "--confirm",
     type=_Confirm(),
     metavar="TOP:K",
-    help="Train the first TOP of the ranking, and the baseline, under further seeds until each has K. A variant "
-    "that is clearly no longer first leaves its share to the others; 0 confirms none. Default: 3:3.",
+    help="Confirmation: train the best TOP variants and the baseline with further seeds until each has K. A variant "
+    "that is clearly not the best is dropped, and its trainings go to the others; 0 disables it. Default: 3:3.",
 )
 PRECISION = click.option(
     "--precision",
     "amp",
     type=click.Choice(("fp32", "bf16")),
     callback=lambda _ctx, _param, value: {None: None, "fp32": False, "bf16": "bf16"}[value],
-    help="What proxies compute in. bf16 takes a fifth off a CPU's time where it has AVX512-BF16 or AMX. Default: "
-    "bf16 on GPUs that have it, else fp32.",
+    help="Precision of proxy trainings. bf16 takes 20 % less time on CPUs with AVX512-BF16 or AMX. Default: bf16 on "
+    "GPUs that support it, else fp32.",
 )
-SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds of every variant in the screening. Default: 1.")
+SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds per variant in the screening. Default: 1.")
 BASELINES = click.option(
     "--baseline-per-seed/--one-baseline",
     default=None,
-    help="Train a baseline under every seed, for its variants to inherit from: intervals and verdicts hold for more "
-    "than one then. Or one for all: quicker, and true of that one. Default: as it was begun, or calibrated (--proxy); "
-    "else one per seed.",
+    help="Train one baseline per seed, from which the variants of that seed start: intervals and verdicts then cover "
+    "the variance of baselines. Or share one baseline: faster, but verdicts hold for that one only. Default: the "
+    "setting of the study or calibration; else one per seed.",
 )
 RUNGS = click.option(
     "--rungs",
     metavar="RUNG,...",
-    help="Cheaper trainings that come first, the cheapest first, each EPOCHS[@IMGSZ][/SHARE of the training images]; "
-    "only the best of each go on (docs/rungs.md). Default: none.",
+    help="Successive halving: cheaper trainings that run first, from the cheapest, each EPOCHS[@IMGSZ][/FRACTION of "
+    "the training images]; the best of each are trained at the next (docs/rungs.md). Default: none.",
 )
 ETA = click.option(
-    "--eta", type=click.IntRange(2), help="Of so many variants on a rung, one goes on to the next. Default: 3."
+    "--eta",
+    type=click.IntRange(2),
+    help="Halving factor: keep the best 1/ETA of the variants at each rung. Default: 3.",
 )
 RUNG = click.option(
     "--rung",
     type=click.IntRange(1),
     metavar="K",
-    help="Look at the K-th rung, counted from the cheapest. Default: the study's own recipe.",
+    help="Show the K-th rung, counted from the cheapest. Default: the top one.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def prepare() -> Path:
-    """Take the host offline before anything imports it, and return the cache directory."""
+    """Set Ultralytics offline before anything imports it, and return the cache folder."""
     from nas.files import cache_dir
     from nas.model.offline import offline_environment
 
@@ -121,7 +128,7 @@ def prepare() -> Path:
 
 
 def load_own(files: tuple[Path, ...]) -> None:
-    """Register the modules of the user's own files; `prepare` comes first."""
+    """Register the modules of the user's own files; call `prepare` first."""
     if files:
         from nas.own import load_modules
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nas.study.study import Study
 
 
-@click.command()
+@click.command(short_help="Print the ranking of a study.")
 @click.argument("study")
 @STORAGE
 @JSON
@@ -103,7 +103,7 @@ def print_ranking(
     return None
 
 
-@click.command()
+@click.command(short_help="Print the effect of each module, slot and swap.")
 @click.argument("study")
 @STORAGE
 @RUNG

@@ -1,4 +1,4 @@
-"""The commands that begin from another architecture: a space for any base, a variant from someone's model YAML."""
+"""`nas space` (search spaces) and `nas import` (a variant from a hand-made model YAML)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,59 @@ import click
 from nas.cli.options import JSON, prepare
 
 
-@click.command("init")
-@click.option("--base", default="yolov8", show_default=True, help="The architecture; a wrong name lists what there is.")
-@click.option("--scale", help="Scale letter. Default: the base's first.")
-@click.option("--module", "modules", multiple=True, metavar="MODULE", help="Only this module; repeat. Default: all.")
+@click.group()
+def space() -> None:
+    """List, show, check and create search spaces."""
+
+
+@space.command("list")
+def space_list() -> None:
+    """List the spaces that ship with the tool."""
+    prepare()
+    from nas.report import listing
+
+    listing.print_spaces()
+
+
+@space.command("show")
+@click.argument("name")
+@JSON
+def space_show(name: str, as_json: bool) -> None:
+    """Show the slots and choices of a space.
+
+    \b
+    nas space show seeds
+    """
+    prepare()
+    from nas.report import listing
+
+    listing.print_space(name, as_json=as_json)
+
+
+@space.command("check")
+@click.argument("name")
+@click.option("--scale", "scales", multiple=True, help="Scale letter; repeat for several. Default: the space's scale.")
+@click.option("--all-scales", is_flag=True, help="Check at every scale of the base.")
+def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
+    """Prove a space: every choice in every slot builds, runs at two sizes, and keeps the layer's output shape.
+
+    \b
+    nas space check my_space.yaml --all-scales
+    """
+    prepare()
+    from nas.report.listing import print_check
+
+    print_check(name, scales, all_scales=all_scales)
+
+
+@space.command("init")
+@click.option("--base", default="yolov8", show_default=True, help="The architecture; a wrong name lists all.")
+@click.option("--scale", help="Scale letter. Default: the first of the base.")
+@click.option("--module", "modules", multiple=True, metavar="MODULE", help="Only this module; repeat it. Default: all.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
 )
-@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def space_init(base: str, scale: str | None, modules: tuple[str, ...], output: Path, force: bool) -> None:
     """Write a space to start from: every layer of a base, and the modules that fit it.
 
@@ -26,40 +71,40 @@ def space_init(base: str, scale: str | None, modules: tuple[str, ...], output: P
     nas space init --base yolov8 --scale s --module CARAFE --module DySample -o upsamplers.yaml
     """
     prepare()
-    from nas.emit.forms import write
+    from nas.emit.output import write_files
     from nas.emit.starter_space import starting_space
     from nas.space.space_file import read_space
 
     text = starting_space(base, scale, modules, output.name)
-    space = read_space(text, str(output), output.stem)
-    write({Path(output.name): text}, output.parent, force=force)
-    click.echo(f"wrote {output}: {len(space.slots)} slots, {len(space.active)} of them on, {space.size} variants")
+    made = read_space(text, str(output), output.stem)
+    write_files({Path(output.name): text}, output.parent, force=force)
+    click.echo(f"wrote {output}: {len(made.slots)} slots, {len(made.active)} of them on, {made.size} variants")
     click.echo(f"Next:  nas space check {output}")
 
 
-@click.command("import")
+@click.command("import", short_help="Read a hand-made model YAML as a variant.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--base", help="What it was made from. Default: the nearest.")
-@click.option("--scale", help="Scale letter. Default: the one in the file's name, else the base's first.")
+@click.option("--base", help="The architecture that it was made from. Default: the most similar one.")
+@click.option("--scale", help="Scale letter. Default: the one in the file name, else the first of the base.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a space of its swaps."
 )
-@click.option("--partial", is_flag=True, help="Take what can be read, though other things differ too.")
-@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--partial", is_flag=True, help="Use the rows that can be read, and skip the others.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @JSON
 def import_model(
     model: Path, base: str | None, scale: str | None, output: Path | None, partial: bool, force: bool, as_json: bool
 ) -> None:
-    """Read a hand-made Ultralytics model YAML as a variant of a base, so that it can be searched, costed and emitted.
+    """Read a hand-made Ultralytics model YAML as a variant of a base, to search, cost and emit it.
 
-    Whatever is no swap of a registered module is listed; exit code 1 says that there was something.
+    Rows that match no registered module are reported with their line numbers; exit code 1 if there are any.
 
     \b
     nas import yolov8n-from-a-post.yaml -o post.yaml
     nas search post.yaml --data data.yaml
     """
     prepare()
-    from nas.emit.forms import write
+    from nas.emit.output import write_files
     from nas.emit.starter_space import space_of
     from nas.space.import_yaml import import_model as read
     from nas.space.model_yaml import read_model_yaml
@@ -68,7 +113,7 @@ def import_model(
     variant = found.variant
     complete = partial or not found.left_out
     if output and complete and not variant.is_baseline:
-        write({Path(output.name): space_of(variant, output.name)}, output.parent, force=force)
+        write_files({Path(output.name): space_of(variant, output.name)}, output.parent, force=force)
     if as_json:
         body = {
             "base": variant.base,

@@ -1,4 +1,4 @@
-"""Commands for studies with several workers: `nas worker`, and what `nas studies` has beside its list."""
+"""`nas studies`: list, export and copy them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,10 @@ from pathlib import Path
 
 import click
 
-from nas.cli.options import JSON, STORAGE, WORKERS, open_study, prepare
+from nas.cli.options import JSON, STORAGE, open_study, prepare
 
 
-@click.command()
-@click.option("--study", required=True, help="Name of the study.")
-@STORAGE
-@WORKERS
-@click.option("--data", type=click.Path(), help="The dataset's data.yaml here. Default: where the study says.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(0),
-    default=0,
-    metavar="MINUTES",
-    help="Wait so long for the study to be made, and for its server to answer. Default: not at all.",
-)
-def worker(study: str, storage: str | None, workers: int | None, data: str | None, wait: float) -> None:
-    """Join a study: do what it still asks for, beside whoever works on it, and end when nothing is left.
-
-    Any number of workers can join and leave at any time, on any machine that reaches the storage. See docs/parallel.md
-    for Slurm and Kubernetes.
-
-    \b
-    nas worker --study blood --storage postgresql://me:secret@db.lab/studies
-    """
-    cache = prepare()
-    from nas.report.console import Progress, make_console
-    from nas.session.worker import Joining
-    from nas.study.location import locate
-
-    joining = Joining.open(cache, locate(study, storage), data=data, workers=workers or 1, wait=wait)
-    with Progress(make_console(stderr=True), joining.study) as progress:
-        joining.run(progress)
-
-
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, short_help="List, export or copy studies.")
 @STORAGE
 @JSON
 @click.pass_context
@@ -78,7 +47,7 @@ def studies_export(study: str, storage: str | None, output: Path | None) -> None
 @click.option("--to", "target", metavar="URL", help="Where to: sqlite:///PATH or postgresql://… Default: here.")
 @click.option("--as", "name", help="Name of the copy. Default: the same.")
 def studies_copy(study: str, storage: str | None, target: str | None, name: str | None) -> None:
-    """Copy STUDY to another storage, or under another name; the search goes on there as it would have here.
+    """Copy STUDY to another storage, or to another name; the search can be resumed there.
 
     \b
     nas studies copy blood --to postgresql://me:secret@db.lab/studies

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from nas.emit.forms import Emission, Texts
 from nas.emit.standalone import standalone
 from nas.errors import OutputError
 from nas.model.render import ANCHOR, ModelFiles, count_swaps, environment, render_branch
@@ -15,7 +16,7 @@ from nas.space.graph import with_letter
 from nas.space.variant import Variant
 from nas.version import __version__
 
-_PROOF = """
+_BUILD = """
 import sys, importlib
 sys.path.insert(0, ".")
 importlib.import_module(sys.argv[1])
@@ -26,13 +27,26 @@ assert not found, f"{found} imported"
 """
 
 
-def bundle(variant: Variant, files: ModelFiles, weights: str | None = None) -> dict[str, str]:
+def bundle_form(emission: Emission) -> Texts:
+    """Return a folder that trains the variant without this package; a subprocess has built the model from it.
+
+    Raises:
+        OutputError: The variant needs no bundle, or the model cannot be built from it.
+    """
+    files, weights = emission.files, emission.weights
+    parts = bundle_files(emission.variant, files, weights.name if weights else None)
+    verify_bundle(parts, files)
+    texts: Texts = {Path(files.name) / name: text for name, text in parts.items()}
+    return texts | ({Path(files.name) / weights.name: weights.content} if weights else {})
+
+
+def bundle_files(variant: Variant, files: ModelFiles, weights: str | None = None) -> dict[str, str]:
     """Return the files of a bundle by name: model YAML, one module file, training script, requirements, README.
 
     Args:
         variant: The variant, with a swap at least.
-        files: What was rendered for it; its model YAML is taken as it is.
-        weights: Name of a checkpoint that will lie beside, if there is one.
+        files: Its rendered files; the model YAML is taken as it is.
+        weights: Name of a checkpoint in the same folder, if there is one.
 
     Raises:
         OutputError: The variant has no modules that Ultralytics has not, and needs no bundle.
@@ -70,21 +84,21 @@ def bundle(variant: Variant, files: ModelFiles, weights: str | None = None) -> d
 
 
 def module_name(files: ModelFiles) -> str:
-    """Return what the module file of a bundle is imported as; checkpoints carry it."""
+    """Return the import name of a bundle's module file; checkpoints hold it."""
     return f"{files.name.replace('-', '_')}_modules"
 
 
-def prove(texts: Mapping[str, str], files: ModelFiles) -> None:
-    """Build a bundle's model in a process of its own that imports nothing of this package.
+def verify_bundle(texts: Mapping[str, str], files: ModelFiles) -> None:
+    """Build a bundle's model in a subprocess that imports nothing of this package.
 
     Raises:
-        OutputError: It cannot be built; the message has what that process said last.
+        OutputError: It cannot be built; the message has the last line of that process's output.
     """
     with tempfile.TemporaryDirectory(prefix="nas-bundle-") as folder:
         for name, text in texts.items():
             (Path(folder) / name).write_text(text, encoding="utf-8", newline="\n")
         done = subprocess.run(
-            [sys.executable, "-c", _PROOF, module_name(files), f"{files.name}.yaml"],
+            [sys.executable, "-c", _BUILD, module_name(files), f"{files.name}.yaml"],
             cwd=folder,
             capture_output=True,
             text=True,

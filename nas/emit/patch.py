@@ -1,103 +1,76 @@
-"""A variant's modules as an edit of an Ultralytics source tree: as a diff, applied, or taken back.
+"""A variant's modules as an edit of an Ultralytics source tree: as a diff, applied, or reverted.
 
 Three things are added: a module file (`nas.emit.standalone`), its import, and the branch of ``parse_model``; the last
 two between markers. A tree that has them already gets the modules of both, once, so that applying twice changes
-nothing, and taking them back leaves the bytes that were there before.
+nothing, and reverting leaves the bytes that were there before.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nas.emit.releases import OLDEST, STAND_INS, nearest, version_text
+from nas.emit.forms import Emission, Texts
 from nas.emit.standalone import standalone
-from nas.errors import HostError
+from nas.emit.tree import MODULES, TASKS, Tree, nearest_release, read_tree, verify_edit, write_tree
+from nas.errors import HostError, OutputError
 from nas.model.render import ANCHOR, ModelFiles, render_branch
 from nas.ops import registry
+from nas.space.variant import Variant
 from nas.version import __version__
-
-TASKS = Path("ultralytics/nn/tasks.py")
-MODULES = Path("ultralytics/nn/modules/swapnas.py")
 
 _DEFINITION = "def parse_model("
 BEGIN, _END = "# >>> swapnas", "# <<< swapnas"
 _BLOCK = re.compile(rf"^[ ]*{BEGIN}[^\n]*: (?P<names>[^\n:]*)\n.*?^[ ]*{_END}[^\n]*\n(?P<gap>\n*)", re.M | re.S)
 
-_PROOF = """
-import os, sys
-sys.path.insert(0, os.getcwd())
-sys.path.append(os.path.join(os.getcwd(), "stand-ins"))  # last: only for what is not installed
-import ultralytics
-from ultralytics.nn.tasks import DetectionModel
-assert os.path.realpath(ultralytics.__file__).startswith(os.path.realpath(os.getcwd())), ultralytics.__file__
-DetectionModel(sys.argv[1], verbose=False)
-"""
 
-
-@dataclass(frozen=True)
-class Tree:
-    """An Ultralytics source tree.
-
-    Attributes:
-        root: The folder that holds ``ultralytics``.
-        release: Its release, as numbers.
-        tasks: The text of ``nn/tasks.py``, with line ends as they are.
-        modules: The text of our module file, None where there is none.
-    """
-
-    root: Path
-    release: tuple[int, ...]
-    tasks: str
-    modules: str | None
-
-    @property
-    def version(self) -> str:
-        """Its release, as it is written."""
-        return version_text(self.release)
-
-
-def read_tree(path: Path | None) -> Tree:
-    """Read an Ultralytics tree.
-
-    Args:
-        path: A checkout, or a package folder ``ultralytics``; None for the installed one.
+def patch_form(emission: Emission) -> Texts:
+    """Return a diff that adds the modules to an Ultralytics tree; a copy of the tree with it has built the variant.
 
     Raises:
-        HostError: There is none, it cannot be read, or it is older than what is supported.
+        OutputError: Nothing has to be added.
+        HostError: The tree cannot be patched, or does not build the variant then.
     """
-    if path is None:
-        spec = importlib.util.find_spec("ultralytics")
-        if spec is None or not spec.origin:
-            raise HostError("Ultralytics is not installed; --ultralytics PATH names a tree")
-        path = Path(spec.origin).parent
-    root = next((p for p in (path, path.parent) if (p / TASKS).is_file()), None)
-    if root is None:
-        raise HostError(f"{path} holds no {TASKS}: expected a checkout of Ultralytics or its package folder")
-    try:
-        start = (root / "ultralytics/__init__.py").read_text(encoding="utf-8")
-        # Bytes decide: a tree with Windows line ends keeps them.
-        tasks = (root / TASKS).read_bytes().decode("utf-8")
-        modules = (root / MODULES).read_bytes().decode("utf-8") if (root / MODULES).exists() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HostError(f"cannot read the Ultralytics in {root}: {error}") from None
-    found = re.search(r"""^__version__ = ["'](\d+)\.(\d+)\.(\d+)""", start, re.M)
-    if found is None:
-        raise HostError(f"{root / 'ultralytics/__init__.py'} says no version")
-    version = tuple(map(int, found.groups()))
-    text = version_text(version)
-    if version < OLDEST:
-        oldest = version_text(OLDEST)
-        raise HostError(f"Ultralytics {text} in {root}: {oldest} is the oldest release that can be patched")
-    return Tree(root, version, tasks, modules)
+    tree, new = _edit(emission.variant, emission.files, emission.ultralytics)
+    if not new:
+        raise OutputError(f"the Ultralytics in {tree.root} is patched with these modules already")
+    return {Path(f"{emission.files.name}.patch"): diff(tree, new)}
+
+
+def apply_patch(variant: Variant, files: ModelFiles, path: Path, *, dry_run: bool = False) -> list[Path]:
+    """Add a variant's modules to an Ultralytics tree after building it with a copy; return the files that change.
+
+    Raises:
+        OutputError: The variant has no modules that Ultralytics has not.
+        HostError: The tree cannot be patched or written, or does not build the variant then.
+    """
+    tree, new = _edit(variant, files, path)
+    return [tree.root / p for p in new] if dry_run else write_tree(tree, new)
+
+
+def revert_patch(path: Path, *, dry_run: bool = False) -> list[Path]:
+    """Undo `apply_patch` in a tree; return the files that change.
+
+    Raises:
+        HostError: The tree is half patched, or cannot be written.
+    """
+    tree = read_tree(path)
+    changes = reverted(tree)
+    return [tree.root / p for p in changes] if dry_run else write_tree(tree, changes)
+
+
+def _edit(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree, dict[Path, str]]:
+    """Return a tree and what a patch makes of its files, verified."""
+    if not variant.added:
+        what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
+        raise OutputError(f"{files.name} {what}: it needs no patch")
+    tree = read_tree(path)
+    new = patched(tree, variant.added)
+    if new:
+        verify_edit(tree, new, files)
+    return tree, new
 
 
 def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
@@ -122,8 +95,8 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
         count = len(re.findall(rf"^{re.escape(place)}", text, re.M))
         if count != 1:
             raise HostError(
-                f"Ultralytics {tree.version} in {tree.root}: the anchor {place.strip()!r} stands {count} times in "
-                f"{TASKS}, not once; the nearest release that is known to have it is {nearest(tree.release)}"
+                f"Ultralytics {tree.version} in {tree.root}: the anchor {place.strip()!r} occurs {count} times in "
+                f"{TASKS}, not once; the nearest release that is known to have it is {nearest_release(tree.release)}"
             )
         before = re.search(rf"^{re.escape(place)}", text, re.M)
         assert before is not None, "counted above"
@@ -175,67 +148,6 @@ def diff(tree: Tree, new: dict[Path, str]) -> str:
         lines = difflib.unified_diff(_lines(before or ""), _lines(text), source, f"b/{path.as_posix()}", lineterm="\n")
         parts += [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
     return "".join(parts)
-
-
-def prove(tree: Tree, new: dict[Path, str], files: ModelFiles) -> None:
-    """Build the variant with a patched copy of the tree, in a process of its own.
-
-    Raises:
-        HostError: It cannot be built; the message has what that process said last.
-    """
-    with tempfile.TemporaryDirectory(prefix="nas-patch-") as folder:
-        copy = Path(folder)
-        shutil.copytree(tree.root / "ultralytics", copy / "ultralytics", ignore=shutil.ignore_patterns("__pycache__"))
-        for path, text in new.items():
-            (copy / path).write_bytes(text.encode())
-        (copy / "stand-ins").mkdir()
-        for name, text in STAND_INS.items():
-            (copy / "stand-ins" / name).write_text(text, encoding="utf-8")
-        model = copy / f"{files.name}.yaml"
-        model.write_text(files.yaml, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-c", _PROOF, str(model)],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise HostError(f"{files.name} does not build with a patched copy of Ultralytics {tree.version}: {said}")
-
-
-def write_tree(tree: Tree, changes: Mapping[Path, str | None]) -> list[Path]:
-    """Write changes into the tree: all or, if one cannot be written, none; return the paths.
-
-    Raises:
-        HostError: A file cannot be written.
-    """
-    old = {TASKS: tree.tasks, MODULES: tree.modules}
-    # On the way in the module file comes first, on the way out last: tasks.py must never name one that is not there.
-    order = sorted(changes, key=lambda path: (path == TASKS) == (changes.get(MODULES, "") is not None))
-    beside = {path: tree.root / path.with_name(f".{path.name}.swapnas") for path in order if changes[path] is not None}
-    done: list[Path] = []
-    try:
-        for path, scratch in beside.items():
-            scratch.write_bytes((changes[path] or "").encode())
-        for path in order:
-            if path in beside:
-                beside[path].replace(tree.root / path)
-            else:
-                (tree.root / path).unlink()
-            done.append(path)
-    except OSError as error:
-        for path in done:
-            before = old[path]
-            if before is None:
-                (tree.root / path).unlink()
-            else:
-                (tree.root / path).write_bytes(before.encode())
-        raise HostError(f"cannot write to the Ultralytics in {tree.root}: {error}") from None
-    finally:
-        for scratch in beside.values():
-            scratch.unlink(missing_ok=True)
-    return [tree.root / path for path in changes]
 
 
 def _split(tree: Tree) -> tuple[str, Sequence[str]]:

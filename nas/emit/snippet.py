@@ -1,4 +1,4 @@
-"""What to paste into one given Ultralytics tree, by hand: the lines, and where each goes in that very tree."""
+"""Lines to paste into Ultralytics by hand: for any tree, or with the line numbers and in the idiom of a given one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.emit.patch import BEGIN, MODULES, TASKS, Tree, module_file
-from nas.emit.releases import nearest
+from nas.emit.forms import Emission, Texts, own_files
+from nas.emit.patch import BEGIN, module_file
+from nas.emit.tree import MODULES, TASKS, Tree, nearest_release, read_tree, verify_edit
 from nas.errors import HostError, OutputError
 from nas.model.render import ANCHOR, Dispatch, ModelFiles, environment, render_branch
 from nas.space.variant import Variant
@@ -39,12 +40,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Snippet:
-    """What to paste.
+    """Instructions for one tree.
 
     Attributes:
         text: The instructions.
-        modules: The module file that they tell to copy.
-        pasted: What the tree's files become then, by path below its root.
+        modules: The module file that they say to copy.
+        pasted: The texts of the tree's files after that, by path below its root.
     """
 
     text: str
@@ -52,8 +53,27 @@ class Snippet:
     pasted: dict[Path, str]
 
 
+def snippet_form(emission: Emission) -> Texts:
+    """Return the lines to paste; for a given tree with the module file, after building the variant with an edited copy.
+
+    Raises:
+        OutputError: The tree is patched.
+        HostError: The tree has no place for the lines, or does not build the variant then.
+    """
+    variant, files = emission.variant, emission.files
+    if emission.ultralytics is None or not variant.added:
+        return {Path(f"{files.name}.snippet.txt"): files.snippet} | own_files(emission)
+    tree = read_tree(emission.ultralytics)
+    snippet = release_snippet(tree, variant, files)
+    verify_edit(tree, snippet.pasted, files)
+    return {
+        Path(f"{files.name}.snippet.txt"): snippet.text,
+        Path(f"{files.name}.modules.py"): snippet.modules,
+    }
+
+
 def places(tree: Tree) -> Places:
-    """Find where a snippet's lines go.
+    """Return where a snippet's lines go.
 
     Raises:
         HostError: A place is not there exactly once, or ``tasks.py`` is not Python.
@@ -69,8 +89,8 @@ def places(tree: Tree) -> Places:
     for what, count in (("def parse_model(", len(found)), (ANCHOR.strip(), len(anchors))):
         if count != 1:
             raise HostError(
-                f"Ultralytics {tree.version} in {tree.root}: the anchor {what!r} stands {count} times in {TASKS}, not "
-                f"once; the nearest release that is known to have it is {nearest(tree.release)}"
+                f"Ultralytics {tree.version} in {tree.root}: the anchor {what!r} occurs {count} times in {TASKS}, not "
+                f"once; the nearest release that is known to have it is {nearest_release(tree.release)}"
             )
     before = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom) and n.lineno < found[0].lineno]
     if not before:
@@ -81,7 +101,7 @@ def places(tree: Tree) -> Places:
 
 
 def release_snippet(tree: Tree, variant: Variant, files: ModelFiles) -> Snippet:
-    """Return what to paste into a tree so that it builds a variant.
+    """Return the lines to paste into a tree so that it builds a variant.
 
     Raises:
         OutputError: The variant is the stock model, or the tree has been patched.

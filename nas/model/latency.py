@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.errors import BuildError, StudyError, one_line
+from nas.errors import BuildError, OptionError, OutputError, one_line
 from nas.model.host import build, version
 
 _WARM_RUNS, _WARM_S = 5, 0.3
@@ -57,7 +57,7 @@ def machine(device: str) -> str:
         device: ``cpu`` or a CUDA device number.
 
     Raises:
-        StudyError: There is no such device.
+        OptionError: There is no such device.
     """
     versions = f"torch {torch.__version__}, ultralytics {version()}"
     if device == "cpu":
@@ -65,7 +65,7 @@ def machine(device: str) -> str:
     try:
         name = torch.cuda.get_device_name(int(device))
     except Exception as error:  # torch raises many kinds for a device that is not there
-        raise StudyError(f"cannot measure latency on the device {device!r}: {one_line(error)}") from None
+        raise OptionError(f"cannot measure latency on the device {device!r}: {one_line(error)}") from None
     kernels = os.environ.get("NAS_KERNELS", "auto")
     return f"{name}, CUDA {torch.version.cuda}, kernels {kernels}, {versions}"
 
@@ -82,7 +82,7 @@ class LatencyMeter:
             imgsz: Image side in pixels.
 
         Raises:
-            StudyError: There is no such device.
+            OptionError: There is no such device.
         """
         self.on = machine(device)
         self._folder, self._device, self._imgsz = folder, device, imgsz
@@ -92,7 +92,7 @@ class LatencyMeter:
 
         Raises:
             BuildError: It cannot be built or run.
-            StudyError: What was measured cannot be kept.
+            OutputError: What was measured cannot be kept.
         """
         file = self._folder / f"{self._key(yaml, scale)}.json"
         with contextlib.suppress(OSError, ValueError, TypeError):  # missing, or not whole: measured again
@@ -104,7 +104,7 @@ class LatencyMeter:
                 json.dump(asdict(found), beside)
             Path(beside.name).replace(file)
         except OSError as error:
-            raise StudyError(f"cannot write to {self._folder}: {error.strerror or error}") from None
+            raise OutputError(f"cannot write to {self._folder}: {error.strerror or error}") from None
         return found
 
     def _key(self, yaml: str, scale: str) -> str:

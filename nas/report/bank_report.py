@@ -14,7 +14,7 @@ from nas.bank.jobs import CONTROL, Distilled
 from nas.bank.store import SwapBank
 from nas.bank.weights import WeightsObserver
 from nas.data.dataset import load_or_demo, write_resolved
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.search.inheritance import weights_of
 from nas.space.variant import Variant, make_variant
 from nas.study.study import Study
@@ -48,8 +48,10 @@ class BankReport:
             "",
             f"Baseline as it is: mAP50-95 {self.base:.3f}. Nothing was trained after the distillation.",
             "Error: of the output on the validation images, in variances of the layer's output.",
-            "A swap on a par with control (the layer's own module, re-initialised and distilled in the same way) is "
-            "not a worse module: its distillation has not converged.",
+            (
+                "A swap on a par with control (the layer's own module, re-initialised and distilled likewise) is "
+                "not a worse module: its distillation has not converged."
+            ),
         ]
         if idle:
             lines.append(f"No swap can matter on these data in: {', '.join(idle)}. Nothing is lost without them.")
@@ -84,7 +86,8 @@ def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankRep
     """Validate the baseline with each candidate of a study's bank in its layer's place.
 
     Raises:
-        StudyError: The study has no bank, or the baseline cannot be validated.
+        StudyError: The study has no bank, or its data have changed.
+        ProxyError: The baseline cannot be validated.
     """
     s = study.settings
     if s.recipe.init != "bank":
@@ -108,7 +111,7 @@ def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankRep
         try:
             base = score(())
         except ProxyFailure as failure:
-            raise StudyError(f"the baseline cannot be validated: {failure}") from None
+            raise ProxyError(f"the baseline cannot be validated: {failure}") from None
         maps: dict[tuple[str, str], float] = {}
         usable = [swap for swap, c in bank.candidates.items() if not c.failure]
         observer.note(f"validating {len(usable)} swaps as they are")

@@ -203,7 +203,7 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
     Raises:
         BuildError: It is no model YAML, or cannot be built.
         ModuleFileError: It names own modules that are not there.
-        StudyError: There is no such device.
+        OptionError: There is no such device.
     """
     from nas.model.cost import IMGSZ, model_cost
     from nas.model.host import build, scale_of

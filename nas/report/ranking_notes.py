@@ -129,7 +129,7 @@ def _proxy_words(study: Study, fidelity: str) -> str:
     s = study.settings
     trained = (s.rung_of(fidelity) or Rung(s.recipe.epochs, s.recipe.imgsz)).words
     words = f"{trained}, batch {s.recipe.batch}, seed {s.seed}, {_init_words(study)}"
-    return words if s.score == "map" else f"{words}; {SCORES[s.score]} counts"
+    return words if s.score == "map" else f"{words}; {SCORES[s.score].words} counts"
 
 
 def _init_words(study: Study) -> str:

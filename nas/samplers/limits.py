@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nas.errors import BuildError, StudyError
+from nas.errors import BuildError, SpaceError
 from nas.model.cost import Cost
 from nas.samplers.expected_improvement import LIMITED, limited_parts
 from nas.samplers.history import History
@@ -40,7 +40,7 @@ def check_reach(space: SearchSpace, cost_of: Callable[[Variant], Cost]) -> None:
         cost_of: Builds and counts a variant; one for which it raises BuildError is passed over.
 
     Raises:
-        StudyError: Even the cheapest choices together would be over a limit; it says how near anything came.
+        SpaceError: Even the cheapest choices together would be over a limit; it says how near anything came.
     """
     if not dict(space.limits).keys() & {"max_gflops", "max_params"}:
         return
@@ -74,7 +74,7 @@ def no_variant_left(space: SearchSpace, trials: Sequence[Trial]) -> None:
     """Refuse to end a search that found nothing within the limits of the space as if it had an answer.
 
     Raises:
-        StudyError: All that was looked at is over a limit; it says how near anything came.
+        SpaceError: All that was looked at is over a limit; it says how near anything came.
     """
     rejected = [t for t in trials if t.status == "rejected"]
     base = next((t for t in trials if t.status == "done" and t.variant.is_baseline), None)
@@ -88,4 +88,4 @@ def no_variant_left(space: SearchSpace, trials: Sequence[Trial]) -> None:
         if any((LIMITED[key](t) or 0.0) > limit for t in rejected):
             words, option = _WORDS[key]
             lines.append(f"the least of them has {words.format(min(values))}, the limit is {limit:g} ({option})")
-    raise StudyError(f"no variant is within the limits of the space ({len(rejected)} looked at): {'; '.join(lines)}")
+    raise SpaceError(f"no variant is within the limits of the space ({len(rejected)} looked at): {'; '.join(lines)}")

@@ -11,7 +11,15 @@ from typing import TypeVar
 from nas.bank.jobs import Candidate
 from nas.bank.store import SwapBank
 from nas.bank.weights import Baseline, Weights, WeightsObserver, Worker
-from nas.errors import STOPPED, BaselineNotTrained, OutOfMemory, SeedExcluded, StudyError
+from nas.errors import (
+    STOPPED,
+    ArtifactError,
+    BaselineNotTrained,
+    LockError,
+    NasError,
+    OutOfMemory,
+    SeedExcluded,
+)
 from nas.ranking.race import rules_of
 from nas.search.schedule import Job
 from nas.space.search_space import SearchSpace
@@ -53,7 +61,7 @@ class Inheritance:
         """Make what the study's own seed inherits, and return the space without what could not be distilled.
 
         Raises:
-            StudyError: It cannot be made.
+            ArtifactError: It cannot be made.
         """
         space = self.study.settings.space
         if self.recipe.init in ("baseline", "bank"):
@@ -85,8 +93,8 @@ class Inheritance:
         error belongs to it. So is the trained baseline, unless there is one for all.
 
         Raises:
-            LeftOut: The seed has a baseline of its own, which has not learnt, and is left out from now on.
-            StudyError: The bank, or the baseline, cannot be made.
+            SeedExcluded: The seed has a baseline of its own, which has not learnt, and is left out from now on.
+            ArtifactError: The bank, or the baseline, cannot be made.
         """
         if self.recipe.init not in ("bank", "baseline"):
             return None
@@ -125,14 +133,14 @@ class Inheritance:
             if ahead:
                 other = ahead.pop(0)
                 if not self.weights.is_being_made(self.recipe, other):
-                    with contextlib.suppress(StudyError):  # it is told when its turn comes
+                    with contextlib.suppress(NasError):  # it is reported when its turn comes
                         self._make_baseline(other)
             elif not told:
                 told = True
                 self.observer.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
             waited = True
             if self.weights.stopped.wait(_PAUSE_S):
-                raise StudyError(STOPPED)
+                raise LockError(STOPPED)
         if waited:  # whoever has failed to make it is about to say so
             self.weights.stopped.wait(_PAUSE_S)
 
@@ -140,14 +148,14 @@ class Inheritance:
         """Make the baseline of a seed, and see that it is the one that the study knows.
 
         Raises:
-            LeftOut: It has not learnt, and its seed is left out.
-            StudyError: It cannot be made, or is another one; or several others have not learnt.
+            SeedExcluded: It has not learnt, and its seed is left out.
+            ArtifactError: It cannot be made, or is another one; or several others have not learnt.
         """
         excluded = self.study.excluded_seeds
         if seed in excluded:  # by whom was waited for
             raise SeedExcluded(excluded[seed])
         if len(excluded) >= _MAX_EXCLUDED and not self.study.baseline_training_of(seed):
-            raise StudyError(
+            raise ArtifactError(
                 f"the baselines of {len(excluded)} seeds could not be used, so it is not bad luck; of seed "
                 f"{max(excluded)}: {excluded[max(excluded)]}\nanother study with a longer --base-epochs, with trained "
                 "--weights, or with --one-baseline would do; here `--seeds 1 --confirm 0` asks for no further seeds"
@@ -161,10 +169,10 @@ class Inheritance:
                 raise
             self._leave_out(seed, str(error))
             raise SeedExcluded(str(error)) from None
-        except StudyError as error:
+        except ArtifactError as error:
             if seed == self.first or self.weights.stopped.is_set():
                 raise
-            raise StudyError(
+            raise ArtifactError(
                 f"{name}: {error}\nnothing can be trained under that seed before it can; "
                 "`--seeds 1 --confirm 0` asks for no further ones"
             ) from None
@@ -175,12 +183,12 @@ class Inheritance:
         """Go on without a seed.
 
         Raises:
-            StudyError: Others have been able to make its baseline.
+            ArtifactError: Others have been able to make its baseline.
         """
 
         def leave_out() -> None:
             if self.study.baseline_training_of(seed):
-                raise StudyError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
+                raise ArtifactError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
             self.study.leave_out(seed, why)
 
         known = seed in self.study.excluded_seeds  # by another one that waited for it too
@@ -192,8 +200,8 @@ class Inheritance:
         """Keep the curve of the baseline that runs of a seed inherit from.
 
         Raises:
-            LeftOut: Its seed has been left out by another worker.
-            StudyError: It is another one than the study's: on another machine, say, where nothing was shared.
+            SeedExcluded: Its seed has been left out by another worker.
+            ArtifactError: It is another one than the study's: on another machine, say, where nothing was shared.
         """
 
         def keep() -> tuple[EpochScore, ...]:
@@ -206,7 +214,7 @@ class Inheritance:
         kept = self._under_lock(keep)  # others may be making theirs just now
         if _told(kept) != _told(baseline.curve):
             there = max((score.validation.map for score in kept if score.validation), default=0.0)
-            raise StudyError(
+            raise ArtifactError(
                 f"the baseline in {baseline.file} is not the one that the study {self.study.location.name!r} was begun "
                 f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
                 f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"

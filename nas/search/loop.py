@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.errors import STOPPED, StudyError
+from nas.errors import STOPPED, StorageError, StudyError
 from nas.ranking.race import rules_of
 from nas.ranking.rank import baseline_of
 from nas.search.next_step import Step, decide, is_complete
@@ -69,7 +69,9 @@ def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
         runners: Who makes the runs, side by side; the first makes what all of them inherit.
 
     Raises:
-        StudyError: The baseline fails: nothing could be compared with it; or no variant is within the space's limits.
+        ProxyError: The baseline fails: nothing could be compared with it; or no training succeeds here.
+        ArtifactError: What all runs inherit cannot be made.
+        SpaceError: No variant is within the space's limits.
     """
     runners[0].check_reach()
     for runner in runners:
@@ -99,7 +101,7 @@ def _work(runner: Runner, stop: threading.Event, announced: dict[str, object]) -
             elif not step.job:
                 stop.wait(_PAUSE_S)
     finally:
-        with contextlib.suppress(StudyError):  # a storage that fails says so once
+        with contextlib.suppress(StorageError):  # a storage that fails says so once
             runner.suspects.settle("interrupted")
 
 
@@ -128,7 +130,8 @@ def train_baseline(runner: Runner, count: int) -> None:
     """Train the baseline of a study until it has so many seeds.
 
     Raises:
-        StudyError: It fails, or the study has no baseline yet.
+        StudyError: The study has no finished baseline yet.
+        ProxyError: A training of it fails.
     """
     study = runner.study
     with study.leases.alone():

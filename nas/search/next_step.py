@@ -52,7 +52,7 @@ def decide(runs: Sequence[Trial], space: SearchSpace, settings: Settings, rules:
         target: How many variants are asked for.
 
     Raises:
-        StudyError: No variant is within the space's limits.
+        SpaceError: No variant is within the space's limits.
     """
     rungs = _climb(runs, settings, rules)
     first, lowest, screened, _ = next(rungs)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from nas.bank.store import SwapBank
 from nas.bank.weights import WeightsObserver, Worker
-from nas.errors import STOPPED, BuildError, ProxyFailure, SeedExcluded, StudyError
+from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
 from nas.model.cost import Cost, costed
 from nas.model.latency import LatencyMeter
 from nas.model.render import render
@@ -29,7 +29,7 @@ from nas.study.storage import shorten_timeouts
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.jobs import ProxyJob, ProxyResult
-from nas.training.scores import EpochScore
+from nas.training.scores import SCORES, EpochScore
 from nas.workers.parallel import DeviceLock
 
 _COSTING = threading.Lock()
@@ -100,7 +100,7 @@ class Runner:
         """Refuse limits of the space that no variant can be within, while nothing has been trained.
 
         Raises:
-            StudyError: As `nas.samplers.limits.check_reach`.
+            SpaceError: As `nas.samplers.limits.check_reach`.
         """
         if not self.replay and self.study.has_no_results:
             with _COSTING:
@@ -110,7 +110,7 @@ class Runner:
         """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.
 
         Raises:
-            StudyError: They cannot be made.
+            ArtifactError: They cannot be made.
         """
         if not self.replay:
             self.space = self.inheritance.prepare()
@@ -134,7 +134,8 @@ class Runner:
         """Make a run that is claimed: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
 
         Raises:
-            StudyError: It is the baseline, and fails; a bank cannot be made; or nothing trains here any more.
+            ProxyError: It is the baseline, and fails; or nothing trains here any more.
+            ArtifactError: A bank or a baseline cannot be made.
         """
         variant = handle.trial.variant
         try:
@@ -145,12 +146,12 @@ class Runner:
             if isinstance(error, KeyboardInterrupt):
                 shorten_timeouts()
             if handle.trial.status == "running" and handle not in self.suspects:
-                with contextlib.suppress(StudyError):  # a storage that fails says so once
+                with contextlib.suppress(StorageError):  # a storage that fails says so once
                     handle.end(status="interrupted", failure=STOPPED)
             raise
         self.observer.trial_ended(ended)
         if variant.is_baseline and ended.status not in ("done", "interrupted"):
-            raise StudyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
+            raise ProxyError(f"the baseline itself failed, so nothing can be compared with it: {ended.failure}")
         return ended
 
     def _bank(self, handle: RunningTrial, job: Job) -> SwapBank | None:
@@ -230,7 +231,7 @@ class Runner:
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
         inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
-        job = replace(job, **inherited, average=trial.score == "map_average")
+        job = replace(job, **inherited, average=SCORES[trial.score].needs_average)
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
         job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))
@@ -263,7 +264,7 @@ class Runner:
         """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
 
         Raises:
-            StudyError: As `settle_suspects`, after several in a row.
+            ProxyError: As `settle_suspects`, after several in a row.
         """
         text = f"{failure.kind}: {failure}"
         if self._stopped.is_set():
@@ -280,7 +281,7 @@ class Runner:
         """Find out whose failures the open ones are, by training the baseline, which trains wherever anything does.
 
         Raises:
-            StudyError: It fails as well: they are the machine's, and none of them is held against its variant.
+            ProxyError: It fails as well: they are the machine's, and none of them is held against its variant.
         """
         count, last = len(self.suspects), self.suspects.last
         told = "a training has failed" if count == 1 else f"{count} trainings have failed in a row"
@@ -289,7 +290,7 @@ class Runner:
             self._try_baseline()
         except ProxyFailure as failure:
             self.suspects.settle("interrupted")
-            raise StudyError(
+            raise ProxyError(
                 f"{told} here, and so does the baseline ({failure.kind}: {failure}), so it is not what the variants "
                 f"are; the last: {last}\nmend that and start again: they will be tried anew"
             ) from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nas.data.dataset import Dataset, write_resolved
-from nas.errors import StudyError
+from nas.errors import OptionError
 from nas.model.latency import LatencyMeter
 from nas.search.runner import Runner, SearchObserver
 from nas.study.study import Study
@@ -29,14 +29,14 @@ def runners_of(
         trainers: The processes; there is a runner for each.
 
     Raises:
-        StudyError: The study measures latencies, which trainings beside them would disturb; or what the proxies
-            inherit cannot be made.
+        OptionError: The study measures latencies, which parallel trainings would disturb.
+        ArtifactError: What the proxies inherit cannot be made.
     """
     s = study.settings
     workers = len(trainers)
     if s.latency_on:
         if workers > 1:
-            raise StudyError(
+            raise OptionError(
                 f"--workers {workers}: the study {study.location.name!r} measures latencies, which trainings "
                 "beside them would disturb; leave --workers out"
             )

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import OutputError, ProxyFailure, StudyError
+from nas.errors import OutputError, ProxyFailure, StudyError, TableError
 from nas.model.cost import Cost
 from nas.space.search_space import Assignment, Key, SearchSpace, key_of
 from nas.space.variant import Variant
@@ -85,17 +85,19 @@ class Table:
         """Return the table that `to_json` wrote.
 
         Raises:
-            StudyError: It is none, or not whole.
+            TableError: It is none, or not whole.
         """
         try:
             body = json.loads(text)
             if body["schema"] != SCHEMA:
-                raise StudyError(f"it has schema {body['schema']!r}, this version reads {SCHEMA}")
+                raise TableError(f"it has schema {body['schema']!r}, this version reads {SCHEMA}")
             space = SearchSpace.from_json(json.dumps(body["space"]))
             names = {f.name for f in fields(Row)}
             rows = [Row(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
+        except TableError:  # a ValueError too
+            raise
         except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(f"it is no table that `nas studies export` wrote: {error!r}") from None
+            raise TableError(f"it is no table that `nas studies export` wrote: {error!r}") from None
         for row in rows:
             _check(space, row)
         return cls(space, rows, body.get("about", {}))
@@ -105,28 +107,28 @@ def _check(space: SearchSpace, row: Row) -> None:
     """Refuse a row that does not fit its space.
 
     Raises:
-        StudyError: It does not.
+        TableError: It does not.
     """
     slots = {slot.key: slot.choices for slot in space.active}
     if row.slots.keys() != slots.keys() or any(label not in slots[key] for key, label in row.slots.items()):
-        raise StudyError(f"a row does not fit the slots of its space: {dict(row.slots)}")
+        raise TableError(f"a row does not fit the slots of its space: {dict(row.slots)}")
     numbers = (row.map, row.map50, row.gflops, *row.scores.values())
     if not row.failure and not (all(map(math.isfinite, numbers)) and row.gflops > 0):
-        raise StudyError(f"a row has scores or GFLOPs that are no numbers above 0: {dict(row.slots)}")
+        raise TableError(f"a row has scores or GFLOPs that are no numbers above 0: {dict(row.slots)}")
 
 
 def read_table(path: Path) -> Table:
     """Read a table.
 
     Raises:
-        StudyError: It cannot be read.
+        TableError: It cannot be read.
     """
     try:
         return Table.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"cannot read the table {path}: {getattr(error, 'strerror', None) or error}") from None
-    except StudyError as error:
-        raise StudyError(f"cannot use the table {path}: {error}") from None
+        raise TableError(f"cannot read the table {path}: {getattr(error, 'strerror', None) or error}") from None
+    except TableError as error:
+        raise TableError(f"cannot use the table {path}: {error}") from None
 
 
 def write_table(table: Table, path: Path) -> int:
@@ -233,13 +235,13 @@ class Replay:
         """Prepare.
 
         Raises:
-            StudyError: The baseline has no row for the seed.
+            TableError: The baseline has no row for the seed.
         """
         self.table, self.seed = table, seed
         base = table.rows.get((key_of(table.space.baseline()), seed))
         if base is None or base.failure:
             seeds = ", ".join(map(str, table.seeds)) or "none"
-            raise StudyError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
+            raise TableError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
 
     def space(self, space: SearchSpace) -> TableSpace:
         """Return what can be replayed of a space."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nas.bank.weights import Weights
 from nas.calibration.calibrator import (
@@ -17,6 +16,7 @@ from nas.calibration.calibrator import (
     proxy_recipe,
 )
 from nas.data.dataset import load_or_demo, write_resolved
+from nas.session.options import CalibrationOptions
 from nas.session.recipe import sound, weights_file
 from nas.space.space_file import load_space
 from nas.study.location import locate
@@ -25,44 +25,41 @@ from nas.training.recipe import make_recipe
 from nas.workers.process import ProxyWorker, available_cores
 
 
-def open_calibrator(cache: Path, observer: CalibrationObserver, **options: Any) -> Calibrator:
+def open_calibrator(cache: Path, observer: CalibrationObserver, options: CalibrationOptions) -> Calibrator:
     """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
 
     Raises:
         NasError: Anything about the space, the dataset or the options is wrong.
     """
-    space = load_space(options["space"])
-    if options["scale"]:
-        space = space.with_scale(options["scale"])
-    space = space.enable(options["enable"])
-    dataset = load_or_demo(options["data"])
+    space = options.apply(load_space(options.space))
+    dataset = load_or_demo(options.data)
     common = make_recipe(
         init="bank",
         epochs=0,
-        imgsz=options["imgsz"],
-        batch=options["batch"],
-        base_epochs=options["base_epochs"],
-        device=options["device"],
-        weights=weights_file(options["weights"]),
+        imgsz=options.imgsz,
+        batch=options.batch,
+        base_epochs=options.base_epochs,
+        device=options.device,
+        weights=weights_file(options.weights),
     )
-    if options["bank_epochs"] is not None:
-        common = replace(common, bank_epochs=options["bank_epochs"])
-    names = options["proxies"] or DEFAULT_PROXIES
+    if options.bank_epochs is not None:
+        common = replace(common, bank_epochs=options.bank_epochs)
+    names = options.proxies or DEFAULT_PROXIES
     calibration = Calibration(
         space=space,
-        variants=options["variants"],
-        data=str(Path(options["data"]).resolve()) if options["data"] else "",
+        variants=options.variants,
+        data=str(Path(options.data).resolve()) if options.data else "",
         fingerprint=dataset.fingerprint,
-        full=full_recipe(common, options["full_epochs"]),
-        full_seeds=options["full_seeds"],
+        full=full_recipe(common, options.full_epochs),
+        full_seeds=options.full_seeds,
         proxies=tuple((name, sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
-        seeds=options["seeds"],
+        seeds=options.seeds,
         versions=current_versions(),
-        baselines=baselines_of(common, options["baseline_per_seed"]),
+        baselines=baselines_of(common, options.baseline_per_seed),
     )
-    name = locate(options["name"] or Path(options["space"]).stem).name
+    name = locate(options.name or Path(options.space).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
-    workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
+    workers = options.workers or (available_cores() if common.device == "cpu" else 1)
     weights = Weights(
         folder=Path("studies") / "weights",
         space=space,
@@ -76,17 +73,16 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, **options: Any) 
         apart=calibration.baselines == PER_SEED,
     )
     made = Calibrator(calibration, folder, weights, workers, cache, observer)
-    return _as_begun(made) if options["baseline_per_seed"] is None else made
+    return _as_started(made) if options.baseline_per_seed is None else made
 
 
-def _as_begun(made: Calibrator) -> Calibrator:
-    """Return a calibration with one trained baseline for all seeds if it was begun so: that was how all were."""
+def _as_started(made: Calibrator) -> Calibrator:
+    """Return the calibration with one shared baseline if it was started so, as those of earlier versions were."""
     as_one = replace(made.calibration, baselines=SHARED)
     one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
     if made.calibration.baselines == SHARED or made.has_begun or not one.has_begun:
         return made
     made.observer.note(
-        f"{made.folder} was begun with one trained baseline for all seeds, and goes on so; under another --name "
-        "each seed has its own"
+        f"{made.folder} was started with one shared baseline and keeps it; under another --name each seed has its own"
     )
     return one

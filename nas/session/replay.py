@@ -1,6 +1,6 @@
 """A search that trains nothing: a study whose scores come from a table (`nas.search.table`), in seconds.
 
-The study is like any other: it is stored, ranked and gone on with. Only what a training says is looked up.
+The study is like any other: it is stored, ranked and resumed. Only the result of a training is looked up.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from nas.errors import StudyError
+from nas.errors import OptionError, StudyError, TableError
 from nas.samplers import AUTO
 from nas.search import loop as searching
 from nas.search.runner import Runner, SearchObserver
 from nas.search.table import Replay, Table, read_table
+from nas.session.options import SearchOptions
 from nas.study.location import locate
 from nas.study.objective import OBJECTIVES, Goal
 from nas.study.settings import SHARED, Settings, current_versions
@@ -22,21 +22,15 @@ from nas.study.study import Study
 from nas.training.recipe import Recipe
 from nas.workers.process import ProxyWorker
 
-_USED = (
-    "replay", "study", "storage", "trials", "seed", "floor", "max_gflops", "max_params", "max_latency", "min_map",
-    "objective", "sampler",
-)  # fmt: skip
-"""Options that mean something where nothing is trained."""
-
 
 @dataclass(frozen=True)
 class ReplaySession:
-    """A study of a table, and how many trials are asked for now.
+    """A study of a table, and how many trials are requested now.
 
     Attributes:
         study: Open for writing.
         replay: What answers in place of training.
-        trials: What was asked for; None finishes what was asked for before.
+        trials: The request; None finishes the last one.
     """
 
     study: Study
@@ -44,25 +38,25 @@ class ReplaySession:
     trials: int | None
 
     @classmethod
-    def open(cls, **options: Any) -> ReplaySession:
+    def open(cls, options: SearchOptions) -> ReplaySession:
         """Make or resume a study of a table; the options are those of ``nas search``, None for what was not given.
 
         Raises:
             StudyError: The table or the storage cannot be used, or an option says how to train.
         """
-        idle = [f"--{key.replace('_', '-')}" for key, value in options.items() if value and key not in _USED]
-        if idle:
-            raise StudyError(
-                f"--replay trains nothing, so there is nothing for {', '.join(idle).replace('--space', 'SPACE')} to "
-                "change: space, data and recipe are the table's"
+        if idle := options.idle_in_replay():
+            raise OptionError(
+                f"--replay trains nothing, so there is nothing for {', '.join(idle)} to change: space, data and recipe "
+                "are the table's"
             )
-        path = Path(options["replay"])
+        assert options.replay
+        path = Path(options.replay)
         table = read_table(path)
-        where = locate(options["study"] or f"{path.stem}-replay", options["storage"])
+        where = locate(options.study or f"{path.stem}-replay", options.storage)
         if not Study.exists(where):
             settings = _settings(table, path, options, None)
             replay = Replay(table, settings.seed)
-            wanted = options["trials"] or min(replay.space(settings.space).size, 1 + len(table.space.single_swaps()))
+            wanted = options.trials or min(replay.space(settings.space).size, 1 + len(table.space.single_swaps()))
             return cls(Study.create(where, settings, wanted), replay, None)
         study = Study.load(where, write=True)
         settings = _settings(table, path, options, study.settings)
@@ -70,13 +64,13 @@ class ReplaySession:
         if differences:
             raise StudyError(
                 f"the study {where.name!r} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
-                "give another --study NAME to begin a new one"
+                "give another --study NAME to create a new one"
             )
         study.settings = replace(study.settings, sampler=settings.sampler)
-        return cls(study, Replay(table, settings.seed), options["trials"])
+        return cls(study, Replay(table, settings.seed), options.trials)
 
     def run(self, observer: SearchObserver) -> None:
-        """Run the trials that are asked for."""
+        """Run the requested trials."""
         self.study.keep_settings()  # the sampler may be another
         todo = searching.plan(self.study, self.trials)
         name, s = self.study.location.name, self.study.settings
@@ -92,27 +86,20 @@ class ReplaySession:
         return None
 
 
-def _settings(table: Table, path: Path, options: dict[str, Any], kept: Settings | None) -> Settings:
+def _settings(table: Table, path: Path, options: SearchOptions, kept: Settings | None) -> Settings:
     """Return the settings of a study of a table; `kept` are those of one that is resumed.
 
     Raises:
-        StudyError: The table lacks what the objective or a limit asks for.
+        TableError: It lacks what the objective or a limit needs.
     """
-
-    def chosen(key: str, otherwise: Any) -> Any:
-        return options[key] if options[key] is not None else getattr(kept, key) if kept else otherwise
-
     about = table.about
-    space = (kept.space if kept else table.space).with_limits(
-        max_gflops=options["max_gflops"],
-        max_params=options["max_params"],
-        max_latency_ms=options["max_latency"],
-        min_map=options["min_map"],
-    )
-    objective = chosen("objective", Goal().objective)
+    seed = kept.seed if kept else table.seeds[0] if table.seeds else 0
+    floor = kept.floor if kept else about.get("floor", 0.02)
+    space = options.limit(kept.space if kept else table.space)
+    objective = options.objective or (kept.objective if kept else Goal().objective)
     timed = all(row.latency_ms is not None for row in table.rows.values() if not row.failure)
     if (Goal(objective).needs_latency or "max_latency_ms" in dict(space.limits)) and not timed:
-        raise StudyError(
+        raise TableError(
             f"the table {path} has no latencies, so it cannot be searched for {OBJECTIVES['map,latency']} or under a "
             "limit of latency"
         )
@@ -123,10 +110,10 @@ def _settings(table: Table, path: Path, options: dict[str, Any], kept: Settings 
         fingerprint=about.get("fingerprint", ""),
         classes=tuple(about.get("classes", ())),
         images=tuple(about.get("images", (0, 0))),
-        seed=chosen("seed", table.seeds[0] if table.seeds else 0),
-        floor=chosen("floor", about.get("floor", 0.02)),
+        seed=seed if options.seed is None else options.seed,
+        floor=floor if options.floor is None else options.floor,
         versions=current_versions(),
-        sampler=chosen("sampler", AUTO),
+        sampler=options.sampler or (kept.sampler if kept else AUTO),
         objective=objective,
         latency_on=about.get("latency_on", ""),
         baselines=about.get("baselines", SHARED),

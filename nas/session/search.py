@@ -1,18 +1,18 @@
-"""From the options of ``nas search`` to a study that can run: a new one, or an old one that takes no other settings."""
+"""From the options of ``nas search`` to a study that can run: a new one, or one that is resumed with equal settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nas.data.dataset import Dataset
 from nas.errors import StudyError
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
-from nas.session.settings import as_it_was, changed_settings, kept_options, new_settings, settings_as_begun
+from nas.session.options import SearchOptions
+from nas.session.settings import changed_settings, new_settings, settings_as_created, unchanged_dataset
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm, trainings
@@ -25,20 +25,20 @@ from nas.workers.process import ProxyWorker, available_cores, trainers_of
 _DEMO_SPACE = "quick"
 _MOST_TRIALS = 40
 DEFAULT_CONFIRM = Confirm(3, 3)
-"""How a new study is confirmed unless something else is asked for."""
+"""The default confirmation of a new study."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A study with its dataset at hand, and how many trials are asked for now.
+    """A study with its dataset at hand, and how many trials are requested now.
 
     Attributes:
         study: Open for writing.
         dataset: Checked; its fingerprint is the study's.
-        trials: What was asked for; None finishes what was asked for before.
+        trials: The request; None finishes the last one.
         seeds: Seeds of every variant, and `confirm` how the first are confirmed; None leaves them as they are.
         cache: Where training processes may write.
-        news: What the options have changed; empty if nothing.
+        news: What the options change; empty if nothing.
     """
 
     study: Study
@@ -50,98 +50,98 @@ class Session:
     news: str = ""
 
     @classmethod
-    def open(cls, cache: Path, **options: Any) -> Session:
+    def open(cls, cache: Path, options: SearchOptions) -> Session:
         """Make or resume a study; see ``nas search --help`` for the options, None for what was not given.
 
         Raises:
             NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
         """
-        space = options["space"]
-        name = options["study"] or (Path(space).stem if space else _DEMO_SPACE)
+        space = options.space
+        name = options.study or (Path(space).stem if space else _DEMO_SPACE)
         try:
-            where = locate(name, options["storage"])
+            where = locate(name, options.storage)
         except StudyError as error:
-            raise StudyError(f"{error}; --study names it" if not options["study"] else str(error)) from None
+            raise StudyError(f"{error}; --study names it" if not options.study else str(error)) from None
         if not Study.is_made(where):
-            if options["study"] and not space:
+            if options.study and not space:
                 raise StudyError(
                     f"no study {name!r} in {where.shown} to resume; "
-                    f"name a SPACE to begin it: nas search seeds --study {name}"
+                    f"name a SPACE to create it: nas search seeds --study {name}"
                 )
-            return cls._begin(cache, where, load_space(space or _DEMO_SPACE), options)
+            return cls._create(cache, where, load_space(space or _DEMO_SPACE), options)
         study = Study.load(where, write=True)
         if study.settings.table:
-            raise StudyError(f"the study {name!r} replays a table: give it by --replay TABLE to go on")
+            raise StudyError(f"the study {name!r} replays a table: give --replay TABLE to resume it")
         kept, news = study.settings, []
-        # A first attempt that could not work must not block the name; on a server others may be making its baseline.
+        # A failed first attempt must not block the name; on a server other workers may be training its baseline.
         if study.has_no_results and not where.server:
-            wanted, dataset, whole = settings_as_begun(study, options)
+            wanted, dataset, whole = settings_as_created(study, options)
             if differences := kept.differences(wanted):
-                return cls._begin_anew(cache, study, wanted, dataset, whole, differences)
+                return cls._recreate(cache, study, wanted, dataset, whole, differences)
         else:
             wanted, dataset = changed_settings(study, options)
         if differences := kept.differences(wanted):
             raise StudyError(
                 f"the study {name!r} was made with other settings, and scores under different ones cannot be ranked "
-                "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to begin a new one"
+                "together:\n  " + "\n  ".join(differences) + "\ngive another --study NAME to create a new one"
             )
         if wanted.sampler != kept.sampler:
             news.append(f"sampler: {wanted.sampler} from here on, {kept.sampler} so far; scores do not depend on it")
         if wanted.calibration != kept.calibration:
-            news.append("calibration: intervals and verdicts go by what it says now; scores do not depend on it")
+            news.append("calibration: intervals and verdicts now use its error; scores do not depend on it")
         study.settings = wanted  # the data and the weights to inherit from may have moved
-        return cls(study, dataset, options["trials"], cache, options["seeds"], options["confirm"], "\n".join(news))
+        return cls(study, dataset, options.trials, cache, options.seeds, options.confirm, "\n".join(news))
 
     @classmethod
-    def _begin(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: dict[str, Any]) -> Session:
+    def _create(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: SearchOptions) -> Session:
         settings, dataset = new_settings(space, options)
-        seeds, confirm = options["seeds"] or 1, options["confirm"]
+        seeds, confirm = options.seeds or 1, options.confirm
         with alone_at(where):
             if not Study.exists(where):
                 study = Study.create(
                     where,
                     settings,
-                    options["trials"] or _most_trials(settings),
+                    options.trials or _most_trials(settings),
                     seeds=seeds,
                     confirm=DEFAULT_CONFIRM if confirm is None else confirm,
-                    options=kept_options(options),
+                    options=options.to_store(),
                 )
                 return cls(study, dataset, None, cache)
-        return cls.open(cache, **options)  # the same command on another machine was a moment earlier
+        return cls.open(cache, options)  # the same command on another machine was a moment earlier
 
     @classmethod
-    def _begin_anew(
+    def _recreate(
         cls,
         cache: Path,
         study: Study,
         settings: Settings,
         dataset: Dataset,
-        options: dict[str, Any],
+        options: SearchOptions,
         differences: Sequence[str],
     ) -> Session:
-        """Put a study in the place of one of which nothing has come.
+        """Replace a study that has no results.
 
         Args:
             cache: Where training processes may write.
-            study: The one of which nothing has come.
-            settings: Of the one in its place.
+            study: The one without results.
+            settings: Of its replacement.
             dataset: As they say.
-            options: What was asked for, then and now.
-            differences: What was otherwise before.
+            options: Those of then, completed by those of now.
+            differences: Settings that were different before.
         """
         made = study.replaced(
             settings,
-            options["trials"] or _most_trials(settings),
-            seeds=options["seeds"] or study.seeds,
-            confirm=study.confirm if options["confirm"] is None else options["confirm"],
-            options=kept_options(options),
+            options.trials or _most_trials(settings),
+            seeds=options.seeds or study.seeds,
+            confirm=study.confirm if options.confirm is None else options.confirm,
+            options=options.to_store(),
         )
         before = "\n  ".join(differences)
-        news = f"nothing had come of {study.location.name!r}, so it is begun anew; before:\n  {before}"
+        news = f"the study {study.location.name!r} had no results and is created again; before:\n  {before}"
         return cls(made, dataset, None, cache, news=news)
 
     def run(self, observer: SearchObserver, trainers: Sequence[ProxyWorker]) -> None:
-        """Run the trials that are asked for, side by side in these processes."""
+        """Run the requested trials in parallel in these processes."""
         study = self.study
         todo = searching.plan(study, self.trials)
         study.ask_for_seeds(self.seeds, self.confirm)
@@ -151,11 +151,11 @@ class Session:
             observer.note(self.news)
         if searching.is_finished(study, todo):
             more = "--trials N runs N more" + ("" if study.confirm.top else ", --confirm 3:3 confirms the first 3")
-            return observer.note(f"the study {name} has all {todo.spent} trials that were asked for; {more}")
+            return observer.note(f"the study {name} has all {todo.spent} requested trials; {more}")
         if todo.spent >= todo.target:
-            observer.note(f"study {name}: {todo.spent} trials are done; some are still to get their further seeds")
+            observer.note(f"study {name}: {todo.spent} trials are done; some still need further seeds")
         elif todo.finishing and todo.spent:
-            observer.note(f"study {name}: {todo.spent} of {todo.target} trials are done; finishing what was asked for")
+            observer.note(f"study {name}: {todo.spent} of {todo.target} trials are done; finishing the request")
         elif todo.spent:
             observer.note(f"study {name}: {todo.spent} trials are done; {todo.target - todo.spent} more")
         else:
@@ -178,18 +178,18 @@ class Session:
 
 
 def _most_trials(settings: Settings) -> int:
-    """Return how many trials a study gets that says nothing of them: the baseline and every swap alone, if not many."""
+    """Return the default number of trials: the baseline and every single swap, up to a maximum."""
     every = 1 + len(settings.space.single_swaps())
     return min(every, _MOST_TRIALS) if settings.data else every + 1
 
 
 def hint_of(settings: Settings, workers: int, cores: int) -> str:
-    """Return how a search would make more trials an hour on this machine; empty where it would not, or must not."""
+    """Return a hint to use more workers on this machine; empty where they would not help or are not allowed."""
     if workers > 1 or cores < 2 or settings.recipe.device != "cpu" or settings.latency_on:
         return ""
     return (
-        f"one training at a time, with {cores} threads: --workers {cores} makes more trials an hour, {cores} side by "
-        "side with a thread each, and takes a gigabyte of memory or more for each"
+        f"one training at a time, with {cores} threads: --workers {cores} completes more trials per hour, {cores} in "
+        "parallel with one thread each; each needs a gigabyte of memory or more"
     )
 
 
@@ -203,11 +203,11 @@ def train_baseline_seeds(cache: Path, study: Study, count: int, observer: Search
     if study.settings.table:
         raise StudyError(f"the study {study.location.name!r} replays a table: there is nothing to train")
     opened = Study.load(study.location, write=True)
-    dataset = as_it_was(opened, f"the baseline of {study.location.name!r} cannot be trained as it was")
+    dataset = unchanged_dataset(opened, f"the baseline of {study.location.name!r} cannot be trained as it was")
     there = sum(t.status == "done" and t.variant.is_baseline for t in opened.trials())
     if opened.settings.baselines == PER_SEED and there < count:
         epochs = opened.settings.recipe.base_epochs
-        observer.note(f"each further seed has a baseline of its own to inherit from, trained for {epochs} epochs first")
+        observer.note(f"each further seed starts from its own baseline, which is trained for {epochs} epochs first")
     with opened.locked(), trainers_of(cache, 1) as one, runners_of(opened, dataset, cache, observer, one) as (runner,):
         searching.train_baseline(runner, count)
     return opened

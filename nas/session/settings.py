@@ -1,35 +1,35 @@
-"""From options to a study's settings: a new one's, or those of an old one with what the options change of them."""
+"""From options to the settings of a study: new ones, or stored ones with what the options change."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration_file, load_result
 from nas.data.dataset import Dataset, load_or_demo
-from nas.errors import DataError, StudyError
+from nas.errors import DataError, OptionError, StudyError
 from nas.own import use
 from nas.samplers import AUTO
-from nas.session.recipe import CALIBRATED, RECIPE_OPTIONS, changed_recipe, new_recipe
+from nas.session.options import SearchOptions
+from nas.session.recipe import changed_recipe, new_recipe
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import ETA, Rung, read_rungs
 from nas.study.objective import Goal
 from nas.study.settings import SHARED, Settings, baselines_of, current_versions
 from nas.study.study import Study
-from nas.training.recipe import KINDS, Recipe
+from nas.training.recipe import Recipe
 
 
-def new_settings(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings, Dataset]:
+def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, Dataset]:
     """Return the settings of a new study, and its dataset."""
-    space = _limited(space, options)
-    dataset = load_or_demo(options["data"])
+    space = options.apply(space)
+    dataset = load_or_demo(options.data)
     calibrated = _calibrated(options)
     recipe = new_recipe(options, calibrated)
-    each = options["baseline_per_seed"]
+    each = options.baseline_per_seed
     if each is None and calibrated and calibrated.baselines == SHARED:
         each = False
     baselines = baselines_of(recipe, each)
@@ -38,93 +38,85 @@ def new_settings(space: SearchSpace, options: dict[str, Any]) -> tuple[Settings,
         recipe=recipe,
         score=calibrated.score if calibrated else DEFAULT_SCORE,
         calibration=_under(calibrated, recipe, baselines),
-        data=str(Path(options["data"]).resolve()) if options["data"] else "",
+        data=str(Path(options.data).resolve()) if options.data else "",
         fingerprint=dataset.fingerprint,
         classes=dataset.names,
         images=(len(dataset.train), len(dataset.val)),
-        seed=options["seed"] or 0,
-        floor=options["floor"] if options["floor"] is not None else 0.02,
+        seed=options.seed or 0,
+        floor=options.floor if options.floor is not None else 0.02,
         versions=current_versions(),
-        sampler=options["sampler"] or AUTO,
-        objective=options["objective"] or Goal().objective,
-        latency_on=_latency_on(space, recipe, options["objective"], options["latency"]),
+        sampler=options.sampler or AUTO,
+        objective=options.objective or Goal().objective,
+        latency_on=_latency_on(space, recipe, options.objective, options.latency),
         baselines=baselines,
         rungs=_rungs(options, recipe, ()),
-        eta=options["eta"] or ETA,
+        eta=options.eta or ETA,
     )
     return settings, dataset
 
 
-def changed_settings(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset]:
+def changed_settings(study: Study, options: SearchOptions) -> tuple[Settings, Dataset]:
     """Return a study's settings with what the options change of them, and its dataset."""
     kept = study.settings
-    data = options["data"] or kept.data or None
+    data = options.data or kept.data or None
     with _data_may_have_moved(study, data):
         dataset = load_or_demo(data)
     calibrated = _calibrated(options)
-    recipe = kept.recipe
-    if calibrated:
-        asked = ("init", "epochs", "imgsz", "batch", "base_epochs", *CALIBRATED)
-        recipe = replace(recipe, **{key: getattr(calibrated.recipe, key) for key in asked})
-    recipe = changed_recipe(recipe, options)
-    if not options["space"]:
+    recipe = changed_recipe(kept.recipe, options, calibrated)
+    if not options.space:
         use(kept.space.modules)
-    each = options["baseline_per_seed"]
+    each = options.baseline_per_seed
     baselines = kept.baselines if each is None else baselines_of(recipe, each)
     wanted = replace(
         kept,
-        space=_limited(load_space(options["space"]) if options["space"] else kept.space, options),
+        space=options.apply(load_space(options.space) if options.space else kept.space),
         recipe=recipe,
         score=calibrated.score if calibrated else kept.score,
         calibration=_under(calibrated, recipe, baselines) if calibrated else kept.calibration,
         data=str(Path(data).resolve()) if data else "",
         fingerprint=dataset.fingerprint,
-        seed=kept.seed if options["seed"] is None else options["seed"],
-        floor=kept.floor if options["floor"] is None else options["floor"],
+        seed=kept.seed if options.seed is None else options.seed,
+        floor=kept.floor if options.floor is None else options.floor,
         versions=current_versions(),
-        sampler=options["sampler"] or kept.sampler,
-        objective=options["objective"] or kept.objective,
+        sampler=options.sampler or kept.sampler,
+        objective=options.objective or kept.objective,
         baselines=baselines,
         rungs=_rungs(options, recipe, kept.rungs),
-        eta=options["eta"] or kept.eta,
+        eta=options.eta or kept.eta,
     )
-    measured = bool(kept.latency_on) or options["latency"]
+    measured = bool(kept.latency_on) or options.latency
     return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
 
 
-def settings_as_begun(study: Study, options: dict[str, Any]) -> tuple[Settings, Dataset, dict[str, Any]]:
-    """Return the settings of a study begun as this one was but for the options, its dataset, and all options."""
-    kept, before = study.settings, study.options
-    asked = {"trials": options["trials"] or study.request}
-    if before is None:  # it does not say how it was begun
-        return *changed_settings(study, options), {**options, **asked}
-    space = kept.space
-    if options["space"]:
-        space = load_space(options["space"])
-        if space.name != kept.space.name:  # to which what was said of the other one may not apply
-            before = {key: value for key, value in before.items() if key not in OF_A_SPACE}
-    else:
+def settings_as_created(study: Study, options: SearchOptions) -> tuple[Settings, Dataset, SearchOptions]:
+    """Return the settings of a study created as this one was, with the options changed; its dataset; all options."""
+    kept, stored = study.settings, study.options
+    trials = options.trials or study.request
+    if stored is None:  # a study of a version that did not store them
+        return *changed_settings(study, options), replace(options, trials=trials)
+    space = load_space(options.space) if options.space else kept.space
+    if not options.space:
         use(space.modules)
-    whole = merged({"data": kept.data or None, **before, "sampler": kept.sampler}, options)
-    if "trials" in before:
-        whole.update(asked)
-    with _data_may_have_moved(study, whole["data"]):
+    known = {"data": kept.data or None, **stored, "sampler": kept.sampler}
+    whole = options.completed(known, same_space=space.name == kept.space.name)
+    if "trials" in stored:
+        whole = replace(whole, trials=trials)
+    with _data_may_have_moved(study, whole.data):
         return *new_settings(space, whole), whole
 
 
-def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
-    """Return the dataset of a study whose trials can be trained here as they were.
+def unchanged_dataset(study: Study, otherwise: str, data: str | None = None) -> Dataset:
+    """Return the dataset of a study, after checking that its trials would be trained here as before.
 
     Args:
-        study: With what it was made of.
-        otherwise: What it means that they cannot, for the message.
-        data: Where the dataset is here, if not where the study says.
+        study: With its settings.
+        otherwise: How the message starts if they cannot.
+        data: Path of the dataset here, if it is not the study's.
 
     Raises:
-        NasError: The data are gone or others, or versions differ.
+        NasError: The data are missing or different, or versions differ.
     """
-    options = {**dict.fromkeys((*OF_A_STUDY, "sampler", *RECIPE_OPTIONS)), "enable": (), "data": data}
-    wanted, dataset = changed_settings(study, options)
+    wanted, dataset = changed_settings(study, SearchOptions(data=data))
     if differences := study.settings.differences(wanted):
         raise StudyError(f"{otherwise}:\n  " + "\n  ".join(differences))
     return dataset
@@ -132,7 +124,7 @@ def as_it_was(study: Study, otherwise: str, data: str | None = None) -> Dataset:
 
 @contextlib.contextmanager
 def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
-    """Add to an error in a study's dataset what would do if it is no longer where it was."""
+    """Add to an error of the dataset what helps if it was moved."""
     try:
         yield
     except DataError as error:
@@ -142,7 +134,7 @@ def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
 
 
 def _under(calibrated: CalibrationResult | None, recipe: Recipe, baselines: str) -> str:
-    """Return what a calibration says of a study, with what of it is not as it was calibrated; empty without one."""
+    """Return a calibration as a study stores it, with what differs from the calibrated recipe; empty without one."""
     if calibrated is None:
         return ""
     calibrated = calibrated.under(recipe)
@@ -152,76 +144,27 @@ def _under(calibrated: CalibrationResult | None, recipe: Recipe, baselines: str)
     return calibrated.to_json()
 
 
-def _calibrated(options: dict[str, Any]) -> CalibrationResult | None:
+def _calibrated(options: SearchOptions) -> CalibrationResult | None:
     """Return the calibration that is given."""
-    return load_result(calibration_file(options["proxy"])) if options["proxy"] else None
+    return load_result(calibration_file(options.proxy)) if options.proxy else None
 
 
-def _rungs(options: dict[str, Any], recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:
-    """Return the rungs that are asked for, or those that are kept.
+def _rungs(options: SearchOptions, recipe: Recipe, kept: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    """Return the requested rungs, or those that are stored.
 
     Raises:
-        StudyError: They cannot be used, or --eta is there without any.
+        OptionError: They cannot be used, or --eta is given without any.
     """
-    rungs = read_rungs(options["rungs"], recipe) if options["rungs"] else kept
-    if options["eta"] and not rungs:
-        raise StudyError(f"--eta {options['eta']} says how many go on from a rung: give --rungs too")
+    rungs = read_rungs(options.rungs, recipe) if options.rungs else kept
+    if options.eta and not rungs:
+        raise OptionError(f"--eta {options.eta} is the halving factor of rungs: give --rungs too")
     return rungs
 
 
 def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:
-    """Return the machine that latencies are measured on; empty where nothing asks for them."""
+    """Return the machine that latencies are measured on; empty where none is needed."""
     if wanted or Goal(objective or "map").needs_latency or "max_latency_ms" in dict(space.limits):
         from nas.model.latency import machine
 
         return machine(recipe.device)
     return ""
-
-
-def _limited(space: SearchSpace, options: dict[str, Any]) -> SearchSpace:
-    """Return the space with what the options change of it."""
-    if options["scale"]:
-        space = space.with_scale(options["scale"])
-    return space.enable(options["enable"]).with_limits(
-        max_gflops=options["max_gflops"],
-        max_params=options["max_params"],
-        max_latency_ms=options["max_latency"],
-        min_map=options["min_map"],
-    )
-
-
-OF_A_STUDY = (
-    "data", "proxy", "space", "scale", "max_gflops", "max_params", "max_latency", "min_map", "seed", "floor",
-    "objective", "latency", "rungs", "eta", "baseline_per_seed",
-)  # fmt: skip
-"""Options that decide what a study's scores are, beside those of its recipe."""
-OF_A_SPACE = ("scale", "enable", "max_gflops", "max_params", "max_latency", "min_map")
-"""Options that change the space."""
-_KEPT = (*(key for key in OF_A_STUDY if key != "space"), "enable", "sampler", "trials", *RECIPE_OPTIONS)
-
-
-def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, as plain values that mean the same in any folder.
-
-    The space is not among them: a study holds its own. Nor are seeds and confirmation, which may be asked for later.
-    """
-    given = {key: options[key] for key in _KEPT if _is_given(key, options[key])}
-    for key in ("data", "weights", "init"):
-        if key in given and given[key] not in KINDS:
-            given[key] = str(Path(given[key]).resolve())
-    if "proxy" in given:
-        given["proxy"] = str(calibration_file(given["proxy"]).resolve())
-    return given
-
-
-def merged(kept: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options, and those that were kept for what is not given."""
-    before = {key: value for key, value in kept.items() if not _is_given(key, options[key])}
-    if "enable" in before:
-        before["enable"] = tuple(before["enable"])
-    return {**options, **before}
-
-
-def _is_given(key: str, value: Any) -> bool:
-    """Whether an option has been given; `--latency` is a flag, and `--enable` may be given several times."""
-    return bool(value) if key in ("latency", "enable") else value is not None

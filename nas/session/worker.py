@@ -1,4 +1,4 @@
-"""A worker that joins a study: it does what is asked for, beside whoever works on it already."""
+"""A worker that joins a study and runs its remaining trials, in parallel with its other workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas.errors import StudyError, Unreachable
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
-from nas.session.settings import as_it_was
+from nas.session.settings import unchanged_dataset
 from nas.study.location import StudyLocation
 from nas.study.study import Study
 from nas.workers.process import trainers_of
@@ -21,11 +21,11 @@ _pause = time.sleep
 
 
 def _wait_for(where: StudyLocation, until: float) -> None:
-    """Wait for a study to be made.
+    """Wait until a study is created.
 
     Raises:
-        StudyError: It is not, or its server does not answer, until then by the monotonic clock; or something else is
-            wrong with the server.
+        StudyError: It is not created, or its server does not respond, until then by the monotonic clock; or the server
+            fails in another way.
     """
     while True:
         try:
@@ -36,21 +36,21 @@ def _wait_for(where: StudyLocation, until: float) -> None:
                 raise
         if time.monotonic() >= until:
             raise StudyError(
-                f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` makes "
-                "one, and --wait MINUTES waits for it"
+                f"no study {where.name!r} in {where.shown} to join; `nas search SPACE --study {where.name}` creates "
+                "it, and --wait MINUTES waits for it"
             )
         _pause(_LOOK_S)
 
 
 @dataclass(frozen=True)
 class Joining:
-    """A study that a worker joins, with the dataset at hand.
+    """A study that a worker joins, with its dataset.
 
     Attributes:
         study: Open for writing.
         dataset: Checked; its fingerprint is the study's.
         cache: Where training processes may write.
-        workers: How many train side by side.
+        workers: Number of parallel trainings.
     """
 
     study: Study
@@ -65,9 +65,9 @@ class Joining:
         Args:
             cache: Where training processes may write.
             where: The study's place.
-            data: Where the dataset is here, if not where the study says.
-            workers: How many train side by side.
-            wait: Minutes to wait for the study to be made, and for its server to answer.
+            data: Path of the dataset here, if it is not the study's.
+            workers: Number of parallel trainings.
+            wait: Minutes to wait for the study to be created and for its server to respond.
 
         Raises:
             NasError: There is no such study, or its trials cannot be trained here as elsewhere.
@@ -77,13 +77,13 @@ class Joining:
         if study.settings.table:
             raise StudyError(f"the study {where.name!r} replays a table: there is nothing to train")
         otherwise = (
-            f"this worker cannot join the study {where.name!r}, where trainings would not be what they are elsewhere"
+            f"this worker cannot join the study {where.name!r}: its trainings would differ from those of other workers"
         )
-        dataset = as_it_was(study, otherwise, data)
+        dataset = unchanged_dataset(study, otherwise, data)
         return cls(study, dataset, cache, workers)
 
     def run(self, observer: SearchObserver) -> None:
-        """Do what the study asks for until nothing is left."""
+        """Run the remaining trials until none is left."""
         name = self.study.location.name
         observer.note(
             f"joining the study {name} ({self.study.location.shown}): {self.study.spent} of {self.study.target} "
@@ -94,4 +94,4 @@ class Joining:
             runners_of(self.study, self.dataset, self.cache, observer, trainers) as runners,
         ):
             searching.search(self.study, runners)
-        observer.note(f"nothing is left to do in the study {name}; `nas rank {name}` shows what came of it")
+        observer.note(f"the study {name} has no trials left; `nas rank {name}` shows its ranking")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nas.errors import StudyError
+from nas.errors import OptionError
 from nas.training.recipe import Recipe
 
 ETA = 3
@@ -63,7 +63,7 @@ class Rung:
         """Read ``EPOCHS[@IMGSZ][/FRACTION]``; what is left out is the study's own.
 
         Raises:
-            StudyError: It is not that, or nothing that can be trained.
+            OptionError: It is not that, or nothing that can be trained.
         """
         match = _RUNG.fullmatch(text.strip())
         try:
@@ -71,14 +71,14 @@ class Rung:
         except ValueError:
             match = None
         if match is None:
-            raise StudyError(f"cannot read the rung {text!r}: expected EPOCHS[@IMGSZ][/FRACTION], such as 2@96/0.5")
+            raise OptionError(f"cannot read the rung {text!r}: expected EPOCHS[@IMGSZ][/FRACTION], such as 2@96/0.5")
         rung = cls(int(match["epochs"]), int(match["imgsz"] or own.imgsz), fraction)
         if match["imgsz"] and (rung.imgsz < _STRIDE or rung.imgsz % _STRIDE):
-            raise StudyError(f"the rung {text!r}: the image side has to be a multiple of {_STRIDE}")
+            raise OptionError(f"the rung {text!r}: the image side has to be a multiple of {_STRIDE}")
         if not 0 < fraction <= 1:
-            raise StudyError(f"the rung {text!r}: a share of the training images is above 0, and at most 1")
+            raise OptionError(f"the rung {text!r}: a share of the training images is above 0, and at most 1")
         if not rung.epochs and own.init == "scratch":
-            raise StudyError(f"the rung {text!r} validates what is inherited; with --init scratch there is nothing")
+            raise OptionError(f"the rung {text!r} validates what is inherited; with --init scratch there is nothing")
         return rung
 
 
@@ -90,7 +90,7 @@ def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
         own: The study's own recipe: the top rung, which is not named.
 
     Raises:
-        StudyError: One of them cannot be read, or costs as much as the next.
+        OptionError: One of them cannot be read, or costs as much as the next.
     """
     if text.strip().lower() == "none":
         return ()
@@ -99,7 +99,7 @@ def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
     for lower, higher in zip(rungs, (*rungs[1:], top), strict=True):
         if lower.work >= higher.work:
             after = "the study's own recipe" if higher is top else "the next"
-            raise StudyError(
+            raise OptionError(
                 f"rungs get dearer one by one, but {lower.fidelity} trains as much as {after}, {higher.fidelity}, or "
                 "more; the study's own recipe (--epochs, --imgsz) is the top rung and not named"
             )

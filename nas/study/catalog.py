@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 
-from nas.errors import StudyError
+from nas.errors import StorageError, StudyError
 from nas.study.location import StudyLocation, locate
 from nas.study.storage import check, open_storage, translate_errors
 from nas.study.study import Study
@@ -25,16 +25,16 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
     for where in places:
         try:
             if not where.server and not where.file.exists():
-                raise StudyError(f"{where.file} does not exist")
+                raise StorageError(f"{where.file} does not exist")
             with translate_errors(where):
                 names = optuna.get_all_study_names(open_storage(where)) if check(where, write=False) else []
-        except StudyError as error:
+        except StorageError as error:
             problems.append(str(error))
             continue
         for name in names:
             try:
                 found.append(Study.load(where.named(name)))
-            except StudyError as error:
+            except (StudyError, StorageError) as error:
                 problems.append(str(error))
     return found, problems
 
@@ -47,7 +47,9 @@ def copy_study(source: Study, target: StudyLocation) -> Study:
         target: Where it goes; nothing may be there.
 
     Raises:
-        StudyError: A trial of it is running, the target holds a study of that name, or cannot be written.
+        StudyError: A trial of it is running, or the target holds a study of that name.
+        StorageError: The target cannot be written.
+        LockError: A search works on it.
     """
     with source.locked(), source.leases.alone():
         source.take_over()

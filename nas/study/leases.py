@@ -30,7 +30,7 @@ from typing import Protocol
 import sqlalchemy
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from nas.errors import StudyError
+from nas.errors import LockError
 from nas.locks import awaited, is_free, try_lock
 from nas.study.location import StudyLocation
 from nas.study.storage import server_engine, translate_errors, with_retry
@@ -43,7 +43,7 @@ _LOCK_WAIT_S = 120.0
 """How long a worker waits for its turn to claim something."""
 
 
-class LeaseLost(StudyError):
+class LeaseLost(LockError):
     """A turn did not come, or may not have been alone, so that what was claimed in it may be another's too."""
 
 
@@ -60,7 +60,7 @@ class Leases(Protocol):
         """Be the only one that claims trials of the study, after waiting for that.
 
         Raises:
-            StudyError: It takes too long.
+            LockError: It takes too long.
             LeaseLost: At the end, when it is not certain that no other was let in.
         """
 
@@ -151,7 +151,7 @@ class FileLeases:
         """Begin to hold a lock file.
 
         Raises:
-            StudyError: It cannot be written.
+            LockError: It cannot be written.
         """
         self._where = where
         self._folder = where.workers
@@ -163,7 +163,7 @@ class FileLeases:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._held = open(path, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process
             except OSError as error:
-                raise StudyError(f"cannot write {path}: {error.strerror or error}") from None
+                raise LockError(f"cannot write {path}: {error.strerror or error}") from None
             try_lock(self._held)
         atexit.register(path.unlink, missing_ok=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.errors import StudyError
+from nas.errors import StorageError, StudyError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILE_PREFIX = "sqlite:///"
@@ -83,7 +83,8 @@ def locate(name: str, storage: str | None = None) -> StudyLocation:
         storage: ``sqlite:///PATH`` or ``postgresql://…``; None is ``studies/<name>.db`` below the current directory.
 
     Raises:
-        StudyError: The name or the URL is none.
+        StudyError: No study can have that name.
+        StorageError: The storage is no URL that can be used.
     """
     if not _NAME.fullmatch(name):
         raise StudyError(
@@ -94,12 +95,12 @@ def locate(name: str, storage: str | None = None) -> StudyLocation:
     if _SERVER.match(storage):
         url = _parsed(storage)
         if not url.database:
-            raise StudyError(f"the storage {str(url)!r} names no database: {EXPECTED}")
+            raise StorageError(f"the storage {str(url)!r} names no database: {EXPECTED}")
         return StudyLocation(
             name, default_file(name), url.set(drivername=_DRIVER).render_as_string(hide_password=False)
         )
     if not storage.startswith(_FILE_PREFIX) or not storage[len(_FILE_PREFIX) :]:
-        raise StudyError(f"cannot use the storage {storage!r}: {EXPECTED}")
+        raise StorageError(f"cannot use the storage {storage!r}: {EXPECTED}")
     return StudyLocation(name, Path(storage[len(_FILE_PREFIX) :]))
 
 
@@ -107,7 +108,7 @@ def _parsed(url: str) -> Any:
     """Return a URL in its parts.
 
     Raises:
-        StudyError: It is none.
+        StorageError: It is none.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
@@ -115,4 +116,4 @@ def _parsed(url: str) -> Any:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):  # without the URL: it may hold a password
-        raise StudyError(f"cannot read the storage's URL: {EXPECTED}") from None
+        raise StorageError(f"cannot read the storage's URL: {EXPECTED}") from None

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.leases import Leases
 from nas.study.location import StudyLocation
+from nas.study.optuna_private import open_trial, read_trial, trial_id
 from nas.study.storage import translate_errors, with_retry
 from nas.study.trial import DIED, DIED_OFTEN, Trial
 from nas.training.scores import EpochScore
@@ -36,7 +37,7 @@ class Ledger:
         """Write something, waiting for a server that does not answer; return whether its trial was still open.
 
         Raises:
-            StudyError: The storage cannot be written.
+            StorageError: The storage cannot be written.
         """
 
         def attempt() -> bool:
@@ -58,7 +59,8 @@ class RunningTrial:
         self._optuna_trial = optuna_trial
         self.trial = trial
         self._stored = attributes(trial)
-        ledger.leases.keep(optuna_trial._trial_id)
+        self._id = trial_id(optuna_trial)
+        ledger.leases.keep(self._id)
 
     def store(self) -> None:
         """Write what of the record has changed."""
@@ -97,7 +99,7 @@ class RunningTrial:
             if kept.user_attrs.get(RECORD) != json.loads(json.dumps(self.trial.to_json())):
                 self.trial = replace(load_trial(kept), status="interrupted", failure=TAKEN_OVER)
         finally:
-            self._ledger.leases.release(self._optuna_trial._trial_id)
+            self._ledger.leases.release(self._id)
         return self.trial
 
     def _end(self) -> None:
@@ -108,9 +110,9 @@ class RunningTrial:
         inner.tell(self._optuna_trial, value, states.get(self.trial.status, TrialState.FAIL), skip_if_finished=True)
 
     def _frozen(self) -> FrozenTrial:
-        where, storage = self._ledger.where, self._ledger.inner._storage
+        where, inner = self._ledger.where, self._ledger.inner
         with translate_errors(where):
-            return with_retry(where, lambda: storage.get_trial(self._optuna_trial._trial_id))
+            return with_retry(where, lambda: read_trial(inner, self._id))
 
 
 def attributes(trial: Trial) -> dict[str, Any]:
@@ -146,12 +148,12 @@ def take_over(ledger: Ledger) -> int:
             if f.state != TrialState.RUNNING:
                 continue
             owner, beat = f.user_attrs.get(OWNER, ""), f.user_attrs.get(BEAT, 0)
-            if not ledger.leases.is_gone(f._trial_id, owner, beat):
+            if not ledger.leases.is_gone(trial_id(f), owner, beat):
                 continue
             if RECORD not in f.user_attrs:  # of a version that did not claim and record at once
                 inner.tell(f.number, state=TrialState.FAIL)
                 continue
-            handle = RunningTrial(ledger, optuna.Trial(inner, f._trial_id), load_trial(f, settle=False))
+            handle = RunningTrial(ledger, open_trial(inner, trial_id(f)), load_trial(f, settle=False))
             if handle.trial.status != "running":
                 handle.end()
                 continue

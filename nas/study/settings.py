@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
-from nas.errors import StudyError
+from nas.errors import OptionError, StudyError
 from nas.own.files import differences as module_differences
 from nas.space.search_space import SearchSpace
 from nas.study.budget import ETA, Rung
@@ -135,7 +135,11 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """Return the settings that `to_json` wrote."""
+        """Return the settings that `to_json` wrote.
+
+        Raises:
+            StudyError: A version of the tool wrote them that stores studies differently.
+        """
         body = json.loads(text)
         if body.pop("schema") not in _READABLE:
             raise StudyError("it was made by another version of the tool, which stores studies differently")
@@ -187,10 +191,10 @@ def baselines_of(recipe: Recipe, each: bool | None) -> str:
     """Return how many trained baselines there are: `PER_SEED` where one is trained here, unless `each` says otherwise.
 
     Raises:
-        StudyError: None is trained here, so that seeds could not have their own.
+        OptionError: None is trained here, so that seeds could not have their own.
     """
     if each and not recipe.trains_baseline:
-        raise StudyError(
+        raise OptionError(
             "--baseline-per-seed trains a baseline under every seed, and here none is trained: "
             + ("--base-epochs 0 takes it as it is" if recipe.init in ("bank", "baseline") else f"--init {recipe.init}")
         )

@@ -19,7 +19,7 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from nas.errors import StudyError, Unreachable
+from nas.errors import NasError, StorageError, StudyError, Unreachable
 from nas.study.location import StudyLocation
 
 _LOCK_WAIT_S = 60
@@ -64,7 +64,7 @@ def check(where: StudyLocation, *, write: bool) -> bool:
         Whether it holds studies.
 
     Raises:
-        StudyError: It is a database of something else.
+        StorageError: It is a database of something else.
         sqlite3.Error, SQLAlchemyError: It cannot be opened, or `write` and it is locked or cannot be written; see
             `translate_errors`.
     """
@@ -79,7 +79,7 @@ def _check_file(file: Path, write: bool) -> bool:
     ) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         if tables and not tables >= _OF_OPTUNA:
-            raise StudyError(f"{file} is an SQLite database of something else (tables: {_few(tables)})")
+            raise StorageError(f"{file} is an SQLite database of something else (tables: {_few(tables)})")
         if write:
             db.execute("BEGIN IMMEDIATE")
             db.rollback()
@@ -90,13 +90,13 @@ def _check_server(where: StudyLocation, write: bool) -> bool:
     with server_engine(where).connect() as connection:
         tables = set(sqlalchemy.inspect(connection).get_table_names())
         if tables and not tables >= _OF_OPTUNA:
-            raise StudyError(
+            raise StorageError(
                 f"{where.shown} is a database of something else (tables: {_few(tables)}); make one for studies: "
                 "createdb NAME"
             )
         allowed = "SELECT has_table_privilege('trials', 'INSERT')"
         if write and tables and not connection.execute(sqlalchemy.text(allowed)).scalar():
-            raise StudyError(f"{where.shown}: this user may read studies there, but not write them")
+            raise StorageError(f"{where.shown}: this user may read studies there, but not write them")
     return bool(tables)
 
 
@@ -164,11 +164,11 @@ def translate_errors(where: StudyLocation) -> Iterator[None]:
     """Turn what SQLite, PostgreSQL, SQLAlchemy and Optuna raise into one clear message."""
     try:
         yield
-    except StudyError:
+    except NasError:  # said already; some are OSError or RuntimeError too
         raise
     except ImportError as error:
         if where.server and "psycopg" in str(error.__cause__ or error):
-            raise StudyError("PostgreSQL needs its driver: pip install 'swapnas[postgres]'") from None
+            raise StorageError("PostgreSQL needs its driver: pip install 'swapnas[postgres]'") from None
         raise
     except (
         sqlite3.Error,
@@ -181,7 +181,7 @@ def translate_errors(where: StudyLocation) -> Iterator[None]:
         of_optuna = isinstance(error, optuna.exceptions.OptunaError) or _is_of_another_version(text)
         if isinstance(error, RuntimeError) and not of_optuna:
             raise
-        kind = Unreachable if where.server and is_disconnected(error) else StudyError
+        kind = Unreachable if where.server and is_disconnected(error) else StorageError
         raise kind(_explanation(where, error, text)) from None
     except optuna.exceptions.DuplicatedStudyError:
         raise StudyError(f"{where.shown} holds a study {where.name!r} already") from None

@@ -18,11 +18,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank.store import SwapBank
-from nas.errors import StudyError
+from nas.errors import LockError, StudyError
 from nas.locks import held, private_folder
 from nas.study.budget import Confirm
 from nas.study.leases import Leases, alone_at, leases_of
 from nas.study.location import StudyLocation
+from nas.study.optuna_private import add_trial, open_trial, set_trial_attribute, trial_id
 from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, attributes, load_trial, take_over
 from nas.study.settings import Settings
 from nas.study.storage import check, open_storage, translate_errors, with_retry
@@ -64,7 +65,8 @@ class Study:
         had settings is taken over.
 
         Raises:
-            StudyError: The storage cannot be written, or holds a study of that name.
+            StorageError: The storage cannot be written.
+            StudyError: It holds a study of that name.
         """
         with translate_errors(where):
             if not where.server:
@@ -103,13 +105,14 @@ class Study:
         """Delete the study, make another in its place, as `create`, and return that.
 
         Raises:
-            StudyError: Something has come of it, or others work on it.
+            StudyError: It has results.
+            LockError: Others work on it.
         """
         with self.locked(), self.leases.alone(), translate_errors(self.location):
             if not self.has_no_results:
                 raise StudyError(f"the study {self.location.name!r} holds what was finished")
             if self.leases.are_others():
-                raise StudyError(
+                raise LockError(
                     f"a worker is at work on the study {self.location.name!r}, which cannot be begun anew "
                     "meanwhile: stop it first"
                 )
@@ -125,7 +128,8 @@ class Study:
             write: Whether to check that it can be written.
 
         Raises:
-            StudyError: There is none, or its storage cannot be used.
+            StudyError: There is none, or it is of another tool or version.
+            StorageError: Its storage cannot be used.
         """
         if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
@@ -155,7 +159,7 @@ class Study:
         """Whether there is a study, if only one of another tool; one that was cut short at birth is none.
 
         Raises:
-            StudyError: There is a file, but no storage.
+            StorageError: There is a file, but no storage.
         """
         with translate_errors(where):
             if not check(where, write=False):
@@ -171,7 +175,7 @@ class Study:
         """Whether there is a study, as `exists`; where another process is making it, after that.
 
         Raises:
-            StudyError: There is a file, but no storage; or a server that cannot be used.
+            StorageError: There is a file, but no storage; or a server that cannot be used.
         """
         if where.server:
             Study.exists(where)  # says at once what is wrong with it
@@ -187,7 +191,7 @@ class Study:
         On a server there is no such lock: the same command on another machine joins the search.
 
         Raises:
-            StudyError: Another search holds it.
+            LockError: Another search holds it.
         """
         if self.location.server:
             yield
@@ -202,14 +206,13 @@ class Study:
     @cached_property
     def leases(self) -> Leases:
         """Who has which trial, for this process; made at first use, which ought to be in the main thread."""
-        storage = self._inner._storage
 
         def count(trial: int, beat: int) -> None:
-            storage.set_trial_user_attr(trial, BEAT, beat)
+            set_trial_attribute(self._inner, trial, BEAT, beat)
 
         def look() -> dict[int, int]:
             running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            return {t._trial_id: t.user_attrs.get(BEAT, 0) for t in running}
+            return {trial_id(t): t.user_attrs.get(BEAT, 0) for t in running}
 
         return leases_of(self.location, count, look)
 
@@ -363,10 +366,8 @@ class Study:
                 user_attrs={**attributes(trial), OWNER: leases.owner},
             )
             # In one transaction, and running from its first moment on: `ask` takes several.
-            storage, study = self._inner._storage, self._inner._study_id
-            made = with_retry(self.location, lambda: storage.create_new_trial(study, template_trial=body))
-            request = optuna.Trial(self._inner, made)
-            return RunningTrial(self._ledger, request, replace(trial, number=request.number))
+            made = open_trial(self._inner, with_retry(self.location, lambda: add_trial(self._inner, body)))
+            return RunningTrial(self._ledger, made, replace(trial, number=made.number))
 
     def take_over(self) -> int:
         """Settle the trials of workers that are gone, see `running_trial.take_over`; call it within `leases.alone`."""

@@ -1,8 +1,8 @@
-"""Checkpoints of running trainings: one that was killed goes on from its last saved epoch, as if it had not been.
+"""Checkpoints of running trainings: a killed training resumes from its last saved epoch, with identical results.
 
-The parent names a checkpoint by everything that decides the run (`run_key`), so that only the same training ever finds
-it; the training process writes and reads it (`Checkpoint`). What cannot be read whole is as good as none, and what
-cannot be written stops no training.
+The parent process names a checkpoint by everything that decides the training (`nas.training.jobs.checkpoint_key`), so
+that only the same training finds it; the training process writes and reads it. A checkpoint that cannot be read is
+ignored, and a failure to write one does not stop the training.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import os
 import random
 import time
@@ -18,51 +17,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from nas.training.jobs import ProxyJob
 from nas.training.scores import EpochScore
 
 _MOST_SHARE = 0.02
-"""Share of the training's time that its checkpoints may take."""
+"""Maximum share of the training's time that its checkpoints may take."""
 _KEPT_DAYS = 14.0
-"""Days after which a checkpoint that nobody came back for is removed."""
+"""Days after which a checkpoint that was never resumed is removed."""
 _MARK = b"swapnas checkpoint 1\n"
 
 
-def run_key(job: ProxyJob, versions: tuple[tuple[str, str], ...]) -> str:
-    """Return 32 hex digits over everything that decides what a job gives: files count by what they hold.
-
-    Args:
-        job: The training.
-        versions: Of the packages that decide results.
-    """
-    body = {
-        "what": [job.yaml, job.base, job.scale, job.swaps, job.data_key, job.seed],
-        "recipe": job.recipe.identity(),
-        "files": [_digest(file) for file in ([job.init] if job.init else []) + list(job.overlay)],
-        "inherits": job.init is not None,
-        "average": job.average,
-        "modules": [file.import_name for file in job.modules],
-        "versions": versions,
-    }
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _digest(file: str) -> str:
-    """Return the SHA-256 of a file; of one that cannot be read, which the training will say, of nothing."""
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return ""
-
-
 class Checkpoint:
-    """The file in which one training keeps how far it is."""
+    """The checkpoint file of one training."""
 
     def __init__(self, path: Path, every_s: float) -> None:
         """Prepare; nothing is read or written yet.
 
         Args:
-            path: The file; its name is a `run_key`, which the file holds too.
-            every_s: Seconds between two saves at least, and more where saving itself takes long; 0: at each call.
+            path: The file; its name is a `checkpoint_key`, which the file also contains.
+            every_s: Minimum seconds between two saves, and more where saving itself takes long; 0 saves at each call.
         """
         self.path = path
         self._every_s = every_s
@@ -75,9 +51,7 @@ class Checkpoint:
         return time.monotonic() - self._last >= self._every_s
 
     def save(self, body: dict[str, Any]) -> bool:
-        """Write the state, whole or not at all; say whether it could be written."""
-        import torch
-
+        """Write the state, whole or not at all; return whether it could be written."""
         started = time.monotonic()
         payload = io.BytesIO()
         torch.save({**body, "key": self.path.name}, payload)
@@ -100,9 +74,7 @@ class Checkpoint:
         return True
 
     def load(self) -> dict[str, Any] | None:
-        """Return what was saved for this very run; None if there is nothing, or nothing that is whole."""
-        import torch
-
+        """Return the saved state of this training; None if there is none, or the file is damaged."""
         try:
             content = self.path.read_bytes()
             head = len(_MARK) + hashlib.sha256().digest_size
@@ -110,7 +82,7 @@ class Checkpoint:
             if content[:head] != _MARK + hashlib.sha256(payload).digest():
                 return None
             body: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        except Exception:  # whatever a damaged or foreign file raises
+        except Exception:  # a damaged or foreign file may raise anything
             return None
         return body if body.get("key") == self.path.name else None
 
@@ -120,7 +92,7 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what trainings have left that nobody took up again."""
+        """Remove checkpoints of trainings that were never resumed."""
         if self._swept:
             return
         self._swept = True
@@ -131,11 +103,11 @@ class Checkpoint:
 
 
 class Checkpointer:
-    """Keeps one training's state in its checkpoint.
+    """Saves one training's state in its checkpoint, and restores it.
 
     Attributes:
-        curve: The epochs that an earlier process had trained; empty when there was none.
-        cpu_seconds: That they took, and `seconds` of wall time.
+        curve: The epochs that an earlier process had trained; empty without one.
+        cpu_seconds: CPU time of these epochs, and `seconds` their wall time.
     """
 
     def __init__(self, job: ProxyJob) -> None:
@@ -147,16 +119,13 @@ class Checkpointer:
 
     @property
     def resumed(self) -> int:
-        """How many epochs an earlier process had trained."""
+        """Number of epochs that an earlier process had trained."""
         return len(self.curve)
 
     def keep(self, trainer: Any, curve: list[EpochScore]) -> None:
         """Save the state at the end of an epoch, if the last save is long enough ago."""
         if not self._file.due:
             return
-        import numpy as np
-        import torch
-
         wall, cpu = self._started
         drawn: Any = np.random.get_state()
         kind, keys, position, has_gauss, gauss = drawn
@@ -178,14 +147,11 @@ class Checkpointer:
         )
 
     def resume(self, trainer: Any) -> bool:
-        """Take up what an earlier process has saved, after everything is set up and before the first step.
+        """Restore the state that an earlier process has saved, after the set-up and before the first step.
 
         Returns:
-            Whether there was something.
+            Whether there was a checkpoint.
         """
-        import numpy as np
-        import torch
-
         body = self._file.load()
         if body is None:
             return False
@@ -199,10 +165,10 @@ class Checkpointer:
             average.ema.load_state_dict(state)
         trainer.start_epoch = self.resumed
         trainer.scheduler.last_epoch = self.resumed - 1
-        _take_up_criterion(trainer.model, self.resumed)
+        _restore_criterion(trainer.model, self.resumed)
         for index in body["buffer"]:  # where the images do not all fit into memory
             trainer.train_loader.dataset.load_image(index)
-        _take_up_order(trainer, self.resumed)
+        _restore_order(trainer, self.resumed)
         random.setstate(body["random"])
         kind, keys, *rest = body["numpy"]
         np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
@@ -217,12 +183,12 @@ class Checkpointer:
 
 
 def _averages(trainer: Any) -> list[Any]:
-    """Return the host's moving average of the weights, and that of the proxy where there is one."""
+    """Return the host's moving average of the weights, and the proxy's own where there is one."""
     return [trainer.ema, trainer.average] if trainer.average else [trainer.ema]
 
 
-def _take_up_criterion(model: Any, epochs: int) -> None:
-    """Let a loss whose weights change from epoch to epoch, such as that of heads without suppression, count these."""
+def _restore_criterion(model: Any, epochs: int) -> None:
+    """Advance a loss whose weights change from epoch to epoch, such as that of NMS-free heads."""
     criterion = getattr(model, "criterion", None) or model.init_criterion()
     if hasattr(criterion, "update"):
         for _ in range(epochs):
@@ -230,10 +196,10 @@ def _take_up_criterion(model: Any, epochs: int) -> None:
         model.criterion = criterion
 
 
-def _take_up_order(trainer: Any, epochs: int) -> None:
-    """Bring the order of the images to where it stood after some epochs, and leave mosaic off where it was."""
+def _restore_order(trainer: Any, epochs: int) -> None:
+    """Advance the order of the images by some epochs, and close mosaic where it was closed."""
     loader = trainer.train_loader
-    if loader.num_workers:  # these have drawn ahead, and their augmentation is lost: go on with another draw
+    if loader.num_workers:  # these had drawn ahead, and their augmentation is lost: draw another order
         loader.generator.manual_seed(loader.generator.initial_seed() + epochs)
     closing = trainer.epochs - trainer.args.close_mosaic if trainer.args.close_mosaic else trainer.epochs
     for epoch in range(0 if loader.num_workers else epochs):
@@ -245,4 +211,4 @@ def _take_up_order(trainer: Any, epochs: int) -> None:
             loader.iterator._next_index()
     if epochs > closing:
         trainer._close_dataloader_mosaic()
-        trainer.args.close_mosaic = 0  # done; the host would do it again, and draw anew
+        trainer.args.close_mosaic = 0  # done; the host would do it again, and draw another order

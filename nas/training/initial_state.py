@@ -1,35 +1,42 @@
-"""What a training starts from: tensors inherited by layer name, and swapped layers near what they replace."""
+"""The initial weights of a training: tensors of a baseline, a bank or a checkpoint, by layer name."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import nn
+from ultralytics.nn.tasks import load_checkpoint
+
+from nas.errors import ProxyError
+from nas.model.host import build
+from nas.model.render import render
+from nas.model.transfer import inherit, named_state
+from nas.space.bases import load_base
+from nas.space.graph import LayerGraph
+from nas.space.variant import Variant
 from nas.training.jobs import ProxyJob
 
+_LEAST_SHARED = 0.8
+"""Minimum share of the baseline's tensors that a file of initial weights has to hold; the class head may differ."""
+State = dict[str, torch.Tensor]
+"""Tensors by layer name."""
 
-def graph_of(job: ProxyJob) -> Any:
+
+def graph_of(job: ProxyJob) -> LayerGraph:
     """Return the job's named layers."""
-    from nas.space.variant import Variant
-
     return Variant(job.base, job.scale, job.swaps).graph()
 
 
-def initial_state(job: ProxyJob, nc: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Return the baseline with what every variant of the study starts from, its initial values, and what is inherited.
+def initial_state(job: ProxyJob, nc: int) -> tuple[nn.Module, State, State]:
+    """Return the baseline with the weights of the job's file, its own initial values, and the given tensors.
 
-    The latter two are named tensors. Without a file to inherit from, they are the same; what a file does not hold, such
-    as the head of other classes, starts from the former.
+    Tensors that a file does not hold, such as the head of other classes, start from the initial values. Without a file
+    both states are the same.
 
     Raises:
-        ProxyError: The file to inherit from holds nothing that fits.
+        ProxyError: The file does not fit the baseline.
     """
-    from nas.errors import ProxyError
-    from nas.model.host import build
-    from nas.model.render import render
-    from nas.model.transfer import inherit, named_state
-    from nas.space.bases import load_base
-    from nas.space.variant import Variant
-
     baseline = Variant(job.base, job.scale)
     model = build(render(baseline).yaml, job.scale, nc)
     own = named_state(model.state_dict(), load_base(job.base))
@@ -37,7 +44,7 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[Any, dict[str, Any], dict[str
         return model, own, own
     given = _read_state(job.init, job.base)
     shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    if len(shared) < 0.8 * len(own):  # the class head alone may differ
+    if len(shared) < _LEAST_SHARED * len(own):
         raise ProxyError(
             f"{job.init} holds only {len(shared)} of the {len(own)} tensors of {job.base}{job.scale}: "
             "it is of another model or scale"
@@ -48,20 +55,12 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[Any, dict[str, Any], dict[str
     return model, own, shared
 
 
-def _read_state(path: str, base: str) -> dict[str, Any]:
-    """Return named tensors from a file of ours, or from an Ultralytics checkpoint of the same base."""
-    import torch
-
-    from nas.errors import ProxyError
-    from nas.model.transfer import named_state
-    from nas.space.bases import load_base
-
+def _read_state(path: str, base: str) -> State:
+    """Return named tensors from a file of this tool, or from an Ultralytics checkpoint of the same base."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a checkpoint with classes in it; the host reads those
-        from ultralytics.nn.tasks import load_checkpoint
-
-        model, _ = load_checkpoint(path)
+    except Exception:  # a checkpoint that holds classes: the host can read it
+        model: Any = load_checkpoint(path)[0]
         graph = load_base(base)
         if len(model.model) != len(graph.layers):
             raise ProxyError(f"{path} has {len(model.model)} layers, {base} has {len(graph.layers)}") from None

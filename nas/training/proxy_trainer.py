@@ -1,22 +1,23 @@
-"""The trainer of proxies: Ultralytics' own, without what it does beside training, and with nothing left to chance.
-
-No heavy import stands at the top: the environment has to be set before torch and Ultralytics read it.
-"""
+"""The trainer of proxies: Ultralytics' trainer without its side effects, and deterministic."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import gc
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from nas.errors import NotANumber
-from nas.model.transfer import begin_swaps
-from nas.training.batch_cache import Batches, released
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+from ultralytics.utils.torch_utils import ModelEMA
+
+from nas.errors import BuildError, NotANumber, one_line
+from nas.model.trainer import Trainer
+from nas.model.transfer import begin_swaps, inherit
+from nas.training.batch_cache import BatchCache, detach_cache
 from nas.training.initial_state import graph_of, initial_state
 from nas.training.jobs import ProxyJob
 from nas.training.scores import EpochScore, Validation
@@ -24,239 +25,211 @@ from nas.training.scores import EpochScore, Validation
 _DATASETS: dict[tuple[object, ...], Any] = {}
 """Datasets with their decoded images, kept from job to job."""
 _KEPT = {"train": 384 * 2**20, "val": 128 * 2**20}
-"""Bytes of finished batches that are kept of either."""
+"""Maximum bytes of finished batches to keep, of either split."""
 _AVERAGED = 0.1
 """Share of a training's steps that the averaged weights span."""
 _REFRESH_BATCHES = 8
-"""Batches of training images that BatchNorm statistics are taken from anew."""
+"""Batches of training images to recompute BatchNorm statistics from."""
 
 
-@functools.cache
-def trainer_class() -> Any:
-    """Return the trainer of proxies; made at first use, because it needs the host."""
-    import numpy as np
-    import torch
-    from ultralytics.data import augment
-    from ultralytics.data import dataset as host_dataset
-    from ultralytics.engine import trainer as host_trainer
-    from ultralytics.utils import callbacks, nms
-    from ultralytics.utils.torch_utils import ModelEMA
+class ProxyTrainer(Trainer):
+    """Trains without checkpoints, plots, logs or a second validation; shares tensors and decoded images."""
 
-    from nas.errors import BuildError, one_line
-    from nas.model.trainer import Trainer
-    from nas.model.transfer import inherit
+    def __init__(self, job: ProxyJob, threads: int, overrides: dict[str, object]) -> None:
+        self.job = job
+        self.threads = threads
+        self.inherited = (0, 0)
+        self.average: Any = None
+        self._oom_retries = 0
+        super().__init__(overrides=overrides)
+        self.add_callback("on_train_start", lambda t: t.begin())
+        self.add_callback("on_train_epoch_start", lambda t: t.choose_validation())
 
-    # The host stops suppressing boxes when a clock runs out, which would let the load of the machine into the mAP.
-    nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=3600.0)
-    # It reports to whatever experiment tracker is installed, over the network or into the current directory.
-    callbacks.add_integration_callbacks = lambda *_: None
-    # It keeps what it has read of labels beside the user's images, and does not notice every later edit of a label.
-    host_dataset.load_dataset_cache_file = _no_cache_file
-    host_dataset.save_dataset_cache_file = _keep_no_cache_file
-    # It augments in a further way, with a generator of its own, wherever a certain package happens to be installed.
-    augment.Albumentations = lambda *_, **__: augment.Compose([])
-    # It knows bfloat16 on GPUs alone.
-    host_trainer.autocast = functools.partial(_autocast, host_trainer.autocast)
+    def begin(self) -> None:
+        """Complete the host's set-up, before the first step."""
+        torch.set_num_threads(self.threads)  # the host leaves one core of two idle
+        if self.job.recipe.init == "bank":
+            self.refresh_statistics()
+        if self.job.average:
+            steps = max(1, self.job.recipe.epochs) * len(self.train_loader)
+            span = max(1.0, _AVERAGED * steps)
+            self.average = ModelEMA(self.model, decay=1 - 1 / span, tau=1e-3)
+        if self.amp and self.device.type == "cpu":
+            self.model.criterion = Float32Loss(self.model.init_criterion())
 
-    class ProxyTrainer(Trainer):
-        """Trains without checkpoints, plots, logs or a second validation; shares tensors and decoded images."""
+    def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the host's optimizer; on CPUs AdamW is fused."""
+        optimizer = super().build_optimizer(*args, **kwargs)
+        if isinstance(optimizer, torch.optim.AdamW) and self.device.type == "cpu":
+            # One pass over each tensor takes two fifths of the time, and changes the fifth digit of a score.
+            for group in optimizer.param_groups:
+                group["fused"] = True
+        return optimizer
 
-        def __init__(self, job: ProxyJob, threads: int, overrides: dict[str, object]) -> None:
-            self.job = job
-            self.threads = threads
-            self.inherited = (0, 0)
-            self.average: Any = None
-            self._oom_retries = 0
-            super().__init__(overrides=overrides)
-            self.add_callback("on_train_start", lambda t: t.begin())
-            self.add_callback("on_train_epoch_start", lambda t: t.choose_validation())
+    def choose_validation(self) -> None:
+        """Validate the last epochs only."""
+        self.args.val = self.epoch >= self.epochs - self.job.recipe.validations
 
-        def begin(self) -> None:
-            """Do what the host leaves out, after it has set everything up and before the first step."""
-            torch.set_num_threads(self.threads)  # the host leaves one core of two idle
-            if self.job.recipe.init == "bank":
-                self.refresh_statistics()
-            if self.job.average:
-                steps = max(1, self.job.recipe.epochs) * len(self.train_loader)
-                span = max(1.0, _AVERAGED * steps)
-                self.average = ModelEMA(self.model, decay=1 - 1 / span, tau=1e-3)
-            if self.amp and self.device.type == "cpu":
-                self.model.criterion = _InFloat(self.model.init_criterion())
+    def optimizer_step(self) -> None:
+        """Take a step, and update the averaged weights."""
+        super().optimizer_step()
+        if self.average:
+            self.average.update(self.model)
 
-        def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-            optimizer = super().build_optimizer(*args, **kwargs)
-            if isinstance(optimizer, torch.optim.AdamW) and self.device.type == "cpu":
-                # One pass over each tensor takes two fifths of the time, and changes the fifth digit of a score.
-                for group in optimizer.param_groups:
-                    group["fused"] = True
-            return optimizer
+    def validate_average(self) -> Validation:
+        """Validate the averaged weights."""
+        kept = getattr(self, "ema")  # noqa: B009  # the host sets it in a loop that mypy cannot follow
+        self.ema = self.average
+        metrics, _ = self.validate()
+        self.ema = kept
+        return validation_of(metrics)
 
-        def choose_validation(self) -> None:
-            """Validate the last epochs only."""
-            self.args.val = self.epoch >= self.epochs - self.job.recipe.validations
+    def score_untrained(self) -> EpochScore:
+        """Set up and validate the initial weights, with recomputed BatchNorm statistics."""
+        started = time.monotonic()
+        self.set_up()
+        loss = self.refresh_statistics()
+        return EpochScore(0, loss, time.monotonic() - started, self.validate_now())
 
-        def optimizer_step(self) -> None:
-            super().optimizer_step()
-            if self.average:
-                self.average.update(self.model)
+    def set_up(self) -> None:
+        """Do everything before the first step of a training, for jobs that do not call `train`."""
+        self._setup_train()
+        torch.set_num_threads(self.threads)
+        self.epoch = 0
+        with torch.no_grad():  # a validation needs the names of the losses
+            batch = next(self.validation_batches())
+            self.loss, self.loss_items = self.ema.ema.loss(batch, self.ema.ema(batch["img"]))
 
-        def validate_average(self) -> Validation:
-            """Validate the averaged weights."""
-            kept = getattr(self, "ema")  # noqa: B009  # the host sets it in a loop that mypy cannot follow
-            self.ema = self.average
-            metrics, _ = self.validate()
-            self.ema = kept
-            return validation_of(metrics)
+    def validate_now(self) -> Validation:
+        """Validate ``ema.ema`` as it is."""
+        metrics, _ = self.validate()
+        return validation_of(metrics)
 
-        def score_untrained(self) -> EpochScore:
-            """Set everything up and validate the weights as they are, with BatchNorm statistics of their own."""
-            started = time.monotonic()
-            self.set_up()
-            loss = self.refresh_statistics()
-            return EpochScore(0, loss, time.monotonic() - started, self.validate_now())
+    def validation_batches(self) -> Iterator[Any]:
+        """Iterate over the validation images, ready for the model."""
+        for batch in self.test_loader:
+            yield self.preprocess_batch(batch)
 
-        def set_up(self) -> None:
-            """Do all that comes before the first step of a training, for jobs that train in another way or not."""
-            self._setup_train()
-            torch.set_num_threads(self.threads)
-            self.epoch = 0
-            with torch.no_grad():  # a validation asks for the names of the losses
-                batch = next(self.validation_batches())
-                self.loss, self.loss_items = self.ema.ema.loss(batch, self.ema.ema(batch["img"]))
+    def augmented(self) -> Any:
+        """Return the training images, augmented one by one: without mosaic and all else that mixes images."""
+        dataset = copy.copy(self.train_loader.dataset)
+        detach_cache(dataset)
+        hyp = copy.copy(self.args)
+        hyp.mosaic = hyp.mixup = hyp.cutmix = hyp.copy_paste = 0.0
+        dataset.transforms = dataset.build_transforms(hyp=hyp)
+        return dataset
 
-        def validate_now(self) -> Validation:
-            """Validate ``ema.ema`` as it is."""
-            metrics, _ = self.validate()
-            return validation_of(metrics)
+    def refresh_statistics(self) -> float:
+        """Recompute BatchNorm's statistics; return the mean loss on the images that they come from.
 
-        def validation_batches(self) -> Iterator[Any]:
-            """Iterate over the validation images, ready for the model."""
-            for batch in self.test_loader:
-                yield self.preprocess_batch(batch)
+        These are augmented like the images that the weights were trained on: statistics of plain images would cost a
+        trained baseline a seventh of its mAP.
+        """
+        norms = [m for m in self.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        momenta = [m.momentum for m in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over the batches
+        self.model.train()
+        losses = []
+        with torch.no_grad():
+            for batch in self.sample(_REFRESH_BATCHES):
+                loss, self.loss_items = self.model(batch)
+                losses.append(float(loss.sum()) / len(batch["img"]))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.ema.ema.load_state_dict(self.model.state_dict())
+        return sum(losses) / len(losses)
 
-        def augmented(self) -> Any:
-            """Return the training images, augmented one by one: without mosaic or whatever else mixes images."""
-            dataset = copy.copy(self.train_loader.dataset)
-            released(dataset)
-            hyp = copy.copy(self.args)
-            hyp.mosaic = hyp.mixup = hyp.cutmix = hyp.copy_paste = 0.0
-            dataset.transforms = dataset.build_transforms(hyp=hyp)
-            return dataset
+    def sample(self, batches: int) -> Iterator[Any]:
+        """Iterate over some of the `augmented` images, the same for every variant of a seed, in batches.
 
-        def refresh_statistics(self) -> float:
-            """Take BatchNorm's statistics anew; return the mean loss on the images that they come from.
+        All random states are restored.
+        """
+        dataset = self.augmented()
+        drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        for seeded in (random.seed, np.random.seed, torch.manual_seed):
+            seeded(self.job.seed)
+        size = self.job.recipe.batch
+        chosen = torch.randperm(len(dataset))[: batches * size].tolist()
+        for i in range(0, len(chosen), size):
+            items = [dataset[k] for k in chosen[i : i + size]]
+            if len(items) > 1 or i == 0:  # statistics of one image may not be defined
+                yield self.preprocess_batch(dataset.collate_fn(items))
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+        torch.set_rng_state(drawn[2])
 
-            These are augmented, for so were the ones that the weights have learnt on: from images as they are, the
-            statistics of a trained baseline would take a seventh of its mAP.
-            """
-            norms = [m for m in self.model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-            momenta = [m.momentum for m in norms]
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the mean over the batches
-            self.model.train()
-            losses = []
-            with torch.no_grad():
-                for batch in self.sample(_REFRESH_BATCHES):
-                    loss, self.loss_items = self.model(batch)
-                    losses.append(float(loss.sum()) / len(batch["img"]))
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            self.ema.ema.load_state_dict(self.model.state_dict())
-            return sum(losses) / len(losses)
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """Build the job's model with its initial weights.
 
-        def sample(self, batches: int) -> Iterator[Any]:
-            """Iterate over some of the `augmented` images, the same for every variant of a seed, in batches.
+        Raises:
+            BuildError: A module raises an error.
+        """
+        start = torch.initial_seed()
+        baseline, own, given = initial_state(self.job, self.data["nc"])
+        torch.manual_seed(start)
+        try:
+            model = super().get_model(cfg, None, verbose=False)
+        except Exception as error:  # any error that a module raises is the variant's failure
+            raise BuildError(f"cannot be built: {one_line(error)}") from error
+        graph = graph_of(self.job)
+        inherit(model, graph, own)
+        self.inherited = inherit(model, graph, given)
+        if self.job.init and self.job.recipe.start == "near":
+            begin_swaps(model, graph, baseline, {**own, **given})
+        if self.job.recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        torch.manual_seed(start)  # variants draw differently while they are built; from here on they are paired
+        return model
 
-            Every random state is left as it was.
-            """
-            dataset = self.augmented()
-            drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
-            for seeded in (random.seed, np.random.seed, torch.manual_seed):
-                seeded(self.job.seed)
-            size = self.job.recipe.batch
-            chosen = torch.randperm(len(dataset))[: batches * size].tolist()
-            for i in range(0, len(chosen), size):
-                items = [dataset[k] for k in chosen[i : i + size]]
-                if len(items) > 1 or i == 0:  # statistics of one image may not be defined
-                    yield self.preprocess_batch(dataset.collate_fn(items))
-            random.setstate(drawn[0])
+    def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
+        """Return a dataset with decoded images: that of an earlier job on the same data, or a new one."""
+        key = (self.job.data_key, str(img_path), mode, batch, self.args.imgsz)
+        if key not in _DATASETS:
+            for other in [k for k in _DATASETS if k[2] == mode]:
+                del _DATASETS[other]
+            gc.collect()  # they refer to themselves; the host looks how much memory is free
+            drawn = random.getstate(), np.random.get_state()
+            _DATASETS[key] = super().build_dataset(img_path, mode, batch)
+            random.setstate(drawn[0])  # it samples files; a job that finds the dataset made must draw alike
             np.random.set_state(drawn[1])
-            torch.set_rng_state(drawn[2])
+            if self.device.type == "cpu":  # with a GPU, loader processes make the batches
+                _DATASETS[key].batches = BatchCache(_DATASETS[key], _KEPT[mode])
+        dataset = _DATASETS[key]
+        dataset.buffer = []
+        dataset.transforms = dataset.build_transforms(hyp=copy.copy(self.args))
+        if hasattr(dataset, "batches"):
+            dataset.batches.begin((self.job.seed, self.job.recipe) if mode == "train" else "validation")
+        return dataset
 
-        def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-            start = torch.initial_seed()
-            baseline, own, given = initial_state(self.job, self.data["nc"])
-            torch.manual_seed(start)
-            try:
-                model = super().get_model(cfg, None, verbose=False)
-            except Exception as error:  # whatever a module raises is the variant's failure
-                raise BuildError(f"cannot be built: {one_line(error)}") from error
-            graph = graph_of(self.job)
-            inherit(model, graph, own)
-            self.inherited = inherit(model, graph, given)
-            if self.job.init and self.job.recipe.start == "near":
-                begin_swaps(model, graph, baseline, {**own, **given})
-            if self.job.recipe.channels_last:
-                model = model.to(memory_format=torch.channels_last)
-            torch.manual_seed(start)  # variants draw differently while they are built; from here on they are paired
-            return model
+    def preprocess_batch(self, batch: Any) -> Any:
+        """Move a batch to the device, in the recipe's memory format."""
+        batch = super().preprocess_batch(batch)
+        if self.job.recipe.channels_last:
+            batch["img"] = batch["img"].to(memory_format=torch.channels_last)
+        return batch
 
-        def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
-            key = (self.job.data_key, str(img_path), mode, batch, self.args.imgsz)
-            if key not in _DATASETS:
-                for other in [k for k in _DATASETS if k[2] == mode]:
-                    del _DATASETS[other]
-                gc.collect()  # they refer to themselves; the host looks how much memory is free
-                drawn = random.getstate(), np.random.get_state()
-                _DATASETS[key] = super().build_dataset(img_path, mode, batch)
-                random.setstate(drawn[0])  # it samples files; a job that finds the dataset made must draw alike
-                np.random.set_state(drawn[1])
-                if self.device.type == "cpu":  # elsewhere processes of their own make batches
-                    _DATASETS[key].batches = Batches(_DATASETS[key], _KEPT[mode])
-            dataset = _DATASETS[key]
-            dataset.buffer = []
-            dataset.transforms = dataset.build_transforms(hyp=copy.copy(self.args))
-            if hasattr(dataset, "batches"):
-                dataset.batches.begin((self.job.seed, self.job.recipe) if mode == "train" else "validation")
-            return dataset
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        # The host would reload its own checkpoint, which is not written here; this hook runs before any callback.
+        values = [torch.as_tensor(v).detach() for v in (self.loss, self.fitness) if v is not None]
+        if not all(bool(v.isfinite().all()) for v in values):
+            raise NotANumber(f"the loss was no longer a number in epoch {epoch + 1}")
+        return False
 
-        def preprocess_batch(self, batch: Any) -> Any:
-            batch = super().preprocess_batch(batch)
-            if self.job.recipe.channels_last:
-                batch["img"] = batch["img"].to(memory_format=torch.channels_last)
-            return batch
+    def save_model(self) -> bool:
+        """Write no model: `nas.training.train` saves what is needed."""
+        return False
 
-        def _handle_nan_recovery(self, epoch: int) -> bool:
-            # The host would go on from a checkpoint that is not there; its own rule runs before any callback.
-            values = [torch.as_tensor(v).detach() for v in (self.loss, self.fitness) if v is not None]
-            if not all(bool(v.isfinite().all()) for v in values):
-                raise NotANumber(f"the loss was no longer a number in epoch {epoch + 1}")
-            return False
+    def save_metrics(self, metrics: Any) -> None:
+        """Write no CSV file."""
 
-        def save_model(self) -> bool:
-            return False
-
-        def save_metrics(self, metrics: Any) -> None:
-            pass
-
-        def final_eval(self) -> None:
-            pass
-
-    return ProxyTrainer
+    def final_eval(self) -> None:
+        """Validate no second time."""
 
 
-def _autocast(of_host: Any, enabled: Any, device: str = "cuda") -> Any:
-    """Stand in for the host's autocast, and give bfloat16 on CPUs too."""
-    import torch
-
-    if device == "cpu" and enabled is torch.bfloat16:
-        return torch.autocast("cpu", torch.bfloat16)
-    return of_host(enabled, device=device)
-
-
-class _InFloat:
-    """A loss that is computed in float32 whatever the predictions come in.
+class Float32Loss:
+    """A loss that is computed in float32 for predictions of any dtype.
 
     In bfloat16 the corners of a box would be off by up to 1/256 of their distance from its anchor, and rounding would
     decide about close matches.
@@ -267,9 +240,6 @@ class _InFloat:
 
     def __call__(self, predictions: Any, batch: Any) -> Any:
         """Return the loss of predictions in any dtype."""
-        import torch
-        from torch.utils._pytree import tree_map
-
         with torch.autocast("cpu", enabled=False):
             wide = tree_map(
                 lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, predictions
@@ -277,20 +247,10 @@ class _InFloat:
             return self._criterion(wide, batch)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what else the host asks of a loss, such as its ``update`` at the end of an epoch."""
+        """Return any other attribute of the loss, such as its ``update`` at the end of an epoch."""
         if name.startswith("__") or name == "_criterion":  # of a copy that is being made
             raise AttributeError(name)
         return getattr(self._criterion, name)
-
-
-def _no_cache_file(path: Path) -> Any:
-    """Stand in for the host's reader of label caches: there is none."""
-    raise FileNotFoundError(path)
-
-
-def _keep_no_cache_file(_prefix: str, _path: Path, content: dict[str, Any], version: str) -> None:
-    """Stand in for the host's writer of label caches: add what it adds to the content, and write nothing."""
-    content["version"] = version
 
 
 def validation_of(metrics: Any) -> Validation:

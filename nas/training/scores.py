@@ -6,18 +6,9 @@ Several numbers can stand for how good a variant is. Which of them tells variant
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-SCORES: Mapping[str, str] = {
-    "map": "mAP50-95 at the end",
-    "map_last": "mean mAP50-95 of the last validations",
-    "map_average": "mAP50-95 of the averaged weights",
-    "val_loss": "validation loss at the end, negated",
-    "train_loss": "mean training loss over the epochs, negated",
-}
-"""Every score, in words. More is better in each of them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,9 @@ class EpochScore:
         return cls(body["epoch"], body["train_loss"], body["seconds"], Validation(**seen) if seen else None)
 
 
+Curve = tuple[EpochScore, ...]
+"""The epochs of a training."""
+
 DIVERGED = 10.0
 """How many times its lowest value so far a training loss may be, before its training is given up."""
 
@@ -64,23 +58,62 @@ def diverges(before: Sequence[EpochScore], now: EpochScore) -> bool:
     return bool(before) and now.train_loss > DIVERGED * min(score.train_loss for score in before)
 
 
-def scores(curve: tuple[EpochScore, ...], average: Validation | None) -> dict[str, float]:
-    """Return the scores of a finished training, by the names of `SCORES`.
+@dataclass(frozen=True)
+class Score:
+    """One number that variants can be compared by; more is better.
+
+    Attributes:
+        words: It in words.
+        of: Computes it from a curve, whose last epoch has a validation, and from the validation of averaged weights.
+        ranks: Whether a study can be ranked by it: it is an mAP50-95.
+        needs_average: Whether the weights have to be averaged and validated for it.
+        untrained: Whether it says something of weights that were validated without training.
+    """
+
+    words: str
+    of: Callable[[Curve, Validation | None], float]
+    ranks: bool = False
+    needs_average: bool = False
+    untrained: bool = True
+
+
+def _validations(curve: Curve) -> list[Validation]:
+    return [s.validation for s in curve if s.validation]
+
+
+def _map_average(_: Curve, average: Validation | None) -> float:
+    assert average is not None
+    return average.map
+
+
+SCORES: Mapping[str, Score] = {
+    "map": Score("mAP50-95 at the end", lambda curve, _: _validations(curve)[-1].map, ranks=True),
+    "map_last": Score(
+        "mean mAP50-95 of the last validations",
+        lambda curve, _: sum(v.map for v in _validations(curve)) / len(_validations(curve)),
+        ranks=True,
+        untrained=False,
+    ),
+    "map_average": Score(
+        "mAP50-95 of the averaged weights", _map_average, ranks=True, needs_average=True, untrained=False
+    ),
+    "val_loss": Score("validation loss at the end, negated", lambda curve, _: -_validations(curve)[-1].loss),
+    "train_loss": Score(
+        "mean training loss over the epochs, negated", lambda curve, _: -sum(s.train_loss for s in curve) / len(curve)
+    ),
+}
+"""Every score by name. A new one is an entry here; calibrations measure it, and studies can be ranked by it."""
+
+
+def scores(curve: Curve, average: Validation | None) -> dict[str, float]:
+    """Return the scores of a finished training, by name.
 
     Args:
         curve: Its epochs; the last one has a validation.
-        average: Of its averaged weights; None leaves that score out.
+        average: Of its averaged weights; None leaves out the scores that need it.
     """
-    seen = [s.validation for s in curve if s.validation]
-    found = {
-        "map": seen[-1].map,
-        "map_last": sum(v.map for v in seen) / len(seen),
-        "val_loss": -seen[-1].loss,
-        "train_loss": -sum(s.train_loss for s in curve) / len(curve),
-    }
-    if average is not None:
-        found["map_average"] = average.map
-    return found
+    known = {name: score for name, score in SCORES.items() if average is not None or not score.needs_average}
+    return {name: score.of(curve, average) for name, score in known.items()}
 
 
 def signed(value: float, digits: int) -> str:

@@ -1,7 +1,4 @@
-"""One training in the training process: Ultralytics' trainer, with everything pinned that it would choose by itself.
-
-No heavy import stands at the top: the environment has to be set before torch and Ultralytics read it.
-"""
+"""One training in the training process, with everything pinned that Ultralytics would choose by itself."""
 
 from __future__ import annotations
 
@@ -14,17 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nas.errors import BatchHalved, Diverged, NotANumber
+from nas.model.transfer import named_state
 from nas.training.checkpoint import Checkpointer
+from nas.training.host_patches import patched_host
 from nas.training.initial_state import graph_of
 from nas.training.jobs import ProxyJob, ProxyResult
-from nas.training.proxy_trainer import trainer_class, validation_of
+from nas.training.proxy_trainer import ProxyTrainer, validation_of
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore, Validation, diverges
 
 
 def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
-    """Train one job in this process, or only validate it when its recipe has no epochs.
+    """Train one job in this process, or only validate its initial weights when its recipe has no epochs.
 
     Args:
         job: What to train.
@@ -33,8 +34,7 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
     """
     started = time.process_time()
     checkpointer = Checkpointer(job) if job.checkpoint and job.recipe.epochs else None
-    with scratch_folder(job) as folder:
-        trainer = _trainer(job, threads, folder)
+    with open_trainer(job, threads) as trainer:
         curve: list[EpochScore] = []
         average: Validation | None = None
 
@@ -69,7 +69,7 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
             trainer.add_callback("on_fit_epoch_end", on_epoch)
             try:
                 trainer.train()
-            except (NotANumber, Diverged):  # it would be so again
+            except (NotANumber, Diverged):  # it would fail again: do not resume it
                 if checkpointer:
                     checkpointer.done()
                 raise
@@ -94,29 +94,19 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
 
 
 @contextlib.contextmanager
-def scratch_folder(job: ProxyJob) -> Iterator[Path]:
-    """Give a folder for the time of a job."""
+def open_trainer(job: ProxyJob, threads: int) -> Iterator[ProxyTrainer]:
+    """Give a job's trainer, not set up yet; until it closes, the host is patched and a scratch folder exists."""
     if job.scratch:
         Path(job.scratch).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as folder:
-        yield Path(folder).absolute()  # the host puts what is relative below ``runs/`` in the current directory
-
-
-def open_trainer(job: ProxyJob, threads: int, folder: Path) -> Any:
-    """Return a trainer that is set up with the job's model (in evaluation mode, as ``ema.ema``) and data."""
-    trainer = _trainer(job, threads, folder)
-    trainer.set_up()
-    return trainer
-
-
-def _trainer(job: ProxyJob, threads: int, folder: Path) -> Any:
-    model = folder / f"{job.name}.yaml"
-    model.write_text(job.yaml, encoding="utf-8")
-    return trainer_class()(job, threads, overrides=_overrides(job, model, folder))
+    with patched_host(), tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as scratch:
+        folder = Path(scratch).absolute()  # the host puts relative paths below ``runs/`` in the current directory
+        model = folder / f"{job.name}.yaml"
+        model.write_text(job.yaml, encoding="utf-8")
+        yield ProxyTrainer(job, threads, _overrides(job, model, folder))
 
 
 def _score(trainer: Any) -> EpochScore:
-    """Return what the epoch that has just ended has shown."""
+    """Return the score of the epoch that has just ended."""
     return EpochScore(
         epoch=trainer.epoch + 1,
         train_loss=float(sum(float(v) for v in trainer.tloss.values())),
@@ -126,7 +116,7 @@ def _score(trainer: Any) -> EpochScore:
 
 
 def overrides_of(recipe: Recipe) -> dict[str, object]:
-    """Return a recipe in the host's words, with everything pinned that it would choose by itself."""
+    """Return a recipe as settings of the host, with everything pinned that it would choose by itself."""
     return {
         "epochs": max(1, recipe.epochs),
         "imgsz": recipe.imgsz,
@@ -147,7 +137,7 @@ def overrides_of(recipe: Recipe) -> dict[str, object]:
 
 
 def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
-    """Return what the host's trainer is told: the recipe, and to do nothing beside it."""
+    """Return the settings of the host's trainer: the recipe, and no output files."""
     return {
         **overrides_of(job.recipe),
         "model": str(model),
@@ -166,12 +156,8 @@ def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
     }
 
 
-def _save_named(trainer: Any, job: ProxyJob) -> None:
+def _save_named(trainer: ProxyTrainer, job: ProxyJob) -> None:
     """Write the trained tensors by layer name, whole or not at all."""
-    import torch
-
-    from nas.model.transfer import named_state
-
     assert job.save
     target = Path(job.save)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The training process: receives jobs, trains them with Ultralytics, sends scores back.
+"""The training process: receives jobs, trains or distils, and sends progress and results back.
 
 No heavy import stands at the top: the environment has to be set before torch and Ultralytics read it.
 """
@@ -6,40 +6,40 @@ No heavy import stands at the top: the environment has to be set before torch an
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.bank.jobs import DistilJob
 from nas.errors import failure_kind, failure_text
+from nas.training.jobs import ProxyJob
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
 def serve(pipe: Connection, cache: str, threads: int) -> None:
-    """Train jobs until the pipe closes. Runs as the main function of its own process."""
+    """Do jobs until the pipe closes. Runs as the main function of its own process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ultralytics sets 1 where it is unset
     from nas.model.offline import go_offline, offline_environment
 
     os.environ.update(offline_environment(Path(cache)))  # first: these, and a job that is received, import the host
-    from nas.bank.distil import distil
-    from nas.own import use
-    from nas.training.train import train
-
     if not os.environ.get("NAS_DEBUG"):  # the host prints tables, and warnings would break the parent's live line
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the life of the process
         warnings.simplefilter("ignore")
-    with contextlib.suppress(Exception):  # the first job says what is wrong
-        _import_all(Path(cache))
+    with contextlib.suppress(Exception):  # the first job reports what is wrong
+        go_offline(Path(cache))
+        _import_all()
     while True:
         try:
             job = pipe.recv()
@@ -47,9 +47,7 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
             return
         try:
             go_offline(Path(cache))
-            use((job.proxy if isinstance(job, DistilJob) else job).modules)
-            work: Any = distil if isinstance(job, DistilJob) else train
-            message: tuple[str, Any] = ("done", work(job, threads, lambda seen: pipe.send(("progress", seen))))
+            message = ("done", do_job(job, threads, lambda progress: pipe.send(("progress", progress))))
         except BrokenPipeError:
             return
         except Exception as error:  # sent to the parent, which records it with the variant
@@ -59,18 +57,33 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
         pipe.send(message)
 
 
-def _import_all(cache: Path) -> None:
-    """Import what trainings need; a process that is started early does so while its parent is at other things."""
-    from nas.model.offline import go_offline
-    from nas.training.proxy_trainer import trainer_class
+def do_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None]) -> Any:
+    """Do one job in this process, and return its result.
 
-    go_offline(cache)
-    trainer_class()
-    import torch._dynamo  # noqa: F401  # what optimizers import when they are first made
+    Args:
+        job: The job.
+        threads: CPU threads.
+        report: Called with progress: epochs of a training, steps of a distillation.
+    """
+    from nas.bank.distil import distil
+    from nas.own import use
+    from nas.training.train import train
+
+    if isinstance(job, DistilJob):
+        use(job.proxy.modules)
+        return distil(job, threads, report)
+    use(job.modules)
+    return train(job, threads, report)
+
+
+def _import_all() -> None:
+    """Import what jobs need; a process that is started early does so while its parent does other things."""
+    for name in ("nas.training.train", "nas.bank.distil", "torch._dynamo"):  # the last: optimizers need it
+        importlib.import_module(name)
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent is gone, however it went."""
+    """End this process when its parent has ended, for any reason."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -104,7 +104,7 @@ class Taught:
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.weights.folder.glob("baseline-*.*"):
             shutil.copy(file, folder)
-        given = {"folder": folder, "listener": RecordingObserver(), "space": space or self.weights.space}
+        given = {"folder": folder, "observer": RecordingObserver(), "space": space or self.weights.space}
         return replace(self.weights, **{**given, **changes})
 
     def job(self, *swaps: str, **recipe) -> ProxyJob:
@@ -123,9 +123,9 @@ class Taught:
 
 
 @pytest.fixture(autouse=True)
-def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test that stops a search hurry the ones after it."""
-    monkeypatch.setattr(nas.study.storage, "_HURRY", threading.Event())
+def _full_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a test that stops a search from shortening the timeouts of the tests after it."""
+    monkeypatch.setattr(nas.study.storage, "_SHORTENED", threading.Event())
 
 
 @pytest.fixture(scope="session")
@@ -186,29 +186,12 @@ def bank(taught: Taught, tmp_path_factory: pytest.TempPathFactory) -> SwapBank:
 
 @pytest.fixture(scope="module")
 def inside():
-    """Let a module train in this very process, and leave the host and torch as they were."""
+    """Let a module train in this very process, and restore torch."""
     import torch
-    from ultralytics.data import augment, dataset
-    from ultralytics.engine import trainer
-    from ultralytics.utils import callbacks, nms
 
-    from nas.training.proxy_trainer import trainer_class
-
-    changed = [
-        (nms, "non_max_suppression"),
-        (augment, "Albumentations"),
-        (callbacks, "add_integration_callbacks"),
-        (dataset, "load_dataset_cache_file"),
-        (dataset, "save_dataset_cache_file"),
-        (trainer, "autocast"),
-    ]
-    before = [getattr(owner, name) for owner, name in changed]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    for (owner, name), value in zip(changed, before, strict=True):
-        setattr(owner, name, value)
-    trainer_class.cache_clear()
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 

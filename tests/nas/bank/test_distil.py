@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import nas.bank.distil
-from nas.bank.distil import LEAST_MAP, distil
-from nas.bank.jobs import CONTROL, Candidate, DistilJob
+from nas.bank import jobs
+from nas.bank.distil import distil
+from nas.bank.jobs import MIN_TEACHER_MAP, Candidate, DistilJob
 from nas.bank.store import IDLE
 from nas.errors import ProxyError
 from nas.model import host
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("inside")
 
 SPCONV = Candidate("backbone.down_p3", "SPConv")
 DYNAMIC = Candidate("backbone.down_p3", "DynamicConv")
-CONTROL = Candidate("backbone.down_p3", CONTROL)
+CONTROL = Candidate("backbone.down_p3", jobs.CONTROL)
 CARAFE = Candidate("neck.up_p3", "CARAFE")
 IDLER = Candidate("neck.c2f_n5", "C2f_SPConv")
 EVERY = (SPCONV, CONTROL, CARAFE, IDLER)
@@ -317,6 +318,8 @@ def test_what_ends_further_off_is_taken_back(make, tmp_path):
 
 
 def test_a_baseline_that_has_not_learnt_teaches_nothing(make, tmp_path):
-    with pytest.raises(ProxyError, match=rf"has not learnt: its mAP50-95 is 0\.000.*below {LEAST_MAP}.*--base-epochs"):
+    with pytest.raises(
+        ProxyError, match=rf"has not learnt: its mAP50-95 is 0\.000.*below {MIN_TEACHER_MAP}.*--base-epochs"
+    ):
         make(tmp_path, CARAFE, init=None)
     assert not list(tmp_path.iterdir())

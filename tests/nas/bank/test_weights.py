@@ -13,7 +13,7 @@ import pytest
 from nas.bank.jobs import CONTROL, Bank, Candidate, DistilJob, Distilled
 from nas.bank.store import SwapBank, candidates_of
 from nas.bank.weights import Weights
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import ArtifactError, BaselineNotTrained, ProxyFailure
 from nas.model.render import render
 from nas.space.bases import load_base
 from nas.space.space_file import read_space
@@ -98,7 +98,7 @@ def make(tmp_path, recorder):
                 "versions": (("swapnas", "1"), ("torch", "2")),
                 "seed": 0,
                 "worker": worker or FakeWorker(),
-                "listener": recorder,
+                "observer": recorder,
                 "scratch": tmp_path / "run",
                 **changes,
             }
@@ -163,7 +163,7 @@ def test_a_training_that_was_killed_is_begun_again(make):
 
 
 def test_a_training_that_fails_leaves_nothing(make):
-    with pytest.raises(StudyError, match="the baseline could not be trained: the training process died"):
+    with pytest.raises(ArtifactError, match="the baseline could not be trained: the training process died"):
         make(FakeWorker(fails="the training process died")).baseline(RECIPE)
     worker = FakeWorker()
     make(worker).baseline(RECIPE)
@@ -174,13 +174,13 @@ def test_a_training_that_fails_leaves_nothing(make):
 def test_an_unreadable_description_is_a_clear_error(make, text):
     about = make().baseline(RECIPE).file.with_suffix(".json")
     about.write_text(text)
-    with pytest.raises(StudyError, match=rf"cannot read .*{about.name}.*delete it to have it made anew"):
+    with pytest.raises(ArtifactError, match=rf"cannot read .*{about.name}.*delete it to have it made anew"):
         make(Refuses()).baseline(RECIPE)
 
 
 def test_a_folder_that_cannot_be_written(make, tmp_path):
     (tmp_path / "weights").write_text("in the way")
-    with pytest.raises(StudyError, match=r"cannot write to .*weights"):
+    with pytest.raises(ArtifactError, match=r"cannot write to .*weights"):
         make(Refuses()).baseline(RECIPE)
 
 
@@ -244,7 +244,7 @@ def test_a_changed_file_is_refused(make):
     made = make().bank(RECIPE, 0)
     file = made.folder / made.candidates[EVERY[2]].file
     file.write_bytes(b"other tensors")
-    with pytest.raises(StudyError, match=r"is not what was distilled \(neck.down_n4=SPConv\): delete it"):
+    with pytest.raises(ArtifactError, match=r"is not what was distilled \(neck.down_n4=SPConv\): delete it"):
         make(Refuses()).bank(RECIPE, 0)
     file.unlink()
     make().bank(RECIPE, 0)
@@ -255,7 +255,7 @@ def test_a_bank_of_something_else_is_refused(make):
     body = json.loads(index.read_text())
     body["about"]["data"] = "e" * 16
     index.write_text(json.dumps(body))
-    with pytest.raises(StudyError, match=rf"a bank of something else \(data: {'e' * 16}, not {'f' * 16}\): move it"):
+    with pytest.raises(ArtifactError, match=rf"a bank of something else \(data: {'e' * 16}, not {'f' * 16}\): move it"):
         make(Refuses()).bank(RECIPE, 0)
 
 
@@ -263,7 +263,7 @@ def test_a_bank_of_something_else_is_refused(make):
 def test_an_unreadable_bank_is_a_clear_error(make, text):
     index = make().bank(RECIPE, 0).folder / "bank.json"
     index.write_text(json.dumps({"about": json.loads(index.read_text())["about"]}) if text == "about" else text)
-    with pytest.raises(StudyError, match=r"cannot read .*bank.json.*delete it"):
+    with pytest.raises(ArtifactError, match=r"cannot read .*bank.json.*delete it"):
         make(Refuses()).bank(RECIPE, 0)
 
 
@@ -285,13 +285,13 @@ def test_an_interrupted_distillation_leaves_the_bank_as_it_was(make):
     first = make().bank(RECIPE, 0, (Candidate(*EVERY[1]),))
     with pytest.raises(KeyboardInterrupt):
         make(Stops()).bank(RECIPE, 0)
-    with pytest.raises(StudyError, match="the bank could not be distilled: it died"):
+    with pytest.raises(ArtifactError, match="the bank could not be distilled: it died"):
         make(FakeWorker(fails="it died")).bank(RECIPE, 0)
     assert make(Refuses()).bank(RECIPE, 0, (Candidate(*EVERY[1]),)).candidates == first.candidates
 
 
 def test_a_baseline_that_has_not_learnt_is_not_asked(make):
-    with pytest.raises(StudyError, match=r"has not learnt \(mAP50-95 0.010 after 3 epochs\).*--init scratch"):
+    with pytest.raises(BaselineNotTrained, match=r"has not learnt \(mAP50-95 0.010 after 3 epochs\).*--init scratch"):
         make(FakeWorker(final=0.01)).bank(RECIPE, 0)
 
 
@@ -343,9 +343,11 @@ def test_a_file_of_other_classes_is_not(taught, tmp_path):
     torch.save(named_state(state, load_base("yolov8")), tmp_path / "five.pt")
     weights = taught.weights_in(tmp_path / "own")
     recipe = replace(taught.recipe, weights=str(tmp_path / "five.pt"), base_epochs=0)
-    with pytest.raises(StudyError, match=r"five.pt fits 3\d\d of the 355 tensors.*other classes: give --base-epochs"):
+    with pytest.raises(
+        ArtifactError, match=r"five.pt fits 3\d\d of the 355 tensors.*other classes: give --base-epochs"
+    ):
         weights.baseline(recipe)
-    with pytest.raises(StudyError, match="other classes"):  # and not taken the next time
+    with pytest.raises(ArtifactError, match="other classes"):  # and not taken the next time
         weights.baseline(recipe)
 
 

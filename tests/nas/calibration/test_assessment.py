@@ -11,7 +11,7 @@ from nas.calibration import report as calibration_report
 from nas.calibration.assessment import OVER_CONTROL, RANKABLE, assess, reference_of
 from nas.calibration.calibrator import control_of
 from nas.calibration.result import RESULT_FILE, load_result
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import CalibrationError, OutputError, ProxyFailure
 from nas.space.variant import parse_choice
 from nas.training.scores import SCORES
 
@@ -97,7 +97,7 @@ def test_too_little_to_judge(calibrator, fake_worker):
     made.run()
     lines = made.file.path.read_text().splitlines(keepends=True)
     made.file.path.write_text("".join(lines[:4]))
-    with pytest.raises(StudyError, match="the runs of bank-0 say nothing: at least 3 variants"):
+    with pytest.raises(CalibrationError, match="the runs of bank-0 say nothing: at least 3 variants"):
         assess(made)
 
 
@@ -149,7 +149,7 @@ def test_the_tables_hold_everything(judged):
 def test_a_place_that_cannot_be_written(judged):
     made, calibrated = judged
     (made.folder / "calibration.md").mkdir()
-    with pytest.raises(StudyError, match="cannot write to"):
+    with pytest.raises(OutputError, match="cannot write to"):
         calibration_report.write(calibrated, made.folder)
     assert not (made.folder / RESULT_FILE).exists()  # it comes last: where it is, everything is
 
@@ -178,12 +178,12 @@ def broken(body: dict, how: str) -> str:
 def test_a_file_that_is_no_answer(judged, tmp_path, how, message):
     path = tmp_path / "answer.json"
     path.write_text(broken(judged[1].to_json(), how))
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(CalibrationError, match=message):
         load_result(path)
 
 
 def test_an_answer_that_is_not_there(tmp_path):
-    with pytest.raises(StudyError, match=r"cannot read the calibration .*none.json: No such file"):
+    with pytest.raises(CalibrationError, match=r"cannot read the calibration .*none.json: No such file"):
         load_result(tmp_path / "none.json")
 
 

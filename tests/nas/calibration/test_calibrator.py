@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from nas.calibration.calibrator import FULL, Run, control_of, full_recipe, proxy_recipe, runs_of
 from nas.calibration.result import RESULT_FILE, load_result
 from nas.cli import cli
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import ArtifactError, CalibrationError, OptionError, ProxyFailure
 from nas.session.calibration import _as_begun
 from nas.space.variant import Variant
 from nas.study.settings import PER_SEED
@@ -45,7 +45,7 @@ def test_names_of_proxies(name, init, epochs, start, lr0, mosaic):
     ["", "bank", "bank-", "bank--1", "scratch-0", "baseline-0", "scratch-fresh-8", "file-2", "bank-2.5", "BANK-2"],
 )
 def test_what_names_no_proxy(name):
-    with pytest.raises(StudyError, match=r"cannot read the proxy .*: expected scratch-N"):
+    with pytest.raises(OptionError, match=r"cannot read the proxy .*: expected scratch-N"):
         proxy_recipe(name, COMMON)
 
 
@@ -147,7 +147,7 @@ def test_a_baseline_that_fails_says_of_which_seed(calibrator, fake_worker, monke
         return train(self, job, on_epoch)
 
     monkeypatch.setattr(fake_worker, "run", run)
-    with pytest.raises(StudyError, match=words):
+    with pytest.raises(ArtifactError, match=words):
         calibrator(baselines=PER_SEED).run()
 
 
@@ -255,7 +255,7 @@ def test_a_file_of_something_else(calibrator):
     made = calibrator()
     made.folder.mkdir(parents=True)
     made.file.path.write_text("something else\n")
-    with pytest.raises(StudyError, match=r"runs.jsonl:1 is no finished run"):
+    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is no finished run"):
         made.run()
 
 

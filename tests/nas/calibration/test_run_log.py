@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nas.calibration.run_log import Finished, Run, RunFile
-from nas.errors import StudyError
+from nas.errors import CalibrationError, OutputError
 from nas.space.variant import Variant, make_variant
 from nas.training.jobs import ProxyResult
 from nas.training.recipe import Recipe
@@ -126,18 +126,18 @@ def test_a_line_without_its_end_counts_as_torn(file):
 def test_what_is_no_run_is_named(file, line):
     file.append(RUN, Finished("k1", RESULT))
     file.path.write_text(f"{line}\n" + file.path.read_text())
-    with pytest.raises(StudyError, match=r"runs.jsonl:1 is no finished run"):
+    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is no finished run"):
         file.read()
 
 
 def test_what_is_no_text_is_named(file):
     file.path.parent.mkdir()
     file.path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(StudyError, match=r"cannot read .*runs.jsonl"):
+    with pytest.raises(CalibrationError, match=r"cannot read .*runs.jsonl"):
         file.read()
 
 
 def test_what_cannot_be_written_is_named(file):
     file.path.parent.write_text("in the way")
-    with pytest.raises(StudyError, match=r"cannot write .*runs.jsonl"):
+    with pytest.raises(OutputError, match=r"cannot write .*runs.jsonl"):
         file.append(RUN, Finished("k", RESULT))

@@ -151,7 +151,7 @@ def test_known_failures_exit_with_1(tmp_path, monkeypatch):
         (["search", "seeds", "--weights", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
         (["search", "seeds", "--proxy", "blood"], "no calibration 'blood'"),
         (["search", "seeds", "--epochs", "0", "--init", "scratch"], "there is nothing to validate"),
-        (["search", "seeds", "--base-epochs", "0"], "bring a trained one with --weights FILE.pt"),
+        (["search", "seeds", "--base-epochs", "0"], "give a trained one by --weights FILE.pt"),
         (["bank", "blood"], "no study 'blood'"),
         (["search", "nothing.yaml"], "cannot read the space file nothing.yaml"),
         (["search", "seeds", "--storage", "mysql://x/y"], "cannot use the storage"),
@@ -198,7 +198,7 @@ def test_search_rank_resume_emit(tiny_data, tmp_path, monkeypatch):
 
     again = invoke("search", "--study", "mine")
     assert again.exit_code == 0
-    assert "has all 3 trials that were asked for" in again.stderr
+    assert "has all 3 requested trials" in again.stderr
     assert "--confirm 3:3 confirms the first 3" in again.stderr
 
     emitted = invoke("emit-yaml", "--study", "mine", "--best", "-o", "out")

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from nas.emit import forms as emit
-from nas.emit.bundle import bundle, module_name, prove
+from nas.emit.bundle import bundle_files, module_name, verify_bundle
+from nas.emit.forms import texts_of
+from nas.emit.output import write_files
 from nas.errors import OutputError
 from nas.model.render import render
 from nas.space.variant import Variant, make_variant, parse_swaps
@@ -27,7 +28,7 @@ def files():
 @pytest.fixture(scope="module")
 def folder(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    paths = emit.write(emit.texts_of(VARIANT, files, ["bundle"]), out)
+    paths = write_files(texts_of(VARIANT, files, ["bundle"]), out)
     assert [p.name for p in paths] == [
         f"{files.name}.yaml",
         f"{module_name(files)}.py",
@@ -143,16 +144,16 @@ print(json.dumps(said))
 def test_the_stock_model_needs_none():
     variant = Variant("yolov8", "n")
     with pytest.raises(OutputError, match="is the stock model: it needs no bundle; --form yaml writes its model YAML"):
-        bundle(variant, render(variant))
+        bundle_files(variant, render(variant))
 
 
 def test_modules_of_ultralytics_need_none():
     variant = make_variant("yolov8", "n", {"neck.down_n4": "SCDown"})
     with pytest.raises(OutputError, match="is made of Ultralytics' own modules: it needs no bundle"):
-        bundle(variant, render(variant))
+        bundle_files(variant, render(variant))
     assert "Ultralytics' own modules: it needs no registration" in render(variant).snippet
     mixed = make_variant("yolov8", "n", {"neck.down_n4": "SCDown", "neck.down_n5": "HWD"})
-    (text,) = (text for name, text in bundle(mixed, render(mixed)).items() if name.endswith("_modules.py"))
+    (text,) = (text for name, text in bundle_files(mixed, render(mixed)).items() if name.endswith("_modules.py"))
     assert "class HWD(" in text
     assert "import SCDown" not in text
     assert "for module in (HWD,)" in text
@@ -160,10 +161,10 @@ def test_modules_of_ultralytics_need_none():
 
 
 def test_a_bundle_that_does_not_build_is_not_handed_over(files):
-    texts = bundle(VARIANT, files)
+    texts = bundle_files(VARIANT, files)
     name = f"{module_name(files)}.py"
     with pytest.raises(OutputError, match=r"cannot be built by itself: .*CARAFE"):
-        prove(texts | {name: texts[name].replace("class CARAFE(", "class Carafe(")}, files)
+        verify_bundle(texts | {name: texts[name].replace("class CARAFE(", "class Carafe(")}, files)
 
 
 def test_an_ultralytics_without_the_place_is_named(files, run, folder, tmp_path):

@@ -17,8 +17,11 @@ import pytest
 import ultralytics
 
 from nas import own
-from nas.emit import forms as emit
 from nas.emit.bundle import module_name
+from nas.emit.forms import texts_of
+from nas.emit.output import write_files
+from nas.emit.patch import apply_patch
+from nas.emit.selection import files_of_variant
 from nas.model.render import ModelFiles
 from nas.ops import registry
 from nas.space.variant import Variant, parse_swaps
@@ -100,12 +103,12 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Emitted:
     out = root / "out"
     own.load_modules(HERE / "own" / "my_block.py")
     variant = parse_swaps("yolov8", "n", SWAPS)
-    files = emit.files_of_variant(variant)
-    emit.write(emit.texts_of(variant, files, ["yaml", "snippet", "plugin", "bundle"]), out)
+    files = files_of_variant(variant)
+    write_files(texts_of(variant, files, ["yaml", "snippet", "plugin", "bundle"]), out)
     for form in ("patch", "snippet"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(Path(ultralytics.__file__).parent, root / form / "ultralytics", ignore=ignored)
-    emit.apply_patch(variant, files, root / "patch")
+    apply_patch(variant, files, root / "patch")
     _paste(files.snippet, root / "snippet" / "ultralytics" / "nn" / "tasks.py")
     away = root / "away"
     away.mkdir()

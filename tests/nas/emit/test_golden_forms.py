@@ -19,9 +19,10 @@ import pytest
 import torch
 from inserted import channel_gate
 
-from nas.emit.bundle import bundle, module_name
-from nas.emit.patch import MODULES, TASKS, diff, patched, read_tree
+from nas.emit.bundle import bundle_files, module_name
+from nas.emit.patch import diff, patched
 from nas.emit.snippet import release_snippet
+from nas.emit.tree import MODULES, TASKS, read_tree
 from nas.model.host import build
 from nas.model.render import ModelFiles, render
 from nas.space.space_file import read_space
@@ -113,7 +114,7 @@ def test_snippet(label):
 def test_bundle(label):
     variant = variant_of(label)
     files = render(variant)
-    texts = bundle(variant, files)
+    texts = bundle_files(variant, files)
     assert texts.pop(f"{files.name}.yaml") == files.yaml
     if label != "same":
         texts.pop("train.py")  # of one template: once is enough
@@ -131,10 +132,10 @@ def test_it_builds_and_runs(label):
 def test_the_order_of_hashes_decides_nothing():
     """What is generated from sets and dictionaries is the same in every process."""
     code = (
-        "import hashlib; from nas.emit.bundle import bundle;"
+        "import hashlib; from nas.emit.bundle import bundle_files;"
         "from nas.model.render import render; from nas.space.variant import parse_swaps;"
         f"v = parse_swaps('yolov8', 'n', {VARIANTS['all-rules']!r});"
-        "print(hashlib.sha256(repr(bundle(v, render(v))).encode()).hexdigest())"
+        "print(hashlib.sha256(repr(bundle_files(v, render(v))).encode()).hexdigest())"
     )
     said = {
         subprocess.run(

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from releases import RELEASES, fetched, run_each, stand_ins
 
 from nas.cli import cli
-from nas.emit import forms as emit
-from nas.emit import patch
-from nas.emit.patch import MODULES, TASKS, diff, patched, read_tree, reverted, write_tree
+from nas.emit.forms import texts_of
+from nas.emit.patch import apply_patch, diff, patched, revert_patch, reverted
 from nas.emit.standalone import standalone
+from nas.emit.tree import MODULES, TASKS, read_tree, write_tree
 from nas.errors import HostError, OutputError
-from nas.model.render import render
+from nas.model.render import render, render_branch
 from nas.space.variant import Variant, parse_swaps
 
 SWAPS = ["neck.up_p4=CARAFE", "neck.c2f_p4=C2f_DCNv4", "backbone.down_p4=SPConv"]
@@ -105,17 +105,6 @@ def test_a_second_variant_joins_the_first(root):
     }
 
 
-@pytest.mark.parametrize("given", ["", "ultralytics"])
-def test_a_checkout_or_the_package_folder(given, root):
-    assert read_tree(root / given).root == root
-
-
-def test_the_installed_one_unless_another_is_named():
-    tree = read_tree(None)
-    assert tree.version == ultralytics.__version__
-    assert tree.root == Path(ultralytics.__file__).parents[1]
-
-
 def damaged(root, old, new):
     path = root / TASKS
     text = path.read_text()
@@ -130,9 +119,9 @@ ANCHOR = "        elif m is Concat:\n"
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda r: damaged(r, ANCHOR, ANCHOR.replace("Concat", "Concat2")), "'elif m is Concat:' stands 0 times"),
-        (lambda r: damaged(r, ANCHOR, ANCHOR + "            pass\n" + ANCHOR), "'elif m is Concat:' stands 2 times"),
-        (lambda r: damaged(r, "def parse_model(", "def parse_model2("), "anchor 'def parse_model(' stands 0 times"),
+        (lambda r: damaged(r, ANCHOR, ANCHOR.replace("Concat", "Concat2")), "'elif m is Concat:' occurs 0 times"),
+        (lambda r: damaged(r, ANCHOR, ANCHOR + "            pass\n" + ANCHOR), "'elif m is Concat:' occurs 2 times"),
+        (lambda r: damaged(r, "def parse_model(", "def parse_model2("), "anchor 'def parse_model(' occurs 0 times"),
         (lambda r: (r / INIT).write_text('__version__ = "8.0.50"'), "8.0.100 is the oldest release"),
         (lambda r: (r / INIT).write_text(""), "says no version"),
         (lambda r: (r / TASKS).unlink(), "holds no ultralytics/nn/tasks.py"),
@@ -210,14 +199,14 @@ def test_a_copy_that_does_not_build_is_not_handed_over(whole):
     damaged(whole, "def parse_model(", "raise RuntimeError('local edit')\n\n\ndef parse_model(")
     before = contents(whole)
     with pytest.raises(HostError, match=r"does not build with a patched copy of Ultralytics .*local edit"):
-        emit.apply_patch(VARIANT, render(VARIANT), whole)
+        apply_patch(VARIANT, render(VARIANT), whole)
     assert contents(whole) == before
 
 
 def test_the_stock_model_needs_none():
     variant = Variant("yolov8", "n")
     with pytest.raises(OutputError, match="is the stock model: it needs no patch"):
-        emit.texts_of(variant, render(variant), ["patch"])
+        texts_of(variant, render(variant), ["patch"])
 
 
 def test_from_the_command_line(whole, tmp_path):
@@ -295,14 +284,14 @@ def test_every_release_builds_the_same_patched_and_in_memory(version, shared_cac
     shutil.copytree(original, root)
     stubs = stand_ins(tmp_path / "stubs")
     (stubs / "modules.py").write_text(f"from __future__ import annotations\n\n{standalone(VARIANT.modules)}")
-    (stubs / "branch.txt").write_text(patch.render_branch(VARIANT.modules))
+    (stubs / "branch.txt").write_text(render_branch(VARIANT.modules))
     files = render(VARIANT)
     model = tmp_path / f"{files.name}.yaml"
     model.write_text(files.yaml)
 
     before = contents(root)
     assert apply(root) == [root / TASKS, root / MODULES]  # unproved: it is built below, and test_snippet.py proves it
-    assert emit.apply_patch(VARIANT, files, root) == []
+    assert apply_patch(VARIANT, files, root) == []
     given = [model, tmp_path / "weights.pt"]
     run_each(
         BUILD,
@@ -313,5 +302,5 @@ def test_every_release_builds_the_same_patched_and_in_memory(version, shared_cac
     expected = torch.load(tmp_path / "memory.pt")
     assert parameters == expected[0]
     assert torch.equal(y, expected[1])
-    emit.revert_patch(root)
+    revert_patch(root)
     assert contents(root) == before

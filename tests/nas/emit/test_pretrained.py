@@ -17,7 +17,9 @@ from click.testing import CliRunner
 from inserted import channel_gate
 
 from nas.cli import cli
-from nas.emit import forms as emit
+from nas.emit.forms import texts_of
+from nas.emit.output import write_files
+from nas.emit.patch import apply_patch
 from nas.emit.pretrained import pretrained, read_weights
 from nas.errors import WeightsError
 from nas.model.host import build
@@ -234,7 +236,7 @@ def test_in_a_patched_tree(stock, tmp_path):
     shutil.copytree(
         Path(ultralytics.__file__).parent, tmp_path / "ultralytics", ignore=shutil.ignore_patterns("__pycache__")
     )
-    emit.apply_patch(parse_swaps("yolov8", "n", SWAPS), files, tmp_path)
+    apply_patch(parse_swaps("yolov8", "n", SWAPS), files, tmp_path)
     (tmp_path / f"{files.name}.yaml").write_text(files.yaml)
     (tmp_path / result.name).write_bytes(result.content)
     code = LOAD.format(register=f"sys.path.insert(0, {str(tmp_path)!r})")
@@ -247,8 +249,8 @@ def test_in_a_patched_tree(stock, tmp_path):
 def test_written_beside_the_other_forms(stock, tmp_path):
     result, files = made(SWAPS, stock)
     variant = parse_swaps("yolov8", "n", SWAPS)
-    texts = emit.texts_of(variant, files, ["yaml"], weights=result)
-    emit.write(texts, tmp_path)
+    texts = texts_of(variant, files, ["yaml"], weights=result)
+    write_files(texts, tmp_path)
     assert (tmp_path / f"{files.name}.pt").read_bytes() == result.content
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".pt", ".yaml"]
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import nas
-from nas.emit.forms import DEFAULT_FORMS, files_of_variant, texts_of, write
+from nas.emit.forms import DEFAULT, texts_of
+from nas.emit.output import write_files
+from nas.emit.selection import files_of_variant
 from nas.space.variant import parse_swaps
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -39,7 +41,7 @@ def emitted(request, tmp_path_factory):
     variant = parse_swaps("yolov8", "n", VARIANTS[request.param])
     files = files_of_variant(variant)
     folder = tmp_path_factory.mktemp("emitted")
-    return request.param, files, write(texts_of(variant, files, DEFAULT_FORMS), folder)
+    return request.param, files, write_files(texts_of(variant, files, DEFAULT), folder)
 
 
 def test_bytes(emitted):

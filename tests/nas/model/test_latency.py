@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import nas.model.latency
-from nas.errors import BuildError, StudyError
+from nas.errors import BuildError, OptionError, OutputError
 from nas.model.latency import Latency, LatencyMeter, machine, measure
 from nas.model.render import render
 from nas.space.variant import Variant
@@ -77,7 +77,7 @@ def test_a_torn_file_is_measured_anew(counted, tmp_path):
 def test_the_machine_is_named():
     assert "1 thread" in machine("cpu")
     assert torch.__version__ in machine("cpu")
-    with pytest.raises(StudyError, match="cannot measure latency on the device '99'"):
+    with pytest.raises(OptionError, match="cannot measure latency on the device '99'"):
         machine("99")
 
 
@@ -95,5 +95,5 @@ def test_what_cannot_run_is_the_variants_failure(quick):
 
 def test_a_folder_that_cannot_be_written(counted, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         LatencyMeter(tmp_path / "file", "cpu", 64).measure(YAML, "n")

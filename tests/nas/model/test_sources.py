@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.emit.bundle import bundle
+from nas.emit.bundle import bundle_files
 from nas.errors import OutputError, SpaceError
 from nas.model import host
 from nas.model.check_space import check_space
@@ -146,7 +146,7 @@ def test_modules_of_the_host_need_no_registration(label, text):
     assert type(built).__module__.startswith("ultralytics.")
     assert built.cv1.conv.in_channels == 256, "scaled by the width, as the host does"
     with pytest.raises(OutputError, match="is made of Ultralytics' own modules: it needs no bundle"):
-        bundle(variant, files)
+        bundle_files(variant, files)
 
 
 def test_beside_others_they_are_left_out_of_the_branch():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nas import own
-from nas.emit import forms as emit
+from nas.emit.forms import texts_of
 from nas.emit.standalone import standalone
 from nas.errors import ModuleFileError, SpaceError
 from nas.model.host import build
@@ -86,7 +86,7 @@ def test_what_was_searched_is_what_is_emitted(folder):
     assert "HIDDEN = 0.5" in standalone(["MyBlock"])
     files = render(wide)
     assert sum(p.numel() for p in build(files.yaml, "n").parameters()) > narrow_params
-    texts = emit.texts_of(wide, files, ["yaml", "plugin"])
+    texts = texts_of(wide, files, ["yaml", "plugin"])
     assert texts[Path("my_block.py")] == original
     name = space.modules[0].import_name
     assert name in files.yaml

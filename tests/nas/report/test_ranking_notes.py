@@ -10,7 +10,7 @@ import pytest
 from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.bank.store import SwapBank
 from nas.calibration.result import CalibrationResult
-from nas.emit.forms import chosen_trials
+from nas.emit.selection import chosen_trials
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.study.budget import Confirm
 from nas.training.recipe import Recipe
@@ -47,8 +47,8 @@ def of_maps(ranked_study):
 
 def test_conclusion_of_a_gain(ranked_study):
     study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
-    recorder, following, _ = conclusion(study)
-    assert recorder == (
+    sentence, following, _ = conclusion(study)
+    assert sentence == (
         "Compared 3 variants of yolov8n. First: neck.up_*=CARAFE, with +2.5% mAP50-95 per GFLOP over the baseline"
         " (+0.010 mAP50-95, 0.0 % GFLOPs)."
     )
@@ -75,9 +75,9 @@ def test_the_answer_is_among_what_was_confirmed(ranked_study):
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.40, 1.0)),)
     for trial in study.trials()[:3]:
         study.start(replace(trial, number=-1, seed=1, status="running", curve=())).end(status="done", curve=curve)
-    recorder, _, further = conclusion(study)
-    assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in recorder
-    assert " Above it by one seed: 2 variants, which have not been looked at again." in recorder
+    sentence, _, further = conclusion(study)
+    assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in sentence
+    assert " Above it by one seed: 2 variants, which have not been looked at again." in sentence
     assert further.endswith(" --confirm 4:2")
     assert [t.variant.describe() for t in chosen_trials(study)] == ["neck.{up_p3,up_p4}=CARAFE"]
 
@@ -245,7 +245,7 @@ def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
             handle.end(status="failed", failure="nan: loss")
         else:
             handle.end(status="done", curve=curve)
-    recorder, _, further = conclusion(study)
-    assert " Above it by one seed, and failed under another: 1 variant." in recorder
-    assert "not been looked at" not in recorder
+    sentence, _, further = conclusion(study)
+    assert " Above it by one seed, and failed under another: 1 variant." in sentence
+    assert "not been looked at" not in sentence
     assert further.endswith(" --trials 10")

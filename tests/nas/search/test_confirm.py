@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.ranking.rank import ranking_of
 from nas.ranking.replicates import pool_seeds
 from nas.report.ranking_notes import conclusion, ranking_notes
@@ -164,7 +164,7 @@ def test_the_baseline_must_not_fail_under_any_seed(run, confirmed, noisy):
             return super().run(job, on_epoch)
 
     study = confirmed()
-    with pytest.raises(StudyError, match=r"the baseline itself failed.*out of memory"):
+    with pytest.raises(ProxyError, match=r"the baseline itself failed.*out of memory"):
         run(study, EVERY, Fails())
     trials, _, _ = run(study, None, noisy())
     assert len(keys(trials)) == EVERY + 8

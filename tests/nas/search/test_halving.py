@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.emit.forms import chosen_trials
-from nas.errors import ProxyFailure, StudyError
+from nas.emit.selection import chosen_trials
+from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.ranking.rank import rank, ranking_of
 from nas.report.console import Progress, make_console
 from nas.report.ranking_notes import conclusion, ranking_notes
@@ -239,7 +239,7 @@ def test_a_baseline_that_fails_on_a_rung_ends_the_search(run, halved, graded):
                 raise ProxyFailure("nan", "no longer a number")
             return super().run(job, on_epoch)
 
-    with pytest.raises(StudyError, match="the baseline itself failed"):
+    with pytest.raises(ProxyError, match="the baseline itself failed"):
         run(halved(), EVERY, NoBaseline(), WeightsObserver())
 
 

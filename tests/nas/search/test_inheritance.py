@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.errors import STOPPED, ProxyFailure, SeedExcluded, StudyError
+from nas.errors import STOPPED, ArtifactError, BaselineNotTrained, LockError, ProxyFailure, SeedExcluded
 from nas.report.ranking_notes import ranking_notes
 from nas.search.inheritance import Inheritance
 from nas.search.loop import is_finished, plan, train_baseline
@@ -80,8 +80,8 @@ def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, make_stud
     assert {t.status for t in trials if t.seed == 1} == {"interrupted"}
     assert sum(job.save is not None and job.seed == 1 for job in trainer.jobs) == 1
     assert sum(said.startswith("seed 1 is left out, and the next one takes its place: ") for said in observer.said) == 1
-    (recorder,) = [line for line in ranking_notes(study) if "left out" in line]
-    assert recorder.startswith("Seed 1 is left out, for all variants: the baseline ")
+    (line,) = [note for note in ranking_notes(study) if "left out" in note]
+    assert line.startswith("Seed 1 is left out, for all variants: the baseline ")
     todo = plan(study, None)
     assert is_finished(study, todo)
     again, _, idle = run(study, None)
@@ -107,7 +107,7 @@ def test_seeds_of_the_baseline_go_on_without_one(run, study, fails_under):
 def test_baselines_that_keep_failing_are_no_bad_luck(run, study, fails_under):
     for _ in range(2):
         with pytest.raises(
-            StudyError, match=r"of 3 seeds could not be used.* of seed 3: .*\n.*one-baseline would do; here"
+            ArtifactError, match=r"of 3 seeds could not be used.* of seed 3: .*\n.*one-baseline would do; here"
         ):
             run(study, 4, fails_under(1, 2, 3, 4))
         assert sorted(study.excluded_seeds) == [1, 2, 3]
@@ -143,13 +143,15 @@ def test_a_run_stands_before_its_first_epoch_while_its_baseline_is_made(run, stu
 
 
 def test_the_first_seed_is_not_left_out(run, study, fails_under):
-    with pytest.raises(StudyError, match=r"^the baseline could not be trained: the loss was no longer a number$"):
+    with pytest.raises(
+        BaselineNotTrained, match=r"^the baseline could not be trained: the loss was no longer a number$"
+    ):
         run(study, 4, fails_under(0))
     assert study.excluded_seeds == {}
 
 
 def test_what_may_be_the_machine_s_leaves_no_seed_out(run, study, fails_under):
-    with pytest.raises(StudyError, match=r"the baseline of seed 1: .* a number\n.*`--seeds 1 --confirm 0` asks"):
+    with pytest.raises(ArtifactError, match=r"the baseline of seed 1: .* a number\n.*`--seeds 1 --confirm 0` asks"):
         run(study, 4, fails_under(1, kind="died"))
     assert study.excluded_seeds == {}
     study.ask_for_seeds(1, Confirm())
@@ -159,7 +161,7 @@ def test_what_may_be_the_machine_s_leaves_no_seed_out(run, study, fails_under):
 
 def test_a_seed_that_works_elsewhere_is_not_left_out(run, study, fails_under):
     study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.4, 1.0)),), 1)
-    with pytest.raises(StudyError, match="the baseline of seed 1 was made elsewhere, and cannot be made here: "):
+    with pytest.raises(ArtifactError, match="the baseline of seed 1 was made elsewhere, and cannot be made here: "):
         run(study, 4, fails_under(1))
     assert study.excluded_seeds == {}
 
@@ -169,7 +171,9 @@ def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_stu
     study = make_study(init="baseline", base_epochs=3, changes={"baselines": PER_SEED})
     study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.123, 1.0)),), 1)
     study.ask_for_seeds(2, Confirm())
-    with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun with \(mAP50-95 .*, not 0.1230"):
+    with pytest.raises(
+        ArtifactError, match=r"is not the one that the study 's' was begun with \(mAP50-95 .*, not 0.1230"
+    ):
         run(study, 2)
     assert {t.status for t in study.trials()} == {"done", "interrupted"}
 
@@ -226,6 +230,25 @@ def test_who_waits_for_a_baseline_makes_the_next_one(study, of_two, monkeypatch)
     assert study.baseline_training_of(2)
 
 
+def test_a_baseline_that_is_made_while_waiting_may_fail_until_its_turn_comes(study, of_two, monkeypatch):
+    second, trainer, go_on = of_two
+    monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
+    train = trainer.run
+
+    def run(job, on_epoch=None):
+        if job.save and job.seed == 2:
+            raise ProxyFailure("died", "it was killed")
+        return train(job, on_epoch)
+
+    trainer.run = run
+    second.observer.note = lambda text: go_on.set()
+    variant = study.settings.space.variant({})
+    second.bank_of(Job({}, 1), variant)
+    assert study.baseline_training_of(1)
+    with pytest.raises(ArtifactError, match=r"the baseline of seed 2: .* it was killed"):
+        second.bank_of(Job({}, 2), variant)
+
+
 def test_who_waited_for_a_baseline_hears_that_its_seed_is_left_out(study, of_two, monkeypatch):
     second, trainer, go_on = of_two
     monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
@@ -239,7 +262,7 @@ def test_who_waited_for_a_baseline_hears_that_its_seed_is_left_out(study, of_two
 def test_who_waits_for_a_baseline_can_be_stopped(study, of_two):
     second, _, _ = of_two
     second.weights.stopped.set()
-    with pytest.raises(StudyError, match=STOPPED):
+    with pytest.raises(LockError, match=STOPPED):
         second.bank_of(Job({}, 1), study.settings.space.variant({}))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import nas.search.next_step
 import nas.search.runner
-from nas.errors import BuildError, ProxyFailure, StudyError
+from nas.errors import BuildError, LockError, ProxyError, ProxyFailure, SpaceError, StorageError
 from nas.model.render import render
 from nas.search.loop import Plan, plan
 from nas.study.study import Study
@@ -75,7 +75,7 @@ def test_the_baseline_must_not_fail(run, make_study, fake_trainer):
         def run(self, job, on_epoch=None):
             raise ProxyFailure("memory", "out of memory")
 
-    with pytest.raises(StudyError, match=r"the baseline itself failed.*out of memory"):
+    with pytest.raises(ProxyError, match=r"the baseline itself failed.*out of memory"):
         run(make_study(), 3, Broken())
 
 
@@ -86,7 +86,7 @@ def test_a_baseline_that_failed_is_tried_again(run, make_study, fake_trainer):
         def run(self, job, on_epoch=None):
             raise ProxyFailure("memory", "out of memory")
 
-    with pytest.raises(StudyError):
+    with pytest.raises(ProxyError):
         run(study, 3, Broken())
     trials, _, _ = run(study, None)
     assert [t.status for t in trials] == ["failed", "done", "done", "done"]
@@ -102,7 +102,7 @@ def test_a_machine_that_fails_is_not_held_against_variants(run, make_study, fake
                 raise ProxyFailure("error", "OSError: No space left on device")
             return super().run(job, on_epoch)
 
-    with pytest.raises(StudyError, match=r"3 trainings have failed in a row here, and so does the baseline.*No space"):
+    with pytest.raises(ProxyError, match=r"3 trainings have failed in a row here, and so does the baseline.*No space"):
         run(study, 9, DiskFull())
     assert [t.status for t in study.trials()] == ["done", "interrupted", "interrupted", "interrupted"]
     trials, _, _ = run(study, None)
@@ -205,7 +205,7 @@ def test_limits_that_nothing_can_be_within_are_refused_before_anything_is_traine
     limits, words, run, make_study, space, fake_trainer, monkeypatch
 ):
     study, trainer = make_study(space.with_limits(**limits), init="bank"), fake_trainer()
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(SpaceError) as caught:
         run(study, 2, trainer)
     looked_at = 1 + len(space.single_swaps())
     assert str(caught.value) == f"no variant is within the limits of the space ({looked_at} looked at): {words}"
@@ -296,7 +296,7 @@ def test_what_is_proposed_does_not_depend_on_interruptions(run, make_study, fake
 def test_one_search_at_a_time(make_study):
     study = make_study()
     taken = pytest.raises(
-        StudyError, match=r"another search works on the study 's' \(process \d+\); .* nas worker --study s"
+        LockError, match=r"another search works on the study 's' \(process \d+\); .* nas worker --study s"
     )
     with study.locked(), taken, Study.load(study.location).locked():
         pass
@@ -335,7 +335,7 @@ def test_a_machine_that_fails_again_and_again_condemns_nothing(run, make_study, 
             raise ProxyFailure("died", "the training process died")
 
     for _ in range(4):
-        with pytest.raises(StudyError, match="and so does the baseline"):
+        with pytest.raises(ProxyError, match="and so does the baseline"):
             run(study, 8, Broken())
     assert {t.status for t in study.trials()} == {"done", "interrupted"}
     trials, _, _ = run(study, None)
@@ -355,10 +355,39 @@ def test_a_storage_that_fails_while_doubts_are_settled_says_so(run, make_study, 
 
     def full(handle, **changes):
         if changes["status"] == "failed":
-            raise StudyError("database or disk is full")
+            raise StorageError("database or disk is full")
         return end(handle, **changes)
 
     monkeypatch.setattr(nas.search.runner.RunningTrial, "end", full)
-    with pytest.raises(StudyError, match="disk is full"):
+    with pytest.raises(StorageError, match="disk is full"):
         run(study, 9, Raises())
     assert [t.status for t in study.trials()] == ["done", *["interrupted"] * 3]
+
+
+@pytest.mark.parametrize(
+    "fails", ["ProxyFailure", "MemoryError"]
+)  # it stays open as a suspect, or its run ends with it
+def test_a_storage_that_goes_on_failing_does_not_hide_what_came_first(
+    run, make_study, fake_trainer, monkeypatch, fails
+):
+    study, attempts = make_study(), []
+
+    class Raises(fake_trainer):
+        def run(self, job, on_epoch=None):
+            if job.swaps:
+                raise {"ProxyFailure": ProxyFailure("error", "first"), "MemoryError": MemoryError("first")}[fails]
+            return super().run(job, on_epoch)
+
+    end = nas.search.runner.RunningTrial.end
+
+    def full(handle, **changes):
+        if changes["status"] == "done":
+            return end(handle, **changes)
+        attempts.append(changes["status"])
+        raise StorageError(f"database or disk is full ({len(attempts)})")
+
+    monkeypatch.setattr(nas.search.runner.RunningTrial, "end", full)
+    kind, words = (StorageError, r"disk is full \(1\)") if fails == "ProxyFailure" else (MemoryError, "first")
+    with pytest.raises(kind, match=words):
+        run(study, 9, Raises())
+    assert len(attempts) == {"ProxyFailure": 2, "MemoryError": 1}[fails]

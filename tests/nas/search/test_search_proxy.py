@@ -9,7 +9,7 @@ import pytest
 
 import nas.search.next_step
 from nas.bank.jobs import CONTROL
-from nas.errors import ProxyFailure, StudyError
+from nas.errors import ArtifactError, BaselineNotTrained, OutOfMemory, ProxyFailure
 from nas.report.ranking_notes import ranking_notes
 from nas.space.space_file import read_space
 from nas.study.budget import Confirm
@@ -215,7 +215,9 @@ def test_a_baseline_that_has_not_learnt_teaches_nothing(run, make_study, fake_tr
             return replace(result, curve=(EpochScore(1, 2.0, 0.1, Validation(0.05, 0.0199, 2.0)),))
 
     study, trainer = make_study(init="bank", base_epochs=1), Dull()
-    with pytest.raises(StudyError, match=r"has not learnt \(mAP50-95 0.020 after 1 epochs\).*--base-epochs.*--weights"):
+    with pytest.raises(
+        BaselineNotTrained, match=r"has not learnt \(mAP50-95 0.020 after 1 epochs\).*--base-epochs.*--weights"
+    ):
         run(study, 3, trainer)
     assert (len(trainer.jobs), trainer.distillations, study.trials()) == (1, [], [])
     assert study.has_no_results
@@ -234,7 +236,7 @@ def test_what_is_shared_cannot_be_made(run, make_study, fake_trainer, step):
             raise ProxyFailure("memory", "out of memory")
 
     study = make_study(init="bank", base_epochs=7)
-    with pytest.raises(StudyError, match=rf"could not be {step}: out of memory"):
+    with pytest.raises(OutOfMemory, match=rf"could not be {step}: out of memory"):
         run(study, 3, Breaks())
     assert study.trials() == []
     trials, _, trainer = run(study, None)
@@ -269,7 +271,9 @@ def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_traine
             return replace(result, curve=tuple(replace(s, train_loss=1.75) for s in result.curve))
 
     file.unlink()
-    with pytest.raises(StudyError, match=r"is not the one that the study 's' was begun .* copy .*weights from where"):
+    with pytest.raises(
+        ArtifactError, match=r"is not the one that the study 's' was begun .* copy .*weights from where"
+    ):
         run(study, 1, Other())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from instant_worker import InstantTrainer, Quiet
 
-from nas.errors import STOPPED, ProxyFailure, StudyError
+from nas.errors import STOPPED, ProxyError, ProxyFailure
 from nas.search.loop import search
 from nas.search.runner import Runner
 from nas.study.study import Study
@@ -39,7 +39,7 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(shared_stud
             raise ProxyFailure("error", "CUDA error")
 
     other = Study.load(shared_study.location)
-    with pytest.raises(StudyError, match=r"2 trainings have failed in a row here, .*baseline \(error: CUDA error\)"):
+    with pytest.raises(ProxyError, match=r"2 trainings have failed in a row here, .*baseline \(error: CUDA error\)"):
         search(other, [Runner(other, Path("d"), Broken(), Quiet())])
     wait.set()
     first.join(WAIT_S)
@@ -96,7 +96,7 @@ def test_a_device_that_fails_beside_one_that_works_holds_nothing_against_variant
             assert in_doubt.wait(WAIT_S)
             raise ProxyFailure("error", "CUDA error")
 
-    with pytest.raises(StudyError, match=r"so does the baseline \(error: CUDA error\)"):
+    with pytest.raises(ProxyError, match=r"so does the baseline \(error: CUDA error\)"):
         search(study, [Runner(study, Path("d"), trainer(), Quiet()) for trainer in (Works, Broken)])
     ended = [(t.status, t.failure) for t in study.runs()[1:]]
     assert sorted(ended) == [

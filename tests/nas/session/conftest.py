@@ -6,24 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas.session.options import SearchOptions
 from nas.session.search import Session
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
-
-OPTIONS = {
-    "space": "quick", "study": None, "data": None, "trials": None, "epochs": None, "imgsz": None, "batch": None,
-    "scale": None, "proxy": None, "init": None, "weights": None, "base_epochs": None, "bank_epochs": None, "amp": None,
-    "seed": None, "seeds": None, "confirm": None, "floor": None, "enable": (), "max_gflops": None, "max_params": None,
-    "max_latency": None, "min_map": None, "objective": None, "sampler": None, "latency": False, "replay": None,
-    "device": None, "storage": None, "workers": None, "baseline_per_seed": None, "rungs": None, "eta": None,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def options() -> set[str]:
-    """The names of all options."""
-    return set(OPTIONS)
 
 
 @pytest.fixture
@@ -32,9 +19,8 @@ def begin(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def opened(**options) -> Session:
-        given = {**OPTIONS, "data": str(tiny_data), "device": "cpu", **options}
-        assert given.keys() == OPTIONS.keys()
-        return Session.open(tmp_path / "cache", **given)
+        given = {"space": "quick", "data": str(tiny_data), "device": "cpu", **options}
+        return Session.open(tmp_path / "cache", SearchOptions(**given))
 
     return opened
 
@@ -54,7 +40,7 @@ def run_what_is_left():
 
 @pytest.fixture
 def finish_a_trial():
-    """Keep a study from being begun anew."""
+    """Keep a study from being created again."""
 
     def finish(study: Study) -> None:
         space = study.settings.space

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.calibration.result import RESULT_FILE, SCHEMA, load_result
-from nas.errors import StudyError
+from nas.errors import CalibrationError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
 from nas.study.settings import PER_SEED, SHARED
@@ -94,17 +94,17 @@ def test_a_calibration_of_a_gpu_in_bfloat16_says_less_of_a_cpu_in_float32(begin)
 
 def test_a_calibration_that_needs_trained_weights_asks_for_them(begin, tmp_path):
     write(calibration(recipe=replace(CALIBRATED, base_epochs=0).to_json()))
-    with pytest.raises(StudyError, match="bring a trained one with --weights"):
+    with pytest.raises(StudyError, match="give a trained one by --weights"):
         begin(proxy="good")
     (tmp_path / "w.pt").write_bytes(b"weights")
     assert recipe_of(begin(proxy="good", weights="w.pt")).base_epochs == 0
 
 
 def test_a_calibration_that_is_not_there(begin, tmp_path):
-    with pytest.raises(StudyError, match=r"no calibration 'blood': neither .*blood\.calibration.* exists"):
+    with pytest.raises(CalibrationError, match=r"no calibration 'blood': neither .*blood\.calibration.* exists"):
         begin(proxy="blood")
     (tmp_path / "studies" / "blood.calibration").mkdir(parents=True)
-    with pytest.raises(StudyError, match="'blood' is not finished: start `nas calibrate` again"):
+    with pytest.raises(CalibrationError, match="'blood' is not finished: start `nas calibrate` again"):
         begin(proxy="blood")
     assert not list(tmp_path.rglob("*.db"))
 
@@ -130,7 +130,7 @@ def without(key: str, part: str = "chosen") -> dict:
 )
 def test_a_calibration_that_is_none(begin, tmp_path, body, words):
     file = write(body)
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(CalibrationError) as caught:
         begin(proxy="good")
     assert words in str(caught.value)
     assert str(file) in str(caught.value)
@@ -196,6 +196,6 @@ def test_a_calibration_that_was_extended_holds_for_everyone(begin, finish_a_tria
     write(calibration(error=0.004))
     session = begin(study="a", proxy="good")
     assert Study.load(session.study.location).settings.error == 0.002
-    assert "calibration: intervals and verdicts go by what it says now" in run_what_is_left(session)[0]
+    assert "calibration: intervals and verdicts now use its error" in run_what_is_left(session)[0]
     assert Study.load(session.study.location).settings.error == 0.004
     assert begin(study="a").study.settings.error == 0.004

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from nas.cli import cli
-from nas.errors import OutputError, ProxyFailure, StudyError
+from nas.errors import OutputError, ProxyFailure, StudyError, TableError
 from nas.samplers import SAMPLERS
 from nas.search.table import Replay, Table, export, read_table, write_table
 from nas.space.search_space import SearchSpace
@@ -125,7 +125,7 @@ def test_a_replay_is_gone_on_with_and_says_that_it_is_one(table):
     study = Study.load(locate("t-replay", None))
     assert (sum(t.spent for t in study.trials()), study.settings.sampler) == (5, "random")
     run = nas("search", "--study", "t-replay", "--trials", "2")
-    assert (run.exit_code, "replays a table: give it by --replay TABLE" in run.stderr) == (1, True)
+    assert (run.exit_code, "replays a table: give --replay TABLE" in run.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -193,15 +193,15 @@ def test_a_table_that_is_none_is_refused(table, change, words):
     body = json.loads(table.read_text())
     change(body)
     table.write_text(json.dumps(body))
-    with pytest.raises(StudyError, match=words):
+    with pytest.raises(TableError, match=words):
         read_table(table)
 
 
 def test_a_table_that_cannot_be_read(tmp_path):
-    with pytest.raises(StudyError, match="cannot read the table"):
+    with pytest.raises(TableError, match="cannot read the table"):
         read_table(tmp_path / "no.json")
     (tmp_path / "t.txt").write_text("rank,id")
-    with pytest.raises(StudyError, match="cannot use the table"):
+    with pytest.raises(TableError, match="cannot use the table"):
         read_table(tmp_path / "t.txt")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.errors import NasError, StudyError
+from nas.errors import LockError, NasError, OptionError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
 from nas.study.settings import PER_SEED, SHARED
@@ -93,11 +93,11 @@ def test_rungs_stay_the_studys(begin, finish_a_trial):
 
 
 def test_rungs_that_cannot_be_used_are_refused_before_there_is_a_study(begin, tmp_path, finish_a_trial):
-    with pytest.raises(StudyError, match="trains as much as the study's own recipe"):
+    with pytest.raises(OptionError, match="trains as much as the study's own recipe"):
         begin(study="r", epochs=8, rungs="9")
-    with pytest.raises(StudyError, match="cannot read the rung"):
+    with pytest.raises(OptionError, match="cannot read the rung"):
         begin(study="r", rungs="x")
-    with pytest.raises(StudyError, match="--eta 4 says how many go on from a rung: give --rungs"):
+    with pytest.raises(OptionError, match="--eta 4 is the halving factor of rungs: give --rungs"):
         begin(study="r", eta=4)
     finish_a_trial(begin(study="plain").study)
     with pytest.raises(StudyError, match="give --rungs"):
@@ -129,7 +129,7 @@ def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_da
     assert (settings.objective, settings.floor, settings.seed, settings.sampler) == ("map", 0.05, 3, "random")
     assert (study.target, study.seeds, study.confirm) == (5, 2, Confirm(2, 4))
     assert not study.baseline_training
-    assert session.news == "nothing had come of 'a', so it is begun anew; before:\n  recipe: batch: 16, not 4"
+    assert session.news == "the study 'a' had no results and is created again; before:\n  recipe: batch: 16, not 4"
     barren(study)
     assert recipe_of(begin(study="a", space=None, data=None, trials=9, init="scratch")).batch == 4  # and once more
     assert Study.load(study.location).target == 9
@@ -161,7 +161,7 @@ def test_what_is_given_later_is_judged_with_what_goes_with_it(begin):
     """A rung of two epochs is none for the demo's recipe, which has two; that of other data has four."""
     barren(begin(study="a", data=None).study)
     assert begin(study="a", space=None, rungs="2").study.settings.fidelities == ("2@160/1", "")
-    with pytest.raises(StudyError, match="trains as much as the study's own recipe"):
+    with pytest.raises(OptionError, match="trains as much as the study's own recipe"):
         begin(study="a", space=None, epochs=2)
     assert begin(study="a", space=None).news == ""  # and is refused as for a new study, which changes nothing
 
@@ -200,6 +200,6 @@ def test_what_was_asked_for_can_be_taken_back(begin):
 def test_nothing_is_begun_anew_under_a_search_that_works(begin):
     session = begin(study="a")
     barren(session.study)
-    with session.study.locked(), pytest.raises(StudyError, match="another search works on the study 'a'"):
+    with session.study.locked(), pytest.raises(LockError, match="another search works on the study 'a'"):
         begin(study="a", epochs=6)
     assert recipe_of(begin(study="a")).epochs == 4

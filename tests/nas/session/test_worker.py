@@ -49,7 +49,7 @@ def test_a_worker_does_what_is_left_and_two_train_side_by_side(asked, database, 
     assert "joining the study t (postgresql://nas:***@127.0.0.1:" in done.stderr
     assert "0 of 3 trials are done or under way" in done.stderr
     assert {"worker 1: ", "worker 2: "} <= {line[:10] for line in done.stderr.splitlines()}
-    assert "nothing is left to do in the study t; `nas rank t" in done.stderr
+    assert "the study t has no trials left; `nas rank t" in done.stderr
     assert sorted(t.status for t in study.trials()) == ["done"] * 3
     again = nas_cli("worker", "--study", "t", "--storage", database)
     assert "3 of 3 trials are done" in again.stderr
@@ -118,7 +118,9 @@ def test_other_data_and_other_versions_are_refused(asked, nas_cli, tmp_path, mon
     )
     done = nas_cli("worker", "--study", "t", "--data", other)
     assert done.exit_code == 1
-    assert "this worker cannot join the study 't', where trainings would not be what they are elsewhere:" in done.stderr
+    assert (
+        "this worker cannot join the study 't': its trainings would differ from those of other workers:" in done.stderr
+    )
     assert "data: it was made on" in done.stderr
     monkeypatch.setattr("nas.session.settings.current_versions", lambda: (("torch", "1.0"),))
     done = nas_cli("worker", "--study", "t")

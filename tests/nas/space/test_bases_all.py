@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from nas.emit.random_variants import draw
+from nas.emit.selection import random_variants
 from nas.model.cost import costed, model_cost
 from nas.model.host import build, register_costs
 from nas.model.render import render
@@ -61,11 +61,11 @@ def summed(table: dict[Row, tuple[int, int]], rows: list[tuple[Row, list[Any]]])
 @pytest.mark.slow
 def test_rows_add_up_exactly(table):
     """What lets thousands of variants be costed without building each: whole MACs and parameters, no tolerance."""
-    for variant in draw(SPACE, 36, seed=1):
+    for variant in random_variants(SPACE, 36, seed=1):
         text = render(variant).yaml
         layers = counted(build(text, SPACE.scale))
         assert summed(table, rows_of(text)) == tuple(map(sum, zip(*layers, strict=True))), variant.describe()
-    for variant in draw(SPACE, 3, seed=1):
+    for variant in random_variants(SPACE, 3, seed=1):
         macs, params = summed(table, rows_of(render(variant).yaml))
         cost = model_cost(build(render(variant).yaml, SPACE.scale))
         assert (cost.gflops, cost.params) == (pytest.approx(2 * macs / 1e9, rel=1e-12), params)
@@ -79,7 +79,7 @@ def test_ten_thousand_are_rendered_parsed_and_costed(table):
     place = {name: i for i, name in enumerate(GRAPH.names)}
     by_label: dict[tuple[str, str], tuple[int, int]] = {}
     seen: set[str] = set()
-    for variant in draw(SPACE, 10_000, seed=0):
+    for variant in random_variants(SPACE, 10_000, seed=0):
         files = render(variant)
         rows = rows_of(files.yaml)
         swaps = {place[slot]: label for slot, label in variant.swaps}
@@ -102,14 +102,14 @@ def test_ten_thousand_are_rendered_parsed_and_costed(table):
 @pytest.mark.slow
 def test_two_hundred_build_and_run():
     image = torch.rand(1, 3, 64, 64)
-    for variant in draw(SPACE, 200, seed=2):
+    for variant in random_variants(SPACE, 200, seed=2):
         output = build(render(variant).yaml, SPACE.scale)(image)[0]
         assert output.shape == (1, 84, 84), variant.describe()
         assert torch.isfinite(output).all(), variant.describe()
 
 
 def test_one_is_stated_as_it_costs(table):
-    variant = draw(SPACE, 1, seed=4)[0]
+    variant = random_variants(SPACE, 1, seed=4)[0]
     files, cost = costed(variant)
     macs, params = summed(table, rows_of(files.yaml))
     assert (cost.params, round(cost.gflops, 6)) == (params, round(2 * macs / 1e9, 6))

@@ -10,7 +10,7 @@ import yaml
 
 from nas.data.dataset import load, train_share, write_resolved
 from nas.data.demo import demo_dataset
-from nas.errors import StudyError
+from nas.errors import OptionError
 from nas.study.budget import Rung, read_rungs, trainings
 from nas.training.recipe import Recipe
 
@@ -65,7 +65,7 @@ def test_an_image_side_that_the_study_has_is_not_held_against_a_rung():
     ],
 )
 def test_what_cannot_be_used_is_refused(text, init, said):
-    with pytest.raises(StudyError, match=said):
+    with pytest.raises(OptionError, match=said):
         read_rungs(text, replace(OWN, init=init))
 
 

@@ -11,8 +11,7 @@ import optuna
 import pytest
 
 import nas.study.leases
-from nas.errors import StudyError
-from nas.locks import awaited, private_folder
+from nas.errors import LockError
 from nas.ranking.race import rules_of
 from nas.search.next_step import decide
 from nas.study.leases import LeaseLost, ServerLeases, alone_at
@@ -39,8 +38,8 @@ def gone(study: Study) -> None:
 def test_only_one_has_its_turn(storage_url, make_shared):
     study = make_shared(storage_url)
     code = (
-        "import sys; from nas.study.leases import alone_at; from nas.study.location import place\n"
-        "with alone_at(place('k', sys.argv[1])): print('in', flush=True); sys.stdin.readline()\n"
+        "import sys; from nas.study.leases import alone_at; from nas.study.location import locate\n"
+        "with alone_at(locate('k', sys.argv[1])): print('in', flush=True); sys.stdin.readline()\n"
         "print('out', flush=True)"
     )
     with subprocess.Popen(
@@ -48,9 +47,9 @@ def test_only_one_has_its_turn(storage_url, make_shared):
     ) as other:
         assert other.stdout.readline() == "in\n"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nas.study.leases, "_TURN_S", 1.0)
+            patch.setattr(nas.study.leases, "_LOCK_WAIT_S", 1.0)
             with (
-                pytest.raises(StudyError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
+                pytest.raises(LockError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
                 alone_at(study.location),
             ):
                 pass
@@ -211,7 +210,7 @@ def test_a_file_is_the_same_however_its_path_is_written(tmp_path, make_shared, m
     for path in ("studies/k.db", f"{tmp_path}/studies/k.db", f"{tmp_path}/studies/../studies/k.db", "link.db"):
         other = Study.load(locate("k", f"sqlite:///{path}"))
         assert other.take_over() == 0
-        with pytest.raises(StudyError, match="another search works on"), study.locked(), other.locked():
+        with pytest.raises(LockError, match="another search works on"), study.locked(), other.locked():
             pass
     assert handle.end(status="done", gflops=8.0, curve=SEEN).status == "done"
 
@@ -220,7 +219,7 @@ def test_a_study_is_not_begun_anew_under_a_worker(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     worker = Study.load(study.location)
     assert worker.leases.owner
-    with pytest.raises(StudyError, match="a worker is at work on the study 'k', which cannot be begun anew"):
+    with pytest.raises(LockError, match="a worker is at work on the study 'k', which cannot be begun anew"):
         study.replaced(study.settings, 5)
     assert Study.load(study.location).target != 5
     gone(worker)
@@ -244,28 +243,3 @@ def test_a_study_that_was_cut_short_before_its_settings_is_none(storage_url, ins
     assert not Study.is_made(locate("k", storage_url))
     assert Study.create(locate("k", storage_url), instant_settings, 7).target == 7
     assert Study.is_made(locate("k", storage_url))
-
-
-def test_a_private_folder_outlives_nobody(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from nas.locks import private_folder\n"
-        "(private_folder(Path(sys.argv[1]), sys.argv[2]) / 'big').write_text('x'); print('made', flush=True)\n"
-        "sys.stdin.readline()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "run"), "a"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        other.stdout.readline()
-        private_folder(tmp_path / "run", "b")
-        assert (tmp_path / "run" / "a" / "big").exists()
-        other.kill()
-        other.wait()
-    private_folder(tmp_path / "run", "c")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir() if p.is_dir()) == ["b", "c"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_a_lock_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="cannot write"), awaited(tmp_path / "file" / "lock", 1.0):
-        pass

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 import nas.study.storage
-from nas.errors import StudyError
+from nas.errors import LockError, OptionError, OutputError, StorageError, StudyError
 from nas.study.catalog import copy_study, list_studies
 from nas.study.location import locate
+from nas.study.storage import translate_errors
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
@@ -97,39 +98,39 @@ def test_a_password_is_never_shown(database, make_shared, tmp_path, monkeypatch)
 )
 def test_a_url_that_leads_nowhere(url, words, monkeypatch):
     monkeypatch.setattr(nas.study.storage, "PATIENCE_S", 0.0)
-    with pytest.raises(StudyError, match=words):
+    with pytest.raises(StorageError, match=words):
         Study.load(locate("k", url))
 
 
 def test_what_a_server_refuses(database, postgres, make_shared):
     make_shared(database)
     name = database.rsplit("/", 1)[1]
-    with pytest.raises(StudyError, match=r"refuses this user or password: .*password authentication failed"):
+    with pytest.raises(StorageError, match=r"refuses this user or password: .*password authentication failed"):
         Study.load(locate("k", postgres.url(name, password="wrong")))
-    with pytest.raises(StudyError, match=r"the server has no database 'nowhere'; make it: createdb nowhere"):
+    with pytest.raises(StorageError, match=r"the server has no database 'nowhere'; make it: createdb nowhere"):
         Study.load(locate("k", postgres.url("nowhere")))
     postgres.sql(f"CREATE ROLE reader_{name} LOGIN PASSWORD 'secret'")
     postgres.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_{name}", name)
     reader = locate("k", postgres.url(name, f"reader_{name}"))
     assert Study.load(reader).target == 4
-    with pytest.raises(StudyError, match="this user may read studies there, but not write them"):
+    with pytest.raises(StorageError, match="this user may read studies there, but not write them"):
         Study.load(reader, write=True)
     postgres.sql(f"CREATE DATABASE empty_{name}")
-    with pytest.raises(StudyError, match=r"lacks a right that studies need .*permission denied for schema public"):
+    with pytest.raises(StorageError, match=r"lacks a right that studies need .*permission denied for schema public"):
         make_shared(postgres.url(f"empty_{name}", f"reader_{name}"))
 
 
 def test_a_database_of_something_else(database, postgres, make_shared):
     name = database.rsplit("/", 1)[1]
     postgres.sql("CREATE TABLE customers (name TEXT)", name)
-    with pytest.raises(StudyError, match=r"is a database of something else \(tables: customers\); .*createdb"):
+    with pytest.raises(StorageError, match=r"is a database of something else \(tables: customers\); .*createdb"):
         make_shared(database)
 
 
 def test_another_schema_of_optuna(database, postgres, make_shared):
     make_shared(database)
     postgres.sql("UPDATE alembic_version SET version_num = 'v0.9.0.a'", database.rsplit("/", 1)[1])
-    with pytest.raises(StudyError, match="was made by another version of Optuna"):
+    with pytest.raises(StorageError, match="was made by another version of Optuna"):
         Study.load(locate("k", database))
 
 
@@ -137,7 +138,7 @@ def test_a_missing_driver_is_named(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(StudyError, match=r"PostgreSQL needs its driver: pip install 'swapnas\[postgres\]'"):
+    with pytest.raises(StorageError, match=r"PostgreSQL needs its driver: pip install 'swapnas\[postgres\]'"):
         Study.load(locate("k", "postgresql://me@127.0.0.1:1/a"))
 
 
@@ -168,7 +169,7 @@ def test_a_server_that_is_away_for_a_while(make_shared, monkeypatch):
         own.stop()
         monkeypatch.setattr(nas.study.storage, "PATIENCE_S", 1.0)
         began = time.monotonic()
-        with pytest.raises(StudyError, match="cannot reach"):
+        with pytest.raises(StorageError, match="cannot reach"):
             study.trials()
         assert time.monotonic() - began >= 1.0
         own.start()
@@ -194,6 +195,33 @@ def test_two_studies_made_at_once_are_one(storage_url, instant_settings, tmp_pat
         thread.join()
     assert sum(study is not None for study in found) == 1
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("kind", [OutputError, LockError, StudyError, OptionError])
+def test_an_error_that_is_clear_already_is_not_translated(tmp_path, kind):
+    """Of the built-in kinds that a storage raises too: OSError, RuntimeError."""
+    with (
+        pytest.raises(kind, match=r"^as it was: the disk is locked$"),
+        translate_errors(locate("a", f"sqlite:///{tmp_path}")),
+    ):
+        raise kind("as it was: the disk is locked")
+
+
+def test_a_study_that_cannot_be_read_does_not_hide_the_others(tmp_path, make_shared, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    make_shared(url)
+    copy_study(Study.load(locate("k", url)), locate("l", url))
+    load = Study.load
+
+    def breaks(where, **options):
+        if where.name == "k":
+            raise StorageError("the disk failed")
+        return load(where, **options)
+
+    monkeypatch.setattr(Study, "load", breaks)
+    found, problems = list_studies(url)
+    assert [study.location.name for study in found] == ["l"]
+    assert problems == ["the disk failed"]
 
 
 def test_a_file_is_no_server(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 
 from nas.bank.jobs import Candidate, Distilled
 from nas.bank.store import SwapBank
-from nas.errors import StudyError
+from nas.errors import LockError, StorageError, StudyError
 from nas.space.space_file import load_space
 from nas.space.variant import Variant
 from nas.study.budget import Confirm
@@ -105,7 +105,7 @@ def test_bad_names(name):
 
 @pytest.mark.parametrize("url", ["a.db", "sqlite://", "sqlite:///", "mysql://x/y"])
 def test_bad_urls(url):
-    with pytest.raises(StudyError, match="cannot use the storage"):
+    with pytest.raises(StorageError, match="cannot use the storage"):
         locate("a", url)
 
 
@@ -216,7 +216,7 @@ def test_no_sqlite_file(tmp_path):
     (tmp_path / "a.db").write_text("this is a text, and no database at all\n" * 50)
     where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     for attempt in (Study.exists, Study.load):
-        with pytest.raises(StudyError, match="is no SQLite file"):
+        with pytest.raises(StorageError, match="is no SQLite file"):
             attempt(where)
     assert (tmp_path / "a.db").read_text().startswith("this is a text")
 
@@ -225,7 +225,7 @@ def test_foreign_schema_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "a.db") as db:
         db.execute("CREATE TABLE customers (name TEXT)")
     where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
-    with pytest.raises(StudyError, match=r"database of something else \(tables: customers\)"):
+    with pytest.raises(StorageError, match=r"database of something else \(tables: customers\)"):
         Study.create(where, settings(), 3)
     with sqlite3.connect(tmp_path / "a.db") as db:
         assert [n for (n,) in db.execute("SELECT name FROM sqlite_master")] == ["customers"]
@@ -244,7 +244,7 @@ def test_another_optuna_schema(tmp_path):
     with sqlite3.connect(where.file) as db:
         db.execute("UPDATE version_info SET schema_version = 3")
         db.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
-    with pytest.raises(StudyError, match="made by another version of Optuna"):
+    with pytest.raises(StorageError, match="made by another version of Optuna"):
         Study.load(where)
 
 
@@ -255,7 +255,7 @@ def test_locked_by_another_program(tmp_path, monkeypatch):
     holder = sqlite3.connect(where.file, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        with pytest.raises(StudyError, match="is locked by another program"):
+        with pytest.raises(StorageError, match="is locked by another program"):
             Study.load(where, write=True)
     finally:
         holder.close()
@@ -264,7 +264,7 @@ def test_locked_by_another_program(tmp_path, monkeypatch):
 
 def test_storage_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match="cannot open"):
+    with pytest.raises(StorageError, match="cannot open"):
         Study.create(locate("a", f"sqlite:///{tmp_path / 'file' / 'a.db'}"), settings(), 3)
 
 
@@ -273,8 +273,8 @@ def test_read_only():
     folder = Path(tempfile.mkdtemp())
     where = locate("a", f"sqlite:///{folder / 'a.db'}")
     code = (  # in another process: SQLite lends its open file to every connection of this one
-        "import sys; from nas.study.study import Settings, Study; from nas.study.location import place\n"
-        "Study.create(place('a', sys.argv[1]), Settings.from_json(sys.argv[2]), 3)"
+        "import sys; from nas.study.study import Settings, Study; from nas.study.location import locate\n"
+        "Study.create(locate('a', sys.argv[1]), Settings.from_json(sys.argv[2]), 3)"
     )
     subprocess.run([sys.executable, "-c", code, where.url, settings().to_json()], check=True)
     for path in folder.iterdir():
@@ -284,9 +284,9 @@ def test_read_only():
     if superuser:
         os.seteuid(65534)
     try:
-        with pytest.raises(StudyError, match="read-only"):
+        with pytest.raises(StorageError, match="read-only"):
             Study.load(where, write=True)
-        with pytest.raises(StudyError, match=r"read-only|cannot open"):
+        with pytest.raises(StorageError, match=r"read-only|cannot open"):
             Study.create(locate("b", f"sqlite:///{folder / 'b.db'}"), settings(), 3)
     finally:
         if superuser:
@@ -317,13 +317,13 @@ def test_the_lock_dies_with_its_process(tmp_path):
     where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     study = Study.create(where, settings(), 3)
     code = (
-        "import os, sys; from nas.study.study import Study; from nas.study.location import place\n"
-        f"lock = Study.load(place('a', {where.url!r})).locked(); lock.__enter__(); print('held', flush=True)\n"
+        "import os, sys; from nas.study.study import Study; from nas.study.location import locate\n"
+        f"lock = Study.load(locate('a', {where.url!r})).locked(); lock.__enter__(); print('held', flush=True)\n"
         "sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline().strip() == b"held"
-        with pytest.raises(StudyError, match=rf"process {holder.pid}\)"), study.locked():
+        with pytest.raises(LockError, match=rf"process {holder.pid}\)"), study.locked():
             pass
         holder.kill()
         holder.wait()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.training.batch_cache import Batches, described, released
+from nas.training.batch_cache import BatchCache, augmentation_key, detach_cache
 
 SIZE = 4 * 3 * 8 * 8 + 2**15
 """Bytes of a batch of four images, with the states beside it."""
@@ -51,7 +51,7 @@ def states():
 
 def test_a_found_batch_is_the_one_that_would_be_made_and_so_is_what_is_drawn_next():
     plain, kept = Images(), Images()
-    batches = Batches(kept, LIMIT)
+    batches = BatchCache(kept, LIMIT)
     for _ in range(2):
         for seed in (0, 1):
             batches.begin(seed)
@@ -65,7 +65,7 @@ def test_a_found_batch_is_the_one_that_would_be_made_and_so_is_what_is_drawn_nex
 
 def test_other_draws_and_other_augmentations_make_other_batches():
     dataset = Images()
-    batches = Batches(dataset, LIMIT)
+    batches = BatchCache(dataset, LIMIT)
     seeded(0)
     first = epoch(dataset)
     assert epoch(dataset) != first  # the random states have gone on
@@ -84,7 +84,7 @@ def test_other_draws_and_other_augmentations_make_other_batches():
 
 def test_what_is_not_augmented_is_found_under_any_state_and_leaves_it():
     dataset = Images(augment=False)  # draws all the same, as the host does
-    batches = Batches(dataset, LIMIT)
+    batches = BatchCache(dataset, LIMIT)
     seeded(0)
     before = random.getstate()
     first = epoch(dataset)
@@ -98,7 +98,7 @@ def test_what_is_not_augmented_is_found_under_any_state_and_leaves_it():
 
 def test_what_the_host_puts_into_a_batch_is_not_kept():
     dataset = Images(augment=False)
-    Batches(dataset, LIMIT)
+    BatchCache(dataset, LIMIT)
     for _ in range(3):
         batch = dataset.__getitems__([0, 1, 2, 3])
         assert batch["img"].dtype == torch.uint8
@@ -109,7 +109,7 @@ def test_what_the_host_puts_into_a_batch_is_not_kept():
 def test_what_depends_on_more_than_is_looked_at_is_made_anew(why):
     dataset = Images((lambda: torch.rand(1).item()) if why == "draws from torch" else random.random)
     dataset.buffer = [5] if why == "goes through a buffer" else []
-    batches = Batches(dataset, LIMIT)
+    batches = BatchCache(dataset, LIMIT)
     for _ in range(2):
         seeded(0)
         epoch(dataset)
@@ -119,7 +119,7 @@ def test_what_depends_on_more_than_is_looked_at_is_made_anew(why):
 
 def test_memory_is_bounded_and_older_trainings_give_way():
     dataset = Images()
-    batches = Batches(dataset, limit=4 * SIZE)
+    batches = BatchCache(dataset, limit=4 * SIZE)
 
     def found(seed, count):
         before = batches.found
@@ -141,8 +141,8 @@ def test_memory_is_bounded_and_older_trainings_give_way():
 
 def test_a_copy_of_the_dataset_makes_its_own():
     dataset = Images()
-    Batches(dataset, LIMIT)
-    released(dataset)
+    BatchCache(dataset, LIMIT)
+    detach_cache(dataset)
     assert dataset.collate_fn is Images.collate_fn
     assert not hasattr(dataset, "__getitems__")
 
@@ -155,6 +155,6 @@ def test_the_hosts_augmentations_are_told_apart_by_what_they_do():
         dataset = SimpleNamespace(data={}, use_keypoints=False, cache="ram")
         return v8_transforms(dataset, 64, IterableSimpleNamespace(**{**vars(DEFAULT_CFG), **hyp}))
 
-    assert described(transforms()) == described(transforms())
-    assert described(transforms()) != described(transforms(mosaic=0.0))
-    assert described(transforms()) != described(transforms(hsv_v=0.1))
+    assert augmentation_key(transforms()) == augmentation_key(transforms())
+    assert augmentation_key(transforms()) != augmentation_key(transforms(mosaic=0.0))
+    assert augmentation_key(transforms()) != augmentation_key(transforms(hsv_v=0.1))

@@ -16,8 +16,8 @@ from nas.data.dataset import load, write_resolved
 from nas.errors import ProxyFailure
 from nas.model.render import render
 from nas.space.variant import parse_swaps
-from nas.training.checkpoint import Checkpoint, run_key
-from nas.training.jobs import ProxyJob
+from nas.training.checkpoint import Checkpoint
+from nas.training.jobs import ProxyJob, checkpoint_key
 from nas.training.recipe import Recipe
 from nas.workers.process import ProxyWorker
 
@@ -64,7 +64,10 @@ def whole(worker, make_job, tmp_path_factory):
 
 def kept(job: ProxyJob, folder: Path) -> ProxyJob:
     return replace(
-        job, checkpoint=str(folder / "running" / run_key(job, VERSIONS)), checkpoint_s=0.0, save=str(folder / "w.pt")
+        job,
+        checkpoint=str(folder / "running" / checkpoint_key(job, VERSIONS)),
+        checkpoint_s=0.0,
+        save=str(folder / "w.pt"),
     )
 
 
@@ -196,11 +199,11 @@ def test_the_key_is_of_all_that_decides(make_job, tmp_path):
         replace(job, init=str(tmp_path / "b.pt")),
         replace(a, overlay=(str(tmp_path / "b.pt"),)),
     ]
-    keys = [run_key(j, VERSIONS) for j in different] + [run_key(job, (("swapnas", "2"),))]
+    keys = [checkpoint_key(j, VERSIONS) for j in different] + [checkpoint_key(job, (("swapnas", "2"),))]
     assert len(set(keys)) == len(keys)
     elsewhere = replace(job, data="moved.yaml", scratch="x", save="y", name="z", checkpoint="c")
-    assert run_key(elsewhere, VERSIONS) == keys[0]
-    assert run_key(replace(a, init=str(tmp_path / "same.pt")), VERSIONS) == run_key(a, VERSIONS)
+    assert checkpoint_key(elsewhere, VERSIONS) == keys[0]
+    assert checkpoint_key(replace(a, init=str(tmp_path / "same.pt")), VERSIONS) == checkpoint_key(a, VERSIONS)
 
 
 def test_saves_keep_their_distance(tmp_path):

@@ -115,16 +115,17 @@ def test_batches_of_the_baseline_give_way_to_those_of_variants(taught, inside, m
     assert batches["train"].found == 3
 
 
-def assembled(taught, bank, tmp_path, swaps, files):
+def assembled(taught, bank, swaps, files):
     """Return the tensors that a variant holds once everything is set up, and those of its bank's files, by name."""
     job = replace(
         taught.job(*(f"{slot}={label}" for slot, label in swaps), init="bank"), overlay=bank.files(files)
     )  # in this process, to look into it
-    trainer = open_trainer(job, 1, tmp_path)
     given = {}
     for file in job.overlay:
         given.update(torch.load(file, weights_only=True))
-    return named_state(trainer.ema.ema.state_dict(), graph_of(job)), given
+    with open_trainer(job, 1) as trainer:
+        trainer.set_up()
+        return named_state(trainer.ema.ema.state_dict(), graph_of(job)), given
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def assembled(taught, bank, tmp_path, swaps, files):
         (("neck.c2f_n5", "C2f_SPConv"), ("neck.up_p3", "CARAFE")),
     ],
 )
-def test_a_variant_holds_the_bank_and_the_teacher(taught, bank, inside, tmp_path, swaps):
-    state, given = assembled(taught, bank, tmp_path, swaps, swaps)
+def test_a_variant_holds_the_bank_and_the_teacher(taught, bank, inside, swaps):
+    state, given = assembled(taught, bank, swaps, swaps)
     teacher = torch.load(taught.baseline.file, weights_only=True)
     slots = {slot for slot, _ in swaps}
     assert {key.partition(":")[0] for key in given} == slots
@@ -146,8 +147,8 @@ def test_a_variant_holds_the_bank_and_the_teacher(taught, bank, inside, tmp_path
     assert given.keys() <= state.keys()
 
 
-def test_a_control_holds_its_layers_own_module_anew(taught, bank, inside, tmp_path):
-    state, given = assembled(taught, bank, tmp_path, (), (("backbone.down_p3", CONTROL),))
+def test_a_control_holds_its_layers_own_module_anew(taught, bank, inside):
+    state, given = assembled(taught, bank, (), (("backbone.down_p3", CONTROL),))
     teacher = torch.load(taught.baseline.file, weights_only=True)
     different = {key.partition(":")[0] for key in state if not torch.equal(state[key], teacher[key])}
     assert different == {"backbone.down_p3"}

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nas.data.dataset import load, write_resolved
-from nas.errors import ProxyFailure
+from nas.errors import NotANumber, ProxyFailure
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import named_state
@@ -108,7 +109,8 @@ def test_bfloat16_is_a_training_of_its_own(worker, make_job):
 def test_a_loss_in_float32_of_predictions_in_bfloat16():
     import torch
 
-    from nas.training.proxy_trainer import _autocast, _InFloat
+    from nas.training.host_patches import autocast
+    from nas.training.proxy_trainer import Float32Loss
 
     class Loss:
         updates = 0
@@ -122,18 +124,18 @@ def test_a_loss_in_float32_of_predictions_in_bfloat16():
         def update(self):
             self.updates += 1
 
-    loss = _InFloat(Loss())
+    loss = Float32Loss(Loss())
     narrow = torch.ones(4, 4, dtype=torch.bfloat16)
-    with _autocast(None, torch.bfloat16, device="cpu"):
+    with autocast(None, torch.bfloat16, device="cpu"):
         assert (narrow @ narrow.float()).dtype == torch.bfloat16
         assert loss({"boxes": narrow, "index": torch.zeros(1, dtype=torch.int64)}, 1)[1] == 1
     loss.update()
     assert loss.updates == 1
     assert copy.deepcopy(loss).updates == 1
-    assert not hasattr(_InFloat(str), "update")
+    assert not hasattr(Float32Loss(str), "update")
     asked = []
-    _autocast(lambda enabled, device: asked.append((enabled, device)), False, device="cpu")
-    _autocast(lambda enabled, device: asked.append((enabled, device)), torch.bfloat16)
+    autocast(lambda enabled, device: asked.append((enabled, device)), False, device="cpu")
+    autocast(lambda enabled, device: asked.append((enabled, device)), torch.bfloat16)
     assert asked == [(False, "cpu"), (torch.bfloat16, "cuda")]
 
 
@@ -220,23 +222,14 @@ def test_a_loss_that_only_moves_is_let_be():
 
 
 def test_not_a_number_later_on_is_the_same_failure():
-    """From the second epoch on the host looks for a checkpoint to go back to, and would complain that there is none."""
-    code = """
-from types import SimpleNamespace
-from nas.errors import NotANumber
-from nas.proxy_trainer import trainer_class
-check = trainer_class()._handle_nan_recovery
-assert check(SimpleNamespace(loss=1.5, fitness=None), 3) is False
-for loss, fitness in ((float("nan"), 0.1), (1.5, float("nan")), (float("inf"), None)):
-    try:
-        check(SimpleNamespace(loss=loss, fitness=fitness), 3)
-    except NotANumber as error:
-        assert str(error) == "the loss was no longer a number in epoch 4"
-    else:
-        raise SystemExit(1)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """From the second epoch on the host looks for a checkpoint to reload, and would complain that there is none."""
+    from nas.training.proxy_trainer import ProxyTrainer
+
+    check = ProxyTrainer._handle_nan_recovery
+    assert check(SimpleNamespace(loss=1.5, fitness=None), 3) is False
+    for loss, fitness in ((float("nan"), 0.1), (1.5, float("nan")), (float("inf"), None)):
+        with pytest.raises(NotANumber, match="the loss was no longer a number in epoch 4"):
+            check(SimpleNamespace(loss=loss, fitness=fitness), 3)
 
 
 def test_the_process_may_start_others(worker, make_job):

@@ -14,7 +14,7 @@ from instant_worker import InstantTrainer, Quiet, RecordingObserver
 import nas.search.runner
 import nas.search.runners
 import nas.study.storage
-from nas.errors import STOPPED, ProxyFailure, StudyError
+from nas.errors import STOPPED, LockError, OptionError, ProxyFailure
 from nas.locks import held
 from nas.ranking.race import rules_of
 from nas.search.loop import plan, search
@@ -114,7 +114,7 @@ def test_a_single_member_works_in_this_thread():
 
 def test_latencies_are_not_measured_beside_trainings(shared_study, tmp_path):
     object.__setattr__(shared_study.settings, "latency_on", "here")
-    refused = pytest.raises(StudyError, match=r"--workers 2: the study 'k' measures latencies, .* leave --workers out")
+    refused = pytest.raises(OptionError, match=r"--workers 2: the study 'k' measures latencies, .* leave --workers out")
     with refused, runners_of(shared_study, None, tmp_path, Quiet(), [ProxyWorker(tmp_path), ProxyWorker(tmp_path)]):
         pass
 
@@ -132,7 +132,7 @@ def test_who_waits_for_weights_stops_waiting(shared_study, tmp_path):
     path.parent.mkdir(exist_ok=True)
     with held(tmp_path / "bank.lock", "it"):
         runner.kill()
-        with pytest.raises(StudyError, match=STOPPED), runner.weights._alone(path):
+        with pytest.raises(LockError, match=STOPPED), runner.weights._alone(path):
             pass
 
 

@@ -1,0 +1,59 @@
+"""Commands that need no study: the modules there are, what a model costs, and what a bug report needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nas.cli.options import JSON, MODULES, load_own, prepare
+
+
+@click.command(short_help="List the modules, or show one in detail.")
+@click.argument("module", required=False)
+@MODULES
+@JSON
+def ops(module: str | None, module_files: tuple[Path, ...], as_json: bool) -> None:
+    """List the modules that can be swapped in or inserted, by kind of slot, or show MODULE in detail.
+
+    \b
+    nas ops CARAFE
+    nas ops --modules my_block.py
+    """
+    prepare()
+    load_own(module_files)
+    from nas.report import listing
+
+    listing.print_modules(module, as_json=as_json)
+
+
+@click.command(short_help="Print parameters, GFLOPs and latency of a model.")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--latency", is_flag=True, help="Also measure the latency of one image on this machine.")
+@click.option("--imgsz", type=click.IntRange(32), default=640, help="Image size of the latency, pixels. Default: 640.")
+@click.option("--device", default="cpu", help="Device of the latency: cpu, or the number of a GPU. Default: cpu.")
+@MODULES
+@JSON
+def cost(model: Path, latency: bool, imgsz: int, device: str, module_files: tuple[Path, ...], as_json: bool) -> None:
+    """Print the cost of a model YAML: parameters, GFLOPs, Ultralytics' own GFLOPs, and uncounted operations.
+
+    \b
+    nas cost out/yolov8n-1a2b3c4d.yaml
+    nas cost my_model_yolov8n.yaml --modules my_block.py
+    nas cost out/yolov8n-1a2b3c4d.yaml --latency --imgsz 320
+    """
+    cache = prepare()
+    load_own(module_files)
+    from nas.report import listing
+
+    listing.print_cost(model, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
+
+
+@click.command(short_help="Print what a bug report needs.")
+@JSON
+def doctor(as_json: bool) -> None:
+    """Print what a bug report needs: versions, devices, whether kernels compile, folders, Ultralytics' anchors."""
+    prepare()
+    from nas.report.doctor import print_report
+
+    print_report(as_json=as_json)

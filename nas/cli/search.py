@@ -1,0 +1,191 @@
+"""`nas search` and `nas worker`: the commands that train a study's trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nas.cli.options import (
+    BANK_EPOCHS,
+    BASE_EPOCHS,
+    BASELINES,
+    CONFIRM,
+    DATA,
+    DEVICE,
+    ENABLE,
+    ETA,
+    JSON,
+    OBJECTIVES,
+    PRECISION,
+    RUNGS,
+    SAMPLERS,
+    SCALE,
+    SEEDS,
+    STORAGE,
+    WEIGHTS,
+    WORKERS,
+    prepare,
+)
+from nas.cli.rank import print_ranking
+
+if TYPE_CHECKING:
+    from nas.session.options import SearchOptions
+    from nas.study.study import Study
+
+
+@click.command(short_help="Search a space: train proxies, rank, confirm.")
+@click.argument("space", required=False)
+@click.option("--study", help="Name of the study; an existing one is resumed. Default: the name of the space.")
+@DATA
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    help="Number of variants to train, including the baseline; for a study that has trials, the number of further "
+    "ones. Default: the baseline and every single swap, at most 40; for a study that has trials, what is left of the "
+    "last request.",
+)
+@SEEDS
+@CONFIRM
+@BASELINES
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    help="Epochs of a proxy training; 0 only validates. Default: 4 (demo data: 2); 8 without a bank.",
+)
+@click.option("--imgsz", type=click.IntRange(32), help="Image size in pixels. Default: 160 (demo data: 128).")
+@RUNGS
+@ETA
+@click.option("--batch", type=click.IntRange(1), help="Batch size. Default: 16 (demo data: 8).")
+@SCALE
+@click.option(
+    "--proxy",
+    metavar="CALIBRATION",
+    help="Use the proxy that `nas calibrate` selected: name, folder or file of the calibration.",
+)
+@click.option(
+    "--init",
+    help="Initial weights of variants: bank (swapped layers distilled from a trained baseline; the default), baseline, "
+    "scratch, or a .pt file.",
+)
+@WEIGHTS
+@BASE_EPOCHS
+@BANK_EPOCHS
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    help="Random seed of training and sampling; the same seed repeats a search on a CPU bit for bit. Default: 0.",
+)
+@click.option(
+    "--floor",
+    type=click.FloatRange(0, 1),
+    help="Largest loss of mAP50-95; variants that lose more rank below all others. Default: 0.02.",
+)
+@ENABLE
+@click.option("--max-gflops", type=click.FloatRange(0, min_open=True), help="Skip variants above this (at 640 px).")
+@click.option("--max-params", type=click.FloatRange(0, min_open=True), help="Skip variants with more parameters.")
+@click.option(
+    "--max-latency",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Skip variants whose latency for one image on this machine is higher.",
+)
+@click.option("--min-map", type=click.FloatRange(0, 1), help="Rank variants with less mAP50-95 below all others.")
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    help="What the search maximises and the ranking is ordered by. Default: map_per_gflop.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    help="How the next variant is chosen (docs/samplers.md). Default: auto, the best one in benchmarks.",
+)
+@click.option("--latency", is_flag=True, help="Also measure latency and show it in the ranking.")
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="TABLE",
+    help="Train nothing: look scores up in a table that `nas studies export` wrote.",
+)
+@DEVICE
+@WORKERS
+@PRECISION
+@STORAGE
+@JSON
+def search(as_json: bool, **given: Any) -> None:
+    """Search SPACE: train short proxies of its variants, rank them by mAP per GFLOP, and confirm the best.
+
+    SPACE is a file, or one that ships with the tool (`nas space list`).
+
+    \b
+    nas search                                              a first look, on demo data, in minutes
+    nas search seeds --data data.yaml --trials 40 --study blood
+    nas search --study blood --trials 20                    20 more
+    nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
+    nas search --study blood --confirm 5:5                  five seeds for each of the best five
+    nas search full --data data.yaml --rungs 0,2 --epochs 8 --trials 200
+    """
+    cache = prepare()
+    from nas.session.options import SearchOptions
+
+    options = SearchOptions(**given)
+    study = _replayed(options) if options.replay else _searched(cache, options)
+    print_ranking(study, as_json=as_json, as_csv=False, conclude=True)
+
+
+def _searched(cache: Path, options: SearchOptions) -> Study:
+    """Search by training, and return the study."""
+    from nas.workers.process import trainers_of
+
+    with trainers_of(cache, options.workers or 1) as trainers:  # first: they import while this process does
+        from nas.report.console import Progress, make_console
+        from nas.session.search import Session
+
+        session = Session.open(cache, options)
+        with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
+            session.run(progress, trainers)
+    return session.study
+
+
+def _replayed(options: SearchOptions) -> Study:
+    """Search a table of what was measured, and return the study."""
+    from nas.report.console import Progress, make_console
+    from nas.session.replay import ReplaySession
+
+    session = ReplaySession.open(options)
+    with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
+        session.run(progress)
+    return session.study
+
+
+@click.command(short_help="Join a running search, on any machine.")
+@click.option("--study", required=True, help="Name of the study.")
+@STORAGE
+@WORKERS
+@click.option("--data", type=click.Path(), help="data.yaml of the dataset on this machine. Default: the study's path.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=0,
+    metavar="MINUTES",
+    help="Wait up to MINUTES for the study to be created and the server to respond. Default: 0.",
+)
+def worker(study: str, storage: str | None, workers: int | None, data: str | None, wait: float) -> None:
+    """Join a study: run its remaining trials in parallel with its other workers, and exit when none is left.
+
+    Any number of workers can join and leave at any time, on any machine that reaches the storage. See docs/parallel.md
+    for Slurm and Kubernetes.
+
+    \b
+    nas worker --study blood --storage postgresql://me:secret@db.lab/studies
+    """
+    cache = prepare()
+    from nas.report.console import Progress, make_console
+    from nas.session.worker import Joining
+    from nas.study.location import locate
+
+    joining = Joining.open(cache, locate(study, storage), data=data, workers=workers or 1, wait=wait)
+    with Progress(make_console(stderr=True), joining.study) as progress:
+        joining.run(progress)

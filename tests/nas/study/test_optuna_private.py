@@ -1,0 +1,87 @@
+"""The private parts of Optuna: each one is there, does what it did, and is used in one file only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+import nas
+from nas.study import optuna_private
+
+CHOICES = optuna.distributions.CategoricalDistribution(("a", "b"))
+PRIVATE = {"_storage", "_study_id", "_trial_id"}
+
+
+@pytest.fixture
+def study():
+    """A study whose trials have other IDs than numbers, since another study of its storage has a trial already."""
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(storage=storage).ask()
+    return optuna.create_study(storage=storage)
+
+
+def running(**attributes):
+    return create_trial(
+        state=TrialState.RUNNING, params={"x": "a"}, distributions={"x": CHOICES}, user_attrs=attributes
+    )
+
+
+def check(owner, *names):
+    known = ", ".join(optuna_private.CHECKED)
+    for name in names:
+        assert hasattr(owner, name), (
+            f"Optuna {optuna.__version__}: {type(owner).__name__} has no {name!r} any more; "
+            f"nas/study/optuna_private.py needs another way to it (checked with Optuna {known})"
+        )
+
+
+def test_every_part_is_there(study):
+    check(study, "_storage", "_study_id")
+    check(study._storage, "create_new_trial", "get_trial", "set_trial_user_attr")
+    check(study.ask(), "_trial_id")
+    check(study.trials[0], "_trial_id")
+
+
+def test_a_part_that_is_gone_is_named():
+    words = rf"Optuna {optuna.__version__}: object has no '_study_id' any more; nas/study/.*Optuna 5\.0\.0"
+    with pytest.raises(AssertionError, match=words):
+        check(object(), "_study_id")
+
+
+def test_a_trial_is_running_and_complete_from_its_first_moment(study, monkeypatch):
+    seen = []
+    create = study._storage.create_new_trial
+
+    def look(*args, **kwargs):
+        made = create(*args, **kwargs)
+        seen.extend((t.state, t.params, t.user_attrs) for t in study.get_trials(deepcopy=False))
+        return made
+
+    monkeypatch.setattr(study._storage, "create_new_trial", look)
+    made = optuna_private.add_trial(study, running(owner="me"))
+    assert seen == [(TrialState.RUNNING, {"x": "a"}, {"owner": "me"})]
+    handle = optuna_private.open_trial(study, made)
+    assert (optuna_private.trial_id(handle), handle.number, handle.params) == (made, 0, {"x": "a"})
+    assert optuna_private.trial_id(study.trials[0]) == made != 0
+
+
+def test_a_trial_is_read_and_marked_by_its_id(study):
+    made = optuna_private.add_trial(study, running(owner="me"))
+    optuna_private.set_trial_attribute(study, made, "beat", 3)
+    assert optuna_private.read_trial(study, made).user_attrs == {"owner": "me", "beat": 3}
+    study.tell(optuna_private.open_trial(study, made), 0.5)
+    assert optuna_private.read_trial(study, made).state == TrialState.COMPLETE
+
+
+def test_no_other_file_uses_them():
+    found = {
+        path.name
+        for path in Path(nas.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE
+    }
+    assert found == {"optuna_private.py"}
