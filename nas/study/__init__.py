@@ -1,1 +1,1 @@
-"""What a search stores."""
+"""Studies: the settings and trials of a search, stored in SQLite or PostgreSQL so that it can resume."""
