@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"nas": "nas", "ops": "nas/ops", "templates": "nas/templates", "studies": "nas/studies"}
@@ -53,6 +54,8 @@ def test_version_is_the_packages():
 
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"## {nas.__version__}" in changelog
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (nas.__version__, "AGPL-3.0-or-later")
 
 
 def test_importing_the_package_is_cheap():
