@@ -29,9 +29,10 @@ from nas.samplers.propose import propose
 from nas.search.schedule import confirming, owed
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
+from nas.study import OBJECTIVES
 from nas.study.budget import Confirm
 from nas.study.location import locate
-from nas.study.objective import OBJECTIVES, Goal
+from nas.study.objective import Goal
 from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
 from nas.study.trial import Trial
@@ -109,7 +110,7 @@ def compare_samplers(space: SearchSpace, trials: list[Trial]) -> None:
     print(f"\nWith {len(trials)} trials:\n\n| what | ms |\n|---|---|")
     for objective in OBJECTIVES:
         goal = Goal(objective)
-        for sampler in SAMPLERS if objective == "map_per_gflop" else ("gp", "tpe", "nsga2"):
+        for sampler in SAMPLERS if objective == "map_per_gflop" else ("gp", "tpe"):
             took = median_ms(lambda s=sampler, g=goal: propose(space, trials, seed=0, floor=0.02, sampler=s, goal=g))
             print(f"| ask {sampler} for {objective} | {took:.0f} |", flush=True)
         print(f"| rank by {objective} | {median_ms(lambda g=goal: rank(trials, 0.02, g)):.0f} |", flush=True)

@@ -45,10 +45,6 @@ MODULES = click.option(
     metavar="FILE.py",
     help="A Python file with your own modules; repeat for several.",
 )
-SAMPLERS = ("auto", "gp", "tpe", "evolution", "nsga2", "random", "brute")
-"""As in `nas.samplers`, which takes too long to import for `--help`; a test compares them."""
-OBJECTIVES = ("map_per_gflop", "map", "map,gflops", "map,latency")
-"""As in `nas.study.objective`."""
 
 
 class _Confirm(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in the newest click alone

@@ -17,10 +17,8 @@ from nas.cli.options import (
     ENABLE,
     ETA,
     JSON,
-    OBJECTIVES,
     PRECISION,
     RUNGS,
-    SAMPLERS,
     SCALE,
     SEEDS,
     STORAGE,
@@ -29,6 +27,8 @@ from nas.cli.options import (
     prepare,
 )
 from nas.cli.rank import print_ranking
+from nas.samplers import AUTO, DEFAULT, SAMPLERS
+from nas.study import OBJECTIVES
 
 if TYPE_CHECKING:
     from nas.session.options import SearchOptions
@@ -94,13 +94,15 @@ if TYPE_CHECKING:
 @click.option("--min-map", type=click.FloatRange(0, 1), help="Rank variants with less mAP50-95 below all others.")
 @click.option(
     "--objective",
-    type=click.Choice(OBJECTIVES),
+    type=click.Choice(tuple(OBJECTIVES)),
     help="What the search maximises and the ranking is ordered by. Default: map_per_gflop.",
 )
 @click.option(
     "--sampler",
-    type=click.Choice(SAMPLERS),
-    help="How the next variant is chosen (docs/samplers.md). Default: auto, the best one in benchmarks.",
+    type=click.Choice((AUTO, *SAMPLERS)),
+    help="How the next variant is chosen (docs/samplers.md): "
+    + "; ".join(f"{name}, {sampler.help}" for name, sampler in SAMPLERS.items())
+    + f". Default: {AUTO}, which is {DEFAULT}.",
 )
 @click.option("--latency", is_flag=True, help="Also measure latency and show it in the ranking.")
 @click.option(

@@ -1,57 +1,66 @@
-"""Samplers by name: how the next variant is chosen once the baseline is known."""
+"""Samplers by name: how the next variant is chosen once the baseline is known.
+
+A new sampler is a file with a function ``ask(history)``, a line in `SAMPLERS`, a row in docs/samplers.md and an entry
+in CHANGELOG.md; the command line takes its choices from here, and the contract tests run over every entry. A sampler
+is imported when it is first asked, so that ``nas search --help`` imports none of them.
+"""
 
 from __future__ import annotations
 
-import random
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nas.samplers.evolution import evolution, nsga2
-from nas.samplers.expected_improvement import most_promising
-from nas.samplers.history import History
-from nas.samplers.tpe import tpe
-from nas.space.search_space import key_of
+if TYPE_CHECKING:
+    from nas.samplers.history import History
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way to choose.
+    """A registered sampler.
 
     Attributes:
-        words: What it does, for help and documentation.
-        ask: Returns what to try next; None leaves the choice to chance.
-        singles_first: Whether every swap alone is tried before it is asked.
+        target: ``module:function``. The function takes a `History` and returns the next assignment, an allowed one that
+            is not known; None leaves the choice to chance.
+        help: What it does, in one line.
+        singles_first: Whether each single swap is tried before it is asked.
     """
 
-    words: str
-    ask: Callable[[History], dict[str, str] | None]
+    target: str
+    help: str
     singles_first: bool = True
 
-
-def brute(history: History) -> dict[str, str] | None:
-    """Return the first variant, in the order of the space, that is not known."""
-    return next((a for a in history.space.assignments() if key_of(a) not in history.known), None)
-
-
-def uniform(history: History) -> dict[str, str] | None:
-    """Return a variant at random."""
-    return history.any_new(random.Random(history.drawn))
+    def ask(self, history: History) -> dict[str, str] | None:
+        """Return what the sampler chooses next."""
+        module, name = self.target.split(":")
+        function: Callable[[History], dict[str, str] | None] = getattr(importlib.import_module(module), name)
+        return function(history)
 
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "gp": Sampler("expected improvement under a Gaussian process", most_promising),
-    "tpe": Sampler("multivariate tree-structured Parzen estimator", tpe),
-    "evolution": Sampler("regularised evolution", evolution, singles_first=False),
-    "nsga2": Sampler("NSGA-II", nsga2, singles_first=False),
-    "random": Sampler("uniformly at random", uniform, singles_first=False),
-    "brute": Sampler("every variant, in the order of the space", brute, singles_first=False),
+    "gp": Sampler("nas.samplers.expected_improvement:ask", "expected improvement under a Gaussian process"),
+    "tpe": Sampler("nas.samplers.tpe:ask", "multivariate tree-structured Parzen estimator"),
+    "random": Sampler("nas.samplers.uninformed:ask_random", "uniformly at random", singles_first=False),
+    "brute": Sampler(
+        "nas.samplers.uninformed:ask_in_order", "all variants in the order of the space", singles_first=False
+    ),
 }
-"""Every sampler. None proposes what has been tried, so each goes through the whole space if trials allow."""
+"""All samplers. None proposes a known variant, so each covers the whole space if the number of trials allows."""
 
 AUTO = "auto"
-"""The name that leaves the choice to `resolve`."""
+"""Selects the default sampler."""
+DEFAULT = "gp"
+"""The sampler that did best in replays (docs/samplers.md)."""
+_REMOVED = frozenset({"evolution", "nsga2"})
+"""Samplers of earlier versions, which stored studies may name."""
 
 
-def resolve(name: str) -> str:
-    """Return the sampler that a name stands for; what ``auto`` stands for is what replays have shown to be best."""
-    return "gp" if name == AUTO else name
+def find_sampler(name: str) -> Sampler:
+    """Return the sampler of a name, the default one for ``auto`` and for a removed name."""
+    return SAMPLERS[DEFAULT if current_name(name) == AUTO else name]
+
+
+def current_name(name: str) -> str:
+    """Return the sampler with which a stored study resumes: ``auto`` in place of one that was removed."""
+    return AUTO if name in _REMOVED else name

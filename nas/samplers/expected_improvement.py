@@ -39,7 +39,7 @@ LIMITED: dict[str, Callable[[Trial], float | None]] = {
 """What a limit of a space is held against, known before a training."""
 
 
-def most_promising(history: History) -> dict[str, str] | None:
+def ask(history: History) -> dict[str, str] | None:
     """Return the untried variant that promises most; None if nothing can be said, or nothing new is among them."""
     done, space = history.done, history.space
     if history.base is None or len(done) < 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from nas.samplers import AUTO, SAMPLERS, resolve
+from nas.samplers import AUTO, find_sampler
 from nas.samplers.history import History
 from nas.space.search_space import SearchSpace, key_of
 from nas.study.objective import Goal
@@ -38,7 +38,7 @@ def propose(
         goal: What the study looks for; by default mAP per GFLOP.
     """
     history = History(space, trials, seed, floor, error, goal or Goal())
-    chosen = SAMPLERS[resolve(sampler)]
+    chosen = find_sampler(sampler)
     for assignment in [space.baseline(), *(space.single_swaps() if chosen.singles_first else [])]:
         if key_of(assignment) not in history.known:
             return assignment

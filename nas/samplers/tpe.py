@@ -21,7 +21,7 @@ class _Choices(optuna.distributions.CategoricalDistribution):
         return self
 
 
-def tpe(history: History) -> dict[str, str] | None:
+def ask(history: History) -> dict[str, str] | None:
     """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011), or a new variant near its last draw.
 
     None where that has no new one near it.

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.errors import OptionError, StudyError, TableError
-from nas.samplers import AUTO
+from nas.samplers import AUTO, current_name
 from nas.search import loop as searching
 from nas.search.runner import Runner, SearchObserver
 from nas.search.table import Replay, Table, read_table
 from nas.session.options import SearchOptions
+from nas.study import OBJECTIVES
 from nas.study.location import locate
-from nas.study.objective import OBJECTIVES, Goal
+from nas.study.objective import Goal
 from nas.study.settings import SHARED, Settings, current_versions
 from nas.study.study import Study
 from nas.training.recipe import Recipe
@@ -113,7 +114,7 @@ def _settings(table: Table, path: Path, options: SearchOptions, kept: Settings |
         seed=seed if options.seed is None else options.seed,
         floor=floor if options.floor is None else options.floor,
         versions=current_versions(),
-        sampler=options.sampler or (kept.sampler if kept else AUTO),
+        sampler=options.sampler or (current_name(kept.sampler) if kept else AUTO),
         objective=objective,
         latency_on=about.get("latency_on", ""),
         baselines=about.get("baselines", SHARED),

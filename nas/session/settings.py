@@ -11,7 +11,7 @@ from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration
 from nas.data.dataset import Dataset, load_or_demo
 from nas.errors import DataError, OptionError, StudyError
 from nas.own import use
-from nas.samplers import AUTO
+from nas.samplers import AUTO, current_name
 from nas.session.options import SearchOptions
 from nas.session.recipe import changed_recipe, new_recipe
 from nas.space.search_space import SearchSpace
@@ -78,7 +78,7 @@ def changed_settings(study: Study, options: SearchOptions) -> tuple[Settings, Da
         seed=kept.seed if options.seed is None else options.seed,
         floor=kept.floor if options.floor is None else options.floor,
         versions=current_versions(),
-        sampler=options.sampler or kept.sampler,
+        sampler=options.sampler or current_name(kept.sampler),
         objective=options.objective or kept.objective,
         baselines=baselines,
         rungs=_rungs(options, recipe, kept.rungs),
@@ -97,7 +97,7 @@ def settings_as_created(study: Study, options: SearchOptions) -> tuple[Settings,
     space = load_space(options.space) if options.space else kept.space
     if not options.space:
         use(space.modules)
-    known = {"data": kept.data or None, **stored, "sampler": kept.sampler}
+    known = {"data": kept.data or None, **stored, "sampler": current_name(kept.sampler)}
     whole = options.completed(known, same_space=space.name == kept.space.name)
     if "trials" in stored:
         whole = replace(whole, trials=trials)

@@ -8,24 +8,17 @@ against the baseline, or has less than the least mAP that was asked for, stands 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.study import OBJECTIVES
 from nas.study.trial import Trial
 
 Array: TypeAlias = npt.NDArray[np.float64]
-
-OBJECTIVES: Mapping[str, str] = {
-    "map_per_gflop": "mAP50-95 per GFLOP",
-    "map": "mAP50-95",
-    "map,gflops": "mAP50-95 and GFLOPs",
-    "map,latency": "mAP50-95 and latency",
-}
-"""Every objective, in words."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,7 @@ class Goal:
     """What a study looks for.
 
     Attributes:
-        objective: One of `OBJECTIVES`.
+        objective: One of `nas.study.OBJECTIVES`.
         min_map: mAP50-95 that a variant has to reach, whatever the baseline has.
     """
 

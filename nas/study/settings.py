@@ -42,7 +42,7 @@ class Settings:
         floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
         versions: Of the tool and the packages that decide results.
         sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
-        objective: One of `nas.study.objective.OBJECTIVES`.
+        objective: One of `nas.study.OBJECTIVES`.
         latency_on: The machine that latencies are measured on, as `nas.model.latency.machine`; empty if none are.
         table: Digest of the table that is searched in place of training; empty if proxies are trained.
         baselines: `SHARED` trained baseline for all runs, or `PER_SEED` seed has its own.

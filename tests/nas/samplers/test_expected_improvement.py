@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas.samplers.expected_improvement import Parts, limited_parts, most_promising
+from nas.samplers.expected_improvement import Parts, ask, limited_parts
 from nas.samplers.history import History
 from nas.samplers.limits import out_of_reach
 from nas.samplers.propose import propose
@@ -110,7 +110,7 @@ def test_many_trials_are_thinned_out_to_the_best_and_the_latest():
     labels = [a for a, _ in zip(space.assignments(), range(400), strict=False)]
     every = [space.baseline(), *labels[1:]]
     trials = [trial(a, 0.3 + i / 1e4, space=space, number=i) for i, a in enumerate(every)]
-    assert most_promising(History(space, trials)) is not None
+    assert ask(History(space, trials)) is not None
 
 
 LIMITED = """

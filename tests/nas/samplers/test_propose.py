@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from nas.cli.options import OBJECTIVES as OFFERED_OBJECTIVES
-from nas.cli.options import SAMPLERS as OFFERED_SAMPLERS
-from nas.samplers import AUTO, SAMPLERS
+from nas.samplers import AUTO, SAMPLERS, current_name
 from nas.samplers.history import History, encode
 from nas.samplers.propose import propose
 from nas.space.search_space import SearchSpace, key_of
 from nas.space.space_file import load_space, read_space
-from nas.study.objective import OBJECTIVES, Goal
+from nas.study import OBJECTIVES
+from nas.study.objective import Goal
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
 
@@ -67,9 +67,18 @@ def combinations(space: SearchSpace = SPACE) -> list[dict[str, str]]:
     return [a for a in space.assignments() if sum(v != "keep" for v in a.values()) > 1]
 
 
-def test_the_command_offers_what_there_is():
-    assert set(OFFERED_SAMPLERS) == {AUTO, *SAMPLERS}
-    assert tuple(OBJECTIVES) == OFFERED_OBJECTIVES
+@every_sampler
+def test_it_is_documented(sampler):
+    page = (Path(__file__).parents[3] / "docs" / "samplers.md").read_text(encoding="utf-8")
+    assert f"\n| `{sampler}` | " in page
+
+
+@pytest.mark.parametrize("removed", ["evolution", "nsga2"])
+def test_a_study_of_a_removed_sampler_resumes_with_the_default(removed):
+    assert current_name(removed) == AUTO
+    trials = tried(SINGLES + 2)
+    assert propose(SPACE, trials, seed=0, floor=1.0, sampler=removed) == propose(SPACE, trials, seed=0, floor=1.0)
+    assert [current_name(name) for name in (AUTO, *SAMPLERS)] == [AUTO, *SAMPLERS]
 
 
 @every_sampler

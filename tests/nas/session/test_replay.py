@@ -128,6 +128,18 @@ def test_a_replay_is_gone_on_with_and_says_that_it_is_one(table):
     assert (run.exit_code, "replays a table: give --replay TABLE" in run.stderr) == (1, True)
 
 
+def test_a_replay_of_a_removed_sampler_resumes_with_the_default_one(table):
+    assert nas("search", "--replay", str(table), "--trials", "3").exit_code == 0
+    study = Study.load(locate("t-replay", None))
+    study.settings = replace(study.settings, sampler="evolution")
+    study.keep_settings()
+    assert nas("rank", "t-replay").exit_code == 0
+    run = nas("search", "--replay", str(table), "--trials", "2")
+    assert run.exit_code == 0, run.output
+    assert "by sampler auto, seed 5" in run.stderr
+    assert Study.load(study.location).settings.sampler == "auto"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

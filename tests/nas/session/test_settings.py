@@ -9,6 +9,7 @@ import pytest
 import nas.model.latency
 from nas.errors import OptionError, StudyError
 from nas.model.latency import machine
+from nas.ranking.rank import ranking_of
 from nas.session.search import Session, hint_of
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
@@ -124,6 +125,18 @@ def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial, run_what_i
     notes = run_what_is_left(session)
     assert notes[0] == "sampler: random from here on, tpe so far; scores do not depend on it"
     assert Study.load(session.study.location).settings.sampler == "random"
+
+
+def test_a_study_of_a_removed_sampler_resumes_with_the_default_one(begin, finish_a_trial, run_what_is_left):
+    made = begin(study="a", trials=1, confirm=Confirm()).study
+    made.settings = replace(made.settings, sampler="nsga2")
+    made.keep_settings()
+    finish_a_trial(made)
+    stored = Study.load(made.location)
+    assert stored.settings.sampler == "nsga2"
+    assert len(ranking_of(stored)) == 1
+    assert run_what_is_left(begin(study="a"))[0].startswith("sampler: auto from here on, nsga2 so far")
+    assert Study.load(made.location).settings.sampler == "auto"
 
 
 def test_another_objective_or_machine_may_not_go_on(begin, monkeypatch, finish_a_trial):

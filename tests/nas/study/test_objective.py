@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nas.space.variant import Variant
-from nas.study.objective import OBJECTIVES, Goal, fronts_of
+from nas.study import OBJECTIVES
+from nas.study.objective import Goal, fronts_of
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
 
