@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"nas": "nas", "ops": "nas/ops", "templates": "nas/templates", "studies": "nas/studies"}
@@ -45,6 +46,7 @@ def test_one_pure_wheel_with_its_licence(wheel):
     assert name.endswith("-py3-none-any.whl")
     assert {n.split("/")[0] for n in files if ".dist-info" not in n} == {"nas"}
     assert any(n.endswith("licenses/LICENSE") for n in files)
+    assert "nas/py.typed" in files
 
 
 def test_version_is_the_packages():
@@ -52,6 +54,8 @@ def test_version_is_the_packages():
 
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"## {nas.__version__}" in changelog
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (nas.__version__, "AGPL-3.0-or-later")
 
 
 def test_importing_the_package_is_cheap():

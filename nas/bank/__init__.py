@@ -1,1 +1,1 @@
-"""The swap bank, and the trained tensors that proxies start from."""
+"""The swap bank: candidates of every slot distilled from a trained baseline, and the cache of both."""

@@ -1,4 +1,4 @@
-"""The command line. A command parses, calls one function and prints; heavy imports wait for their command.
+"""The command line: each command parses its options, calls one function and prints; heavy imports are local to it.
 
 Results go to stdout, progress and warnings to stderr. Exit code 0 is success, 1 a known failure, 2 wrong usage.
 """

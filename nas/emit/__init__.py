@@ -1,1 +1,1 @@
-"""Files for somebody else's tree."""
+"""Output: write a variant as files that train without this tool."""

@@ -1,1 +1,1 @@
-"""From a variant to a model of Ultralytics, and what it costs."""
+"""From a variant to a PyTorch model: render its YAML, build it with Ultralytics, measure its cost."""

@@ -1,12 +1,12 @@
-"""Own modules: Python files of the user's, imported as ``nas.own.NAME_DIGEST``.
+"""User modules: Python files of the user, imported as ``nas.own.NAME_DIGEST``.
 
-``nas.own.my_block_1a2b3c4d`` is the file ``my_block.py`` whose text has a SHA-256 that starts so. A checkpoint holds
-its classes by this path, so that what was trained is what is loaded: an edited file is another module, two files of one
-name are two modules, and a file of another content is never taken for the one that is asked for. The text comes from
-whoever has it (a study, a training job, `nas.load_modules`), else from a copy that is kept in the cache, else from a
-file of that name and content in a folder of NAS_MODULES, in the current folder or on Python's path.
+``nas.own.my_block_1a2b3c4d`` is the file ``my_block.py`` whose text has a SHA-256 with this prefix. Checkpoints store
+their classes under this path, so a model is always loaded with the code that it was trained with: an edited file is a
+new module, and two files of the same name are two modules. The text is taken from the study, the training job or
+`nas.load_modules`; otherwise from the copy in the cache; otherwise from a file with this name and content in a folder
+of NAS_MODULES, in the current folder, or on Python's path.
 
-Importing a file registers what it decorates with ``@nas.module(...)``.
+Importing a file registers the classes that it decorates with ``@nas.module(...)``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What trials say: ranking, verdicts, effects."""
+"""Statistics: rank the variants of a study, test differences, estimate the effect of each swap."""

@@ -1,1 +1,1 @@
-"""What a person reads."""
+"""Terminal output: tables, notes, progress and JSON."""

@@ -1,1 +1,1 @@
-"""The search loop: what is next, and who does it."""
+"""The search loop: decide on the next training, run it, and store its result."""

@@ -1,1 +1,1 @@
-"""From the options of a command to something that runs."""
+"""Sessions: from the options of a command to an object that is ready to run."""

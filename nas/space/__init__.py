@@ -1,1 +1,1 @@
-"""Search spaces and variants: what may be swapped for what."""
+"""Search spaces: named layers, slots with their choices, and variants."""

@@ -1,4 +1,4 @@
-"""What a search stores."""
+"""Studies: the settings and trials of a search, stored in SQLite or PostgreSQL so that it can resume."""
 
 from __future__ import annotations
 

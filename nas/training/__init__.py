@@ -1,1 +1,1 @@
-"""How a proxy is trained: recipe, trainer, checkpoints, scores."""
+"""Training of one proxy: recipe, trainer, checkpoints and scores."""

@@ -1,1 +1,1 @@
-"""Training processes, and how several work side by side."""
+"""Worker processes that train and distil, one or several in parallel."""
