@@ -66,10 +66,11 @@ def full_training_words(j: Assessment) -> str:
     why = (
         "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
     )
+    agreement = with_interval(j.ceiling.spearman, j.ceiling.spearman_interval)
     return (
         f"Proxies are judged by this score of full training: {SCORES[j.reference].words}{why}. "
         f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
-        f"One seed against another: Spearman {with_interval(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
+        f"One seed against another: Spearman {agreement}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
     )
 

@@ -65,24 +65,26 @@ def calibrate(as_json: bool, **given: Any) -> None:
     nas search seeds --data data.yaml --proxy blood
     """
     cache = prepare()
-    from nas.calibration import report as calibration_report
     from nas.calibration.assessment import assess
+    from nas.calibration.report import write
     from nas.locks import held
-    from nas.report import console
+    from nas.report.calibration_table import calibration_table, next_steps
+    from nas.report.console import make_console
+    from nas.report.progress import CalibrationProgress
     from nas.session.calibration import open_calibrator
     from nas.session.options import CalibrationOptions
 
-    progress = console.CalibrationProgress(console.make_console(stderr=True))
+    progress = CalibrationProgress(make_console(stderr=True))
     calibrator = open_calibrator(cache, progress, CalibrationOptions(**given))
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
         calibrated = assess(calibrator)
-        files = calibration_report.write(calibrated, calibrator.folder)
+        files = write(calibrated, calibrator.folder)
     if as_json:
         return click.echo(json.dumps(calibrated.to_json(), indent=2))
-    out = console.make_console()
-    out.print(calibration_report.summary_table(calibrated))
-    for line in ["", calibrated.reason, "", *calibration_report.next_steps(calibrated, calibrator.folder, files)]:
+    out = make_console()
+    out.print(calibration_table(calibrated))
+    for line in ["", calibrated.reason, "", *next_steps(calibrated, calibrator.folder, files)]:
         out.print(line, markup=False)
     return None
 
@@ -102,16 +104,18 @@ def bank(study: str, storage: str | None, as_json: bool) -> None:
     nas bank blood
     """
     opened = open_study(study, storage)
-    from nas.report.bank_report import bank_report, bank_table
-    from nas.report.console import Progress, make_console
+    from nas.report.bank_table import bank_notes, bank_table
+    from nas.report.console import make_console
+    from nas.report.progress import Progress
+    from nas.search.bank_validation import validate_bank
 
     cache = prepare()
     with opened.locked(), Progress(make_console(stderr=True), opened) as progress:
-        report = bank_report(opened, cache, progress)
+        found = validate_bank(opened, cache, progress)
     if as_json:
-        return click.echo(json.dumps(report.to_json(), indent=2))
+        return click.echo(json.dumps(found.to_json(), indent=2))
     out = make_console()
-    out.print(bank_table(report))
-    for line in report.notes():
+    out.print(bank_table(found))
+    for line in bank_notes(found):
         out.print(line, markup=False)
     return None

@@ -22,9 +22,9 @@ def ops(module: str | None, module_files: tuple[Path, ...], as_json: bool) -> No
     """
     prepare()
     load_own(module_files)
-    from nas.report import listing
+    from nas.report.module_list import print_modules
 
-    listing.print_modules(module, as_json=as_json)
+    print_modules(module, as_json=as_json)
 
 
 @click.command(short_help="Print parameters, GFLOPs and latency of a model.")
@@ -44,9 +44,9 @@ def cost(model: Path, latency: bool, imgsz: int, device: str, module_files: tupl
     """
     cache = prepare()
     load_own(module_files)
-    from nas.report import listing
+    from nas.report.cost_table import print_cost
 
-    listing.print_cost(model, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
+    print_cost(model, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
 
 
 @click.command(short_help="Print what a bug report needs.")

@@ -60,7 +60,8 @@ def _check(study: Study, seeds: int) -> tuple[Study, Check]:
     """Train the baseline's seeds that are missing, and check the verdicts with them."""
     from nas.ranking.aa_check import check
     from nas.ranking.replicates import runs_of, scores_of
-    from nas.report.console import Progress, make_console
+    from nas.report.console import make_console
+    from nas.report.progress import Progress
     from nas.session.search import DEFAULT_CONFIRM, train_baseline_seeds
 
     cache = prepare()

@@ -142,7 +142,8 @@ def _searched(cache: Path, options: SearchOptions) -> Study:
     from nas.workers.process import trainers_of
 
     with trainers_of(cache, options.workers or 1) as trainers:  # first: they import while this process does
-        from nas.report.console import Progress, make_console
+        from nas.report.console import make_console
+        from nas.report.progress import Progress
         from nas.session.search import Session
 
         session = Session.open(cache, options)
@@ -153,7 +154,8 @@ def _searched(cache: Path, options: SearchOptions) -> Study:
 
 def _replayed(options: SearchOptions) -> Study:
     """Search a table of what was measured, and return the study."""
-    from nas.report.console import Progress, make_console
+    from nas.report.console import make_console
+    from nas.report.progress import Progress
     from nas.session.replay import ReplaySession
 
     session = ReplaySession.open(options)
@@ -184,7 +186,8 @@ def worker(study: str, storage: str | None, workers: int | None, data: str | Non
     nas worker --study blood --storage postgresql://me:secret@db.lab/studies
     """
     cache = prepare()
-    from nas.report.console import Progress, make_console
+    from nas.report.console import make_console
+    from nas.report.progress import Progress
     from nas.session.worker import Joining
     from nas.study.location import locate
 

@@ -19,9 +19,9 @@ def space() -> None:
 def space_list() -> None:
     """List the spaces that ship with the tool."""
     prepare()
-    from nas.report import listing
+    from nas.report.space_list import print_spaces
 
-    listing.print_spaces()
+    print_spaces()
 
 
 @space.command("show")
@@ -34,9 +34,9 @@ def space_show(name: str, as_json: bool) -> None:
     nas space show seeds
     """
     prepare()
-    from nas.report import listing
+    from nas.report.space_list import print_space
 
-    listing.print_space(name, as_json=as_json)
+    print_space(name, as_json=as_json)
 
 
 @space.command("check")
@@ -50,7 +50,7 @@ def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
     nas space check my_space.yaml --all-scales
     """
     prepare()
-    from nas.report.listing import print_check
+    from nas.report.space_list import print_check
 
     print_check(name, scales, all_scales=all_scales)
 

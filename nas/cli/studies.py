@@ -18,9 +18,9 @@ def studies(ctx: click.Context, storage: str | None, as_json: bool) -> None:
     if ctx.invoked_subcommand:
         return
     prepare()
-    from nas.report import listing
+    from nas.report.study_list import print_studies
 
-    listing.print_studies(storage, as_json=as_json)
+    print_studies(storage, as_json=as_json)
 
 
 @studies.command("export")

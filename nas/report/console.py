@@ -33,9 +33,12 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        one_line = name in no_wrap
-        justify = "right" if name in right else "left"
-        table.add_column(name, justify=justify, no_wrap=one_line, overflow="ellipsis" if one_line else "fold")
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name in no_wrap,
+            overflow="ellipsis" if name in no_wrap else "fold",
+        )
     return table
 
 

@@ -1,4 +1,4 @@
-"""What ``nas cost`` prints: the costs of a model YAML."""
+"""The output of ``nas cost``: parameters, GFLOPs and latency of a model YAML."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 import click
 
 from nas.errors import BuildError
+from nas.model.cost import IMGSZ, Cost, model_cost
+from nas.model.host import build, scale_of
+from nas.model.latency import Latency, LatencyMeter
+from nas.own import load_named
 
 
 def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None = None) -> None:
@@ -17,17 +21,13 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
     Args:
         path: The YAML.
         as_json: Whether to print JSON.
-        timed: Where latencies are kept, the device and the image side in pixels; None measures none.
+        timed: The folder of stored latencies, the device and the image side in pixels; None measures no latency.
 
     Raises:
         BuildError: It is no model YAML, or cannot be built.
         ModuleFileError: It names own modules that are not there.
-        StudyError: There is no such device.
+        OptionError: There is no such device.
     """
-    from nas.model.cost import IMGSZ, model_cost
-    from nas.model.host import build, scale_of
-    from nas.own import load_named
-
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -35,23 +35,28 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
     load_named(text, path.parent)
     scale = scale_of(path, text)
     cost = model_cost(build(text, scale))
-    latency = None
-    if timed:
-        from nas.model.latency import LatencyMeter
-
-        latency = LatencyMeter(*timed).measure(text, scale)
+    latency = LatencyMeter(*timed).measure(text, scale) if timed else None
     if as_json:
         body = {"model": str(path), "imgsz": IMGSZ, **cost.to_json()}
         return click.echo(json.dumps(body | ({"latency": asdict(latency)} if latency else {}), indent=2))
-    click.echo(f"parameters      {cost.params:,}")
-    click.echo(f"GFLOPs          {cost.gflops:.2f}   (one image of {IMGSZ} px, Ultralytics' convention)")
+    return click.echo("\n".join([*_cost_lines(cost), *(_latency_lines(latency) if latency else [])]))
+
+
+def _cost_lines(cost: Cost) -> list[str]:
     missed = cost.gflops - cost.stock_gflops
     share = f"it misses {missed / cost.gflops:.0%}" if abs(missed) > 0.005 * cost.gflops else "the same"
-    click.echo(f"stock counter   {cost.stock_gflops:.2f}   ({share})")
     listed = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in cost.uncounted if count >= 50_000)
-    click.echo(f"not counted     {listed}   (elements written)")
-    if latency:
-        spread = f"middle half of {latency.runs} runs within {latency.spread_ms:.2f} ms"
-        click.echo(f"latency         {latency.ms:.2f} ms   (one image of {latency.imgsz} px, fused, float32; {spread})")
-        click.echo(f"measured on     {latency.on}")
-    return None
+    return [
+        f"parameters      {cost.params:,}",
+        f"GFLOPs          {cost.gflops:.2f}   (one image of {IMGSZ} px, Ultralytics' convention)",
+        f"stock counter   {cost.stock_gflops:.2f}   ({share})",
+        f"not counted     {listed}   (elements written)",
+    ]
+
+
+def _latency_lines(latency: Latency) -> list[str]:
+    spread = f"middle half of {latency.runs} runs within {latency.spread_ms:.2f} ms"
+    return [
+        f"latency         {latency.ms:.2f} ms   (one image of {latency.imgsz} px, fused, float32; {spread})",
+        f"measured on     {latency.on}",
+    ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from nas.errors import SpaceError
+from nas.model.module_card import WHERE, in_order, kinds_of, measure, shipped, timed_how, timing, usage
+from nas.ops import registry
+from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
-
-if TYPE_CHECKING:
-    from nas.ops.registry import Entry
 
 _EXPORT = "ONNX (any batch and image size), TorchScript and torch.export, with equal outputs; all of them"
 
@@ -22,9 +22,6 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
     Raises:
         SpaceError: There is no such module.
     """
-    from nas.model.module_card import WHERE, in_order, kinds_of, measure, timing
-    from nas.ops import registry
-
     try:
         entries = [registry.get(module)] if module else sorted(registry.entries().values(), key=in_order)
     except ValueError as error:
@@ -62,8 +59,6 @@ def _millions(macs: int) -> str:
 
 def _module_json(entry: Entry) -> dict[str, Any]:
     """Return all that is known of a module as plain values."""
-    from nas.model.module_card import measure, shipped, timing
-
     figures, timed = measure(entry), timing(entry)
     return {
         "name": entry.name,
@@ -89,8 +84,6 @@ def _module_json(entry: Entry) -> dict[str, Any]:
 
 def _print_module(entry: Entry) -> None:
     """Print one module in full."""
-    from nas.model.module_card import WHERE, kinds_of, measure, shipped, timed_how, timing, usage
-
     figures, timed = measure(entry), timing(entry)
     console = make_console()
     facts = {

@@ -7,13 +7,13 @@ import time
 
 import click
 
+from nas.model.check_space import check_space
 from nas.report.console import make_console, make_table
+from nas.space.space_file import load_space, shipped
 
 
 def print_spaces() -> None:
     """Print the spaces that ship with the tool."""
-    from nas.space.space_file import load_space, shipped
-
     table = make_table("space", "base", "slots", "swaps", "variants", right=("slots", "swaps", "variants"))
     for name in shipped():
         s = load_space(name)
@@ -27,8 +27,6 @@ def print_space(name: str, *, as_json: bool) -> None:
     Raises:
         SpaceError: It cannot be read.
     """
-    from nas.space.space_file import load_space
-
     s = load_space(name)
     if as_json:
         return click.echo(json.dumps(json.loads(s.to_json()), indent=2))
@@ -56,9 +54,6 @@ def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None
     Raises:
         SpaceError: It cannot be read, or a choice fails.
     """
-    from nas.model.check_space import check_space
-    from nas.space.space_file import load_space
-
     s = load_space(name)
     chosen = tuple(s.graph.scales) if all_scales else tuple(s.with_scale(scale).scale for scale in scales) or (s.scale,)
     started = time.monotonic()

@@ -7,40 +7,24 @@ from typing import Any
 
 import click
 
+from nas.ranking.race import winner_of
+from nas.ranking.rank import baseline_of, ranking_of
+from nas.ranking.replicates import pool_seeds
 from nas.report.console import make_console, make_table
+from nas.study.catalog import list_studies
+from nas.study.study import Study
 
 
 def print_studies(storage: str | None, *, as_json: bool) -> None:
-    """Print the studies that there are."""
-    from nas.ranking.race import winner_of
-    from nas.ranking.rank import baseline_of, ranking_of
-    from nas.ranking.replicates import pool_seeds
-    from nas.study.catalog import list_studies
-
+    """Print the studies of a storage, and as warnings those that cannot be read."""
     found, problems = list_studies(storage)
-    body = []
-    for study in found:
-        rows = ranking_of(study)
-        base = baseline_of(pool_seeds(study.trials()))
-        body.append(
-            {
-                "study": study.location.name,
-                "file": study.location.shown,
-                "space": study.settings.space.name,
-                "data": study.settings.data or "demo",
-                "trials": study.spent,
-                "runs": sum(t.status == "done" for t in study.runs()),
-                "asked": study.target,
-                "baseline": round(base.map, 4) if base else None,
-                "best": winner_of(study, rows).trial.describe() if rows else None,
-            }
-        )
+    body = [_study_json(study) for study in found]
     for problem in problems:
         click.echo(f"warning: {problem}", err=True)
     if as_json:
         return click.echo(json.dumps(body, indent=2))
     if not body:
-        return click.echo("no studies here; `nas search` begins one")
+        return click.echo("no studies here; `nas search` creates one")
     table = make_table("study", "space", "data", "trials", "baseline mAP50-95", "best", "file")
     for row in body:
         table.add_row(
@@ -49,3 +33,20 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
             *("" if row[k] is None else str(row[k]) for k in ("baseline", "best", "file")),
         )
     return make_console().print(table)
+
+
+def _study_json(study: Study) -> dict[str, Any]:
+    """Return a study as plain values."""
+    rows = ranking_of(study)
+    base = baseline_of(pool_seeds(study.trials()))
+    return {
+        "study": study.location.name,
+        "file": study.location.shown,
+        "space": study.settings.space.name,
+        "data": study.settings.data or "demo",
+        "trials": study.spent,
+        "runs": sum(t.status == "done" for t in study.runs()),
+        "asked": study.target,
+        "baseline": round(base.map, 4) if base else None,
+        "best": winner_of(study, rows).trial.describe() if rows else None,
+    }

@@ -12,6 +12,7 @@ from nas.calibration.assessment import OVER_CONTROL, RANKABLE, assess, reference
 from nas.calibration.calibrator import control_of
 from nas.calibration.result import RESULT_FILE, load_result
 from nas.errors import CalibrationError, OutputError, ProxyFailure
+from nas.report.calibration_table import calibration_table, next_steps
 from nas.space.choice import parse_choice
 from nas.training.scores import SCORES
 
@@ -107,9 +108,7 @@ def test_one_seed_of_full_training_does_not_know_itself(calibrator):
     calibrated = assess(made)
     assert (calibrated.ceiling, calibrated.attainable, calibrated.full_merit) == (None, None, None)
     files = calibration_report.write(calibrated, made.folder)
-    assert "how far it agrees with itself is not known" in "\n".join(
-        calibration_report.next_steps(calibrated, made.folder, files)
-    )
+    assert "how far it agrees with itself is not known" in "\n".join(next_steps(calibrated, made.folder, files))
 
 
 def test_the_answer_survives_its_file(judged):
@@ -140,10 +139,10 @@ def test_the_tables_hold_everything(judged):
     assert "neck.down_n5: 0.0000 (cannot matter here)" in text
     assert "| neck.down_n4=SPConv | 0.250 |" in text
     assert "nan" not in text
-    lines = calibration_report.next_steps(calibrated, made.folder, ())
+    lines = next_steps(calibrated, made.folder, ())
     assert lines[0] == "No swap can matter on these data in: neck.down_n5."
     assert lines[-1] == "Next:  nas search quick --proxy quick"
-    assert calibration_report.summary_table(calibrated).row_count == 2
+    assert calibration_table(calibrated).row_count == 2
 
 
 def test_a_place_that_cannot_be_written(judged):

@@ -11,7 +11,8 @@ import pytest
 from nas.emit.selection import chosen_trials
 from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.ranking.rank import rank, ranking_of
-from nas.report.console import Progress, make_console
+from nas.report.console import make_console
+from nas.report.progress import Progress
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.search.loop import is_finished, plan, search
 from nas.search.runner import Runner
