@@ -12,7 +12,7 @@ from nas.bank.store import IDLE
 from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Assessment
 from nas.calibration.calibrator import CALIBRATION_SUFFIX
 from nas.calibration.choose import ProxyMerit
-from nas.calibration.plot import calibration_picture, points_of
+from nas.calibration.plot import panel_points, plot_calibration
 from nas.calibration.result import RESULT_FILE
 from nas.errors import OutputError
 from nas.study.settings import PER_SEED
@@ -134,7 +134,7 @@ def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str
     return [*lines, f"Next:  nas search {c.space.name}{data} --proxy {name}"]
 
 
-def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
+def write_report(j: Assessment, folder: Path) -> tuple[Path, ...]:
     """Write the answer for ``nas search --proxy``, the tables, and a picture.
 
     Raises:
@@ -143,10 +143,10 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
     best = [j.best(name) for name, _ in j.calibration.proxies]
-    points = {m.label: points_of(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
+    points = {m.label: panel_points(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
-        calibration_picture(
+        plot_calibration(
             picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference].words
         )
         calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")

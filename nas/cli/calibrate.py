@@ -77,7 +77,7 @@ def calibrate(as_json: bool, **given: Any) -> None:
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
         calibrated = assess(calibrator)
-        files = calibration_report.write(calibrated, calibrator.folder)
+        files = calibration_report.write_report(calibrated, calibrator.folder)
     if as_json:
         return click.echo(json.dumps(calibrated.to_json(), indent=2))
     out = console.make_console()
