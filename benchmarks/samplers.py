@@ -40,7 +40,7 @@ from nas.ranking.race import Rules, next_round
 from nas.ranking.rank import first_ranked, rank
 from nas.samplers import SAMPLERS
 from nas.samplers.propose import propose
-from nas.search.table import Row, Table, TableSpace, table_space
+from nas.search.table import Table, TableRow, TableSpace, table_space
 from nas.space.search_space import SearchSpace, Slot, key_of
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
@@ -79,7 +79,7 @@ class Cells:
             assignment = {slot.key: OPERATIONS[i] for slot, i in zip(slots, cell, strict=True)}
             key = key_of(assignment)
             self.scores[key] = raw["".join(map(str, cell))]["val_acc"]
-            rows.append(Row(assignment, 0, map=self.scores[key][0], gflops=1.0))
+            rows.append(TableRow(assignment, 0, map=self.scores[key][0], gflops=1.0))
         space = SearchSpace(name, "nasbench201", "", slots)
         self.space: TableSpace = table_space(Table(space, rows, {}), space, 0)
         self.true = {key: statistics.fmean(scores) for key, scores in self.scores.items()}

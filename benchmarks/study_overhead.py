@@ -4,7 +4,7 @@
 
 A study of made-up scores in SQLite, in a temporary folder: the baseline, every swap alone, then variants at random.
 `start` stores a trial as running, `tell` its result, `read` all trials, `rank` makes the ranking with its verdicts,
-`owed` says which further seeds are missing, `ask` proposes the next variant. Then, at the last number of trials, a
+`owed` lists the missing runs (`schedule.further_seeds`), `ask` proposes the next variant. Then, at the last number of trials, a
 proposal by every sampler and a ranking by every objective.
 
 Medians, in milliseconds of the processor, so that other work beside it does not count; `start` and `tell` by the clock
@@ -26,7 +26,7 @@ from nas.ranking.rank import rank, ranking_of
 from nas.ranking.replicates import pool_seeds
 from nas.samplers import SAMPLERS
 from nas.samplers.propose import propose
-from nas.search.schedule import confirming, owed
+from nas.search.schedule import confirmations, further_seeds
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study import OBJECTIVES
@@ -100,7 +100,7 @@ def in_use(study: Study) -> list[float]:
     return [
         median_ms(study.trials),
         median_ms(lambda: ranking_of(study)),
-        median_ms(lambda: [*owed(trials, rules), *confirming(trials, rules)]),
+        median_ms(lambda: [*further_seeds(trials, rules), *confirmations(trials, rules)]),
         median_ms(lambda: propose(s.space, pool_seeds(trials), seed=0, floor=s.floor)),
     ]
 

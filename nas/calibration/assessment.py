@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from nas.calibration.calibrator import FULL, Calibration, Calibrator, control_of
-from nas.calibration.choose import ProxyMerit, choose
+from nas.calibration.choose import ProxyMerit, choose_proxy
 from nas.calibration.rank_agreement import Agreement, agreement, ceiling
 from nas.calibration.resolution import Merit, attainable, in_map_units, merit
-from nas.calibration.result import SCHEMA
+from nas.calibration.result import RESULT_SCHEMA
 from nas.calibration.run_log import Finished, Run
 from nas.errors import CalibrationError
 from nas.space.variant import Variant
@@ -78,13 +78,13 @@ class Assessment:
     def best(self, proxy: str) -> ProxyMerit:
         """Return the score of a proxy that a ranking can stand on and that resolves the most for its cost."""
         own = [m for m in self.merits if m.proxy == proxy and m.score in RANKABLE]
-        return choose(own, self.ceiling.spearman if self.ceiling else None, difference=DIFFERENCE)[0]
+        return choose_proxy(own, self.ceiling.spearman if self.ceiling else None, difference=DIFFERENCE)[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what ``nas search --proxy`` reads is under ``chosen``."""
         chosen = self.chosen
         return {
-            "schema": SCHEMA,
+            "schema": RESULT_SCHEMA,
             "chosen": {
                 "proxy": chosen.proxy,
                 "score": chosen.score,
@@ -159,7 +159,7 @@ def assess(calibrator: Calibrator) -> Assessment:
         kept[name] = tables
     calibrated = [m for m in merits if m.score in RANKABLE]
     top = ceiling(judged) if calibration.full_seeds > 1 else None
-    chosen, reason = choose(calibrated, top.spearman if top else None, difference=DIFFERENCE)
+    chosen, reason = choose_proxy(calibrated, top.spearman if top else None, difference=DIFFERENCE)
     seconds = _seconds(full_runs, calibration.full)
     drops, errors = _banks(calibrator)
     return Assessment(

@@ -121,7 +121,7 @@ class CalibrationObserver(WeightsObserver, Protocol):
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
 
 
-def runs_of(calibration: Calibration) -> list[Run]:
+def planned_runs(calibration: Calibration) -> list[Run]:
     """Return every run that a calibration asks for: cheap ones first, and all variants of a seed together."""
     found = []
     cheap = sorted(calibration.proxies, key=lambda p: (p[1].epochs, p[0]))
@@ -180,13 +180,13 @@ class Calibrator:
     def has_begun(self) -> bool:
         """Whether it has runs under further seeds, with as many trained baselines as it says."""
         there = self.file.read()
-        further = (run for run in runs_of(self.calibration) if run.seed and _inherits(run))
+        further = (run for run in planned_runs(self.calibration) if run.seed and _inherits(run))
         return bool(there) and any(self.key(run) in there for run in further)
 
     def missing(self) -> list[tuple[Run, str]]:
         """Return the runs that are still to be trained, with their keys."""
         there = self.file.read()
-        every = [(run, self.key(run)) for run in runs_of(self.calibration)]
+        every = [(run, self.key(run)) for run in planned_runs(self.calibration)]
         return [(run, key) for run, key in every if key not in there]
 
     def run(self) -> None:
@@ -197,7 +197,7 @@ class Calibrator:
             OutputError: Results cannot be written.
         """
         todo = self.missing()
-        total = len(runs_of(self.calibration))
+        total = len(planned_runs(self.calibration))
         lock = threading.Lock()
         position = total - len(todo)
         left = sum(_work(run) for run, _ in todo)

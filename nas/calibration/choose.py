@@ -62,7 +62,7 @@ class ProxyMerit:
         return body
 
 
-def choose(
+def choose_proxy(
     reports: Sequence[ProxyMerit], ceiling: float | None = None, *, difference: float = 0.005, least: float = 0.7
 ) -> tuple[ProxyMerit, str]:
     """Return the cheapest adequate proxy, and the reason in words.

@@ -42,7 +42,7 @@ class Point(NamedTuple):
     score_error: float
 
 
-def points_of(variants: Sequence[str], full: np.ndarray, proxy: np.ndarray) -> list[Point]:
+def panel_points(variants: Sequence[str], full: np.ndarray, proxy: np.ndarray) -> list[Point]:
     """Return the points of one panel; variants with failed runs are left out.
 
     The standard errors are the paired ones of `merit`, for what a seed does to all variants alike moves no point
@@ -63,7 +63,7 @@ def points_of(variants: Sequence[str], full: np.ndarray, proxy: np.ndarray) -> l
     ]
 
 
-def calibration_picture(
+def plot_calibration(
     path: Path,
     reports: Sequence[ProxyMerit],
     points: Mapping[str, Sequence[tuple[str, float, float, float, float]]],

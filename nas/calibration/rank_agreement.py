@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.calibration.resolution import TAILS, Interval, complete
+from nas.calibration.resolution import TAILS, Interval, drop_incomplete
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def agreement(
     Raises:
         ValueError: Fewer than 3 variants are left, or full training gives all of them one score.
     """
-    proxy, full = complete(proxy, full)
+    proxy, full = drop_incomplete(proxy, full)
     truth = full.mean(1)
     if np.ptp(truth) == 0:
         raise ValueError("full training gives every variant the same score: there is no order to agree with")
@@ -86,7 +86,7 @@ def ceiling(full: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Agreement 
     Raises:
         ValueError: Fewer than 3 variants are left.
     """
-    (full,) = complete(full)
+    (full,) = drop_incomplete(full)
     variants, seeds = full.shape
     if seeds < 2:
         return None

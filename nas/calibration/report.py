@@ -10,7 +10,7 @@ import numpy as np
 from nas.bank.store import IDLE
 from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Assessment
 from nas.calibration.choose import ProxyMerit
-from nas.calibration.plot import calibration_picture, points_of
+from nas.calibration.plot import panel_points, plot_calibration
 from nas.calibration.result import RESULT_FILE
 from nas.errors import OutputError
 from nas.study.settings import PER_SEED
@@ -109,7 +109,7 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
-def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
+def write_report(j: Assessment, folder: Path) -> tuple[Path, ...]:
     """Write the answer for ``nas search --proxy``, the tables, and a picture.
 
     Raises:
@@ -118,10 +118,10 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
     best = [j.best(name) for name, _ in j.calibration.proxies]
-    points = {m.label: points_of(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
+    points = {m.label: panel_points(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
-        calibration_picture(
+        plot_calibration(
             picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference].words
         )
         calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")

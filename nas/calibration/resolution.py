@@ -92,7 +92,7 @@ def merit(y: np.ndarray) -> Merit:
     """
     from scipy import stats  # here, because it takes a second to import
 
-    y = complete(y)[0]
+    y = drop_incomplete(y)[0]
     variants, seeds = y.shape
     if seeds < 2:
         raise ValueError(f"an error needs at least 2 seeds of each variant, not {seeds}")
@@ -150,13 +150,13 @@ def in_map_units(score: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         The scaled scores and the factor: the ratio of the spreads of variants, or 1 where either of them is 0.
     """
-    kept_score, kept_reference = complete(score, reference)
+    kept_score, kept_reference = drop_incomplete(score, reference)
     spread, aim = merit(kept_score).spread, merit(kept_reference).spread
     factor = aim / spread if spread and aim else 1.0
     return score * factor, factor
 
 
-def complete(*arrays: np.ndarray) -> list[np.ndarray]:
+def drop_incomplete(*arrays: np.ndarray) -> list[np.ndarray]:
     """Return (variants, seeds) arrays as floats, without the variants that have NaN or infinity in any of them."""
     floats = [np.asarray(a, dtype=float) for a in arrays]
     if any(a.ndim != 2 or a.shape[1] == 0 or len(a) != len(floats[0]) for a in floats):

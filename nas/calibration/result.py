@@ -11,7 +11,7 @@ from nas.errors import CalibrationError
 from nas.study.settings import SHARED
 from nas.training.recipe import Recipe
 
-SCHEMA = 1
+RESULT_SCHEMA = 1
 DEFAULT_SCORE = "map_last"
 """What a ranking without a calibration stands on."""
 RESULT_FILE = "calibration.json"
@@ -77,7 +77,7 @@ def load_result(path: Path) -> CalibrationResult:
     except ValueError:
         raise CalibrationError(f"{path} is no calibration: it is not JSON") from None
     try:
-        if body["schema"] != SCHEMA:
+        if body["schema"] != RESULT_SCHEMA:
             raise CalibrationError(f"{path} was written by another version of the tool: calibrate again")
         chosen, made = body["chosen"], body["calibration"]
         interval = chosen["spearman_interval"]

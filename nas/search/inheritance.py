@@ -30,7 +30,7 @@ from nas.study.study import Study
 from nas.training.scores import EpochScore
 from nas.workers.parallel import DeviceLock
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _MAX_EXCLUDED = 3
 """Seeds whose baselines have not learnt, after which it is not bad luck and no other is tried."""
 _PAUSE_S = 0.5
@@ -73,7 +73,7 @@ class Inheritance:
                 swap = f"{failed.candidate.slot}={failed.candidate.label}"
                 self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
             space = _without(space, bank)
-            self.study.keep_bank(bank)
+            self.study.store_bank(bank)
         return space
 
     def lacks(self, job: Job, variant: Variant) -> bool:
@@ -111,7 +111,7 @@ class Inheritance:
             )
         return self.banks[job.seed]
 
-    def make_parallel(self, make: Callable[[], T], what: str) -> T:
+    def make_parallel(self, make: Callable[[], _T], what: str) -> _T:
         """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
         try:
             with self.device_lock.shared() as company:
@@ -189,7 +189,7 @@ class Inheritance:
         def leave_out() -> None:
             if self.study.baseline_training_of(seed):
                 raise ArtifactError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
-            self.study.leave_out(seed, why)
+            self.study.exclude_seed(seed, why)
 
         known = seed in self.study.excluded_seeds  # by another one that waited for it too
         self._under_lock(leave_out)
@@ -208,7 +208,7 @@ class Inheritance:
             if why := self.study.excluded_seeds.get(seed):
                 raise SeedExcluded(why)
             if not self.study.baseline_training_of(seed):
-                self.study.keep_baseline_training(baseline.curve, seed)
+                self.study.store_baseline_training(baseline.curve, seed)
             return self.study.baseline_training_of(seed)
 
         kept = self._under_lock(keep)  # others may be making theirs just now
@@ -220,11 +220,11 @@ class Inheritance:
                 f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
             )
 
-    def _under_lock(self, act: Callable[[], T]) -> T:
+    def _under_lock(self, act: Callable[[], _T]) -> _T:
         """Do what may be done twice while no other worker of the study does, however often a server goes away."""
         while True:
             try:
-                with self.study.leases.alone():
+                with self.study.leases.claim_lock():
                     return act()
             except LeaseLost:
                 if self.weights.stopped.wait(_PAUSE_S):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from nas.errors import STOPPED, StorageError, StudyError
 from nas.ranking.race import rules_of
 from nas.ranking.rank import baseline_of
-from nas.search.next_step import Step, decide, is_complete
+from nas.search.next_step import Step, choose_step, is_complete
 from nas.search.runner import Runner
 from nas.search.schedule import baseline_seeds
 from nas.study.leases import LeaseLost
@@ -48,7 +48,7 @@ def plan(study: Study, trials: int | None) -> Plan:
     A request that was cut short is finished by giving it again, or by giving none; any other number is that many more.
     Without a number and with nothing left to do the target is what has been spent.
     """
-    with study.leases.alone():
+    with study.leases.claim_lock():
         study.take_over()
         there, target = study.runs(), study.target
         spent = study.spent
@@ -57,11 +57,11 @@ def plan(study: Study, trials: int | None) -> Plan:
             return Plan(spent, max(spent, target), finishing=True)
         if any(t.status == "running" for t in there):  # others are at what was asked for before
             spent = max(spent, target)
-        study.ask_for(spent + trials, trials)
+        study.set_target(spent + trials, trials)
         return Plan(spent, spent + trials, finishing=False)
 
 
-def search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
+def run_search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
     """Screen until what is asked for is there or the space is exhausted, confirm, and return all runs of the study.
 
     Args:
@@ -109,10 +109,10 @@ def _claim(runner: Runner) -> tuple[Step, RunningTrial | None] | None:
     """Return what is to be done next, and the trial that is claimed for it; None where that has to be repeated."""
     study, handle = runner.study, None
     try:
-        with study.leases.alone():
+        with study.leases.claim_lock():
             study.take_over()
             among = runner.replay.assignments if runner.replay else None
-            step = decide(study.runs(), runner.space, runner.settings, rules_of(study), study.target, among)
+            step = choose_step(study.runs(), runner.space, runner.settings, rules_of(study), study.target, among)
             if step.job:
                 handle = runner.begin(step.job)
     except LeaseLost:
@@ -135,7 +135,7 @@ def train_baseline(runner: Runner, count: int) -> None:
         ProxyError: A training of it fails.
     """
     study = runner.study
-    with study.leases.alone():
+    with study.leases.claim_lock():
         study.take_over()
     if baseline_of(study.trials()) is None:
         raise StudyError(
@@ -143,7 +143,7 @@ def train_baseline(runner: Runner, count: int) -> None:
             f"`nas search --study {study.location.name}` trains it first"
         )
     while True:
-        with study.leases.alone():
+        with study.leases.claim_lock():
             rules = rules_of(study)
             job = next(baseline_seeds(study.trials(), rules, count), None)
             handle = runner.begin(job) if job else None

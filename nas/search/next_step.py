@@ -14,7 +14,7 @@ from nas.ranking.race import Rules, contenders
 from nas.ranking.replicates import pool_seeds, runs_of
 from nas.samplers.limits import no_variant_left, out_of_reach
 from nas.samplers.propose import propose
-from nas.search.schedule import Job, climbing, confirmation_runs, confirming, owed, promoted
+from nas.search.schedule import Job, confirmation_progress, confirmations, further_seeds, promoted, promotions
 from nas.space.search_space import Assignment, SearchSpace
 from nas.study.settings import PER_SEED, Settings
 from nas.study.trial import Trial, variants_spent
@@ -41,7 +41,7 @@ class Step:
     note: str = ""
 
 
-def decide(
+def choose_step(
     runs: Sequence[Trial],
     space: SearchSpace,
     settings: Settings,
@@ -65,7 +65,7 @@ def decide(
     rungs = _climb(runs, settings, rules)
     first, lowest, screened, _ = next(rungs)
     spent = variants_spent(screened)
-    if job := next(owed(screened, lowest), None):
+    if job := next(further_seeds(screened, lowest), None):
         return Step(job, spent, target)
     ended = ""
     if spent < target:
@@ -79,13 +79,13 @@ def decide(
         no_variant_left(space, screened)
         ended = ended.format(spent)
     for fidelity, at, screened, going in rungs:
-        if job := next(climbing(going, screened, at, fidelity), None):
+        if job := next(promotions(going, screened, at, fidelity), None):
             note = _joined(ended, _rung_words(settings, job, going))
             return Step(job, variants_spent(screened) + 1, len(going), note=note)
         if _under_way(screened, rules):
             return Step()
-    if job := next(confirming(screened, rules), None):
-        made, most = confirmation_runs(screened, rules)
+    if job := next(confirmations(screened, rules), None):
+        made, most = confirmation_progress(screened, rules)
         note = (
             f"confirming: the first {len(contenders(screened, rules))} of the ranking and the baseline get further "
             f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
@@ -116,9 +116,9 @@ def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules) -> bool
         return False
     here: list[Trial] = []
     for fidelity, at, here, going in _climb(runs, settings, rules):
-        if next(climbing(going, here, at, fidelity), None):
+        if next(promotions(going, here, at, fidelity), None):
             return False
-    return next(confirming(here, rules), None) is None
+    return next(confirmations(here, rules), None) is None
 
 
 def _under_way(trials: Sequence[Trial], rules: Rules) -> bool:
@@ -147,7 +147,7 @@ def _variant(
     among: Sequence[Assignment] | None,
 ) -> Job | str:
     """Return the run of another variant, or why there is none, with a place for how many have been tried."""
-    if again := next(cut_short(trials, rules), None):
+    if again := next(interrupted_runs(trials, rules), None):
         return again
     rejected = _rejected_in_a_row(trials)
     if rejected >= _MOST_REJECTED or (rejected and out_of_reach(space, trials)):
@@ -167,7 +167,7 @@ def _variant(
     return Job(assignment, rules.first)
 
 
-def cut_short(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
+def interrupted_runs(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
     """Return the runs of the screening that were cut short, to be made again."""
     for runs in runs_of(trials).values():
         if all(t.status == "interrupted" for t in runs):

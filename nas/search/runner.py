@@ -116,7 +116,7 @@ class Runner:
             self.space = self.inheritance.prepare()
 
     def begin(self, job: Job) -> RunningTrial:
-        """Claim a run; call it within the study's `leases.alone`."""
+        """Claim a run; call it within the study's `leases.claim_lock`."""
         return self.study.start(
             Trial(
                 -1,

@@ -50,7 +50,7 @@ def runners_of(
     if workers > 1:  # with all cores: the others would wait for one that has a share of them
         with ProxyWorker(cache) as first:
             Runner(study, data, first, observer).prepare()
-    devices = dealt(s.recipe.device, workers)
+    devices = assign_devices(s.recipe.device, workers)
     device_locks = {device: DeviceLock() for device in devices}
     yield [
         Runner(study, data, trainer, observer.for_worker(k) if workers > 1 else observer, shares=shares, meter=meter,
@@ -59,7 +59,7 @@ def runners_of(
     ]  # fmt: skip
 
 
-def dealt(device: str, workers: int) -> list[str]:
+def assign_devices(device: str, workers: int) -> list[str]:
     """Return the device of each worker: a CPU for all, or the machine's GPUs in turn, beginning with the recipe's."""
     if workers == 1 or not device.isdigit():
         return [device] * workers

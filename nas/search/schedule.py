@@ -14,7 +14,7 @@ from nas.ranking.race import Rules, contenders, next_round
 from nas.ranking.rank import rank
 from nas.ranking.replicates import runs_of
 from nas.space.variant import Variant
-from nas.study.budget import survivors
+from nas.study.budget import survivor_count
 from nas.study.trial import Trial
 
 
@@ -38,7 +38,7 @@ class Job:
     fidelity: str = ""
 
 
-def owed(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
+def further_seeds(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
     """Return the runs that variants of the screening still lack: those of its further seeds.
 
     A variant that failed under one of them gets no others.
@@ -63,10 +63,10 @@ def promoted(below: Sequence[Trial], rules: Rules, eta: int) -> list[Trial]:
     """
     ranked = [row.trial for row in rank(below, rules.floor, rules.goal, rules.prior)]
     others = [t for t in ranked if not t.variant.is_baseline]
-    return [*(t for t in ranked if t.variant.is_baseline), *others[: survivors(len(others), eta)]]
+    return [*(t for t in ranked if t.variant.is_baseline), *others[: survivor_count(len(others), eta)]]
 
 
-def climbing(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fidelity: str) -> Iterator[Job]:
+def promotions(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fidelity: str) -> Iterator[Job]:
     """Return the runs that a rung lacks.
 
     Args:
@@ -79,10 +79,10 @@ def climbing(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fideli
     yield from (
         Job(t.assignment, rules.first, "promotion", fidelity=fidelity) for t in going if t.variant not in settled
     )
-    yield from owed(here, rules)
+    yield from further_seeds(here, rules)
 
 
-def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
+def confirmations(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
     """Return the runs that the race is waiting for; the screening has to be over."""
     found = next_round(trials, rules) if rules.confirm.top else None
     if found is None:
@@ -94,7 +94,7 @@ def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
             yield Job(assignments[variant], found.seed, "confirmation", found.live)
 
 
-def confirmation_runs(trials: Sequence[Trial], rules: Rules) -> tuple[int, int]:
+def confirmation_progress(trials: Sequence[Trial], rules: Rules) -> tuple[int, int]:
     """Return how many runs of the confirmation are made, and how many it takes unless some are dropped."""
     racing = contenders(trials, rules)
     further = rules.seeds(2 * rules.confirm.seeds)[rules.screened :]

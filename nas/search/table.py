@@ -22,11 +22,11 @@ from nas.training.scores import EpochScore, Validation
 if TYPE_CHECKING:
     from nas.study.study import Study
 
-SCHEMA = 1
+TABLE_SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One training.
 
     Attributes:
@@ -64,7 +64,7 @@ class Table:
         rows: By variant and seed.
     """
 
-    def __init__(self, space: SearchSpace, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+    def __init__(self, space: SearchSpace, rows: Sequence[TableRow], about: Mapping[str, Any]) -> None:
         self.space, self.about = space, dict(about)
         self.rows = {(key_of(row.slots), row.seed): row for row in rows}
 
@@ -75,7 +75,7 @@ class Table:
 
     def to_json(self) -> str:
         """Return the table as text, a line a row; `from_json` reads it."""
-        head = {"schema": SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
+        head = {"schema": TABLE_SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
         lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows.values())
         return f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n'
 
@@ -88,11 +88,11 @@ class Table:
         """
         try:
             body = json.loads(text)
-            if body["schema"] != SCHEMA:
-                raise TableError(f"it has schema {body['schema']!r}, this version reads {SCHEMA}")
+            if body["schema"] != TABLE_SCHEMA:
+                raise TableError(f"it has schema {body['schema']!r}, this version reads {TABLE_SCHEMA}")
             space = SearchSpace.from_json(json.dumps(body["space"]))
-            names = {f.name for f in fields(Row)}
-            rows = [Row(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
+            names = {f.name for f in fields(TableRow)}
+            rows = [TableRow(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
         except TableError:  # a ValueError too
             raise
         except (ValueError, KeyError, TypeError) as error:
@@ -102,7 +102,7 @@ class Table:
         return cls(space, rows, body.get("about", {}))
 
 
-def _check(space: SearchSpace, row: Row) -> None:
+def _check(space: SearchSpace, row: TableRow) -> None:
     """Refuse a row that does not fit its space.
 
     Raises:
@@ -154,7 +154,7 @@ def export(study: Study) -> Table:
     """
     s = study.settings
     rows = [
-        Row(
+        TableRow(
             slots=dict(t.assignment),
             seed=t.seed,
             map=t.map,
@@ -168,7 +168,7 @@ def export(study: Study) -> Table:
             seconds=t.seconds,
         )
         if t.status == "done"
-        else Row(dict(t.assignment), t.seed, t.failure, seconds=t.seconds)
+        else TableRow(dict(t.assignment), t.seed, t.failure, seconds=t.seconds)
         for t in study.trials()
         if t.status in ("done", "failed")
     ]
@@ -216,5 +216,5 @@ class Replay:
         curve = (EpochScore(row.epochs, -row.scores.get("train_loss", 0.0), row.seconds, last),)
         return ProxyResult(curve, None, (0, 0), cpu_seconds=0.0, seconds=row.seconds)
 
-    def _row(self, assignment: Assignment) -> Row:
+    def _row(self, assignment: Assignment) -> TableRow:
         return self.table.rows[key_of(assignment), self.seed]

@@ -68,7 +68,7 @@ def make_shared(instant_settings: Settings) -> Callable[..., Study]:
 
     def made(url: str | None, name: str = "k", trials: int = 4, rungs: tuple[Rung, ...] = ()) -> Study:
         study = Study.create(locate(name, url), replace(instant_settings, rungs=rungs), trials, confirm=Confirm(3, 3))
-        study.ask_for(trials, trials)
+        study.set_target(trials, trials)
         return study
 
     return made

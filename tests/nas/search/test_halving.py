@@ -14,7 +14,7 @@ from nas.ranking.rank import rank, ranking_of
 from nas.report.console import make_console
 from nas.report.progress import Progress
 from nas.report.ranking_notes import conclusion, ranking_notes
-from nas.search.loop import is_finished, plan, search
+from nas.search.loop import is_finished, plan, run_search
 from nas.search.runner import Runner
 from nas.study.budget import Confirm, Rung
 from nas.study.settings import Settings
@@ -74,7 +74,7 @@ def run(tmp_path):
         with study.locked():
             todo = plan(study, trials)
             runner = Runner(study, Path("data.yaml"), trainer, observer, shares=shares(tmp_path))
-            return todo, search(study, [runner])
+            return todo, run_search(study, [runner])
 
     return search_in
 
@@ -165,7 +165,7 @@ def test_only_the_studys_own_recipe_is_ranked_and_a_lower_rung_where_it_is_asked
 
 
 def test_a_study_without_rungs_says_so(make_study):
-    with pytest.raises(StudyError, match="no lower rungs: it was made without --rungs"):
+    with pytest.raises(StudyError, match="no lower rungs: it was created without --rungs"):
         make_study().fidelity_of(2)
     assert make_study(name="t").fidelity_of(1) == make_study(name="u").fidelity_of(None) == ""
 
@@ -246,7 +246,7 @@ def test_a_baseline_that_fails_on_a_rung_ends_the_search(run, halved, graded):
 
 def test_every_rung_gets_the_seeds_that_were_asked_for_and_the_top_one_is_confirmed(run, halved, graded):
     study = halved()
-    study.ask_for_seeds(2, Confirm(1, 4))
+    study.set_seeds(2, Confirm(1, 4))
     _, trials = run(study, EVERY, graded(), WeightsObserver())
     low, middle, top = on_rungs(trials).values()
     assert [len(rung) for rung in (low, middle)] == [18, 8]

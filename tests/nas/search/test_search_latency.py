@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nas.model.latency import Latency
 from nas.ranking.rank import rank
-from nas.search.loop import plan, search
+from nas.search.loop import plan, run_search
 from nas.search.runner import Runner
 
 
@@ -26,7 +26,7 @@ def run(study, trials, trainer, observer):
     with study.locked():
         runner = Runner(study, Path("data.yaml"), trainer, observer, meter=meter)
         plan(study, trials)
-        found = search(study, [runner])
+        found = run_search(study, [runner])
     return found, meter
 
 

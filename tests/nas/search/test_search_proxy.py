@@ -74,7 +74,7 @@ def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study
     run(study, 2)
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]
     study.settings = replace(study.settings, sampler="random")
-    study.keep_settings()
+    study.store_settings()
     assert Study.load(study.location).settings == study.settings
     assert study.settings.sampler == "random"
 
@@ -288,7 +288,7 @@ def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer
             return replace(made, candidates=tuple(changed))
 
     study = make_study(init="bank", base_epochs=3)
-    study.ask_for_seeds(1, Confirm(1, 2))
+    study.set_seeds(1, Confirm(1, 2))
     trials, observer, _ = run(study, 4, Raises())
     failed = [t for t in trials if t.status == "failed"]
     assert [(t.seed, t.failure.startswith("error: bank of seed 1: ")) for t in failed] == [(1, True)]

@@ -133,7 +133,7 @@ def test_a_replay_of_a_removed_sampler_resumes_with_the_default_one(table):
     assert nas("search", "--replay", str(table), "--trials", "3").exit_code == 0
     study = Study.load(locate("t-replay", None))
     study.settings = replace(study.settings, sampler="evolution")
-    study.keep_settings()
+    study.store_settings()
     assert nas("rank", "t-replay").exit_code == 0
     run = nas("search", "--replay", str(table), "--trials", "2")
     assert run.exit_code == 0, run.output
