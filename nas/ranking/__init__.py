@@ -1,1 +1,1 @@
-"""What trials say: ranking, verdicts, effects."""
+"""Statistics of trials: ranking, racing, significance tests, effects."""

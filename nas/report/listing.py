@@ -240,16 +240,16 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
 
 def print_studies(storage: str | None, *, as_json: bool) -> None:
     """Print the studies that there are."""
-    from nas.ranking.race import winner_of
+    from nas.ranking.race import find_winner
     from nas.ranking.rank import baseline_of, ranking_of
-    from nas.ranking.replicates import pool_seeds
+    from nas.ranking.replicates import pool_replicates
     from nas.study.catalog import list_studies
 
     found, problems = list_studies(storage)
     body = []
     for study in found:
         rows = ranking_of(study)
-        base = baseline_of(pool_seeds(study.trials()))
+        base = baseline_of(pool_replicates(study.trials()))
         body.append(
             {
                 "study": study.location.name,
@@ -260,7 +260,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
                 "runs": sum(t.status == "done" for t in study.runs()),
                 "asked": study.target,
                 "baseline": round(base.map, 4) if base else None,
-                "best": winner_of(study, rows).trial.describe() if rows else None,
+                "best": find_winner(study, rows).trial.describe() if rows else None,
             }
         )
     for problem in problems:
