@@ -73,7 +73,7 @@ def run_search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
         ArtifactError: What all runs inherit cannot be made.
         SpaceError: No variant is within the space's limits.
     """
-    runners[0].check_reach()
+    runners[0].check_limits()
     for runner in runners:
         runner.prepare()
     announced: dict[str, object] = {}

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nas.ranking.race import Rules, contenders
-from nas.ranking.replicates import pool_seeds, runs_of
-from nas.samplers.limits import no_variant_left, out_of_reach
-from nas.samplers.propose import propose
+from nas.ranking.replicates import group_by_variant, pool_replicates
+from nas.samplers.limits import is_infeasible, raise_infeasible
+from nas.samplers.propose import propose_next
 from nas.search.schedule import Job, confirmation_progress, confirmations, further_seeds, promoted, promotions
 from nas.space.search_space import Assignment, SearchSpace
 from nas.study.settings import PER_SEED, Settings
@@ -76,7 +76,7 @@ def choose_step(
     if _under_way(screened, rules):
         return Step()
     if ended:
-        no_variant_left(space, screened)
+        raise_infeasible(space, screened)
         ended = ended.format(spent)
     for fidelity, at, screened, going in rungs:
         if job := next(promotions(going, screened, at, fidelity), None):
@@ -150,11 +150,11 @@ def _variant(
     if again := next(interrupted_runs(trials, rules), None):
         return again
     rejected = _rejected_in_a_row(trials)
-    if rejected >= _MOST_REJECTED or (rejected and out_of_reach(space, trials)):
+    if rejected >= _MOST_REJECTED or (rejected and is_infeasible(space, trials)):
         return "the variants that are left seem to be over the limits of the space: the search ends here"
-    assignment = propose(
+    assignment = propose_next(
         space,
-        pool_seeds(trials),
+        pool_replicates(trials),
         seed=settings.seed,
         floor=settings.floor,
         error=settings.error,
@@ -169,7 +169,7 @@ def _variant(
 
 def interrupted_runs(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
     """Return the runs of the screening that were cut short, to be made again."""
-    for runs in runs_of(trials).values():
+    for runs in group_by_variant(trials).values():
         if all(t.status == "interrupted" for t in runs):
             yield Job(runs[-1].assignment, rules.first)
 

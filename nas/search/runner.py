@@ -16,7 +16,7 @@ from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExclud
 from nas.model.cost import Cost, costed
 from nas.model.latency import LatencyMeter
 from nas.model.render import render
-from nas.samplers.limits import check_reach, over_limit
+from nas.samplers.limits import check_limits, over_limit
 from nas.search.inheritance import Inheritance, weights_of
 from nas.search.schedule import Job
 from nas.search.suspects import SUSPECT_KINDS, SuspectFailures
@@ -96,15 +96,15 @@ class Runner:
         shorten_timeouts()
         self.worker.kill()
 
-    def check_reach(self) -> None:
+    def check_limits(self) -> None:
         """Refuse limits of the space that no variant can be within, while nothing has been trained.
 
         Raises:
-            SpaceError: As `nas.samplers.limits.check_reach`.
+            SpaceError: As `nas.samplers.limits.check_limits`.
         """
         if not self.replay and self.study.has_no_results:
             with _COSTING:
-                check_reach(self.settings.space, lambda variant: costed(variant)[1])
+                check_limits(self.settings.space, lambda variant: costed(variant)[1])
 
     def prepare(self) -> None:
         """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.ranking.race import Rules, contenders, next_round
-from nas.ranking.rank import rank
-from nas.ranking.replicates import runs_of
+from nas.ranking.rank import rank_trials
+from nas.ranking.replicates import group_by_variant
 from nas.space.variant import Variant
 from nas.study.budget import survivor_count
 from nas.study.trial import Trial
@@ -44,7 +44,7 @@ def further_seeds(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
     A variant that failed under one of them gets no others.
     """
     seeds = rules.seeds(rules.screened)
-    for runs in runs_of(trials).values():
+    for runs in group_by_variant(trials).values():
         done = {t.seed for t in runs if t.status == "done"}
         if done and not any(t.status == "failed" and t.spent and t.seed in seeds for t in runs):
             busy = {t.seed for t in runs if t.status == "running"}
@@ -61,7 +61,7 @@ def promoted(below: Sequence[Trial], rules: Rules, eta: int) -> list[Trial]:
         rules: With the goal that it is ranked by.
         eta: Of how many variants one goes on.
     """
-    ranked = [row.trial for row in rank(below, rules.floor, rules.goal, rules.prior)]
+    ranked = [row.trial for row in rank_trials(below, rules.floor, rules.goal, rules.prior)]
     others = [t for t in ranked if not t.variant.is_baseline]
     return [*(t for t in ranked if t.variant.is_baseline), *others[: survivor_count(len(others), eta)]]
 
@@ -104,7 +104,7 @@ def confirmation_progress(trials: Sequence[Trial], rules: Rules) -> tuple[int, i
 
 def baseline_seeds(trials: Sequence[Trial], rules: Rules, count: int) -> Iterator[Job]:
     """Return the runs of the baseline that it lacks to have so many seeds."""
-    base = next((runs for variant, runs in runs_of(trials).items() if variant.is_baseline), [])
+    base = next((runs for variant, runs in group_by_variant(trials).items() if variant.is_baseline), [])
     there = {t.seed for t in base if t.spent or t.status == "running"}
     for seed in rules.seeds(count):
         if base and seed not in there:

@@ -1,7 +1,7 @@
-"""Tables: what a finished study measured, in one file, so that a search can be repeated in seconds.
+"""Tabular benchmarks: the results of a finished study in one file, so that a search can be replayed in seconds.
 
-A table holds the space, what the study was trained on and with, and a row for every training: the choice of every slot,
-the seed, the scores and the costs. `nas.session.replay` searches one in place of training.
+A table holds the space, the settings of the study, and a row for each training: the choice of every slot, the seed, the
+scores and the costs. `nas.session.replay` searches one in place of training.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class TableRow:
     Attributes:
         slots: Slot key to label.
         seed: Of the training.
-        failure: Why it failed; empty if it did not.
+        failure: The reason of a failure; empty without one.
         map: mAP50-95 by the study's score, and `map50` the final mAP50.
         scores: Every score of `nas.training.scores.SCORES`.
         gflops: As `nas.model.cost.Cost.gflops`; so are `stock_gflops` and `params`.
-        latency_ms: As `nas.model.latency.Latency.ms`; None where it was not measured.
-        epochs: How many were trained.
+        latency_ms: As `nas.model.latency.Latency.ms`; None if it was not measured.
+        epochs: Number of epochs.
         seconds: Wall time.
     """
 
@@ -56,10 +56,10 @@ class TableRow:
 
 
 class Table:
-    """Rows, and what they are rows of.
+    """The rows of a study, with its space and settings.
 
     Attributes:
-        space: What was searched.
+        space: The space that was searched.
         about: The study's settings as plain values (`nas.study.study.Settings`); empty for a table from elsewhere.
         rows: By variant and seed.
     """
@@ -70,7 +70,7 @@ class Table:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of which there are rows."""
+        """The seeds of the rows, sorted."""
         return tuple(sorted({seed for _, seed in self.rows}))
 
     def to_json(self) -> str:
@@ -146,8 +146,8 @@ def write_table(table: Table, path: Path) -> int:
     return len(table.rows)
 
 
-def export(study: Study) -> Table:
-    """Return what a study has measured.
+def export_table(study: Study) -> Table:
+    """Return the results of a study as a table.
 
     Raises:
         StudyError: Nothing has finished, so there is nothing to search in.
@@ -179,7 +179,7 @@ def export(study: Study) -> Table:
 
 
 class Replay:
-    """Answers in place of training, from the rows of one seed.
+    """Looks up the rows of one seed in place of training.
 
     Attributes:
         assignments: Those that have a row, in the order of the table.
@@ -204,10 +204,10 @@ class Replay:
         return Cost(row.params, row.gflops, row.stock_gflops), row.latency_ms
 
     def run(self, assignment: Assignment) -> ProxyResult:
-        """Return what a training gave; its seconds are those that it took then.
+        """Return the stored result of a training, with the seconds that it took.
 
         Raises:
-            ProxyFailure: It failed then.
+            ProxyFailure: It failed.
         """
         row = self._row(assignment)
         if row.failure:

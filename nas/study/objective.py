@@ -49,7 +49,7 @@ class Goal:
         return self.objective == "map,latency"
 
     def least(self, base: Trial | None, floor: float) -> float:
-        """Return the mAP50-95 below which a variant is ranked last; `floor` as in `nas.ranking.rank.rank`."""
+        """Return the mAP50-95 below which a variant is ranked last; `floor` as in `nas.ranking.rank.rank_trials`."""
         return max(base.map - floor if base else 0.0, self.min_map)
 
     def cost(self, trial: Trial) -> float:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from nas.ranking.race import Rules, contenders, next_round, survivors
-from nas.ranking.rank import rank
+from nas.ranking.race import Rules, contenders, next_round, surviving_contenders
+from nas.ranking.rank import rank_trials
 from nas.search.schedule import confirmation_progress, confirmations, further_seeds
 from nas.space.variant import Variant
 from nas.study.budget import Confirm
@@ -112,7 +112,7 @@ def test_the_race_is_over_when_the_order_and_the_first_ones_verdict_are_clear():
         screened(baseline=0.4, a=0.45, b=0.43, c=0.41), lambda n, s: level[n] + rng.gauss(0, 0.0003) + 0.1 * s, rules
     )
     assert max(seeds_of(trials).values()) < 9
-    assert next(r for r in rank(trials, 0.02) if NAME[r.trial.variant] == "a").verdict == "better"
+    assert next(r for r in rank_trials(trials, 0.02) if NAME[r.trial.variant] == "a").verdict == "better"
 
 
 def test_what_falls_below_the_floor_leaves():
@@ -158,7 +158,7 @@ def test_a_whole_search_with_its_race_is_wrong_in_at_most_5_of_100(variants):
             return 0.4 + 0.01 * effect[seed] + rng.gauss(0, 0.003 if name in "bd" else 0.001)
 
         trials = race([run(n, 0, score(n, 0), number=i) for i, n in enumerate(NAMES[: variants + 1])], score)
-        wrong += any(r.verdict in ("better", "worse") for r in rank(trials, 0.02))
+        wrong += any(r.verdict in ("better", "worse") for r in rank_trials(trials, 0.02))
     assert wrong <= stats.binom.ppf(0.9999, draws, 0.05)
 
 
@@ -166,6 +166,6 @@ def test_the_first_ones_verdict_is_clear_when_the_ranking_says_so():
     """It is corrected for all that were screened, not for the contenders alone."""
     base, a = VARIANTS["baseline"], VARIANTS["a"]
     scores = {base: dict.fromkeys(range(3), 0.4), a: {0: 0.41, 1: 0.4104, 2: 0.4096}}
-    assert survivors(scores, base, [a], {a: 8.0}, RULES) == []
+    assert surviving_contenders(scores, base, [a], {a: 8.0}, RULES) == []
     others = {Variant("yolov8", "n", ((f"slot.{i}", "SPConv"),)): {0: 0.35} for i in range(40)}
-    assert survivors({**scores, **others}, base, [a], {a: 8.0}, RULES) == [a]
+    assert surviving_contenders({**scores, **others}, base, [a], {a: 8.0}, RULES) == [a]

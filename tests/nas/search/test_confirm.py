@@ -9,7 +9,7 @@ import pytest
 
 from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.ranking.rank import ranking_of
-from nas.ranking.replicates import pool_seeds
+from nas.ranking.replicates import pool_replicates
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.search.loop import is_finished, plan, train_baseline
 from nas.search.runner import Runner
@@ -228,5 +228,5 @@ def test_a_study_that_was_asked_for_one_seed_each_stays_so(run, make_study, nois
     trials, _, _ = run(study, EVERY, noisy())
     assert len(keys(trials)) == EVERY
     assert is_finished(study, plan(study, None))
-    assert [t.pooled for t in pool_seeds(trials)] == [None] * EVERY
+    assert [t.pooled for t in pool_replicates(trials)] == [None] * EVERY
     assert any("--confirm 3:3` gives the first of it further seeds" in line for line in ranking_notes(study))

@@ -10,7 +10,7 @@ import pytest
 
 from nas.emit.selection import chosen_trials
 from nas.errors import ProxyError, ProxyFailure, StudyError
-from nas.ranking.rank import rank, ranking_of
+from nas.ranking.rank import rank_trials, ranking_of
 from nas.report.console import make_console
 from nas.report.progress import Progress
 from nas.report.ranking_notes import conclusion, ranking_notes
@@ -106,7 +106,7 @@ def test_the_best_of_each_rung_and_the_baseline_go_on(run, halved, graded):
     low, middle, top = on_rungs(trials).values()
     assert [len(rung) for rung in (low, middle, top)] == [9, 1 + 3, 1 + 1]
     for below, above in itertools.pairwise((low, middle, top)):
-        first = [r.trial.variant for r in rank(below, 0.5) if not r.trial.variant.is_baseline]
+        first = [r.trial.variant for r in rank_trials(below, 0.5) if not r.trial.variant.is_baseline]
         got = {t.variant for t in above if not t.variant.is_baseline}
         assert got == set(first[: len(above) - 1])
         assert sum(t.variant.is_baseline for t in above) == 1
@@ -206,7 +206,7 @@ def test_further_variants_climb_as_the_others_did(run, halved, graded):
     assert (todo.spent, todo.target) == (5, 9)
     low, middle, _top = on_rungs(trials).values()
     assert len(low) == 9
-    first = [r.trial.variant for r in rank(low, 0.5) if not r.trial.variant.is_baseline][:3]
+    first = [r.trial.variant for r in rank_trials(low, 0.5) if not r.trial.variant.is_baseline][:3]
     assert {t.variant for t in middle} >= set(first)
     assert len({t.key for t in trials}) == len(trials)
 

@@ -228,7 +228,7 @@ def test_what_cannot_be_built_does_not_hide_what_is_within_the_limits(run, make_
 def test_limits_are_not_looked_at_again_once_something_has_come_of_a_study(run, make_study, space, monkeypatch):
     study = make_study(space.with_limits(max_gflops=8.5))
     run(study, 1)
-    monkeypatch.setattr(nas.search.runner, "check_reach", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr(nas.search.runner, "check_limits", lambda *_: pytest.fail("looked at"))
     trials, _, _ = run(study, 1)
     assert trials[0].status == "done"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.model.latency import Latency
-from nas.ranking.rank import rank
+from nas.ranking.rank import rank_trials
 from nas.search.loop import plan, run_search
 from nas.search.runner import Runner
 
@@ -40,7 +40,7 @@ def test_a_search_for_latency(make_study, fake_trainer):
     trials, meter = run(study, 9, fake_trainer(), Silent())
     assert len(meter.measured) == len(trials) == 9
     assert all(t.latency_ms for t in study.trials())
-    rows = rank(trials, 1.0, study.settings.goal)
+    rows = rank_trials(trials, 1.0, study.settings.goal)
     assert rows[0].trial.latency_ms == min(t.latency_ms for t in trials)
     assert rows[0].on_front
 

@@ -61,7 +61,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
     def proposes(space, trials, **how):
         heard.append(how)
 
-    monkeypatch.setattr(nas.search.next_step, "propose", proposes)
+    monkeypatch.setattr(nas.search.next_step, "propose_next", proposes)
     for name, calibration in (("a", ""), ("b", '{"error": 0.004}')):
         run(make_study(name=name, changes={"calibration": calibration, "seed": 7}), 2)
     assert [(how["seed"], how["floor"], how["error"]) for how in heard] == [(7, 0.02, None), (7, 0.02, 0.004)]
@@ -69,7 +69,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
 
 def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study, monkeypatch):
     heard = []
-    monkeypatch.setattr(nas.search.next_step, "propose", lambda space, trials, **how: heard.append(how))
+    monkeypatch.setattr(nas.search.next_step, "propose_next", lambda space, trials, **how: heard.append(how))
     study = make_study(changes={"sampler": "tpe", "objective": "map"})
     run(study, 2)
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]

@@ -13,7 +13,7 @@ from nas.cli import cli
 from nas.errors import OutputError, ProxyFailure, StudyError, TableError
 from nas.samplers import SAMPLERS
 from nas.samplers.history import History
-from nas.search.table import Replay, Table, export, read_table, write_table
+from nas.search.table import Replay, Table, export_table, read_table, write_table
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.location import locate
@@ -61,7 +61,7 @@ def finished(folder: Path, space: SearchSpace = SPACE, latency: bool = True) -> 
 @pytest.fixture
 def table(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_table(export(finished(tmp_path)), tmp_path / "t.json")
+    write_table(export_table(finished(tmp_path)), tmp_path / "t.json")
     return tmp_path / "t.json"
 
 
@@ -167,7 +167,7 @@ def test_other_settings_are_refused(table):
 
 def test_latency_has_to_be_in_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_table(export(finished(tmp_path, latency=False)), Path("t.json"))
+    write_table(export_table(finished(tmp_path, latency=False)), Path("t.json"))
     for options in (("--objective", "map,latency"), ("--max-latency", "3")):
         run = nas("search", "--replay", "t.json", *options)
         assert (run.exit_code, "has no latencies" in run.stderr) == (1, True)
@@ -188,7 +188,7 @@ def test_a_study_without_a_finished_trial_has_no_table(tmp_path):
     study = finished(tmp_path)
     empty = Study.create(locate("empty", f"sqlite:///{tmp_path / 'empty.db'}"), study.settings, 3)
     with pytest.raises(StudyError, match="'empty' has no finished trial"):
-        export(empty)
+        export_table(empty)
 
 
 @pytest.mark.parametrize(
