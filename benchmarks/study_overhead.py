@@ -4,8 +4,8 @@
 
 A study of made-up scores in SQLite, in a temporary folder: the baseline, every swap alone, then variants at random.
 `start` stores a trial as running, `tell` its result, `read` all trials, `rank` makes the ranking with its verdicts,
-`owed` lists the missing runs (`schedule.further_seeds`), `ask` proposes the next variant. Then, at the last number of trials, a
-proposal by every sampler and a ranking by every objective.
+`owed` lists the missing runs (`schedule.further_seeds`), `ask` proposes the next variant. Then, at the last number of
+trials, a proposal by every sampler and a ranking by every objective.
 
 Medians, in milliseconds of the processor, so that other work beside it does not count; `start` and `tell` by the clock
 too, as they wait for the disk. Set OMP_NUM_THREADS=1, or the threads that wait count.

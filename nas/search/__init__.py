@@ -1,1 +1,1 @@
-"""The search loop: what is next, and who does it."""
+"""The search loop: decides what a worker does next, and runs it."""

@@ -1,7 +1,7 @@
-"""Tables: what a finished study measured, in one file, so that a search can be repeated in seconds.
+"""Tables of measured trainings: the results of a study in one file, with which a search can be replayed in seconds.
 
-A table holds the space, what the study was trained on and with, and a row for every training: the choice of every slot,
-the seed, the scores and the costs. `nas.session.replay` searches one in place of training.
+A table holds the space, the settings of the study, and one row per training: the choice of each slot, the seed, the
+scores and the costs. `nas.session.replay` searches a table instead of training.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class TableRow:
 
     Attributes:
         slots: Slot key to label.
-        seed: Of the training.
-        failure: Why it failed; empty if it did not.
+        seed: Seed of the training.
+        failure: Failure text; empty if it did not fail.
         map: mAP50-95 by the study's score, and `map50` the final mAP50.
         scores: Every score of `nas.training.scores.SCORES`.
         gflops: As `nas.model.cost.Cost.gflops`; so are `stock_gflops` and `params`.
-        latency_ms: As `nas.model.latency.Latency.ms`; None where it was not measured.
-        epochs: How many were trained.
+        latency_ms: As `nas.model.latency.Latency.ms`; None if it was not measured.
+        epochs: Number of epochs.
         seconds: Wall time.
     """
 
@@ -57,12 +57,12 @@ class TableRow:
 
 
 class Table:
-    """Rows, and what they are rows of.
+    """The rows of a table, with their space and settings.
 
     Attributes:
-        space: What was searched.
-        about: The study's settings as plain values (`nas.study.study.Settings`); empty for a table from elsewhere.
-        rows: By variant and seed.
+        space: The search space.
+        about: The study's settings as plain values (`nas.study.settings.Settings`); empty for another tool's table.
+        rows: Variant and seed to row.
     """
 
     def __init__(self, space: SearchSpace, rows: Sequence[TableRow], about: Mapping[str, Any]) -> None:
@@ -71,11 +71,11 @@ class Table:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of which there are rows."""
+        """The seeds of the rows."""
         return tuple(sorted({seed for _, seed in self.rows}))
 
     def to_json(self) -> str:
-        """Return the table as text, a line a row; `from_json` reads it."""
+        """Return the table as text with one row per line; `from_json` reads it."""
         head = {"schema": TABLE_SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
         lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows.values())
         return f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n'
@@ -85,7 +85,7 @@ class Table:
         """Return the table that `to_json` wrote.
 
         Raises:
-            TableError: It is none, or not whole.
+            TableError: It is not a table, or not complete.
         """
         try:
             body = json.loads(text)
@@ -97,14 +97,14 @@ class Table:
         except TableError:  # a ValueError too
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise TableError(f"it is no table that `nas studies export` wrote: {error!r}") from None
+            raise TableError(f"it is not a table of `nas studies export`: {error!r}") from None
         for row in rows:
             _check(space, row)
         return cls(space, rows, body.get("about", {}))
 
 
 def _check(space: SearchSpace, row: TableRow) -> None:
-    """Refuse a row that does not fit its space.
+    """Check that a row fits its space.
 
     Raises:
         TableError: It does not.
@@ -114,7 +114,7 @@ def _check(space: SearchSpace, row: TableRow) -> None:
         raise TableError(f"a row does not fit the slots of its space: {dict(row.slots)}")
     numbers = (row.map, row.map50, row.gflops, *row.scores.values())
     if not row.failure and not (all(map(math.isfinite, numbers)) and row.gflops > 0):
-        raise TableError(f"a row has scores or GFLOPs that are no numbers above 0: {dict(row.slots)}")
+        raise TableError(f"a row has scores that are not finite, or GFLOPs that are not above 0: {dict(row.slots)}")
 
 
 def read_table(path: Path) -> Table:
@@ -148,10 +148,10 @@ def write_table(table: Table, path: Path) -> int:
 
 
 def export(study: Study) -> Table:
-    """Return what a study has measured.
+    """Return the results of a study as a table.
 
     Raises:
-        StudyError: Nothing has finished, so there is nothing to search in.
+        StudyError: No trial has finished.
     """
     s = study.settings
     rows = [
@@ -181,37 +181,37 @@ def export(study: Study) -> Table:
 
 @dataclass(frozen=True, eq=False)
 class TableSpace(SearchSpace):
-    """The part of a space that a table has rows of, for one seed.
+    """The part of a space for which a table has rows with one seed.
 
     Attributes:
-        keys: Those variants.
+        keys: The variants that have a row.
     """
 
     keys: Mapping[Key, None] = field(default_factory=dict)
 
-    __hash__ = object.__hash__  # two tables of one space are two spaces
+    __hash__ = object.__hash__  # by identity, because two tables can have one space
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same object."""
+        """Return whether it is the same object."""
         return self is other
 
     @property
     def size(self) -> int:
-        """How many variants there are."""
+        """The number of variants."""
         return len(self.keys)
 
     def forbids(self, assignment: Assignment) -> bool:
-        """Whether there is no row, or a rule of the space forbids it."""
+        """Return whether there is no row, or a rule of the space forbids it."""
         return key_of(assignment) not in self.keys or super().forbids(assignment)
 
     def assignments(self) -> Iterator[dict[str, str]]:
-        """Iterate over what there are rows of, in the table's order."""
+        """Yield the assignments that have a row, in the order of the table."""
         for key in self.keys:
             if not super().forbids(assignment := dict(key)):
                 yield assignment
 
     def variant(self, assignment: Mapping[str, str]) -> Variant:
-        """Return the variant; the registry need not know its modules, so that tables from elsewhere can be searched."""
+        """Return the variant; its modules need not be registered, so that tables of other tools can be searched."""
         by_key = {slot.key: slot for slot in self.slots}
         swaps = {
             layer: label
@@ -223,13 +223,13 @@ class TableSpace(SearchSpace):
 
 
 def table_space(table: Table, space: SearchSpace, seed: int) -> TableSpace:
-    """Return what of a space a table has rows of for a seed; `space` is the table's, perhaps with other limits."""
+    """Return the part of a space that has rows with a seed; `space` is the table's, possibly with other limits."""
     values = {f.name: getattr(space, f.name) for f in fields(SearchSpace)}
     return TableSpace(**values, keys={key: None for key, of in table.rows if of == seed})
 
 
 class Replay:
-    """Answers in place of training, from the rows of one seed."""
+    """Replays trainings from the rows of one seed."""
 
     def __init__(self, table: Table, seed: int) -> None:
         """Prepare.
@@ -244,19 +244,19 @@ class Replay:
             raise TableError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
 
     def space(self, space: SearchSpace) -> TableSpace:
-        """Return what can be replayed of a space."""
+        """Return the part of a space that can be replayed."""
         return table_space(self.table, space, self.seed)
 
     def cost(self, assignment: Assignment) -> tuple[Cost, float | None]:
-        """Return a variant's cost, and its latency if the table has it."""
+        """Return a variant's cost, and its latency if the table has one."""
         row = self._row(assignment)
         return Cost(row.params, row.gflops, row.stock_gflops), row.latency_ms
 
     def run(self, assignment: Assignment) -> ProxyResult:
-        """Return what a training gave; its seconds are those that it took then.
+        """Return the recorded result of a training, with its original duration.
 
         Raises:
-            ProxyFailure: It failed then.
+            ProxyFailure: The training failed.
         """
         row = self._row(assignment)
         if row.failure:

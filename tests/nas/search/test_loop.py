@@ -248,9 +248,7 @@ def test_limits_that_nothing_satisfies_end_the_search(run, make_study, space, mo
     limited = space.with_limits(max_gflops=8.5, max_params=None)
     trials, observer, trainer = run(make_study(limited), 5)
     assert len(trainer.jobs) == 1
-    assert (
-        observer.said[-1] == "the variants that are left seem to be over the limits of the space: the search ends here"
-    )
+    assert observer.said[-1] == "the remaining variants seem to be over the limits of the space: the search ends here"
     assert len(trials) == 4
 
 
@@ -320,7 +318,7 @@ def test_variants_that_fail_for_certain_do_not_block_a_study(run, make_study, fa
     assert (whole.recipe.epochs, short.recipe.epochs) == (2, 1)
     assert (short.checkpoint, short.save) == (None, None)
     (note,) = (
-        said for said in observer.said if "a short one of the baseline shows whether this machine is why" in said
+        said for said in observer.said if "a short one of the baseline checks whether this machine is the cause" in said
     )
     assert note.startswith("3 trainings have failed in a row (error: RuntimeError: view size is not compatible);")
 
