@@ -1,1 +1,1 @@
-"""Which proxy to trust."""
+"""Calibration: which proxy ranks variants as full training does, at what cost."""

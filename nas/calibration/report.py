@@ -1,4 +1,4 @@
-"""What a calibration says, for people: Markdown tables, and the few lines that a terminal shows."""
+"""The report of a calibration: Markdown tables, and a short summary for the terminal."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nas.training.scores import SCORES
 
 
 def to_markdown(j: Assessment) -> str:
-    """Return the whole answer as Markdown tables."""
+    """Return the assessment as Markdown."""
     c = j.calibration
     parts = [_head(j), _merit_table(j), _full_words(j), _variant_table(j)]
     if j.drops:
         idle = {slot for slot, drop in j.drops.items() if drop < IDLE}
         parts.append(
-            "What the trained baseline loses in mAP50-95 without what a layer says (its channels' means in place of "
-            "its output):\n\n"
+            "mAP50-95 that the trained baseline loses when a layer's output is replaced by the means of its "
+            "channels:\n\n"
             + "\n".join(f"- {s}: {d:.4f}{' (cannot matter here)' if s in idle else ''}" for s, d in j.drops.items())
         )
     if j.errors:
@@ -41,13 +41,13 @@ def _head(j: Assessment) -> str:
     c = j.calibration
     own = ", with a trained baseline for each" if c.baselines == PER_SEED else ""
     unit = "CPU" if c.full.device == "cpu" else "GPU"
-    told = (
+    text = (
         f"{len(j.variants)} variants of {c.space.name} ({c.space.base}{c.space.scale}), the baseline among them, on "
         f"{c.data or 'the demo data'} at {c.full.imgsz} px. Proxies: {c.seeds} seeds each{own}. Full training: "
         f"{c.full.epochs} epochs, {c.full_seeds} seeds, {j.full_minutes:.1f} {unit} minutes a run; its "
         f"mAP50-95 is that of the averaged weights ({FULL_SCORE}). Error, spread and resolution are in mAP50-95."
     )
-    return f"{told}\n\n**{j.reason}**"
+    return f"{text}\n\n**{j.reason}**"
 
 
 def _merit_table(j: Assessment) -> str:
@@ -64,11 +64,9 @@ def _full_words(j: Assessment) -> str:
     if not (j.full_merit and j.ceiling and j.attainable is not None):
         return ""
     f = j.full_merit
-    why = (
-        "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
-    )
+    why = "" if j.reference == FULL_SCORE else " (its mAP is too noisy: it hardly agrees between seeds)"
     return (
-        f"Proxies are judged by this score of full training: {SCORES[j.reference].words}{why}. "
+        f"Proxies are compared with this score of full training: {SCORES[j.reference].words}{why}. "
         f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
         f"One seed against another: Spearman {_with(j.ceiling.spearman, j.ceiling.spearman_interval)}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
@@ -88,7 +86,7 @@ def _variant_table(j: Assessment) -> str:
 
 
 def _mean(values: np.ndarray, form: str) -> str:
-    """Return the mean of what there is; a dash where every run failed."""
+    """Return the mean of the finite values; a dash if all runs failed."""
     there = np.atleast_1d(values)[~np.isnan(np.atleast_1d(values))]
     return format(float(there.mean()), form) if there.size else "–"
 
@@ -123,11 +121,11 @@ def _with(value: float, interval: tuple[float, float] | None) -> str:
 
 
 def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str]:
-    """Return where everything is, and what to type next."""
+    """Return lines with the conclusions, the written files, and the next command."""
     c = j.calibration
     idle = [slot for slot, drop in j.drops.items() if drop < IDLE]
     lines = [f"No swap can matter on these data in: {', '.join(idle)}."] if idle else []
-    lines.append(_full_words(j) or "Full training had one seed: how far it agrees with itself is not known.")
+    lines.append(_full_words(j) or "Full training had one seed, so its agreement with itself is unknown.")
     lines.append("Written: " + ", ".join(str(f) for f in files))
     name = folder.name.removesuffix(CALIBRATION_SUFFIX)
     data = f" --data {c.data}" if c.data else ""
@@ -135,7 +133,7 @@ def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str
 
 
 def write_report(j: Assessment, folder: Path) -> tuple[Path, ...]:
-    """Write the answer for ``nas search --proxy``, the tables, and a picture.
+    """Write the result for ``nas search --proxy``, the Markdown report, and the plot.
 
     Raises:
         OutputError: They cannot be written.
