@@ -64,7 +64,7 @@ def instant_settings() -> Settings:
 
 @pytest.fixture
 def make_shared(instant_settings: Settings) -> Callable[..., Study]:
-    """Return a function that creates a study with a number of requested variants, of which the best three are confirmed."""
+    """Return a function that creates a study, with a number of requested variants; the best three are confirmed."""
 
     def made(url: str | None, name: str = "k", trials: int = 4, rungs: tuple[Rung, ...] = ()) -> Study:
         study = Study.create(locate(name, url), replace(instant_settings, rungs=rungs), trials, confirm=Confirm(3, 3))

@@ -178,7 +178,7 @@ def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_stu
 
 @pytest.fixture
 def of_two(study, fake_trainer):
-    """Return two workers' heritage in one study, their trainers, and what lets the first one's baselines end."""
+    """Return the second worker's inheritance and trainer, and an event that lets the first worker's baseline end."""
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(fake_trainer):

@@ -340,7 +340,7 @@ def test_a_machine_that_fails_again_and_again_condemns_nothing(run, make_study, 
     assert sum(t.status == "done" for t in trials) == 9
 
 
-def test_a_storage_that_fails_while_doubts_are_settled_says_so(run, make_study, fake_trainer, monkeypatch):
+def test_a_storage_that_fails_while_suspects_are_settled_says_so(run, make_study, fake_trainer, monkeypatch):
     study = make_study()
 
     class Raises(fake_trainer):
