@@ -74,7 +74,7 @@ class Table:
         return tuple(sorted({seed for _, seed in self.rows}))
 
     def to_json(self) -> str:
-        """Return the table as text, a line a row; `from_json` reads it."""
+        """Return the table as text with one row per line; `from_json` reads it."""
         head = {"schema": TABLE_SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
         lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows.values())
         return f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n'
@@ -84,7 +84,7 @@ class Table:
         """Return the table that `to_json` wrote.
 
         Raises:
-            TableError: It is none, or not whole.
+            TableError: It is not a table, or not complete.
         """
         try:
             body = json.loads(text)
@@ -96,14 +96,14 @@ class Table:
         except TableError:  # a ValueError too
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise TableError(f"it is no table that `nas studies export` wrote: {error!r}") from None
+            raise TableError(f"it is not a table of `nas studies export`: {error!r}") from None
         for row in rows:
             _check(space, row)
         return cls(space, rows, body.get("about", {}))
 
 
 def _check(space: SearchSpace, row: TableRow) -> None:
-    """Refuse a row that does not fit its space.
+    """Check that a row fits its space.
 
     Raises:
         TableError: It does not.
@@ -113,7 +113,7 @@ def _check(space: SearchSpace, row: TableRow) -> None:
         raise TableError(f"a row does not fit the slots of its space: {dict(row.slots)}")
     numbers = (row.map, row.map50, row.gflops, *row.scores.values())
     if not row.failure and not (all(map(math.isfinite, numbers)) and row.gflops > 0):
-        raise TableError(f"a row has scores or GFLOPs that are no numbers above 0: {dict(row.slots)}")
+        raise TableError(f"a row has scores that are not finite, or GFLOPs that are not above 0: {dict(row.slots)}")
 
 
 def read_table(path: Path) -> Table:
@@ -150,7 +150,7 @@ def export_table(study: Study) -> Table:
     """Return the results of a study as a table.
 
     Raises:
-        StudyError: Nothing has finished, so there is nothing to search in.
+        StudyError: No trial has finished.
     """
     s = study.settings
     rows = [
@@ -199,7 +199,7 @@ class Replay:
             raise TableError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
 
     def cost(self, assignment: Assignment) -> tuple[Cost, float | None]:
-        """Return a variant's cost, and its latency if the table has it."""
+        """Return a variant's cost, and its latency if the table has one."""
         row = self._row(assignment)
         return Cost(row.params, row.gflops, row.stock_gflops), row.latency_ms
 

@@ -27,7 +27,7 @@ TAKEN_OVER = "taken over by another worker, after this one could not be seen for
 
 @dataclass(frozen=True)
 class Ledger:
-    """What is needed to write trials of a study: its location, the Optuna study, and the leases of this process."""
+    """The handle for writing trials of a study: its location, the Optuna study, and the leases of this process."""
 
     where: StudyLocation
     inner: optuna.Study

@@ -126,7 +126,7 @@ class Settings:
     @property
     def halving(self) -> str:
         """Description of the rungs; empty without any."""
-        return f"{', '.join(rung.fidelity for rung in self.rungs)}, one of {self.eta} going on" if self.rungs else ""
+        return f"{', '.join(rung.fidelity for rung in self.rungs)}, keep 1/{self.eta}" if self.rungs else ""
 
     def to_json(self) -> str:
         """Return the settings as text."""

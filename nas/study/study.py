@@ -232,7 +232,7 @@ class Study:
 
     @property
     def confirm(self) -> Confirm:
-        """How the best of the ranking are confirmed; not at all in studies that are older than that."""
+        """The confirmation of the ranking; none in studies that are older than confirmations."""
         return Confirm(*self._attribute(_CONFIRM, (0, 0)))
 
     def set_target(self, target: int, request: int) -> None:

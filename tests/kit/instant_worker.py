@@ -42,7 +42,7 @@ class Quiet:
 
 
 class RecordingObserver(Quiet):
-    """Keeps what it is told."""
+    """Records the notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -255,7 +255,7 @@ def test_a_file_of_something_else(calibrator):
     made = calibrator()
     made.folder.mkdir(parents=True)
     made.file.path.write_text("something else\n")
-    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is no finished run"):
+    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is not a finished run"):
         made.run()
 
 

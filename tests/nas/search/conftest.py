@@ -32,7 +32,7 @@ slots:
 
 
 class FakeTrainer:
-    """Answers with a score that depends on the variant alone; fails or stops where told."""
+    """Answers with a score that depends on the variant alone; fails or stops where configured."""
 
     def __init__(
         self, fails: dict[str, str] | None = None, stop_at: int | None = None, diverge: tuple[str, ...] = ()

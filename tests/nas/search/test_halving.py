@@ -280,9 +280,7 @@ def test_settings_keep_their_rungs_and_take_no_others(halved):
     again = Study.load(study.location)
     assert (again.settings, again.settings.fidelities) == (study.settings, (LOW.fidelity, MIDDLE.fidelity, ""))
     other = replace(study.settings, eta=4)
-    assert study.settings.differences(other) == [
-        "rungs: 1@96/0.5, 2@160/1, one of 3 going on, not 1@96/0.5, 2@160/1, one of 4 going on"
-    ]
+    assert study.settings.differences(other) == ["rungs: 1@96/0.5, 2@160/1, keep 1/3, not 1@96/0.5, 2@160/1, keep 1/4"]
     none = replace(study.settings, rungs=(), eta=4)
     assert none.differences(study.settings)[0].startswith("rungs: none, not 1@96/0.5")
     assert none.differences(replace(none, eta=3)) == []  # it means nothing without rungs

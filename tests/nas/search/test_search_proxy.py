@@ -272,7 +272,7 @@ def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_traine
 
     file.unlink()
     with pytest.raises(
-        ArtifactError, match=r"is not the one that the study 's' was begun .* copy .*weights from where"
+        ArtifactError, match=r"is not that of the study 's' .* copy .*weights from where the study was created"
     ):
         run(study, 1, Other())
 
@@ -292,4 +292,4 @@ def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer
     trials, observer, _ = run(study, 4, Raises())
     failed = [t for t in trials if t.status == "failed"]
     assert [(t.seed, t.failure.startswith("error: bank of seed 1: ")) for t in failed] == [(1, True)]
-    assert any("shows whether this machine is why" in said for said in observer.said)
+    assert any("checks whether this machine is the cause" in said for said in observer.said)

@@ -195,11 +195,11 @@ def test_a_study_without_a_finished_trial_has_no_table(tmp_path):
     ("change", "words"),
     [
         (lambda body: body.update(schema=99), "schema 99, this version reads 1"),
-        (lambda body: body.pop("space"), "no table that"),
+        (lambda body: body.pop("space"), "it is not a table of"),
         (lambda body: body["rows"][0]["slots"].update({"neck.up_*": "Nope"}), "does not fit the slots"),
         (lambda body: body["rows"][0]["slots"].pop("neck.up_*"), "does not fit the slots"),
-        (lambda body: body["rows"][0].update(gflops=0), "no numbers above 0"),
-        (lambda body: body["rows"][0].update(map=float("nan")), "no numbers above 0"),
+        (lambda body: body["rows"][0].update(gflops=0), "GFLOPs that are not above 0"),
+        (lambda body: body["rows"][0].update(map=float("nan")), "scores that are not finite"),
     ],
 )
 def test_a_table_that_is_none_is_refused(table, change, words):

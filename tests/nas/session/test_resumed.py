@@ -25,7 +25,7 @@ def recipe_of(session: Session) -> Recipe:
         ({"bank_epochs": 9}, "recipe: bank_epochs: 8, not 9"),
         ({"base_epochs": 9}, "recipe: base_epochs: 40, not 9"),
         ({"weights": "w.pt"}, "recipe: weights: ''"),
-        ({"rungs": "2"}, "rungs: none, not 2@160/1, one of 3 going on"),
+        ({"rungs": "2"}, "rungs: none, not 2@160/1, keep 1/3"),
         ({"seed": 3}, "seed: 0, not 3"),
     ],
 )

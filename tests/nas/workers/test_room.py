@@ -46,7 +46,7 @@ def test_what_does_not_fit_beside_another_is_trained_alone(shared_study):
     )
     assert max(most) > 1
     assert {t.status for t in trials} == {"done"}
-    assert any("out of memory beside other trainings; it is trained again alone" in note for note in recorder.notes)
+    assert any("out of memory in parallel with other trainings; it is" in note for note in recorder.notes)
 
 
 def test_what_does_not_fit_alone_fails(shared_study):
@@ -149,7 +149,7 @@ def test_what_the_system_kills_beside_others_is_trained_alone(shared_study):
         shared_study, [Runner(shared_study, Path("d"), Large(), recorder, device_lock=device_lock) for _ in range(3)]
     )
     assert {t.status for t in trials} == {"done"}
-    assert any("beside other trainings; it is trained again alone" in note for note in recorder.notes)
+    assert any("in parallel with other trainings; it is trained again alone" in note for note in recorder.notes)
 
 
 def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(shared_study):
