@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ import torch
 from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, Distilled
 from nas.bank.student import Student, Tap
 from nas.errors import ProxyError
+from nas.files import replacing
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import begin
@@ -209,10 +209,8 @@ def _digest(*what: str) -> str:
 
 def _save(path: Path, body: dict[str, Any]) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(body, beside)
-    beside.replace(path)
+    with replacing(path) as temporary:
+        torch.save(body, temporary)
 
 
 def _restore(path: Path, students: list[Student], steps: int) -> tuple[int, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,6 +12,7 @@ from nas.emit.patch import prove as prove_patch
 from nas.emit.pretrained import Pretrained
 from nas.emit.snippet import release_snippet
 from nas.errors import OutputError, StudyError
+from nas.files import write_all
 from nas.model.cost import costed
 from nas.model.render import ModelFiles, render
 from nas.own.files import files_of
@@ -209,32 +209,15 @@ def write(texts: Mapping[Path, str | bytes], folder: Path, *, force: bool = Fals
     if out := [path for path in texts if not _inside(path)]:
         raise OutputError(f"{', '.join(map(repr, map(str, out)))} would lie outside of {folder}: nothing is written")
     whole = {folder / path: text.encode() if isinstance(text, str) else text for path, text in texts.items()}
-    done: list[Path] = []
     try:
         if folders := [p for p in whole if p.is_dir()]:
             raise OutputError(f"{', '.join(map(str, folders))} is a folder: move it away, or give another -o")
-        old = {p: p.read_bytes() for p in whole if p.exists()}
-        exists = [p for p, before in old.items() if before != whole[p]]
+        exists = [p for p, content in whole.items() if p.exists() and p.read_bytes() != content]
         if exists and not force:
             raise OutputError(f"{', '.join(map(str, exists))} exists and differs; --force replaces it")
         if dry_run:
             return list(whole)
-        for parent in {path.parent for path in whole}:
-            parent.mkdir(parents=True, exist_ok=True)
-        beside = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in whole}
-        try:
-            for path, content in whole.items():
-                beside[path].write_bytes(content)
-            for path in whole:
-                beside[path].replace(path)
-                done.append(path)
-        except BaseException:
-            for path in done:
-                path.write_bytes(old[path]) if path in old else path.unlink()
-            raise
-        finally:
-            for path in beside.values():
-                path.unlink(missing_ok=True)
+        write_all(whole)
     except OutputError:
         raise
     except OSError as error:

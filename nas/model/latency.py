@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from nas.errors import BuildError, StudyError, one_line
+from nas.files import write_atomic
 from nas.model.host import build, version
 
 _WARM_RUNS, _WARM_S = 5, 0.3
@@ -99,10 +99,7 @@ class LatencyMeter:
             return Latency(**json.loads(file.read_text(encoding="utf-8")))
         found = measure(build(yaml, scale), self._device, self._imgsz, self.on)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False, encoding="utf-8") as beside:
-                json.dump(asdict(found), beside)
-            Path(beside.name).replace(file)
+            write_atomic(file, json.dumps(asdict(found)))
         except OSError as error:
             raise StudyError(f"cannot write to {self._folder}: {error.strerror or error}") from None
         return found

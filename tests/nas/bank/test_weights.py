@@ -174,7 +174,7 @@ def test_a_training_that_fails_leaves_nothing(make):
 def test_an_unreadable_description_is_a_clear_error(make, text):
     about = make().baseline(RECIPE).file.with_suffix(".json")
     about.write_text(text)
-    with pytest.raises(StudyError, match=rf"cannot read .*{about.name}.*delete it to have it made anew"):
+    with pytest.raises(StudyError, match=rf"cannot read .*{about.name}.*delete it, and it will be made again"):
         make(Refuses()).baseline(RECIPE)
 
 
