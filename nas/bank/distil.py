@@ -30,7 +30,7 @@ from nas.errors import ProxyError
 from nas.files import replacing
 from nas.model.host import build
 from nas.model.render import render
-from nas.model.transfer import begin
+from nas.model.transfer import warm_start_layer
 from nas.space.variant import AFTER, Variant
 from nas.training.jobs import ProxyJob
 from nas.training.proxy_trainer import ProxyTrainer
@@ -112,7 +112,7 @@ def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> St
     module: Any = build(render(variant).yaml, proxy.scale, nc).model[row]  # type: ignore[index]  # the host's list
     begun = False
     if not is_control and proxy.recipe.start == "near":
-        begun = begin(module, None if inserted else teacher.model[row])
+        begun = warm_start_layer(module, None if inserted else teacher.model[row])
     if proxy.recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
     device = next(teacher.parameters()).device

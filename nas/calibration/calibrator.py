@@ -16,9 +16,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, TypeVar
 
+from nas.bank.artifacts import ArtifactObserver, ArtifactStore
 from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Weights, WeightsObserver
 from nas.calibration.run_log import Finished, Run, RunFile
 from nas.errors import ProxyFailure, StudyError
 from nas.model.render import render
@@ -111,13 +111,13 @@ def full_recipe(common: Recipe, epochs: int) -> Recipe:
     return replace(common, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
 
 
-class CalibrationObserver(WeightsObserver, Protocol):
+class CalibrationObserver(ArtifactObserver, Protocol):
     """Who is told how a calibration goes."""
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
         """Hear that a run has ended, the `position`-th of `total`, and how much is left to do, in epochs."""
 
-    def for_worker(self, number: int) -> WeightsObserver:
+    def for_worker(self, number: int) -> ArtifactObserver:
         """Return who is told what one of several workers does, counted from 0; called from its thread."""
 
 
@@ -157,7 +157,7 @@ class Calibrator:
 
     calibration: Calibration
     folder: Path
-    weights: Weights
+    weights: ArtifactStore
     workers: int
     cache: Path
     observer: CalibrationObserver
@@ -263,7 +263,7 @@ class Calibrator:
             return Finished(key, None, bank.problem(swaps)), True
         job = replace(
             self.weights.job(run.variant, run.recipe, run.seed),
-            **self.weights.inherited(run.recipe, swaps, bank, run.seed),
+            **self.weights.initial_files(run.recipe, swaps, bank, run.seed),
         )
         try:
             return Finished(key, worker.run(self.weights.resumable(job))), True

@@ -29,7 +29,7 @@ def offline_environment(cache: Path) -> dict[str, str]:
 
 
 def go_offline(cache: Path) -> None:
-    """Set `offline_environment` for this process, and put a font where the host would download one to.
+    """Set `offline_environment` for this process, and provide the font that the host would download.
 
     Raises:
         HostError: The folder cannot be written.

@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
+from nas.bank.artifacts import ArtifactObserver
 from nas.bank.jobs import CONTROL, Distilled
 from nas.bank.store import SwapBank
-from nas.bank.weights import WeightsObserver
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.errors import ProxyFailure, StudyError
 from nas.search.inheritance import weights_of
@@ -80,7 +80,7 @@ class BankReport:
         }
 
 
-def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankReport:
+def bank_report(study: Study, cache: Path, observer: ArtifactObserver) -> BankReport:
     """Validate the baseline with each candidate of a study's bank in its layer's place.
 
     Raises:
@@ -101,7 +101,7 @@ def bank_report(study: Study, cache: Path, observer: WeightsObserver) -> BankRep
         def score(swaps: tuple[tuple[str, str], ...]) -> float:
             labels = {slot: label for slot, label in swaps if label != CONTROL}
             variant = make_variant(baseline.base, baseline.scale, labels) if labels else baseline
-            job = replace(weights.job(variant, recipe, s.seed), **weights.inherited(recipe, swaps, bank))
+            job = replace(weights.job(variant, recipe, s.seed), **weights.initial_files(recipe, swaps, bank))
             seen = worker.run(job).curve[-1].validation
             return seen.map if seen else 0.0
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas.bank.weights import Weights
+from nas.bank.artifacts import ArtifactStore
 from nas.calibration.calibrator import (
     CALIBRATION_SUFFIX,
     DEFAULT_PROXIES,
@@ -63,7 +63,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, **options: Any) 
     name = locate(options["name"] or Path(options["space"]).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
     workers = options["workers"] or (available_cores() if common.device == "cpu" else 1)
-    weights = Weights(
+    weights = ArtifactStore(
         folder=Path("studies") / "weights",
         space=space,
         data=write_resolved(dataset, folder),
@@ -73,7 +73,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, **options: Any) 
         worker=ProxyWorker(cache),
         observer=observer,
         scratch=folder / "run",
-        apart=calibration.baselines == PER_SEED,
+        per_seed=calibration.baselines == PER_SEED,
     )
     made = Calibrator(calibration, folder, weights, workers, cache, observer)
     return _as_begun(made) if options["baseline_per_seed"] is None else made
@@ -82,7 +82,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, **options: Any) 
 def _as_begun(made: Calibrator) -> Calibrator:
     """Return a calibration with one trained baseline for all seeds if it was begun so: that was how all were."""
     as_one = replace(made.calibration, baselines=SHARED)
-    one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
+    one = replace(made, calibration=as_one, weights=replace(made.weights, per_seed=False))
     if made.calibration.baselines == SHARED or made.has_begun or not one.has_begun:
         return made
     made.observer.note(

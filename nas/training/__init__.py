@@ -1,1 +1,1 @@
-"""How a proxy is trained: recipe, trainer, checkpoints, scores."""
+"""Proxy trainings: recipe, jobs, trainer, checkpoints, scores."""

@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether enough time has passed since the last save."""
+        """True if enough time has passed since the last save."""
         return time.monotonic() - self._last >= self._every_s
 
     def save(self, body: dict[str, Any]) -> bool:

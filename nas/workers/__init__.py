@@ -1,1 +1,1 @@
-"""Training processes, and how several work side by side."""
+"""Training processes, and running several in parallel."""
