@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.cli import cli
-from nas.model.module_card import WHERE, in_order, kinds_of, measure, timed_how, timing, usage
+from nas.model.module_card import WHERE, in_order, kinds_of, measure_module, timed_how, timing, usage
 from nas.ops.registry import Entry, entries
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def modules_page() -> str:
 
 
 def module_row(entry: Entry) -> str:
-    figures, timed = measure(entry), timing(entry)
+    figures, timed = measure_module(entry), timing(entry)
     assert timed, f"no time of {entry.name}: python benchmarks/modules_cpu.py --only {entry.name}"
     macs = f"{figures.macs / 1e6:.3g} M" if figures.macs else "0"
     return f"| {entry.name} | {figures.params:,} | {macs} | {timed.text} | {figures.fuse} | {entry.paper} |"

@@ -21,6 +21,7 @@ import yaml
 from nas.data.demo import demo_dataset
 from nas.data.validate import SUFFIXES, Sample, inspect, label_path
 from nas.errors import DataError, OutputError
+from nas.files import write_atomic
 
 LISTED = 8
 """How many problems of one kind a message lists."""
@@ -171,12 +172,8 @@ def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> 
             content[split] = str(directory / f"{split}.txt")
     files["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            # Beside, then over: another process may be reading the file of the same name.
-            beside = directory / f".{name}.{os.getpid()}"
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(directory / name)
+            write_atomic(directory / name, text)  # another process may be reading the file of this name
     except OSError as error:
         raise OutputError(f"{directory}: cannot be written ({error}): give a directory that can") from error
     return directory / "data.yaml"
