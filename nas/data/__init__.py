@@ -1,1 +1,1 @@
-"""Datasets, checked before anything is trained."""
+"""Datasets, checked before any training."""

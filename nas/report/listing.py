@@ -75,7 +75,7 @@ def _millions(macs: int) -> str:
 
 def _module_json(entry: Entry) -> dict[str, Any]:
     """Return all that is known of a module as plain values."""
-    from nas.model.module_card import measure_module, shipped, timing
+    from nas.model.module_card import is_shipped, measure_module, timing
 
     figures, timed = measure_module(entry), timing(entry)
     return {
@@ -93,7 +93,7 @@ def _module_json(entry: Entry) -> dict[str, Any]:
         "norms_folded": figures.folded,
         "time": timed and timed.ratio,
         "time_beside": timed and timed.layer,
-        "exports": ["onnx", "torchscript", "torch.export"] if shipped(entry) else None,
+        "exports": ["onnx", "torchscript", "torch.export"] if is_shipped(entry) else None,
         "arguments": {
             a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
         },
@@ -102,7 +102,7 @@ def _module_json(entry: Entry) -> dict[str, Any]:
 
 def _print_module(entry: Entry) -> None:
     """Print one module in full."""
-    from nas.model.module_card import WHERE, kinds_of, measure_module, shipped, timed_how, timing, usage
+    from nas.model.module_card import WHERE, is_shipped, kinds_of, measure_module, timed_how, timing, usage
 
     figures, timed = measure_module(entry), timing(entry)
     console = make_console()
@@ -113,7 +113,7 @@ def _print_module(entry: Entry) -> None:
         "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
         "time": timed and f"{timed.text}: a training step on a CPU ({timed_how()})",
         "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
-        "exports": _EXPORT.partition(";")[0] if shipped(entry) else "not tested: a module of your own",
+        "exports": _EXPORT.partition(";")[0] if is_shipped(entry) else "not tested: a module of your own",
         "from": "Ultralytics itself: needs no registration" if entry.native else "",
         "takes": "two maps: its layer's input, and a guide of its output's size" if entry.rule == "guided" else "",
         "needs": entry.requires,
