@@ -80,7 +80,7 @@ def _timed() -> dict[str, Any]:
 
 def timing(entry: Entry) -> Timing | None:
     """Return the measured time of a module; None for a user's module."""
-    found = _timed()["modules"].get(entry.name) if shipped(entry) else None
+    found = _timed()["modules"].get(entry.name) if is_shipped(entry) else None
     return found and Timing(found["time"], found["beside"])
 
 
@@ -89,7 +89,7 @@ def timed_how() -> str:
     return str(_timed()["how"])
 
 
-def shipped(entry: Entry) -> bool:
+def is_shipped(entry: Entry) -> bool:
     """Return whether a module ships with the tool, and is not from a user's file."""
     return not files_of([entry.name])
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nas.errors import SpaceError
-from nas.model.module_card import WHERE, in_order, kinds_of, measure_module, shipped, timed_how, timing, usage
+from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
 from nas.ops import registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
@@ -75,7 +75,7 @@ def _module_json(entry: Entry) -> dict[str, Any]:
         "norms_folded": figures.folded,
         "time": timed and timed.ratio,
         "time_beside": timed and timed.layer,
-        "exports": ["onnx", "torchscript", "torch.export"] if shipped(entry) else None,
+        "exports": ["onnx", "torchscript", "torch.export"] if is_shipped(entry) else None,
         "arguments": {
             a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
         },
@@ -93,7 +93,7 @@ def _print_module(entry: Entry) -> None:
         "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
         "time": timed and f"{timed.text}: a training step on a CPU ({timed_how()})",
         "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
-        "exports": _EXPORT.partition(";")[0] if shipped(entry) else "not tested: a module of your own",
+        "exports": _EXPORT.partition(";")[0] if is_shipped(entry) else "not tested: a module of your own",
         "from": "Ultralytics itself: needs no registration" if entry.native else "",
         "takes": "two maps: its layer's input, and a guide of its output's size" if entry.rule == "guided" else "",
         "needs": entry.requires,
