@@ -15,7 +15,7 @@ from nas.calibration.calibrator import FULL, Run, control_of, full_recipe, plann
 from nas.calibration.result import RESULT_FILE, load_result
 from nas.cli import cli
 from nas.errors import ArtifactError, CalibrationError, OptionError, ProxyFailure
-from nas.session.calibration import _as_begun
+from nas.session.calibration import _as_started
 from nas.space.variant import Variant
 from nas.study.settings import PER_SEED
 from nas.training.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe
@@ -123,16 +123,16 @@ def test_each_seed_inherits_from_its_own_baseline(calibrator, fake_worker):
 
 def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calibrator, recorder):
     new = calibrator(baselines=PER_SEED)
-    assert _as_begun(new) is new
+    assert _as_started(new) is new
     old = calibrator()
     old.run()
-    assert _as_begun(new).calibration == old.calibration
-    assert not _as_begun(new).missing()
-    assert "was begun with one trained baseline for all seeds" in recorder.said[-1]
+    assert _as_started(new).calibration == old.calibration
+    assert not _as_started(new).missing()
+    assert "was started with one shared baseline" in recorder.said[-1]
     other = calibrator(baselines=PER_SEED, fingerprint="e" * 16)
-    assert _as_begun(other) is other  # nothing that is there applies
+    assert _as_started(other) is other  # nothing that is there applies
     new.run()
-    assert _as_begun(new) is new
+    assert _as_started(new) is new
 
 
 @pytest.mark.parametrize(
