@@ -77,7 +77,7 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
     """Return the new texts of the files that change, by path below the tree's root; empty if none does.
 
     Raises:
-        HostError: The tree is half patched, or a place for the edits is not there exactly once.
+        HostError: The tree is half patched, or an anchor does not occur exactly once.
         ValueError: A module is not registered.
     """
     original, present = _split(tree)
@@ -123,7 +123,7 @@ def module_file(modules: Iterable[str], note: str) -> str:
 
 
 def reverted(tree: Tree) -> dict[Path, str | None]:
-    """Return what takes the edits back: the old text of ``tasks.py``, and None for the module file, which goes.
+    """Return the changes that undo the edits: the old text of ``tasks.py``, and None for the module file (deleted).
 
     Raises:
         HostError: The tree is half patched.
@@ -151,10 +151,10 @@ def diff(tree: Tree, new: dict[Path, str]) -> str:
 
 
 def _split(tree: Tree) -> tuple[str, Sequence[str]]:
-    """Return ``tasks.py`` without our edits, with plain line ends, and the modules that these named.
+    """Return ``tasks.py`` without our edits, with plain line ends, and the modules of the edits.
 
     Raises:
-        HostError: Only a part of the edits is there.
+        HostError: Only a part of the edits is present.
     """
     text = tree.tasks.replace("\r\n", "\n")
     blocks = list(_BLOCK.finditer(text))

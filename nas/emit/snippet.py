@@ -20,7 +20,7 @@ _LOOKS: dict[Dispatch, str] = {
     "frozenset": "lists modules in the frozensets `base_modules` and `repeat_modules` above its loop",
 }
 _HEADS = ((8, 3, 0), (8, 3, 16))
-"""Releases that build the head of a YOLOv8 YAML with YOLO11's branch for classes."""
+"""First and last release that build the head of a YOLOv8 YAML with YOLO11's class branch."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Places:
 
     Attributes:
         dispatch: How its parse_model lists modules.
-        imports: Where the last import at the top ends, and its first line; the new import goes behind it.
+        imports: Last line of the last import at the top, and the text of its first line; the new import goes after it.
         anchor: The line before which the branch goes.
     """
 

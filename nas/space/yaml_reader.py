@@ -20,7 +20,7 @@ class YamlReader:
     error: ClassVar[type[NasError]]
     """Raised for a file with problems."""
     most_problems: ClassVar[int | None] = None
-    """How many problems are reported; None for all."""
+    """Maximum number of reported problems; None for all."""
 
     def __init__(self, file: str) -> None:
         self.file = file

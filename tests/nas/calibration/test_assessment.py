@@ -108,7 +108,7 @@ def test_one_seed_of_full_training_does_not_know_itself(calibrator):
     calibrated = assess(made)
     assert (calibrated.ceiling, calibrated.attainable, calibrated.full_merit) == (None, None, None)
     files = calibration_report.write(calibrated, made.folder)
-    assert "how far it agrees with itself is not known" in "\n".join(next_steps(calibrated, made.folder, files))
+    assert "its agreement between seeds is not known" in "\n".join(next_steps(calibrated, made.folder, files))
 
 
 def test_the_answer_survives_its_file(judged):

@@ -116,7 +116,7 @@ Other = nas.ops.registry.get("Other").cls
         ("", "nas.Trainer.c", r"it uses nas.Trainer; what own modules may use of nas is nas.Arg"),
         ("", "len(str(nas))", r"it uses nas itself"),
         ("", "len(__file__)", r"it uses __file__ itself"),
-        ("a = 1; b = 2", "a", r"two statements stand on one line"),
+        ("a = 1; b = 2", "a", r"two statements are on one line"),
         ("class CARAFE:\n    width = 3", "CARAFE.width", r"plain.py .*: CARAFE means something else in carafe"),
         ("class Trainer:\n    width = 3", "Trainer.width", r"Trainer means something else in the file of a bundle"),
         ("def torch():\n    return 3", "torch()", r"torch means something else in "),
