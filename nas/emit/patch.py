@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nas.emit.forms import Emission, Texts
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.emit.tree import MODULES, TASKS, Tree, nearest_release, read_tree, verify_edit, write_tree
 from nas.errors import HostError, OutputError
 from nas.model.render import ANCHOR, ModelFiles, render_branch
@@ -118,7 +118,7 @@ def module_file(modules: Iterable[str], note: str) -> str:
     return (
         "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
         f'"""Modules of SwapNAS {__version__}; {note}"""\n\n'
-        f"from __future__ import annotations\n\n{standalone(modules)}"
+        f"from __future__ import annotations\n\n{standalone_source(modules)}"
     )
 
 

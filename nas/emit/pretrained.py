@@ -123,7 +123,7 @@ def read_weights(path: Path, graph: LayerGraph) -> Given:
     return Given(path, tensors, tensors[last[-1]].numel(), names, origin)
 
 
-def pretrained(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
+def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
     """Return the checkpoint of a variant that starts from the stock model's weights.
 
     Its head has the classes of the given weights; a training replaces them by its own, and keeps the rest.

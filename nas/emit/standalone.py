@@ -118,7 +118,7 @@ class _Assembly:
         return text + "\n"
 
 
-def standalone(modules: Iterable[str]) -> str:
+def standalone_source(modules: Iterable[str]) -> str:
     """Return Python source that defines registered modules, with their kernels and costs, and imports no ``nas``.
 
     Args:

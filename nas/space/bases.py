@@ -30,7 +30,7 @@ _UNNUMBERED = ("SPP", "PSA")
 """Parts of the class names of layers that a model has once: they are named by their class alone."""
 
 
-def bases() -> tuple[str, ...]:
+def base_names() -> tuple[str, ...]:
     """Return the names of all bases: those that ship with the tool, then those of the installed Ultralytics."""
     return (*_shipped(), *(name for name in _host_files() if name not in _shipped()))
 
@@ -47,7 +47,7 @@ def load_base(name: str) -> LayerGraph:
         return _read_shipped(name)
     if name in _host_files():
         return name_layers(read_model_yaml(_host_files()[name]), name)
-    raise SpaceError(f"unknown base {name!r}{did_you_mean(name, dict.fromkeys(bases()))}")
+    raise SpaceError(f"unknown base {name!r}{did_you_mean(name, dict.fromkeys(base_names()))}")
 
 
 @cache

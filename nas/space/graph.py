@@ -101,7 +101,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Row:
+class NumberedRow:
     """A layer as a row of a model YAML: with numbers in place of names."""
 
     index: int
@@ -193,7 +193,7 @@ class LayerGraph:
                 layers.append(replace(layer, sources=tuple(new.name if s == name else s for s in layer.sources)))
         return replace(self, layers=tuple(layers))
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[NumberedRow, ...]:
         """Return the layers as numbered rows: -1 for a first input from the row before, else the row's number."""
         rows = []
         for i, layer in enumerate(self.layers):
@@ -201,7 +201,7 @@ class LayerGraph:
                 -1 if s == IMAGE or (place == 0 and self._index[s] == i - 1) else self._index[s]
                 for place, s in enumerate(layer.sources)
             )
-            rows.append(Row(i, numbers[0] if len(numbers) == 1 else numbers, layer))
+            rows.append(NumberedRow(i, numbers[0] if len(numbers) == 1 else numbers, layer))
         return tuple(rows)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 
 from nas.errors import ModelError, SpaceError
 from nas.ops import registry
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, Choice, make_choice, misfit
 from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
@@ -70,7 +70,7 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
         ModelError: No base is similar.
         SpaceError: Unknown base or scale.
     """
-    graphs = [load_base(name) for name in ((base,) if base else bases())]
+    graphs = [load_base(name) for name in ((base,) if base else base_names())]
     nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
     found = min((_Alignment(graph, model) for graph in nearest), key=_Alignment.distance)
     graph = found.graph

@@ -32,7 +32,7 @@ from nas.errors import HostError, ModuleFileError, SpaceError
 from nas.ops.registry import did_you_mean
 from nas.own import use
 from nas.own.files import ModuleFile, read_file
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, parse_choice
 from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
@@ -116,8 +116,8 @@ class _SpaceReader(YamlReader):
             return None
         top = self.mapping(root, "a space", _KEYS)
         base = str(self.value(top["base"][1])) if "base" in top else "yolov8"
-        if base not in bases():
-            self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(bases()))}")
+        if base not in base_names():
+            self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(base_names()))}")
             return None
         graph = load_base(base)
         scale = str(self.value(top["scale"][1])) if "scale" in top else graph.default_scale

@@ -14,7 +14,7 @@ import torch
 
 from nas import own
 from nas.emit.forms import texts_of
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.errors import ModuleFileError, SpaceError
 from nas.model.host import build
 from nas.model.render import render
@@ -78,12 +78,12 @@ def test_what_was_searched_is_what_is_emitted(folder):
     (folder / "my_block.py").write_text(original.replace("HIDDEN = 0.5", "HIDDEN = 0.25"))
     edited = load_space(str(folder / "my_space.yaml"))
     wide = parse_swaps("yolov8", "n", ["neck.c2f_p4=MyBlock"])
-    assert "HIDDEN = 0.25" in standalone(["MyBlock"])
+    assert "HIDDEN = 0.25" in standalone_source(["MyBlock"])
     narrow_params = sum(p.numel() for p in build(render(wide).yaml, "n").parameters())
     (folder / "my_block.py").unlink()
     space = SearchSpace.from_json(stored)
     own.use(space.modules)
-    assert "HIDDEN = 0.5" in standalone(["MyBlock"])
+    assert "HIDDEN = 0.5" in standalone_source(["MyBlock"])
     files = render(wide)
     assert sum(p.numel() for p in build(files.yaml, "n").parameters()) > narrow_params
     texts = texts_of(wide, files, ["yaml", "plugin"])

@@ -12,7 +12,7 @@ from torch import nn
 from nas.errors import ModelError, SpaceError
 from nas.model.render import render
 from nas.ops import registry
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, Choice, misfit
 from nas.space.import_yaml import variant_of_yaml
 from nas.space.model_yaml import parse_model_yaml
@@ -62,7 +62,7 @@ def random_swaps(base: str, rng: random.Random, share: float) -> dict[str, str]:
     return swaps
 
 
-@pytest.mark.parametrize("base", bases())
+@pytest.mark.parametrize("base", base_names())
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_any_variant_of_any_base_survives(base, share):
     scale = load_base(base).default_scale
