@@ -37,10 +37,10 @@ from pathlib import Path
 import numpy as np
 
 from nas.ranking.race import Rules, next_round
-from nas.ranking.rank import first_ranked, rank
+from nas.ranking.rank import confirmed_winner, rank_trials
 from nas.samplers import SAMPLERS
-from nas.samplers.propose import propose
-from nas.search.table import Row, Table, TableSpace, table_space
+from nas.samplers.propose import propose_next
+from nas.search.table import Table, TableRow, TableSpace, table_space
 from nas.space.search_space import SearchSpace, Slot, key_of
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
@@ -79,7 +79,7 @@ class Cells:
             assignment = {slot.key: OPERATIONS[i] for slot, i in zip(slots, cell, strict=True)}
             key = key_of(assignment)
             self.scores[key] = raw["".join(map(str, cell))]["val_acc"]
-            rows.append(Row(assignment, 0, map=self.scores[key][0], gflops=1.0))
+            rows.append(TableRow(assignment, 0, map=self.scores[key][0], gflops=1.0))
         space = SearchSpace(name, "nasbench201", "", slots)
         self.space: TableSpace = table_space(Table(space, rows, {}), space, 0)
         self.true = {key: statistics.fmean(scores) for key, scores in self.scores.items()}
@@ -140,13 +140,13 @@ def raced(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:
             further = again(first[variant], found.seed)
             spent += further is not None
             runs.append(replace(further or replace(first[variant], seed=found.seed, status="failed"), number=len(runs)))
-    return first_ranked(rank(runs, 1.0, GOAL)).trial, spent
+    return confirmed_winner(rank_trials(runs, 1.0, GOAL)).trial, spent
 
 
 def retrained(trials: Sequence[Trial], again: Again) -> tuple[Trial, int]:
     """Train the first of the ranking with further seeds, as a user would do by hand; return as `raced`."""
     means, spent = [], 0
-    first = [row.trial for row in rank(trials, 1.0, GOAL)[:CONTENDERS]]
+    first = [row.trial for row in rank_trials(trials, 1.0, GOAL)[:CONTENDERS]]
     for trial in first:
         scores = {t.seed: t.map for t in trials if t.variant == trial.variant}
         further = [again(trial, turn) for turn in range(1, SEEDS) if turn not in scores]
@@ -194,7 +194,7 @@ def ours(cells: Cells, trainer: Trainer, sampler: str, repeat: int, most: int) -
     """Search with one of this tool's samplers."""
     trials: list[Trial] = []
     for number in range(most):
-        assignment = propose(cells.space, trials, seed=repeat, floor=1.0, sampler=sampler, goal=GOAL)
+        assignment = propose_next(cells.space, trials, seed=repeat, floor=1.0, sampler=sampler, goal=GOAL)
         trial = trainer.train(assignment, number) if assignment else None
         assert trial is not None, "the space is larger than any search here, and every cell has a seed"
         trials.append(trial)

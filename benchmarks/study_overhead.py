@@ -4,8 +4,8 @@
 
 A study of made-up scores in SQLite, in a temporary folder: the baseline, every swap alone, then variants at random.
 `start` stores a trial as running, `tell` its result, `read` all trials, `rank` makes the ranking with its verdicts,
-`owed` says which further seeds are missing, `ask` proposes the next variant. Then, at the last number of trials, a
-proposal by every sampler and a ranking by every objective.
+`owed` lists the missing runs (`schedule.further_seeds`), `ask` proposes the next variant. Then, at the last number of
+trials, a proposal by every sampler and a ranking by every objective.
 
 Medians, in milliseconds of the processor, so that other work beside it does not count; `start` and `tell` by the clock
 too, as they wait for the disk. Set OMP_NUM_THREADS=1, or the threads that wait count.
@@ -22,11 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.ranking.race import rules_of
-from nas.ranking.rank import rank, ranking_of
-from nas.ranking.replicates import pool_seeds
+from nas.ranking.rank import rank_trials, ranking_of
+from nas.ranking.replicates import pool_replicates
 from nas.samplers import SAMPLERS
-from nas.samplers.propose import propose
-from nas.search.schedule import confirming, owed
+from nas.samplers.propose import propose_next
+from nas.search.schedule import confirmations, further_seeds
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study import OBJECTIVES
@@ -100,8 +100,8 @@ def in_use(study: Study) -> list[float]:
     return [
         median_ms(study.trials),
         median_ms(lambda: ranking_of(study)),
-        median_ms(lambda: [*owed(trials, rules), *confirming(trials, rules)]),
-        median_ms(lambda: propose(s.space, pool_seeds(trials), seed=0, floor=s.floor)),
+        median_ms(lambda: [*further_seeds(trials, rules), *confirmations(trials, rules)]),
+        median_ms(lambda: propose_next(s.space, pool_replicates(trials), seed=0, floor=s.floor)),
     ]
 
 
@@ -111,9 +111,11 @@ def compare_samplers(space: SearchSpace, trials: list[Trial]) -> None:
     for objective in OBJECTIVES:
         goal = Goal(objective)
         for sampler in SAMPLERS if objective == "map_per_gflop" else ("gp", "tpe"):
-            took = median_ms(lambda s=sampler, g=goal: propose(space, trials, seed=0, floor=0.02, sampler=s, goal=g))
+            took = median_ms(
+                lambda s=sampler, g=goal: propose_next(space, trials, seed=0, floor=0.02, sampler=s, goal=g)
+            )
             print(f"| ask {sampler} for {objective} | {took:.0f} |", flush=True)
-        print(f"| rank by {objective} | {median_ms(lambda g=goal: rank(trials, 0.02, g)):.0f} |", flush=True)
+        print(f"| rank by {objective} | {median_ms(lambda g=goal: rank_trials(trials, 0.02, g)):.0f} |", flush=True)
 
 
 def main() -> None:
@@ -135,7 +137,7 @@ def main() -> None:
         for before, mark in zip([0, *marks], marks, strict=False):
             figures = [*fill(study, trials[before:mark]), *in_use(study)]
             print(f"| {mark} | {' | '.join(f'{figure:.1f}' for figure in figures)} |", flush=True)
-        compare_samplers(space, pool_seeds(study.trials()))
+        compare_samplers(space, pool_replicates(study.trials()))
 
 
 if __name__ == "__main__":

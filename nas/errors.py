@@ -1,4 +1,4 @@
-"""The project's errors. A message says what was wrong, what was given, and what would do.
+"""Errors of the project. A message states the problem, the given value, and what would be accepted.
 
 Every failure that a user can cause is a `NasError`; the command line prints it without a traceback and exits with 1.
 Anything else that escapes is a bug of ours.
@@ -14,15 +14,15 @@ class NasError(Exception):
 
 
 class SpaceError(NasError, ValueError):
-    """A search space, a swap or a choice is wrong. Lists every problem that was found, one a line."""
+    """A search space, a swap or a choice is wrong. Lists all problems, one per line."""
 
 
 class ModelError(NasError, ValueError):
-    """A model YAML cannot be read, or is of no base that is known. Lists every problem, one a line."""
+    """A model YAML cannot be read, or matches no known base. Lists all problems, one per line."""
 
 
 class ModuleFileError(NasError, ImportError):
-    """A file of own modules cannot be read, fails when it is imported, or registers nothing that can be used."""
+    """A user's module file cannot be read, fails on import, or registers no usable module."""
 
 
 class DataError(NasError, ValueError):
@@ -30,7 +30,7 @@ class DataError(NasError, ValueError):
 
 
 class HostError(NasError, RuntimeError):
-    """The installed Ultralytics is not one that modules can be registered with."""
+    """Modules cannot be registered with the installed Ultralytics."""
 
 
 class BuildError(NasError, RuntimeError):
@@ -38,7 +38,7 @@ class BuildError(NasError, RuntimeError):
 
 
 class ProxyError(NasError, RuntimeError):
-    """A proxy training failed: out of memory, not a number, or its process died."""
+    """A training failed: out of memory, not a number, or its process died."""
 
 
 class OptionError(NasError, ValueError):
@@ -86,7 +86,7 @@ class SeedExcluded(StudyError):
 
 
 class WeightsError(NasError, ValueError):
-    """A file of weights is missing, no checkpoint, or of another model or scale."""
+    """A weights file is missing, is not a checkpoint, or belongs to another model or scale."""
 
 
 class OutputError(NasError, FileExistsError):
@@ -98,18 +98,18 @@ class NotANumber(ProxyError):
 
 
 class Diverged(ProxyError):
-    """The loss is a number, but rose to many times what it had been: nothing will come of the training."""
+    """The loss is finite, but has risen to many times its earlier value."""
 
 
 class BatchHalved(ProxyError):
-    """The host halved the batch after running out of memory; the result would not be comparable."""
+    """Ultralytics halved the batch after an out-of-memory error, so the result would not be comparable."""
 
 
 FailureKind = Literal["build", "memory", "nan", "diverged", "died", "error"]
 
 
 def failure_kind(error: BaseException) -> FailureKind:
-    """Classify what went wrong."""
+    """Return the kind of a failure."""
     if isinstance(error, NotANumber):
         return "nan"
     if isinstance(error, Diverged):
@@ -124,27 +124,27 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 
 def failure_text(error: BaseException) -> str:
-    """Return one line that says what went wrong."""
+    """Return a failure as one line."""
     if failure_kind(error) == "memory" and not isinstance(error, NasError):
         return f"out of memory: {one_line(error)}"
     return str(error) if isinstance(error, NasError) else one_line(error)
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error as one line: its type and the first line of what it says."""
+    """Return an error as one line: its type and the first line of its message."""
     text = next((line for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class ProxyFailure(ProxyError):
-    """A proxy that failed, with the kind of failure; the search goes on without it."""
+    """A proxy training failed; the search continues with other variants."""
 
     def __init__(self, kind: FailureKind, message: str, *, out_of_memory: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
         self.out_of_memory = out_of_memory or kind == "memory"
-        """Whether it may have lacked memory: the system kills what takes the last of it, without a word."""
+        """Whether memory may have run out: then the system kills a process without an error message."""
 
 
 STOPPED = "its search was stopped"
-"""What an interrupted trial says when its worker was told to stop."""
+"""Failure text of a trial that was interrupted because its search was stopped."""

@@ -1,24 +1,37 @@
-"""What the documents say is what the tool does.
+"""The documents say what the tool does: generated pages are current; links, commands and files that they name exist.
 
-`NAS_REGENERATE=1 pytest tests/test_docs.py` writes docs/commands.md and docs/modules.md anew.
+`NAS_REGENERATE=1 pytest tests/test_docs.py` writes docs/commands.md and docs/modules.md again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.util
 import os
 import re
+import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.cli import cli
-from nas.model.module_card import WHERE, in_order, kinds_of, measure, timed_how, timing, usage
+from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
 from nas.ops.registry import Entry, entries
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WRITTEN = [README, ROOT / "CONTRIBUTING.md", *(p for p in PAGES if p.name != "commands.md")]
+"""Documents whose commands are checked; the command reference is the tool's own output."""
+LINKED = [*WRITTEN, ROOT / "docs" / "commands.md", ROOT / "CHANGELOG.md", *(ROOT / "studies").rglob("README.md")]
+MOST_README_LINES = 120
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -49,15 +62,20 @@ def modules_page() -> str:
     """Return the page on the registered modules."""
     parts = [
         "# Modules\n",
-        "What can be swapped in or inserted.",
+        "All modules that can be swapped in or inserted, by kind of slot.",
         "Written from the registry by `NAS_REGENERATE=1 pytest tests/test_docs.py`.\n",
-        "The contract tests run over each: any image size, batch 1, CPU, half precision, channels_last, deepcopy,",
-        "pickle, ONNX (opset 17, any batch and size), TorchScript, `torch.export`, `torch.compile`, and equal outputs",
-        f"after `fuse()`. Parameters and MACs are those of {WHERE}, with defaults. Time is a step (forward and",
-        "backward) of plain PyTorch on a CPU over that of the layer beside which it stands",
-        f"(`benchmarks/modules_cpu.py`; {timed_how()}). An attention replaces nothing: its time",
-        "is over that of the C2f block in front of it. Under `fuse()` stands how many of the batch norms Ultralytics",
-        "folds.\n",
+        "What Ultralytics has is used from there (SPP, SPPF, SPPELAN, GhostConv, SCDown), or through a thin class",
+        "(ADownCeil, RepVGG, GELAN, C3k2Block, C2f_Ghost, AIFIInsert, C2PSAInsert). All others are written from the",
+        "papers' formulas in plain PyTorch. `C2f_NAME` is a C2f block with NAME as the second convolution of each",
+        "bottleneck. An inserted attention starts near the identity, so that a trained baseline survives it.\n",
+        "The same contract tests run over each module: any image size, batch 1, CPU, half precision, channels_last,",
+        "deepcopy, pickle, ONNX (opset 17, any batch and size), TorchScript, `torch.export`, `torch.compile`, and",
+        "equal outputs after `fuse()`. The columns:\n",
+        f"- parameters and MACs: of {WHERE}, with default arguments",
+        "- time: a training step (forward and backward) of plain PyTorch on a CPU, over that of the layer in the same",
+        "  row; for an attention, which replaces nothing, over that of the C2f block in front of it",
+        f"  (`benchmarks/modules_cpu.py`; {timed_how()})",
+        "- fuse(): how many of its batch norms Ultralytics folds\n",
     ]
     listed = sorted(entries().values(), key=in_order)
     for kinds in dict.fromkeys(map(kinds_of, listed)):
@@ -73,7 +91,7 @@ def modules_page() -> str:
 
 
 def module_row(entry: Entry) -> str:
-    figures, timed = measure(entry), timing(entry)
+    figures, timed = measure_module(entry), timing(entry)
     assert timed, f"no time of {entry.name}: python benchmarks/modules_cpu.py --only {entry.name}"
     macs = f"{figures.macs / 1e6:.3g} M" if figures.macs else "0"
     return f"| {entry.name} | {figures.params:,} | {macs} | {timed.text} | {figures.fuse} | {entry.paper} |"
@@ -99,23 +117,142 @@ def test_module_reference_is_current():
     assert file.read_text(encoding="utf-8") == modules_page()
 
 
-def documented_lines() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return [m.strip() for m in re.findall(r"^ {4}(nas [a-z].*)$", text, re.MULTILINE)]
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+def commands_in(page: Path) -> list[str]:
+    """Return every `nas` command of a document, from blocks of code and from the text."""
+    text = text_of(page)
+    blocks = re.findall(r"^ *(?:exec )?(nas [a-z-]+.*)$", text, re.MULTILINE)
+    return [*blocks, *re.findall(r"`(nas [a-z-]+[^`\n]*)`", text)]
+
+
+def problem_of(line: str) -> str:
+    """Return what is wrong with a command that a document names: an unknown command or option, if anything is."""
+    words = re.split(r" && | > |; ", line)[0]
+    path, command, rest = ["nas"], cli, shlex.split(words, comments=True)[1:]
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        if name not in command.commands:
+            return f"{' '.join(path)} has no command {name!r}"
+        path, command = [*path, name], command.commands[name]
+    known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+    unknown = {word for word in rest if word.startswith("-")} - known
+    return f"{' '.join(path)} has no option {', '.join(sorted(unknown))}" if unknown else ""
 
 
 def test_the_readme_names_every_command():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = text_of(README)
     for path in commands(cli):
         assert f"nas {' '.join(path)}" in text, path
 
 
-@pytest.mark.parametrize("line", documented_lines())
-def test_options_in_the_readme_exist(line):
-    """Every `nas` line of the README parses: its command and options are there (nothing is run)."""
-    words = line.split("#")[0].replace("'", "").split()[1:]
-    command: click.Command = cli
-    while isinstance(command, click.Group):
-        command = command.commands[words.pop(0)]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {w for w in words if w.startswith("-")} <= known
+def test_the_readme_is_short_and_has_both_ways_to_set_up():
+    text = text_of(README)
+    assert len(text.splitlines()) <= MOST_README_LINES
+    assert "    pip install -e . && nas search " in text
+    assert "    pip install -e '.[test]' && pytest -n 2 " in text
+    assert f"{sum(map(is_shipped, entries().values()))} modules" in text
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=names(WRITTEN))
+def test_commands_in_documents_exist(page):
+    """Every `nas` command parses: its command and options are there (nothing is run)."""
+    assert [found for line in commands_in(page) if (found := f"{line}: {problem_of(line)}") != f"{line}: "] == []
+
+
+def test_commands_are_found_and_checked(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Use `nas rank STUDY --csv`.\n\n    nas serch a  # typo\n\n```bash\nexec nas search --warp 9\n```\n"
+    )
+    lines = commands_in(page)
+    assert lines == ["nas serch a  # typo", "nas search --warp 9", "nas rank STUDY --csv"]
+    problems = [problem_of(line) for line in lines]
+    assert problems == ["nas has no command 'serch'", "nas search has no option --warp", ""]
+
+
+def links_in(page: Path) -> Iterator[tuple[str, Path, str]]:
+    """Give each link of a document into this repository: as it is written, its file, and its section."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if "://" not in link:
+            file, _, section = link.partition("#")
+            yield link, (page.parent / file).resolve() if file else page.resolve(), section
+
+
+def sections_of(page: Path) -> set[str]:
+    """Return the anchors that a Markdown page's headings get."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=names(LINKED))
+def test_links_resolve(page):
+    for link, file, section in links_in(page):
+        assert file.exists(), link
+        assert not section or section in sections_of(file), link
+
+
+def test_every_page_is_reachable_from_the_index():
+    index = ROOT / "docs" / "index.md"
+    seen, waiting = {index}, [index]
+    while waiting:
+        found = {file for _, file, _ in links_in(waiting.pop()) if file in PAGES} - seen
+        seen |= found
+        waiting += found
+    assert seen == set(PAGES)
+    assert index in {file for _, file, _ in links_in(README)}
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=names(WRITTEN))
+def test_files_of_this_repository_that_documents_name_exist(page):
+    for name in re.findall(r"\b((?:nas|ops|tests|benchmarks|templates)/[\w/.*-]*[\w/*])", text_of(page)):
+        assert list(ROOT.glob(re.sub(r"[A-Z]{2,}", "*", name))), name  # NAME stands for a name
+
+
+SCRIPTS = [*LINKED, ROOT / "templates" / "train.py.j2"]
+
+
+@pytest.mark.parametrize("page", SCRIPTS, ids=names(SCRIPTS))
+def test_names_that_are_imported_from_this_package_exist(page):
+    """Code in documents, and in the script that is emitted, imports what there is."""
+    for module, imported in re.findall(r"^ *from (nas[\w.]*) import ([\w, ]+)$", text_of(page), re.MULTILINE):
+        for name in imported.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Return the program that draws the picture; it is no part of a package."""
+    spec = importlib.util.spec_from_file_location("ranking_picture", ROOT / "benchmarks" / "ranking_picture.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_is_that_of_the_committed_ranking(program, tmp_path):
+    """The committed picture names the table that it was drawn from; drawn again it has the same size."""
+    program.main(["-o", str(tmp_path / "again.png")])
+    with Image.open(program.PICTURE) as committed, Image.open(tmp_path / "again.png") as again:
+        assert committed.info["Source"] == f"sha256:{hashlib.sha256(program.TABLE.read_bytes()).hexdigest()}"
+        assert again.info == committed.info
+        assert again.size == committed.size
+    assert program.PICTURE.stat().st_size < 100_000
+    assert program.PICTURE.resolve() in {file for _, file, _ in links_in(README)}
+
+
+def test_what_the_picture_shows_of_a_ranking(program):
+    rows, baseline = program.read(ROOT / "studies" / "results" / "bccd-trained" / "one-baseline.csv")
+    assert baseline["swaps"] == "baseline"
+    shown = {row.swaps: (row.verdict, row.seeds, row.signed_gflops) for row in rows}
+    assert len(shown) == 23
+    assert shown["backbone.c2f_p3=C2f_SPConv"] == ("better", 6, "−1.7 %")
+    assert shown["backbone.down_p5=DCNv4"] == ("cannot tell", 3, "−1.5 %")
+    assert shown["backbone.down_p3=DCNv4"] == ("1 seed", 1, "−1.3 %")  # an interval, but no verdict
+    assert shown["neck.c2f_p4=C2f_DynamicConv"][2] == "0.0 %"

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from nas.cli import cli
 from nas.emit.forms import FORMS, Emission, Form
-from nas.ranking.rank import rank
+from nas.ranking.rank import rank_trials
 from nas.samplers import SAMPLERS, Sampler
 from nas.samplers.history import History
-from nas.samplers.propose import propose
+from nas.samplers.propose import propose_next
 from nas.space.search_space import key_of
 from nas.space.space_file import load_space
 from nas.study.trial import Trial
@@ -60,7 +60,7 @@ def test_a_listed_sampler_is_asked(monkeypatch):
     monkeypatch.setitem(SAMPLERS, "last", Sampler("extension:last", "the last one", singles_first=False))
     space = load_space("quick")
     baseline = Trial(0, space.variant(space.baseline()), space.baseline(), "done", curve=_curve(0.4))
-    assert propose(space, [baseline], seed=0, floor=0.02, sampler="last") == list(space.assignments())[-1]
+    assert propose_next(space, [baseline], seed=0, floor=0.02, sampler="last") == list(space.assignments())[-1]
 
 
 def test_a_listed_form_is_written(monkeypatch, tmp_path):
@@ -83,7 +83,7 @@ def test_a_listed_score_ranks(monkeypatch):
         for number, a in enumerate([space.baseline(), *space.single_swaps()][:3])
     ]
     assert trials[0].scores["worst"] == min(maps[trials[0].number])
-    assert [row.trial.number for row in rank(trials, floor=1.0)] == [2, 0, 1]
+    assert [row.trial.number for row in rank_trials(trials, floor=1.0)] == [2, 0, 1]
 
 
 def _curve(*maps: float) -> tuple[EpochScore, ...]:

@@ -1,4 +1,4 @@
-"""What a calibration says: every score of every proxy against full training, as a table, a file and an answer."""
+"""Assess a calibration: compare every score of every proxy with full training, and choose a proxy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from nas.calibration.calibrator import FULL, Calibration, Calibrator, control_of
-from nas.calibration.choose import ProxyMerit, choose
+from nas.calibration.choose import ProxyMerit, choose_proxy
 from nas.calibration.rank_agreement import Agreement, agreement, ceiling
 from nas.calibration.resolution import Merit, attainable, in_map_units, merit
-from nas.calibration.result import SCHEMA
+from nas.calibration.result import RESULT_SCHEMA
 from nas.calibration.run_log import Finished, Run
 from nas.errors import CalibrationError
 from nas.space.variant import Variant
@@ -20,37 +20,36 @@ from nas.training.recipe import Recipe
 from nas.training.scores import SCORES
 
 OVER_CONTROL = " over control"
-"""What the name of a score ends in when each variant is compared with its own layers distilled anew."""
+"""Suffix of scores that compare each variant with its control: the original layers, distilled in the same way."""
 RANKABLE = tuple(name for name, score in SCORES.items() if score.ranks)
-"""Scores that a ranking can stand on: those that are an mAP."""
+"""Scores that can rank a study: those that are an mAP."""
 FULL_SCORE = "map_average"
-"""What full training is judged by: from one epoch to the next, the plain mAP moves by more than variants differ."""
+"""Score of full training: the plain mAP varies more between epochs than between variants."""
 SELF_AGREEMENT = 0.3
-"""Spearman of full training with itself, one seed against another, below which a score of it can judge nothing."""
+"""Minimum Spearman between seeds of full training for a score of it to be the reference."""
 DIFFERENCE = 0.005
-"""The difference of mAP50-95 that a proxy should resolve: the size of published effects of swaps."""
+"""Difference of mAP50-95 that a proxy should resolve: the size of published effects of swaps."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """The answer of a calibration.
+    """The assessment of a calibration.
 
     Attributes:
-        calibration: What was asked for.
-        variants: What was trained; the first one is the baseline.
-        full: mAP50-95 of full training, (variants, seeds), of its averaged weights: the steadiest that a run gives. NaN
-            for failures.
+        calibration: The calibration.
+        variants: The trained variants, the baseline first.
+        full: mAP50-95 of full training, (variants, seeds), with averaged weights, which vary least. NaN for failures.
         full_minutes: CPU minutes of one full training.
-        full_merit: How well full training itself tells the variants apart.
-        reference: Which score of full training judges the proxies' order (`reference_of`); `full_merit`, `ceiling` and
-            `attainable` are of this score.
+        full_merit: Merit of full training itself.
+        reference: The score of full training with which proxies are compared (`reference_of`); `full_merit`, `ceiling`
+            and `attainable` are of this score.
         judged: Its values, (variants, seeds).
         ceiling: Agreement of one seed of full training with another; None with one seed.
         attainable: Spearman that a perfect proxy could reach with the mean of these seeds; None with one.
-        merits: Every score of every proxy.
-        tables: Proxy and score to the values in units of mAP50-95, (variants, seeds); NaN for failures.
-        chosen: The answer, and `reason` in words.
-        drops: Slot to the mAP50-95 lost without what the layer says.
+        merits: The merit of every score of every proxy.
+        tables: Proxy and score to its values, (variants, seeds); NaN for failures.
+        chosen: The chosen proxy and score, and `reason`, the explanation.
+        drops: Slot to the mAP50-95 lost when the layer's output is replaced by its channel means.
         errors: Slot and label to the distillation error, the mean over the banks.
     """
 
@@ -76,15 +75,15 @@ class Assessment:
         return dict(self.calibration.proxies)[self.chosen.proxy]
 
     def best(self, proxy: str) -> ProxyMerit:
-        """Return the score of a proxy that a ranking can stand on and that resolves the most for its cost."""
+        """Return the score of a proxy in `RANKABLE` that resolves the most for its cost."""
         own = [m for m in self.merits if m.proxy == proxy and m.score in RANKABLE]
-        return choose(own, self.ceiling.spearman if self.ceiling else None, difference=DIFFERENCE)[0]
+        return choose_proxy(own, self.ceiling.spearman if self.ceiling else None, difference=DIFFERENCE)[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what ``nas search --proxy`` reads is under ``chosen``."""
         chosen = self.chosen
         return {
-            "schema": SCHEMA,
+            "schema": RESULT_SCHEMA,
             "chosen": {
                 "proxy": chosen.proxy,
                 "score": chosen.score,
@@ -120,10 +119,10 @@ class Assessment:
 
 
 def assess(calibrator: Calibrator) -> Assessment:
-    """Judge a calibration whose runs are finished.
+    """Assess a calibration whose runs are finished.
 
     Raises:
-        CalibrationError: Too few runs have succeeded for it to say anything.
+        CalibrationError: Too few runs have succeeded.
     """
     calibration = calibrator.calibration
     there = calibrator.file.read()
@@ -155,11 +154,11 @@ def assess(calibrator: Calibrator) -> Assessment:
         try:
             merits += _merits(name, runs, tables, judged, once[name], _seconds(runs, recipe))
         except ValueError as error:
-            raise CalibrationError(f"the runs of {name} say nothing: {error}") from None
+            raise CalibrationError(f"the runs of {name} cannot be assessed: {error}") from None
         kept[name] = tables
     calibrated = [m for m in merits if m.score in RANKABLE]
     top = ceiling(judged) if calibration.full_seeds > 1 else None
-    chosen, reason = choose(calibrated, top.spearman if top else None, difference=DIFFERENCE)
+    chosen, reason = choose_proxy(calibrated, top.spearman if top else None, difference=DIFFERENCE)
     seconds = _seconds(full_runs, calibration.full)
     drops, errors = _banks(calibrator)
     return Assessment(
@@ -182,10 +181,10 @@ def assess(calibrator: Calibrator) -> Assessment:
 
 
 def reference_of(full: Mapping[str, np.ndarray]) -> str:
-    """Return the score of full training that judges the order of proxies: its mAP, unless that cannot judge.
+    """Return the score of full training that is the reference for proxies: its mAP, unless that is too noisy.
 
-    Where mAP hardly agrees with itself between seeds (a Spearman below `SELF_AGREEMENT`), and the validation loss does
-    better, the loss is the judge. Neither choice looks at a proxy.
+    If the mAP hardly agrees between seeds (a Spearman below `SELF_AGREEMENT`), and the validation loss agrees better,
+    the loss is the reference. The choice does not depend on any proxy.
 
     Args:
         full: Score to values, (variants, seeds), mAP first.
@@ -210,7 +209,7 @@ def _matrix(runs: list[list[Finished | None]], score: str) -> np.ndarray:
 
 
 def _seconds(runs: list[list[Finished | None]], recipe: Recipe) -> list[float]:
-    """Return what runs have cost: CPU seconds of all threads, or wall seconds of the GPU that they had."""
+    """Return the cost of runs: CPU seconds of all threads, or wall seconds on a GPU."""
     found = [r.result for row in runs for r in row if r and r.result]
     return [r.cpu_seconds if recipe.device == "cpu" else r.seconds for r in found]
 
@@ -223,7 +222,7 @@ def _merits(
     once: float,
     seconds: list[float],
 ) -> list[ProxyMerit]:
-    """Judge every score of one proxy."""
+    """Return the merit of every score of one proxy."""
     failures = sum(r is None or r.result is None for row in runs for r in row)
     found = []
     for score, own in tables.items():
@@ -245,7 +244,7 @@ def _merits(
 
 
 def _once_minutes(calibrator: Calibrator) -> dict[str, float]:
-    """Return the CPU minutes that each proxy costs once a study: of its baseline, and of one bank."""
+    """Return the CPU minutes that each proxy costs once per study: for its baseline, and for one bank."""
     found = {}
     for name, recipe in calibrator.calibration.proxies:
         seconds = 0.0
@@ -258,7 +257,7 @@ def _once_minutes(calibrator: Calibrator) -> dict[str, float]:
 
 
 def _banks(calibrator: Calibrator) -> tuple[dict[str, float], dict[tuple[str, str], float]]:
-    """Return what the banks say: slots' drops, and the mean distillation error of each candidate."""
+    """Return the drop of each slot, and the mean distillation error of each candidate, from the banks."""
     recipes = [r for _, r in calibrator.calibration.proxies if r.init == "bank"]
     if not recipes:
         return {}, {}

@@ -1,8 +1,8 @@
-"""Calibration: which proxy tells the variants of a space apart, and agrees with full training, at what cost.
+"""Run a calibration: measure which proxy distinguishes the variants of a space as full training does, and at what cost.
 
 Every proxy trains the same variants under the same seeds, and so does full training; `nas.calibration.resolution`
-compares them. Each finished run is a line in a file, so a calibration that was interrupted, or is asked for more
-variants, seeds or proxies, trains only what is not there.
+compares them. Each finished run is a line in a file, so a calibration that is resumed, or extended by variants, seeds
+or proxies, trains only the missing runs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, TypeVar
 
+from nas.bank.artifacts import ArtifactObserver, ArtifactStore
 from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Weights, WeightsObserver
 from nas.calibration.run_log import Finished, Run, RunFile
 from nas.errors import ArtifactError, OptionError, ProxyFailure
 from nas.model.render import render
@@ -31,31 +31,31 @@ from nas.workers.parallel import run_parallel
 from nas.workers.process import ProxyWorker
 
 CALIBRATION_SUFFIX = ".calibration"
-"""What the name of a calibration's folder ends in, below ``studies/``."""
+"""Suffix of a calibration's folder below ``studies/``."""
 FULL = "full"
-"""The name of full training among the runs."""
+"""Name of full training among the runs."""
 DEFAULT_PROXIES = ("scratch-8", "baseline-8", "bank-0", "bank-2", "bank-4")
-"""From scratch, as everybody does it; from the trained baseline; from the bank, as it is and after a short training."""
+"""From scratch, from the trained baseline, from the bank without training, and from the bank after a short training."""
 
 _PROXY = re.compile(r"(scratch|baseline|bank)(-fresh)?-(\d+)")
-_BESIDE_EPOCHS = 1 / 3
-"""What a run takes beside its epochs, in epochs: building, refreshed statistics, validation."""
+_OVERHEAD_EPOCHS = 1 / 3
+"""Fixed cost of a run in epochs: building, batch norm statistics, validation."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is calibrated.
+    """The design of a calibration.
 
     Attributes:
-        space: Whose variants are trained.
-        variants: How many, beside the baseline; `nas.space.sampling.representatives` says which.
+        space: The search space.
+        variants: Number of trained variants without the baseline; `nas.space.sampling.representatives` selects them.
         data: Path of the data.yaml, or empty for the demo data.
-        fingerprint: Of the dataset.
-        full: The recipe of full training.
-        full_seeds: How many seeds full training gets.
+        fingerprint: Fingerprint of the dataset.
+        full: Recipe of full training.
+        full_seeds: Number of seeds of full training.
         proxies: Name to recipe.
-        seeds: How many seeds each proxy gets.
-        versions: Of the tool and the packages that decide results.
+        seeds: Number of seeds of each proxy.
+        versions: Versions of the tool and of the packages that influence results.
         baselines: As `nas.study.settings.Settings.baselines`.
     """
 
@@ -84,17 +84,17 @@ def proxy_recipe(text: str, common: Recipe) -> Recipe:
     """Return the recipe of a proxy by its name: ``scratch-8``, ``baseline-8``, ``bank-4``, ``bank-fresh-4``.
 
     Args:
-        text: Kind of start and epochs; ``fresh`` starts swapped modules with initial values of their own.
-        common: What all proxies share.
+        text: Kind of start and epochs; with ``fresh``, swapped modules start from random values.
+        common: Recipe of everything else.
 
     Raises:
-        OptionError: It is no such name.
+        OptionError: It is not such a name.
     """
     match = _PROXY.fullmatch(text)
     if not match or (match[2] and match[1] == "scratch") or (match[1] != "bank" and match[3] == "0"):
         raise OptionError(
             f"cannot read the proxy {text!r}: expected scratch-N, baseline-N or bank-N with N epochs (bank-0 trains "
-            "nothing), or baseline-fresh-N, bank-fresh-N for modules that do not start near what they replace"
+            "nothing), or baseline-fresh-N, bank-fresh-N for modules that start from random values"
         )
     kind, epochs = match[1], int(match[3])
     start = "fresh" if match[2] else "near"
@@ -102,7 +102,7 @@ def proxy_recipe(text: str, common: Recipe) -> Recipe:
 
 
 def _bank_name(recipe: Recipe) -> str:
-    """Return what tells the banks of two recipes apart within one calibration."""
+    """Return a name that identifies the bank of a recipe within one calibration."""
     return f"{recipe.start} {recipe.bank_epochs} {recipe.bank_lr0}"
 
 
@@ -111,18 +111,18 @@ def full_recipe(common: Recipe, epochs: int) -> Recipe:
     return replace(common, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
 
 
-class CalibrationObserver(WeightsObserver, Protocol):
-    """Who is told how a calibration goes."""
+class CalibrationObserver(ArtifactObserver, Protocol):
+    """Callbacks on the progress of a calibration."""
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
-        """Hear that a run has ended, the `position`-th of `total`, and how much is left to do, in epochs."""
+        """Handle the end of a run, the `position`-th of `total`; `left` is the remaining work in epochs."""
 
-    def for_worker(self, number: int) -> WeightsObserver:
-        """Return who is told what one of several workers does, counted from 0; called from its thread."""
+    def for_worker(self, number: int) -> ArtifactObserver:
+        """Return the observer of one of several workers, counted from 0; called in its thread."""
 
 
-def runs_of(calibration: Calibration) -> list[Run]:
-    """Return every run that a calibration asks for: cheap ones first, and all variants of a seed together."""
+def planned_runs(calibration: Calibration) -> list[Run]:
+    """Return all runs of a calibration: cheap ones first, and all variants of a seed together."""
     found = []
     cheap = sorted(calibration.proxies, key=lambda p: (p[1].epochs, p[0]))
     for name, recipe in cheap:
@@ -137,7 +137,7 @@ def runs_of(calibration: Calibration) -> list[Run]:
 
 
 def control_of(calibration: Calibration, variant: Variant) -> tuple[str, ...]:
-    """Return the layers whose own modules, distilled anew, are a variant's control; empty where it is the baseline."""
+    """Return the layers of a variant's control: their original modules are distilled again; empty for the baseline."""
     graph = calibration.space.graph
     return tuple(s for s, _ in variant.swaps if s in graph.names and graph[s].kind != "up")
 
@@ -147,71 +147,71 @@ class Calibrator:
     """Runs a calibration.
 
     Attributes:
-        calibration: What is asked for.
-        folder: Where its files go.
-        weights: Makes what proxies inherit.
-        workers: How many trainings run side by side.
-        cache: Where training processes may write.
-        observer: Told of everything.
+        calibration: The design.
+        folder: Folder of its files.
+        weights: Makes the weights that proxies inherit.
+        workers: Number of parallel trainings.
+        cache: Folder where training processes may write.
+        observer: Called on progress.
     """
 
     calibration: Calibration
     folder: Path
-    weights: Weights
+    weights: ArtifactStore
     workers: int
     cache: Path
     observer: CalibrationObserver
 
     @property
     def file(self) -> RunFile:
-        """Where finished runs go."""
+        """The file of finished runs."""
         return RunFile(self.folder / "runs.jsonl")
 
     def bank(self, recipe: Recipe, seed: int) -> SwapBank:
-        """Return the bank of a seed, with what the variants of the calibration are assembled from."""
+        """Return the bank of a seed with all candidates of the calibration's variants and controls."""
         return self.weights.bank(recipe, seed, self._candidates())
 
     def key(self, run: Run) -> str:
-        """Return what a run is found again by."""
+        """Return the key of a run in the file."""
         made_of = self.weights.baseline_key(run.recipe, run.seed) if _inherits(run) else ""
         return run.key(self.calibration.fingerprint, self.calibration.versions, render(run.variant).yaml, made_of)
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has runs under further seeds, with as many trained baselines as it says."""
+        """Whether the file has runs under further seeds with the same `Calibration.baselines`."""
         there = self.file.read()
-        further = (run for run in runs_of(self.calibration) if run.seed and _inherits(run))
+        further = (run for run in planned_runs(self.calibration) if run.seed and _inherits(run))
         return bool(there) and any(self.key(run) in there for run in further)
 
     def missing(self) -> list[tuple[Run, str]]:
-        """Return the runs that are still to be trained, with their keys."""
+        """Return the runs that are not in the file, with their keys."""
         there = self.file.read()
-        every = [(run, self.key(run)) for run in runs_of(self.calibration)]
+        every = [(run, self.key(run)) for run in planned_runs(self.calibration)]
         return [(run, key) for run, key in every if key not in there]
 
     def run(self) -> None:
-        """Train what is missing.
+        """Train the missing runs.
 
         Raises:
             ArtifactError: A baseline or a bank cannot be made.
             OutputError: Results cannot be written.
         """
         todo = self.missing()
-        total = len(runs_of(self.calibration))
+        total = len(planned_runs(self.calibration))
         lock = threading.Lock()
         position = total - len(todo)
         left = sum(_work(run) for run, _ in todo)
         made: dict[tuple[str, int], SwapBank] = {}
 
         def make_baseline(run: Run, worker: ProxyWorker) -> None:
-            told = self.observer.for_worker(workers.index(worker)) if len(workers) > 1 else self.observer
-            weights = replace(self.weights, worker=worker, observer=told)
+            observer = self.observer.for_worker(workers.index(worker)) if len(workers) > 1 else self.observer
+            weights = replace(self.weights, worker=worker, observer=observer)
             try:
                 (weights.teacher if run.recipe.init == "bank" else weights.baseline)(run.recipe, run.seed)
             except ArtifactError as error:
                 if not run.seed:
                     raise
-                hint = "`--one-baseline` calibrates with that of seed 0 alone, under another --name"
+                hint = "to calibrate with the baseline of seed 0 alone, use `--one-baseline` and another --name"
                 raise ArtifactError(f"the baseline of seed {run.seed}: {error}\n{hint}") from None
 
         def make_bank(run: Run, worker: ProxyWorker) -> None:
@@ -222,9 +222,9 @@ class Calibrator:
         def train(entry: tuple[Run, str], worker: ProxyWorker) -> None:
             nonlocal position, left
             run, key = entry
-            done, lasting = self._one(run, key, made, worker)
+            done, final = self._train_run(run, key, made, worker)
             with lock:
-                if lasting:
+                if final:
                     self.file.append(run, done)
                 position += 1
                 left -= _work(run)
@@ -233,38 +233,38 @@ class Calibrator:
         workers = [ProxyWorker(self.cache, threads=self._threads) for _ in range(self.workers)]
         try:
             bases = {self.weights.baseline_key(r.recipe, r.seed): r for r, _ in todo if _inherits(r)}
-            _each(make_baseline, list(bases.values()), workers)
+            _for_each(make_baseline, list(bases.values()), workers)
             banks = {(_bank_name(r.recipe), r.seed): r for r, _ in todo if r.recipe.init == "bank"}
-            _each(make_bank, list(banks.values()), workers)
-            _each(train, todo, workers)
+            _for_each(make_bank, list(banks.values()), workers)
+            _for_each(train, todo, workers)
         finally:
             for worker in workers:
                 worker.close()
 
     @property
     def _threads(self) -> int | None:
-        """Threads of one training: on a CPU one each, which costs the least in all and disturbs no neighbour."""
+        """Threads of one training: one on a CPU, which costs the least in total and does not slow others."""
         return 1 if self.calibration.full.device == "cpu" else None
 
     def _candidates(self) -> tuple[Candidate, ...]:
-        """Return what the variants of the calibration are assembled from."""
+        """Return the candidates of all variants and controls."""
         swaps = {Candidate(slot, label): None for v in self.calibration.tested for slot, label in v.swaps}
         controls = {
             Candidate(slot, CONTROL): None for v in self.calibration.tested for slot in control_of(self.calibration, v)
         }
         return tuple({**swaps, **controls})
 
-    def _one(
+    def _train_run(
         self, run: Run, key: str, banks: Mapping[tuple[str, int], SwapBank], worker: ProxyWorker
     ) -> tuple[Finished, bool]:
-        """Train one run; return what came of it, and whether that is the variant's own doing."""
+        """Train one run; return its result, and whether it is final: a failure of the machine is retried."""
         bank = banks.get((_bank_name(run.recipe), run.seed)) if run.recipe.init == "bank" else None
         swaps = tuple((slot, CONTROL) for slot in run.controls) or run.variant.swaps
         if bank and bank.problem(swaps):
             return Finished(key, None, bank.problem(swaps)), True
         job = replace(
             self.weights.job(run.variant, run.recipe, run.seed),
-            **self.weights.inherited(run.recipe, swaps, bank, run.seed),
+            **self.weights.initial_files(run.recipe, swaps, bank, run.seed),
         )
         try:
             return Finished(key, worker.run(self.weights.resumable(job))), True
@@ -277,14 +277,14 @@ def _inherits(run: Run) -> bool:
 
 
 def _work(run: Run) -> float:
-    return run.recipe.epochs + _BESIDE_EPOCHS
+    return run.recipe.epochs + _OVERHEAD_EPOCHS
 
 
 Task = TypeVar("Task")
 
 
-def _each(do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], workers: Sequence[ProxyWorker]) -> None:
-    """Do every task with one of the workers; the first failure, or Ctrl-C, stops all of them."""
+def _for_each(do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], workers: Sequence[ProxyWorker]) -> None:
+    """Run each task on one of the workers; the first error, or Ctrl-C, stops all of them."""
     queue: Queue[Task] = Queue()
     for task in tasks:
         queue.put(task)

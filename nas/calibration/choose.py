@@ -1,4 +1,4 @@
-"""Choosing a proxy: what one costs for what it can see, and which is the cheapest that will do."""
+"""Choose a proxy: the cheapest that distinguishes the variants and agrees with full training."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from nas.calibration.rank_agreement import Agreement
 from nas.calibration.resolution import Merit
 
 LEARNT = 0.02
-"""Mean mAP50-95 below which the variants of a proxy have learnt nothing that could tell them apart."""
+"""Mean mAP50-95 below which the variants of a proxy have not learnt enough to be compared."""
 _NO_JUDGE = 0.3
-"""Spearman of full training with itself below which it can judge nothing."""
+"""Spearman between seeds of full training below which it is too noisy to compare proxies with."""
 
 
 @dataclass(frozen=True)
 class ProxyMerit:
-    """One score of one proxy, judged.
+    """The merit of one score of one proxy.
 
     Attributes:
-        proxy: Name of the proxy's configuration.
+        proxy: Name of the proxy.
         score: Name of the score.
         merit: In units of mAP50-95.
         agreement: One run of it against the mean of full training.
         agreement_mean: The mean of its seeds against the same.
-        minutes: CPU minutes of a run, the mean over runs.
-        once_minutes: CPU minutes once a study, for a teacher and a bank; not part of what a variant costs.
-        failures: Runs that failed.
-        scale: Factor that turned the score's unit into mAP's; 1 for scores that are mAP.
+        minutes: Mean CPU minutes of a run.
+        once_minutes: CPU minutes once per study, for a teacher and a bank; not part of the cost of a variant.
+        failures: Number of failed runs.
+        scale: Factor from the score's unit to that of mAP; 1 for scores that are an mAP.
     """
 
     proxy: str
@@ -44,11 +44,11 @@ class ProxyMerit:
 
     @property
     def label(self) -> str:
-        """Proxy and score in one."""
+        """Proxy and score."""
         return f"{self.proxy}, {self.score}"
 
     def cost(self, difference: float = 0.005) -> float:
-        """Return the CPU minutes a variant to resolve a difference of mAP50-95; fractions of a run count as such."""
+        """Return the CPU minutes per variant to resolve a difference of mAP50-95; the number of runs is not rounded."""
         return self.merit.seeds_for(difference) * self.minutes
 
     def price(self, difference: float = 0.005) -> float:
@@ -62,19 +62,19 @@ class ProxyMerit:
         return body
 
 
-def choose(
+def choose_proxy(
     reports: Sequence[ProxyMerit], ceiling: float | None = None, *, difference: float = 0.005, least: float = 0.7
 ) -> tuple[ProxyMerit, str]:
-    """Return the cheapest adequate proxy, and the reason in words.
+    """Return the cheapest adequate proxy, and an explanation.
 
-    Adequate is a proxy whose variants have learnt and spread by more than its error, and whose one run has a Spearman
-    of at least `least` with full training, or the ceiling where that is lower. Where full training does not even agree
-    with itself, it can judge no proxy, and the first two count alone. The cheapest has the lowest `ProxyMerit.price`.
-    If none is adequate, the one of the highest Spearman is returned, and the reason says so.
+    A proxy is adequate if its variants have learnt, their spread is larger than its error, and one run has a Spearman
+    of at least `least` with full training, or the ceiling if that is lower. If full training does not even agree with
+    itself, the Spearman is ignored. The cheapest has the lowest `ProxyMerit.price`. If none is adequate, the one with
+    the highest Spearman is returned, as the explanation then states.
 
     Args:
         reports: At least one.
-        ceiling: Spearman of one seed of full training with another; None where it was not measured.
+        ceiling: Spearman of one seed of full training with another; None if it was not measured.
         difference: mAP50-95 to resolve.
         least: Spearman to reach.
 
@@ -89,7 +89,7 @@ def choose(
     adequate = [r for r in clear if r.agreement.spearman >= bar]
     judged = f"Spearman {{:.2f}} (at least {bar:.2f})"
     if blind:
-        judged = f"Spearman {{:.2f}} (full training agrees with itself by only {ceiling:.2f}, so this judges nothing)"
+        judged = f"Spearman {{:.2f}} (not used: full training agrees with itself by only {ceiling:.2f})"
     if adequate:
         best = min(adequate, key=lambda r: (r.price(difference), -r.agreement.spearman, r.label))
         return best, (

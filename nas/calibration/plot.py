@@ -1,4 +1,4 @@
-"""The calibration's picture: what each proxy says against full training, and what it costs. Matplotlib's one place."""
+"""The plot of a calibration: each proxy against full training, and its cost. The only file that uses Matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.calibration.resolution import merit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that remain apart for the colour-blind (Okabe and Ito, Color Universal Design, 2008).
+# Colours that colour-blind readers can distinguish (Okabe and Ito, Color Universal Design, 2008).
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#8C8C8C"
 _DPI = 150
 _WIDTH, _PANEL, _LINE, _COLUMNS = 8.0, 2.55, 0.26, 3  # the first three in inches
@@ -30,9 +30,9 @@ class Point(NamedTuple):
     Attributes:
         variant: Its name.
         full: Mean mAP50-95 of full training.
-        full_error: Standard error of it; 0 where it is not known.
+        full_error: Its standard error; 0 if unknown.
         score: Mean score of the proxy.
-        score_error: Standard error of it; 0 where it is not known.
+        score_error: Its standard error; 0 if unknown.
     """
 
     variant: str
@@ -42,11 +42,11 @@ class Point(NamedTuple):
     score_error: float
 
 
-def points_of(variants: Sequence[str], full: np.ndarray, proxy: np.ndarray) -> list[Point]:
-    """Return the points of one panel; variants with failed runs are left out.
+def panel_points(variants: Sequence[str], full: np.ndarray, proxy: np.ndarray) -> list[Point]:
+    """Return the points of one panel, without variants that have failed runs.
 
-    The standard errors are the paired ones of `merit`, for what a seed does to all variants alike moves no point
-    against another. They are 0 with one seed.
+    The standard errors are the paired ones of `merit`, because an effect of a seed on all variants does not move points
+    against each other. They are 0 with one seed.
 
     Args:
         variants: Names.
@@ -63,7 +63,7 @@ def points_of(variants: Sequence[str], full: np.ndarray, proxy: np.ndarray) -> l
     ]
 
 
-def calibration_picture(
+def plot_calibration(
     path: Path,
     reports: Sequence[ProxyMerit],
     points: Mapping[str, Sequence[tuple[str, float, float, float, float]]],
@@ -73,20 +73,20 @@ def calibration_picture(
     difference: float = 0.005,
     reference: str = "mAP50-95",
 ) -> None:
-    """Write the picture of a calibration, a PNG 1200 pixels wide.
+    """Write the plot of a calibration, a PNG 1200 pixels wide.
 
-    Above is a panel for each proxy: its mean score of a variant against the mean of full training, with
-    standard errors, and the Spearman of one run. Below, for each proxy, are the CPU minutes a variant that it takes to
-    resolve a difference, no less than one run, the cheapest on top.
+    The upper part has a panel per proxy: its mean score of each variant against the mean of full training, with
+    standard errors, and the Spearman of one run. The lower part has a bar per proxy: the CPU minutes per variant to
+    resolve a difference, at least one run, the cheapest on top.
 
     Args:
-        path: Of the file; it is overwritten.
-        reports: At least one. Panels are in this order.
-        points: By `ProxyMerit.label`, as `Point` orders its values. A report without points has a bar only.
-        baseline: The variant that is marked.
-        chosen: Label of the proxy that is marked.
+        path: The file, which is overwritten.
+        reports: At least one, in the order of the panels.
+        points: `ProxyMerit.label` to points, with values in the order of `Point`; a report without any has only a bar.
+        baseline: The variant that is highlighted.
+        chosen: Label of the proxy that is highlighted.
         difference: mAP50-95 to resolve.
-        reference: Which score of full training the points hold, in words.
+        reference: Description of the score of full training.
 
     Raises:
         ValueError: There are no reports.
@@ -159,7 +159,7 @@ def _bars(axes: Axes, reports: Sequence[ProxyMerit], chosen: str | None, differe
     axes.set_ylim(middle - half, middle + half)
     axes.set_xscale("log")
     low = math.floor(math.log10(min(minutes) / 2))
-    # The texts beside the bars need 3 tenths of the width.
+    # The labels next to the bars need 3 tenths of the width.
     axes.set_xlim(10**low, 10 ** max(low + 1.1, (math.log10(max(minutes)) - 0.3 * low) / 0.7))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter("")
@@ -180,7 +180,7 @@ def _plain(axes: Axes) -> None:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Return the text on two lines at most; a longer one loses its middle."""
+    """Return the text in at most two lines, with the middle of a longer one removed."""
     lines = textwrap.wrap(text, width)
     return "\n".join(lines if len(lines) <= 2 else [lines[0], "… " + text[2 - width :].lstrip()])
 

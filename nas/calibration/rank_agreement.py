@@ -1,4 +1,4 @@
-"""Rank agreement: whether a proxy puts variants in the order that full training does."""
+"""Rank agreement between the order of variants by a proxy and by full training."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.calibration.resolution import TAILS, Interval, complete
+from nas.calibration.resolution import TAILS, Interval, drop_incomplete
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the order of a proxy is that of full training. The intervals are bootstrap ones, at 95 %.
+    """Rank agreement of a proxy with full training, with 95 % bootstrap intervals.
 
     Attributes:
-        n: Variants it was measured on.
+        n: Number of variants.
         spearman: Spearman's rank correlation, with mean ranks for ties.
         kendall: Kendall's tau-b.
         top3_recall: Share of the three best by full training among the three best by proxy; ties share a place.
-        top_decile_kendall: Kendall's tau-b among the best tenth by full training, rounded up; None where that is fewer
-            than 4 variants.
-        spearman_interval: None, as the others, where too few bootstrap draws have an order.
-        kendall_interval: Of `kendall`.
-        top3_recall_interval: Of `top3_recall`.
-        top_decile_kendall_interval: Of `top_decile_kendall`.
+        top_decile_kendall: Kendall's tau-b among the best tenth by full training, rounded up; None for fewer than 4
+            variants.
+        spearman_interval: Interval of `spearman`; None, as the others, if too few bootstrap draws have an order.
+        kendall_interval: Interval of `kendall`.
+        top3_recall_interval: Interval of `top3_recall`.
+        top_decile_kendall_interval: Interval of `top_decile_kendall`.
     """
 
     n: int
@@ -42,21 +42,21 @@ def agreement(
 ) -> Agreement:
     """Measure the rank agreement of a proxy with the mean of full training over its seeds.
 
-    By default it is that of one run: computed for each seed of the proxy, then averaged. A seed that gives all variants
-    one score orders nothing, and counts as 0. The intervals come from resampling variants and the proxy's seeds with
+    By default it is that of one run: computed for each seed of the proxy, then averaged. A seed under which all
+    variants have the same score counts as 0. The intervals come from resampling variants and the proxy's seeds with
     replacement; draws of fewer than 3 different variants are skipped.
 
     Args:
-        proxy: Scores, (variants, seeds); more is better. Variants with NaN in either array are left out.
-        full: Scores of full training of the same variants, (variants, seeds of it).
-        mean_of_seeds: Take the mean of all the proxy's seeds as its score instead.
-        draws: Bootstrap draws.
-        seed: Of the bootstrap.
+        proxy: Scores, (variants, seeds); more is better. Variants with NaN in either array are ignored.
+        full: Scores of full training of the same variants, (variants, seeds of full training).
+        mean_of_seeds: Use the mean of all the proxy's seeds as its score.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: Fewer than 3 variants are left, or full training gives all of them one score.
+        ValueError: Fewer than 3 variants remain, or all have the same score in full training.
     """
-    proxy, full = complete(proxy, full)
+    proxy, full = drop_incomplete(proxy, full)
     truth = full.mean(1)
     if np.ptp(truth) == 0:
         raise ValueError("full training gives every variant the same score: there is no order to agree with")
@@ -76,17 +76,17 @@ def ceiling(full: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Agreement 
     The intervals come from resampling variants.
 
     Args:
-        full: Scores of full training, (variants, seeds). Variants with NaN are left out.
-        draws: Bootstrap draws.
-        seed: Of the bootstrap.
+        full: Scores of full training, (variants, seeds). Variants with NaN are ignored.
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap.
 
     Returns:
         None with one seed.
 
     Raises:
-        ValueError: Fewer than 3 variants are left.
+        ValueError: Fewer than 3 variants remain.
     """
-    (full,) = complete(full)
+    (full,) = drop_incomplete(full)
     variants, seeds = full.shape
     if seeds < 2:
         return None
@@ -100,7 +100,7 @@ def ceiling(full: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Agreement 
 def _agreement(x: np.ndarray, y: np.ndarray, xs: np.ndarray, ys: np.ndarray, pick: np.ndarray) -> Agreement:
     """Summarise pairs of orders x, y (pairs, variants), and their bootstrap draws xs, ys (draws, pairs, variants).
 
-    Statistics are the mean over pairs. `pick` (draws, 1, variants) says which variants were drawn.
+    Statistics are means over pairs. `pick` (draws, 1, variants) holds the drawn variants.
     """
     values = np.nan_to_num(_statistics(x, y)).mean(0)
     step = max(1, 500_000 // (xs.shape[1] * xs.shape[2] ** 2))
@@ -133,7 +133,7 @@ def _decile(variants: int) -> int:
 def _statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return Spearman, Kendall, top-3 recall and top-decile Kendall of orders x and y (..., variants), stacked last.
 
-    NaN where an order is constant.
+    They are NaN if an order is constant.
     """
     sx, sy = _signs(x), _signs(y)
     # The row sums of the signs are twice the mean ranks, less a constant.
@@ -146,18 +146,18 @@ def _statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _signs(a: np.ndarray) -> np.ndarray:
-    """Return the sign of every difference, (..., V, V): 1 where the row's value is above the column's."""
+    """Return the sign of every difference, (..., V, V): 1 if the value of the row is above that of the column."""
     return np.asarray(np.sign(a[..., :, None] - a[..., None, :]))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, axes: int) -> np.ndarray:
-    """Return the cosine of the angle between a and b over their last axes; NaN where one is all 0."""
+    """Return the cosine of the angle between a and b over their last axes; NaN if one is all 0."""
     over = tuple(range(-axes, 0))
     norm = np.sqrt((a * a).sum(over) * (b * b).sum(over))
     return np.asarray(np.divide((a * b).sum(over), norm, out=np.full(norm.shape, np.nan), where=norm > 0))
 
 
 def _in_top3(signs: np.ndarray) -> np.ndarray:
-    """Return the chance of each variant to be among the three best, ties broken at random; from (..., V, V) signs."""
+    """Return the probability of each variant to be in the top 3, with ties broken at random; from (..., V, V) signs."""
     above, tied = (signs < 0).sum(-1), (signs == 0).sum(-1)
     return np.asarray(np.clip((3 - above) / tied, 0, 1))

@@ -10,7 +10,7 @@ import numpy as np
 from nas.bank.store import IDLE
 from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Assessment
 from nas.calibration.choose import ProxyMerit
-from nas.calibration.plot import calibration_picture, points_of
+from nas.calibration.plot import panel_points, plot_calibration
 from nas.calibration.result import RESULT_FILE
 from nas.errors import OutputError
 from nas.study.settings import PER_SEED
@@ -18,14 +18,14 @@ from nas.training.scores import SCORES
 
 
 def to_markdown(j: Assessment) -> str:
-    """Return the whole answer as Markdown tables."""
+    """Return the assessment as Markdown."""
     c = j.calibration
     parts = [_head(j), _merit_table(j), full_training_words(j), _variant_table(j)]
     if j.drops:
         idle = {slot for slot, drop in j.drops.items() if drop < IDLE}
         parts.append(
-            "What the trained baseline loses in mAP50-95 without what a layer says (its channels' means in place of "
-            "its output):\n\n"
+            "mAP50-95 that the trained baseline loses when a layer's output is replaced by the means of its "
+            "channels:\n\n"
             + "\n".join(f"- {s}: {d:.4f}{' (cannot matter here)' if s in idle else ''}" for s, d in j.drops.items())
         )
     if j.errors:
@@ -39,13 +39,13 @@ def _head(j: Assessment) -> str:
     c = j.calibration
     own = ", with a trained baseline for each" if c.baselines == PER_SEED else ""
     unit = "CPU" if c.full.device == "cpu" else "GPU"
-    told = (
+    text = (
         f"{len(j.variants)} variants of {c.space.name} ({c.space.base}{c.space.scale}), the baseline among them, on "
         f"{c.data or 'the demo data'} at {c.full.imgsz} px. Proxies: {c.seeds} seeds each{own}. Full training: "
         f"{c.full.epochs} epochs, {c.full_seeds} seeds, {j.full_minutes:.1f} {unit} minutes a run; its "
         f"mAP50-95 is that of the averaged weights ({FULL_SCORE}). Error, spread and resolution are in mAP50-95."
     )
-    return f"{told}\n\n**{j.reason}**"
+    return f"{text}\n\n**{j.reason}**"
 
 
 def _merit_table(j: Assessment) -> str:
@@ -63,12 +63,10 @@ def full_training_words(j: Assessment) -> str:
     if not (j.full_merit and j.ceiling and j.attainable is not None):
         return ""
     f = j.full_merit
-    why = (
-        "" if j.reference == FULL_SCORE else " (its mAP hardly agrees with itself between seeds: it can judge nothing)"
-    )
+    why = "" if j.reference == FULL_SCORE else " (its mAP is too noisy: it hardly agrees between seeds)"
     agreement = with_interval(j.ceiling.spearman, j.ceiling.spearman_interval)
     return (
-        f"Proxies are judged by this score of full training: {SCORES[j.reference].words}{why}. "
+        f"Proxies are compared with this score of full training: {SCORES[j.reference].words}{why}. "
         f"Its error in one seed is {f.error:.4f}, its spread {f.spread:.4f} (variance ratio {f.ratio:.2f}). "
         f"One seed against another: Spearman {agreement}; a perfect proxy "
         f"could reach {j.attainable:.2f} against the mean of {j.calibration.full_seeds}."
@@ -88,7 +86,7 @@ def _variant_table(j: Assessment) -> str:
 
 
 def _mean(values: np.ndarray, form: str) -> str:
-    """Return the mean of what there is; a dash where every run failed."""
+    """Return the mean of the finite values; a dash if all runs failed."""
     there = np.atleast_1d(values)[~np.isnan(np.atleast_1d(values))]
     return format(float(there.mean()), form) if there.size else "–"
 
@@ -109,8 +107,8 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
     return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
-def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
-    """Write the answer for ``nas search --proxy``, the tables, and a picture.
+def write_report(j: Assessment, folder: Path) -> tuple[Path, ...]:
+    """Write the result for ``nas search --proxy``, the Markdown report, and the plot.
 
     Raises:
         OutputError: They cannot be written.
@@ -118,10 +116,10 @@ def write(j: Assessment, folder: Path) -> tuple[Path, ...]:
     calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
     names = [variant.describe() for variant in j.variants]
     best = [j.best(name) for name, _ in j.calibration.proxies]
-    points = {m.label: points_of(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
+    points = {m.label: panel_points(names, j.judged, j.tables[m.proxy][m.score]) for m in best}
     try:
         tables.write_text(to_markdown(j), encoding="utf-8")
-        calibration_picture(
+        plot_calibration(
             picture, best, points, chosen=j.chosen.label, difference=DIFFERENCE, reference=SCORES[j.reference].words
         )
         calibrated.write_text(json.dumps(j.to_json(), indent=1) + "\n", encoding="utf-8")

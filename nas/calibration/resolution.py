@@ -1,8 +1,8 @@
-"""Merit: how well a score tells variants apart.
+"""Merit of a score: how well it distinguishes variants.
 
-The figure of merit is the variance that variants differ by over the variance that one run errs by, which says how many
-runs it takes to order two variants. This is arithmetic over arrays of scores, one row a variant and one column a seed;
-it knows nothing of trainings. A failed run is NaN, and takes its variant's row with it.
+The figure of merit is the variance between variants over the variance of the error of one run, which gives the number
+of runs that it takes to order two variants. The functions work on arrays of scores with one row per variant and one
+column per seed. A failed run is NaN and excludes its variant.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ Interval = tuple[float, float]
 """A 95 % interval."""
 
 TAILS = (0.025, 0.975)
-"""Of such an interval."""
+"""Probabilities below and above such an interval."""
 
 
 @dataclass(frozen=True)
 class Merit:
-    """How well one score of one proxy tells variants apart; in the score's unit.
+    """Merit of one score of one proxy, in the unit of the score.
 
     Attributes:
-        variants: How many it was measured on.
-        seeds: How many runs of each.
-        mean: Of all scores.
-        error: Standard deviation of one score's error, when variants are compared under the same seed.
-        error_unpaired: What it is without that pairing: the pooled standard deviation of a variant over seeds.
-        spread: Standard deviation between variants, without the error's part in it.
-        ratio: Variance between variants over the error's: the figure of merit; infinite without error.
-        reliability: Share of the variance of one score that is the variants'.
+        variants: Number of variants.
+        seeds: Number of runs of each.
+        mean: Mean of all scores.
+        error: Standard deviation of the error of one score, when variants are compared under the same seed.
+        error_unpaired: The same without pairing: the pooled standard deviation of a variant over seeds.
+        spread: Standard deviation between variants, without the contribution of the error.
+        ratio: Figure of merit: variance between variants over that of the error; infinite without error.
+        reliability: Fraction of the variance of one score that is between variants.
         error_interval: 95 % interval of `error`.
         ratio_interval: 95 % interval of `ratio`.
     """
@@ -49,18 +49,18 @@ class Merit:
     ratio_interval: Interval
 
     def resolution(self, seeds: float = 1, confidence: float = 0.9) -> float:
-        """Return the smallest true difference of two variants whose sign is right with that probability.
+        """Return the smallest true difference of two variants whose sign is right with a given probability.
 
         Args:
             seeds: Runs of each variant, under the same seeds.
-            confidence: Above 0.5, below 1.
+            confidence: The probability, above 0.5 and below 1.
         """
         return _z(confidence) * math.sqrt(2 * self.error**2 / seeds)
 
     def seeds_for(self, difference: float, confidence: float = 0.9) -> float:
-        """Return the runs of each variant that such a difference needs: the inverse of `resolution`.
+        """Return the number of runs of each variant that resolves a difference: the inverse of `resolution`.
 
-        It is not rounded. Below 1 it says how much better than needed one run is.
+        It is not rounded; below 1, one run is better than needed.
 
         Raises:
             ValueError: The difference is not positive.
@@ -77,7 +77,7 @@ def _z(confidence: float) -> float:
 
 
 def merit(y: np.ndarray) -> Merit:
-    """Measure how well a score tells variants apart.
+    """Measure how well a score distinguishes variants.
 
     The model is the two-way layout without replication, ``y_vs = mu + a_v + b_s + e_vs`` (Scheffé, The Analysis of
     Variance, 1959, chapters 4 and 7). The seed's effect ``b_s`` is shared by all variants, so pairing by seed removes
@@ -92,7 +92,7 @@ def merit(y: np.ndarray) -> Merit:
     """
     from scipy import stats  # here, because it takes a second to import
 
-    y = complete(y)[0]
+    y = drop_incomplete(y)[0]
     variants, seeds = y.shape
     if seeds < 2:
         raise ValueError(f"an error needs at least 2 seeds of each variant, not {seeds}")
@@ -121,7 +121,7 @@ def merit(y: np.ndarray) -> Merit:
 
 
 def attainable(full: np.ndarray) -> float | None:
-    """Return the correlation with the mean of full training that a proxy without any fault could reach.
+    """Return the correlation with the mean of full training that a perfect proxy could reach.
 
     The mean of F seeds is itself in error, which weakens every correlation with it by ``sqrt(R)``, where
     ``R = spread² / (spread² + error² / F)`` is its reliability (Spearman, The Proof and Measurement of Association
@@ -141,7 +141,7 @@ def attainable(full: np.ndarray) -> float | None:
 
 
 def in_map_units(score: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """Bring a score, such as a loss, to the unit of mAP, so that differences of it can be compared with those of mAP.
+    """Scale a score, such as a loss, to the unit of mAP, so that its differences can be compared with those of mAP.
 
     Args:
         score: Of one proxy, (variants, seeds).
@@ -150,13 +150,13 @@ def in_map_units(score: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         The scaled scores and the factor: the ratio of the spreads of variants, or 1 where either of them is 0.
     """
-    kept_score, kept_reference = complete(score, reference)
+    kept_score, kept_reference = drop_incomplete(score, reference)
     spread, aim = merit(kept_score).spread, merit(kept_reference).spread
     factor = aim / spread if spread and aim else 1.0
     return score * factor, factor
 
 
-def complete(*arrays: np.ndarray) -> list[np.ndarray]:
+def drop_incomplete(*arrays: np.ndarray) -> list[np.ndarray]:
     """Return (variants, seeds) arrays as floats, without the variants that have NaN or infinity in any of them."""
     floats = [np.asarray(a, dtype=float) for a in arrays]
     if any(a.ndim != 2 or a.shape[1] == 0 or len(a) != len(floats[0]) for a in floats):

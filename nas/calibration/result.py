@@ -1,4 +1,4 @@
-"""The answer of a calibration, as a search takes it from its file."""
+"""The result of a calibration, as a search reads it from its file."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from nas.errors import CalibrationError
 from nas.study.settings import SHARED
 from nas.training.recipe import Recipe
 
-SCHEMA = 1
+RESULT_SCHEMA = 1
 DEFAULT_SCORE = "map_last"
-"""What a ranking without a calibration stands on."""
+"""The score that ranks without a calibration."""
 RESULT_FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What a search takes from a calibration: a proxy, its score, and how far it can be trusted.
+    """The chosen proxy of a calibration, its score, and how reliable that is.
 
     Attributes:
         proxy: Name of the proxy.
         score: The score that ranks.
-        recipe: How it trains; the machine's own settings are the search's.
-        error: mAP50-95 by which one run's score is off, between variants of one seed.
-        resolution: Smallest difference of mAP50-95 between two variants whose sign one run each gets right in 9 of 10.
+        recipe: Its recipe; machine settings such as the device are those of the search.
+        error: Standard deviation of one run's score in mAP50-95, between variants under the same seed.
+        resolution: Smallest difference of mAP50-95 of two variants whose sign one run each gets right in 9 of 10 cases.
         spread: Standard deviation of mAP50-95 between variants.
-        spearman: Of one run with full training.
-        spearman_interval: Its 95 % interval; None where it could not be had.
-        on: What it was measured on, in words.
-        fingerprint: Of that dataset.
-        base: Base and scale of its variants.
-        degrees: Degrees of freedom that `error` rests on.
-        departures: What a study trains otherwise than was calibrated, a line each.
-        baselines: How many trained baselines it rests on, as `nas.study.settings.Settings.baselines`.
+        spearman: Spearman of one run with full training.
+        spearman_interval: Its 95 % interval; None if it could not be estimated.
+        on: Description of the variants and data that were used.
+        fingerprint: Fingerprint of that dataset.
+        base: Base and scale of the variants.
+        degrees: Degrees of freedom of `error`.
+        departures: Differences of a study's recipe from the calibrated one, one per line.
+        baselines: As `nas.study.settings.Settings.baselines`.
     """
 
     proxy: str
@@ -54,30 +54,30 @@ class CalibrationResult:
     baselines: str = SHARED
 
     def under(self, recipe: Recipe) -> CalibrationResult:
-        """Return the answer for a study with this recipe: what its options change of the calibrated one is noted."""
+        """Return the result for a study with this recipe, with its differences from the calibrated one."""
         machine = ("device", "weights", "weights_digest", "base_lr0")
         same = replace(recipe, **{key: getattr(self.recipe, key) for key in machine})
         return replace(self, departures=tuple(self.recipe.differences(same)))
 
     def to_json(self) -> str:
-        """Return it as text, for a study to keep."""
+        """Return it as text that a study stores."""
         return json.dumps({**asdict(self), "recipe": None}, sort_keys=True)
 
 
 def load_result(path: Path) -> CalibrationResult:
-    """Read the answer of a calibration.
+    """Read the result of a calibration.
 
     Raises:
-        CalibrationError: The file cannot be read, or is no calibration.
+        CalibrationError: The file cannot be read, or is not a calibration.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CalibrationError(f"cannot read the calibration {path}: {error.strerror or error}") from None
     except ValueError:
-        raise CalibrationError(f"{path} is no calibration: it is not JSON") from None
+        raise CalibrationError(f"{path} is not a calibration: it is not JSON") from None
     try:
-        if body["schema"] != SCHEMA:
+        if body["schema"] != RESULT_SCHEMA:
             raise CalibrationError(f"{path} was written by another version of the tool: calibrate again")
         chosen, made = body["chosen"], body["calibration"]
         interval = chosen["spearman_interval"]
@@ -98,14 +98,14 @@ def load_result(path: Path) -> CalibrationResult:
             baselines=made.get("baselines", SHARED) if recipe.trains_baseline else SHARED,
         )
     except (KeyError, TypeError) as error:
-        raise CalibrationError(f"{path} is no calibration: {error}") from None
+        raise CalibrationError(f"{path} is not a calibration: {error}") from None
 
 
 def calibration_file(text: str) -> Path:
-    """Return the file of a calibration: a path, its folder, or its name below ``studies/``.
+    """Return the file of a calibration, given as a path, as its folder, or by its name below ``studies/``.
 
     Raises:
-        CalibrationError: There is none.
+        CalibrationError: It does not exist, or is not finished.
     """
     named = Path("studies") / f"{text}{CALIBRATION_SUFFIX}" / RESULT_FILE
     for path in (Path(text), Path(text) / RESULT_FILE, named):
@@ -113,5 +113,5 @@ def calibration_file(text: str) -> Path:
             return path
     folder = named.parent
     if folder.is_dir():
-        raise CalibrationError(f"the calibration {text!r} is not finished: start `nas calibrate` again")
+        raise CalibrationError(f"the calibration {text!r} is not finished: resume it with `nas calibrate`")
     raise CalibrationError(f"no calibration {text!r}: neither that file nor {named} exists; `nas calibrate` makes one")

@@ -1,8 +1,7 @@
-"""Finished runs of a calibration, a line each: what was trained, how, and every score.
+"""The finished runs of a calibration, one per line: what was trained, how, and all scores.
 
-A run is known by a key over everything that decides its result, so that a calibration may be interrupted, extended by
-variants, seeds or proxies, and started again: what is there is not trained again, and what no longer applies is not
-taken.
+The key of a run is a digest of everything that influences its result, so a calibration can be interrupted, extended by
+variants, seeds or proxies, and resumed: existing runs are not trained again, and outdated ones are ignored.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from nas.training.scores import EpochScore, Validation, scores
 
 @dataclass(frozen=True)
 class Run:
-    """One training that a calibration asks for.
+    """One training of a calibration.
 
     Attributes:
         proxy: Name of the proxy.
-        recipe: How it trains.
-        variant: What it trains.
-        seed: Of everything random in it.
-        controls: For a control: the baseline's layers whose own modules come from the bank, distilled anew.
+        recipe: Its recipe.
+        variant: The variant.
+        seed: Seed of everything random in it.
+        controls: For a control: the baseline's layers whose original modules, distilled again, come from the bank.
     """
 
     proxy: str
@@ -41,13 +40,13 @@ class Run:
     controls: tuple[str, ...] = ()
 
     def key(self, fingerprint: str, versions: tuple[tuple[str, str], ...], yaml: str, inherits: str = "") -> str:
-        """Return 16 hex digits over what decides the result; the proxy's name does not.
+        """Return a digest, 16 hex digits, of everything that influences the result; the proxy's name does not.
 
         Args:
-            fingerprint: Of the dataset.
-            versions: Of the packages that decide results.
+            fingerprint: Fingerprint of the dataset.
+            versions: Versions of the packages that influence results.
             yaml: The variant's model YAML.
-            inherits: Key of the baseline that it inherits from; empty without one.
+            inherits: Key of the baseline whose weights are inherited; empty without one.
         """
         body: list[object] = [self.recipe.identity(), yaml, self.seed, fingerprint, [list(pair) for pair in versions]]
         if inherits or self.controls:
@@ -57,12 +56,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended.
+    """A finished run.
 
     Attributes:
         run_key: As `Run.key`.
-        result: What it gave; None when it failed.
-        failure: What went wrong, else empty.
+        result: Its result; None if it failed.
+        failure: Failure text; empty if it did not fail.
     """
 
     run_key: str
@@ -71,7 +70,7 @@ class Finished:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Every score; empty for a failure."""
+        """All scores; empty for a failure."""
         return scores(self.result.curve, self.result.average) if self.result else {}
 
 
@@ -82,10 +81,10 @@ class RunFile:
         self.path = path
 
     def read(self) -> dict[str, Finished]:
-        """Return the finished runs by key; a line that a kill cut short is left out.
+        """Return the finished runs by key, without a last line that was cut off when the process was killed.
 
         Raises:
-            CalibrationError: The file cannot be read, or holds something else.
+            CalibrationError: The file cannot be read, or contains something else.
         """
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -95,17 +94,17 @@ class RunFile:
             raise CalibrationError(f"cannot read {self.path}: {error}") from None
         found = {}
         for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):  # `append` will drop it
+            if not line.endswith("\n"):  # `append` will remove it
                 break
             try:
                 done = _read(json.loads(line))
             except (ValueError, KeyError, TypeError):
-                raise CalibrationError(f"{self.path}:{number} is no finished run") from None
+                raise CalibrationError(f"{self.path}:{number} is not a finished run") from None
             found[done.run_key] = done
         return found
 
     def append(self, run: Run, done: Finished) -> None:
-        """Add a finished run, on the disk before this returns.
+        """Append a finished run, and flush it to the disk.
 
         Raises:
             OutputError: It cannot be written.
@@ -123,7 +122,7 @@ class RunFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab+") as file:
-                if file.tell():  # a kill may have left half a line
+                if file.tell():  # a killed process may have left an incomplete line
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":
                         _drop_torn(file)
@@ -135,7 +134,7 @@ class RunFile:
 
 
 def _drop_torn(file: Any) -> None:
-    """Cut a file back to its last whole line."""
+    """Truncate a file after its last complete line."""
     file.seek(0)
     body = file.read()
     file.truncate(body.rfind(b"\n") + 1)
@@ -143,7 +142,7 @@ def _drop_torn(file: Any) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Return plain values with floats of 7 digits: more is noise."""
+    """Return plain values with floats rounded to 7 digits; more are noise."""
     if isinstance(value, float):
         return float(f"{value:.7g}")
     if isinstance(value, Mapping):
@@ -152,7 +151,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _read(body: Mapping[str, Any]) -> Finished:
-    """Return what `RunFile.append` wrote."""
+    """Parse a line of `RunFile.append`."""
     result = body["result"]
     if result is None:
         return Finished(body["key"], None, body["failure"])

@@ -66,7 +66,7 @@ def calibrate(as_json: bool, **given: Any) -> None:
     """
     cache = prepare()
     from nas.calibration.assessment import assess
-    from nas.calibration.report import write
+    from nas.calibration.report import write_report
     from nas.locks import held
     from nas.report.calibration_table import calibration_table, next_steps
     from nas.report.console import make_console
@@ -79,7 +79,7 @@ def calibrate(as_json: bool, **given: Any) -> None:
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
         calibrated = assess(calibrator)
-        files = write(calibrated, calibrator.folder)
+        files = write_report(calibrated, calibrator.folder)
     if as_json:
         return click.echo(json.dumps(calibrated.to_json(), indent=2))
     out = make_console()

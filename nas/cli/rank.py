@@ -10,7 +10,7 @@ import click
 from nas.cli.options import JSON, RUNG, STORAGE, open_study, prepare
 
 if TYPE_CHECKING:
-    from nas.ranking.aa_check import Check
+    from nas.ranking.aa_check import AACheck
     from nas.study.study import Study
 
 
@@ -56,10 +56,10 @@ def rank(
         ctx.exit(1)
 
 
-def _check(study: Study, seeds: int) -> tuple[Study, Check]:
+def _check(study: Study, seeds: int) -> tuple[Study, AACheck]:
     """Train the baseline's seeds that are missing, and check the verdicts with them."""
-    from nas.ranking.aa_check import check
-    from nas.ranking.replicates import runs_of, scores_of
+    from nas.ranking.aa_check import run_aa_check
+    from nas.ranking.replicates import group_by_variant, scores_by_seed
     from nas.report.console import make_console
     from nas.report.progress import Progress
     from nas.session.search import DEFAULT_CONFIRM, train_baseline_seeds
@@ -67,9 +67,9 @@ def _check(study: Study, seeds: int) -> tuple[Study, Check]:
     cache = prepare()
     with Progress(make_console(stderr=True), study) as progress:
         opened = train_baseline_seeds(cache, study, seeds, progress)
-    runs = next(runs for variant, runs in runs_of(opened.trials()).items() if variant.is_baseline)
+    runs = next(runs for variant, runs in group_by_variant(opened.trials()).items() if variant.is_baseline)
     design = opened.confirm if opened.confirm.top else DEFAULT_CONFIRM
-    return opened, check(list(scores_of(runs).values())[:seeds], design.top, design.seeds)
+    return opened, run_aa_check(list(scores_by_seed(runs).values())[:seeds], design.top, design.seeds)
 
 
 def print_ranking(
@@ -78,7 +78,7 @@ def print_ranking(
     as_json: bool,
     as_csv: bool,
     conclude: bool,
-    checked: Check | None = None,
+    checked: AACheck | None = None,
     fidelity: str = "",
 ) -> None:
     """Print the ranking of a study or of a lower rung: a table with what has to be said of it, JSON, or CSV."""
@@ -116,12 +116,12 @@ def effects(study: str, storage: str | None, rung: int | None, as_json: bool) ->
     nas effects blood
     """
     opened = open_study(study, storage)
-    from nas.ranking.effects import effects as read
+    from nas.ranking.effects import estimate_effects
     from nas.report.effects_table import print_effects
 
     fidelity = opened.fidelity_of(rung)
     s = opened.settings.at(fidelity)
-    found = read(opened.trials(fidelity), s.space.active, s.error)
+    found = estimate_effects(opened.trials(fidelity), s.space.active, s.error)
     if as_json:
         return click.echo(json.dumps({"study": study, **found.to_json()}, indent=2))
     return print_effects(found)

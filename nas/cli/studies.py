@@ -35,10 +35,10 @@ def studies_export(study: str, storage: str | None, output: Path | None) -> None
     nas search --replay blood.json
     """
     opened = open_study(study, storage)
-    from nas.search.table import export, write_table
+    from nas.search.table import export_table, write_table
 
     path = output or Path(f"{study}.json")
-    click.echo(f"{write_table(export(opened), path)} trainings written to {path}")
+    click.echo(f"{write_table(export_table(opened), path)} trainings written to {path}")
 
 
 @studies.command("copy")

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from nas.errors import SpaceError, StudyError
 from nas.model.cost import costed
 from nas.model.render import ModelFiles, render
-from nas.ranking.race import winner_of
+from nas.ranking.race import find_winner
 from nas.ranking.rank import ranking_of
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
@@ -33,7 +33,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     Args:
         study: The study.
         number: The trial of this number; `which` counts only where this is None.
-        which: The winner of the study (`nas.ranking.race.winner_of`), its Pareto front of mAP and GFLOPs, or all that
+        which: The winner of the study (`nas.ranking.race.find_winner`), its Pareto front of mAP and GFLOPs, or all that
             are ranked; the baseline, which needs nothing emitted, is left out of the last two.
 
     Raises:
@@ -50,7 +50,7 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     if not rows:
         raise StudyError(f"the study {name!r} has no finished trial yet; `nas search --study {name}`")
     if which == "best":
-        return [winner_of(study, rows).trial]
+        return [find_winner(study, rows).trial]
     chosen = [r.trial for r in rows if (r.on_front or which == "all") and not r.trial.variant.is_baseline]
     if not chosen:
         raise StudyError(f"the study {name!r} has nothing but its baseline there")

@@ -25,7 +25,7 @@ from nas.space.search_space import Assignment, Slot
 from nas.study.objective import Array
 from nas.study.trial import Trial
 
-Swap: TypeAlias = tuple[str, str]
+SwapKey: TypeAlias = tuple[str, str]
 """A slot's key and a label."""
 Pairs: TypeAlias = npt.NDArray[np.int64]
 """Two columns of the design each."""
@@ -192,14 +192,14 @@ class AdditiveModel:
         plain, paired, helps = fit_both(data)
         return paired if helps[-1] else plain
 
-    def contrast(self, weights: Mapping[Swap, float]) -> Estimate:
+    def contrast(self, weights: Mapping[SwapKey, float]) -> Estimate:
         """Return a weighted sum of effects of swaps."""
         row = np.zeros(len(self._mean))
         for swap, weight in weights.items():
             row[self.data.design.column[swap]] = weight
         return Estimate(float(row @ self._mean), math.sqrt(max(float(row @ self._covariance @ row), 0.0)))
 
-    def interactions(self) -> list[tuple[tuple[Swap, Swap], Estimate]]:
+    def interactions(self) -> list[tuple[tuple[SwapKey, SwapKey], Estimate]]:
         """Return the learnt pairs, each with what it adds to the sum of its parts."""
         swaps, at = self.data.design.swaps, len(self.data.design.swaps)
         sds = np.sqrt(np.maximum(np.diag(self._covariance)[at:], 0.0))

@@ -1,10 +1,10 @@
-"""Effects: what each swap, module and slot does to mAP and to GFLOPs, over all variants that have finished.
+"""Effects of each swap, module and slot on mAP and on GFLOPs, over all finished variants.
 
-A variant's score is read as the baseline's plus an effect of every swap, plus one of every two swaps that were tried
-together more than once (`nas.ranking.additive`). Effects are posterior means under a prior around zero, so that few and
-noisy scores claim little; the intervals are theirs. A module's effect is the mean over the slots in which it was tried,
-a slot's the mean over its choices that were. Verdicts on mAP are corrected by Holm's procedure over all swaps, modules
-and slots together, and those on pairs over all pairs.
+A variant's score is modelled as the baseline's plus an effect of each swap, plus an interaction of each pair of swaps
+that was observed more than once (`nas.ranking.additive`). Effects are posterior means under a prior with mean zero, so
+that few and noisy scores claim little, with credible intervals. A module's effect is the mean over the slots in which
+it was tried, a slot's the mean over its choices that were. Verdicts on mAP are corrected by Holm's procedure over all
+swaps, modules and slots together, and those on pairs over all pairs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from scipy import special
 
 from nas.errors import StudyError
-from nas.ranking.additive import AdditiveModel, Estimate, Swap, fit_sums, observations_of
-from nas.ranking.replicates import pool_seeds
+from nas.ranking.additive import AdditiveModel, Estimate, SwapKey, fit_sums, observations_of
+from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEVEL, holm
 from nas.space.choice import parse_choice
 from nas.space.search_space import Slot
@@ -31,17 +31,17 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Effect:
-    """What one thing does, against keeping the layers as they are.
+    """An effect, against keeping the layers as they are.
 
     Attributes:
         kind: ``swap``, ``module`` or ``slot``.
         name: Slot and label, a module, or a slot.
-        variants: How many variants have it.
+        variants: Number of variants that have it.
         map: Effect on mAP50-95, and its 95 % `map_interval`.
-        gflops: Effect on GFLOPs, and its 95 % `gflops_interval`: as wide as GFLOPs do not simply add up.
+        gflops: Effect on GFLOPs, and its 95 % `gflops_interval`, which is wide where GFLOPs do not add up.
         p: Probability of such an effect on mAP without a true one, corrected for all effects.
         verdict: ``better``, ``worse`` or ``cannot tell``, of mAP.
-        mixed_with: Swaps that were tried only together with it, so that their effects cannot be told apart.
+        mixed_with: Confounded swaps: those tried only together with it, so that their effects cannot be separated.
     """
 
     kind: Literal["swap", "module", "slot"]
@@ -58,11 +58,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Interaction:
-    """What two swaps do together beyond the sum of their parts.
+    """What two swaps add together beyond the sum of their effects.
 
     Attributes:
         swaps: Both.
-        variants: How many variants have both.
+        variants: Number of variants that have both.
         map: mAP50-95 beyond the sum, and its 95 % `interval`.
         p: Probability of that without a true one, corrected for all pairs.
         verdict: ``more``, ``less`` or ``cannot tell``.
@@ -81,7 +81,7 @@ class Effects:
     """All of a study.
 
     Attributes:
-        variants: How many have finished, the baseline among them.
+        variants: Number of finished ones, with the baseline.
         effects: The highest mAP first, by kind.
         interactions: The surest first; of pairs that at least two variants have.
         untried: Swaps that no finished variant has.
@@ -101,27 +101,27 @@ class Effects:
         return asdict(self)
 
 
-def effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None = None) -> Effects:
-    """Read the effects off a study's finished variants, each of them the mean over its seeds.
+def estimate_effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None = None) -> Effects:
+    """Estimate the effects from a study's finished variants, each of them the mean over its seeds.
 
     Args:
         trials: Of one study.
         slots: Of its space.
-        error: Standard deviation of one score, where a calibration says.
+        error: Standard deviation of one score, where a calibration measured it.
 
     Raises:
-        StudyError: No variant beside the baseline has finished.
+        StudyError: No variant other than the baseline has finished.
     """
-    done = [t for t in pool_seeds(trials) if t.status == "done"]
+    done = [t for t in pool_replicates(trials) if t.status == "done"]
     if not any(not t.variant.is_baseline for t in done):
-        raise StudyError("no variant beside the baseline has finished: there is no effect to read yet")
+        raise StudyError("no variant other than the baseline has finished: there is no effect to estimate yet")
     every = [(slot.key, label) for slot in slots for label in slot.choices[1:]]
     having = {swap: {i for i, t in enumerate(done) if t.assignment.get(swap[0]) == swap[1]} for swap in every}
     tried = [swap for swap in every if having[swap]]
     model = AdditiveModel.fit(observations_of(done), slots, error)
     cost = fit_sums([(t.assignment, t.gflops) for t in done], slots)
     mixed = _mixed(tried, having, len(done))
-    sought: list[tuple[Literal["swap", "module", "slot"], str, list[Swap]]] = []
+    sought: list[tuple[Literal["swap", "module", "slot"], str, list[SwapKey]]] = []
     for swap in tried:
         sought.append(("swap", _name(swap), [swap]))
     for module in dict.fromkeys(parse_choice(label).module for _, label in tried):
@@ -133,11 +133,11 @@ def effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None 
     found = []
     for (kind, name, swaps), effect, p in zip(sought, on_map, holm(_chances(on_map)), strict=True):
         on_cost = cost.contrast(_even(swaps))
-        beside = sorted({_name(o) for swap in swaps for o in mixed.get(swap, ()) if o not in swaps})
-        told = "cannot tell" if p >= LEVEL or beside else "better" if effect.mean > 0 else "worse"
+        others = sorted({_name(o) for swap in swaps for o in mixed.get(swap, ()) if o not in swaps})
+        verdict = "cannot tell" if p >= LEVEL or others else "better" if effect.mean > 0 else "worse"
         numbers = (effect.mean, _interval(effect), on_cost.mean, _interval(on_cost))
         variants = len(set().union(*(having[swap] for swap in swaps)))
-        found.append(Effect(kind, name, variants, *numbers, float(p), told, tuple(beside)))
+        found.append(Effect(kind, name, variants, *numbers, float(p), verdict, tuple(others)))
     return Effects(
         variants=len(done),
         effects=tuple(sorted(found, key=lambda e: (("module", "slot", "swap").index(e.kind), -e.map, e.name))),
@@ -147,23 +147,23 @@ def effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None 
 
 
 def _interactions(
-    done: Sequence[Trial], slots: Sequence[Slot], error: float | None, having: Mapping[Swap, set[int]]
+    done: Sequence[Trial], slots: Sequence[Slot], error: float | None, having: Mapping[SwapKey, set[int]]
 ) -> tuple[Interaction, ...]:
-    """Return what every two swaps that were tried together at least twice add to their parts."""
+    """Return the interaction of each pair of swaps that at least two variants have."""
     pairs = AdditiveModel.fit(observations_of(done), slots, error, interactions=True).interactions()
     found = []
     for ((one, other), beyond), p in zip(pairs, holm(_chances([b for _, b in pairs])), strict=True):
-        told = "cannot tell" if p >= LEVEL else "more" if beyond.mean > 0 else "less"
+        verdict = "cannot tell" if p >= LEVEL else "more" if beyond.mean > 0 else "less"
         both = len(having[one] & having[other])
-        found.append(Interaction((_name(one), _name(other)), both, beyond.mean, _interval(beyond), float(p), told))
-    return tuple(sorted(found, key=lambda i: (i.p, -abs(i.map), i.swaps)))
+        found.append(Interaction((_name(one), _name(other)), both, beyond.mean, _interval(beyond), float(p), verdict))
+    return tuple(sorted(found, key=lambda i: (i.p, -round(abs(i.map), 9), i.swaps)))
 
 
-def _mixed(tried: Sequence[Swap], having: Mapping[Swap, set[int]], variants: int) -> dict[Swap, list[Swap]]:
-    """Return, for every swap whose effect the design cannot tell alone, the swaps that it is mixed with.
+def _mixed(tried: Sequence[SwapKey], having: Mapping[SwapKey, set[int]], variants: int) -> dict[SwapKey, list[SwapKey]]:
+    """Return, for each swap whose effect is not identifiable, the swaps that it is confounded with.
 
-    Those are what a change of effects that leaves every score as it is has in common: the null space of the design,
-    whose first column is the baseline.
+    Two swaps are confounded if a change of effects that leaves all scores as they are changes both: these changes are
+    the null space of the design, whose first column is the baseline.
     """
     design = np.zeros((variants, 1 + len(tried)))
     design[:, 0] = 1
@@ -187,9 +187,9 @@ def _interval(effect: Estimate) -> tuple[float, float]:
     return (effect.mean - _REACH * effect.sd, effect.mean + _REACH * effect.sd)
 
 
-def _even(swaps: Sequence[Swap]) -> dict[Swap, float]:
+def _even(swaps: Sequence[SwapKey]) -> dict[SwapKey, float]:
     return {swap: 1 / len(swaps) for swap in swaps}
 
 
-def _name(swap: Swap) -> str:
+def _name(swap: SwapKey) -> str:
     return f"{swap[0]}={swap[1]}"

@@ -1,9 +1,9 @@
-"""The race: which variants get further seeds, and when the seeds of one of them would tell nothing more.
+"""Racing: which variants get further seeds, and when a variant needs no more of them.
 
 After the screening the first of the ranking are the contenders. They and the baseline are trained under one further
-seed after the other, all of them under the same one. A contender that is clearly no longer the best gets none any more,
-and what it would have cost goes to those that still overlap. Everything here follows from the finished runs alone, seed
-by seed: it does not matter in which order, or by how many processes, they were trained.
+seed after the other, the same for all. A contender that is clearly not the best is dropped, and its remaining seeds go
+to those that still overlap. All decisions follow from the finished runs alone, seed by seed: the order in which they
+were trained, and the number of processes, do not matter.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nas.ranking.rank import RankRow, first_ranked, rank
-from nas.ranking.replicates import differences, mean_of, runs_of, scores_of
+from nas.ranking.rank import RankRow, confirmed_winner, rank_trials
+from nas.ranking.replicates import group_by_variant, paired_differences, paired_mean, scores_by_seed
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL, chance_below, compare
 from nas.space.variant import Variant
 from nas.study.budget import Confirm
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a race goes by.
+    """The parameters of a race.
 
     Attributes:
-        confirm: How many contenders, and seeds.
+        confirm: Number of contenders, and of seeds.
         first: The study's seed.
         screened: Seeds that every variant of the study gets.
-        floor: As in `nas.ranking.rank.rank`.
-        prior: As in `nas.ranking.rank.rank`.
-        goal: As in `nas.ranking.rank.rank`.
-        left_out: Seeds under which nothing can be trained: those of baselines that have not learnt.
+        floor: As in `nas.ranking.rank.rank_trials`.
+        prior: As in `nas.ranking.rank.rank_trials`.
+        goal: As in `nas.ranking.rank.rank_trials`.
+        excluded_seeds: Seeds under which nothing can be trained: those whose baseline has not learnt.
     """
 
     confirm: Confirm
@@ -48,24 +48,24 @@ class Rules:
     excluded_seeds: frozenset[int] = frozenset()
 
     def seeds(self, count: int) -> tuple[int, ...]:
-        """Return the first so many seeds: the study's own and what follows it, but for those that are left out."""
+        """Return the first `count` seeds: the study's own and those after it, without the excluded ones."""
         usable = (seed for seed in itertools.count(self.first) if seed not in self.excluded_seeds)
         return tuple(itertools.islice(usable, count))
 
     @property
     def looks(self) -> int:
-        """After how many seeds contenders may be dropped at most."""
+        """The highest number of seeds after which contenders may be dropped (interim analyses)."""
         return max(1, 2 * self.confirm.seeds - 2)
 
 
 @dataclass(frozen=True)
 class Round:
-    """What is to be trained next: contenders under one seed, and the baseline with them.
+    """The next runs of a race: contenders and the baseline under one seed.
 
     Attributes:
         seed: Of all of them.
-        live: The contenders that still run.
-        missing: Which of these, and the baseline, have not been trained under that seed; the baseline first.
+        live: The contenders still in the race.
+        missing: Those of them, and the baseline, that lack a run under that seed; the baseline first.
     """
 
     seed: int
@@ -74,37 +74,37 @@ class Round:
 
 
 def rules_of(study: Study) -> Rules:
-    """Return what a study's further seeds go by."""
+    """Return the parameters of a study's race."""
     s = study.settings
     return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal, frozenset(study.excluded_seeds))
 
 
-def winner_of(study: Study, rows: Sequence[RankRow]) -> RankRow:
-    """Return what a study answers, of its ranking, which has a row: what was confirmed, as soon as its race is over."""
+def find_winner(study: Study, rows: Sequence[RankRow]) -> RankRow:
+    """Return the row of a study's ranking, not empty, that is recommended: the confirmed one once the race is over."""
     rules = rules_of(study)
     over = rules.confirm.top > 0 and next_round(study.trials(), rules) is None
-    return first_ranked(rows) if over else rows[0]
+    return confirmed_winner(rows) if over else rows[0]
 
 
 def contenders(trials: Sequence[Trial], rules: Rules) -> list[Variant]:
-    """Return the first of the ranking by the screening's seeds, without the baseline and what is below the floor."""
+    """Return the first of the ranking by the screening's seeds, without the baseline and those below the floor."""
     seen = rules.seeds(rules.screened)
-    rows = rank([t for t in trials if t.seed in seen], rules.floor, rules.goal, rules.prior)
+    rows = rank_trials([t for t in trials if t.seed in seen], rules.floor, rules.goal, rules.prior)
     found = [r.trial.variant for r in rows if not r.trial.variant.is_baseline and not r.below_floor]
     return found[: rules.confirm.top]
 
 
 def next_round(trials: Sequence[Trial], rules: Rules) -> Round | None:
-    """Return what the race is to train next; None when it is over, or there is nothing to race.
+    """Return the next runs of the race; None when it is over, or has no contenders.
 
     Args:
         trials: Of one study at its own recipe, its screening finished.
-        rules: What it goes by.
+        rules: The parameters of the race.
     """
     live = contenders(trials, rules)
-    runs = runs_of(trials)
+    runs = group_by_variant(trials)
     base = next((v for v in runs if v.is_baseline), None)
-    if base is None or not live or not scores_of(runs[base]):
+    if base is None or not live or not scores_by_seed(runs[base]):
         return None
     settled = {(t.variant, t.seed) for t in trials if t.spent}
     gflops = {v: next(t.gflops for t in runs[v] if t.status == "done") for v in live}
@@ -120,39 +120,41 @@ def next_round(trials: Sequence[Trial], rules: Rules) -> Round | None:
             return Round(seed, tuple(live), missing)
         left -= len(live)
         until = [t for t in trials if t.seed <= seed]
-        live = survivors({v: scores_of(own) for v, own in runs_of(until).items()}, base, live, gflops, rules)
+        live = surviving_contenders(
+            {v: scores_by_seed(own) for v, own in group_by_variant(until).items()}, base, live, gflops, rules
+        )
         if not live:
             return None
     return None
 
 
-def survivors(
+def surviving_contenders(
     scores: Mapping[Variant, Mapping[int, float]],
     base: Variant,
     live: Sequence[Variant],
     gflops: Mapping[Variant, float],
     rules: Rules,
 ) -> list[Variant]:
-    """Return the contenders that get another seed; none when the order, and the first one's verdict, are settled.
+    """Return the contenders that get another seed; none once the order, and the verdict of the first, are settled.
 
-    Dropped is what is clearly below the floor, and what has clearly less mAP per GFLOP (or mAP, where that is looked
-    for) than the best. Over a race the truly best one falls behind with a probability of at most `LEVEL`, which is
-    divided among the other contenders and the looks.
+    A contender is dropped if it is clearly below the floor, or has clearly less mAP per GFLOP (or mAP, if that is the
+    objective) than the best. The truly best one is dropped in the course of a race with a probability of at most
+    `LEVEL`, which is divided among the other contenders and the interim analyses.
 
     Args:
         scores: Of every variant, by seed.
         base: The baseline.
-        live: The contenders that have run so far.
-        gflops: Of each of them; 1 where mAP alone is looked for.
-        rules: What the race goes by.
+        live: The contenders so far.
+        gflops: Of each of them; 1 if mAP alone is the objective.
+        rules: The parameters of the race.
     """
-    every = [v for v in scores if v != base and scores[v]]  # as the ranking compares and corrects
-    paired = [differences(scores[v], scores[base]) for v in every]
+    every = [v for v in scores if v != base and scores[v]]  # the family that the ranking corrects for
+    paired = [paired_differences(scores[v], scores[base]) for v in every]
     compared = dict(zip(every, compare(paired, rules.prior), strict=True))
     kept = [v for v in live if not (interval := compared[v].interval) or interval[1] >= -rules.floor]
-    if not kept or rules.goal.has_front:  # on a front nothing is first
+    if not kept or rules.goal.has_front:  # a Pareto front has no first
         return kept
-    best = max(kept, key=lambda v: mean_of(scores[v], scores[base]) / gflops[v])
+    best = max(kept, key=lambda v: paired_mean(scores[v], scores[base]) / gflops[v])
     others = [v for v in kept if v != best]
     behind = [_per_gflop(scores[v], gflops[v], scores[best], gflops[best]) for v in others]
     scaled = rules.prior and Prior(rules.prior.sd / gflops[best], rules.prior.degrees)
@@ -165,5 +167,5 @@ def survivors(
 
 
 def _per_gflop(own: Mapping[int, float], gflops: float, best: Mapping[int, float], of_best: float) -> list[float]:
-    """Return mAP per GFLOP minus that of the best, under the seeds that both have."""
+    """Return mAP per GFLOP minus that of the best, under their common seeds."""
     return [own[seed] / gflops - best[seed] / of_best for seed in sorted(own.keys() & best.keys())]

@@ -1,10 +1,9 @@
-"""The ranking: which variants are worth their GFLOPs, and how sure that is.
+"""The ranking: which variants are worth their GFLOPs, with the uncertainty.
 
-Variants are ordered by mAP50-95 per GFLOP, or by what else the study looks for (`nas.study.objective`). Alone that
-order crowns whatever is smallest, so a variant that clearly loses more than the study's floor against the baseline
-stands below all that do not, and beside each stand the difference to the baseline under the same seeds, its interval, a
-verdict (`nas.ranking.verdict`) and the Pareto front. With one seed a variant the verdict has nothing to rest on, and
-says so.
+Variants are ordered by mAP50-95 per GFLOP, or by another objective of the study (`nas.study.objective`). That order
+alone favours the smallest model, so a variant that clearly loses more than the study's floor against the baseline ranks
+below all that do not, and each row has the difference to the baseline under the same seeds, its interval, a verdict
+(`nas.ranking.verdict`) and membership of the Pareto front. With one seed a variant the verdict is *cannot tell*.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas.ranking.replicates import differences, mean_of, pool_seeds, runs_of, scores_of
+from nas.ranking.replicates import group_by_variant, paired_differences, paired_mean, pool_replicates, scores_by_seed
 from nas.ranking.verdict import LEAST_SEEDS, Comparison, compare, interval_of_mean
 from nas.space.variant import Variant
 from nas.study.objective import Goal, Prior
@@ -27,22 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankRow:
-    """One variant's place.
+    """One variant of a ranking.
 
     Attributes:
         rank: From 1.
-        trial: Stands for all its runs: the first finished one, with the mean of mAP50-95 over seeds
+        trial: Represents all its runs: the first finished one, with the mean of mAP50-95 over seeds
             (`nas.ranking.replicates`).
-        delta_map: mAP50-95 minus the baseline's, the mean over the seeds of both; None without any.
+        delta_map: mAP50-95 minus the baseline's, the mean over their common seeds; None without any.
         delta_gflops: GFLOPs over the baseline's, minus 1; None without a baseline.
-        below_floor: Whether it clearly loses more than the floor allows, by its whole interval where there is one; or
-            has less than the least mAP asked for.
-        on_front: Whether no other variant has both more mAP and less cost (one of them at least as good).
-        seeds: How many seeds it rests on: those under which the baseline has been trained too.
-        interval: 95 % interval of `delta_map`; None where nothing tells the error.
+        below_floor: True if it clearly loses more than the floor, by its whole interval if there is one; or has less
+            than the required mAP.
+        on_front: True if it is Pareto-optimal in mAP and cost.
+        seeds: Number of seeds under which both it and the baseline have been trained.
+        interval: 95 % interval of `delta_map`; None if the error is unknown.
         verdict: ``baseline``, ``better``, ``worse`` or ``cannot tell``; the last one with fewer than two seeds.
-        map_interval: 95 % interval of the mean mAP50-95, as other seeds would give it; None with fewer than two.
-        map50: Mean mAP50, set against the baseline's as mAP50-95 is.
+        map_interval: 95 % interval of the mean mAP50-95 over seeds; None with fewer than two.
+        map50: Mean mAP50, adjusted by the baseline's seeds as mAP50-95 is.
         p: As `nas.ranking.verdict.Comparison.p`.
         shrunk: As `nas.ranking.verdict.Comparison.shrunk`.
         runs: Its finished runs, by seed.
@@ -69,18 +68,20 @@ def baseline_of(trials: Sequence[Trial]) -> Trial | None:
     return next((t for t in trials if t.status == "done" and t.variant.is_baseline), None)
 
 
-def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior: Prior | None = None) -> list[RankRow]:
-    """Return the variants that have finished, best first.
+def rank_trials(
+    trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior: Prior | None = None
+) -> list[RankRow]:
+    """Return the finished variants, best first.
 
     Args:
         trials: Of one study.
         floor: mAP50-95 that a variant may lose against the baseline.
-        goal: What the study looks for; by default mAP per GFLOP.
-        prior: What a calibration says of the error.
+        goal: What the study optimises; by default mAP per GFLOP.
+        prior: The error that a calibration measured.
     """
     goal = goal or Goal()
-    runs = {v: tuple(t for t in own if t.status == "done") for v, own in runs_of(trials).items()}
-    done = [t for t in pool_seeds(trials) if t.status == "done"]
+    runs = {v: tuple(t for t in own if t.status == "done") for v, own in group_by_variant(trials).items()}
+    done = [t for t in pool_replicates(trials) if t.status == "done"]
     base = baseline_of(done)
     least = base.map - floor if base else 0.0
     compared = _compared(done, runs[base.variant] if base else (), runs, prior)
@@ -107,7 +108,7 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
                 interval=c.interval,
                 verdict="baseline" if is_base else c.verdict,
                 map_interval=_around(t.map, interval_of_mean([r.map for r in own])),
-                map50=mean_of({r.seed: r.map50 for r in own}, base_map50),
+                map50=paired_mean({r.seed: r.map50 for r in own}, base_map50),
                 p=c.p,
                 shrunk=c.shrunk,
                 runs=own,
@@ -116,11 +117,11 @@ def rank(trials: Sequence[Trial], floor: float, goal: Goal | None = None, prior:
     return found
 
 
-def first_ranked(rows: Sequence[RankRow]) -> RankRow:
-    """Return what a confirmed ranking of at least one row answers: its first row, of those with several seeds.
+def confirmed_winner(rows: Sequence[RankRow]) -> RankRow:
+    """Return the winner of a confirmed ranking, not empty: its first row with several seeds.
 
-    These have lost the luck that put them first; what stands above them with one seed has not been looked at again.
-    Where no variant has several seeds, or all that have are below the floor, it is the first row.
+    Rows with one seed may rank above it by selection bias (the winner's curse). If no variant has several seeds, or all
+    of those are below the floor, it is the first row.
     """
     again = [row for row in rows if len(row.runs) >= LEAST_SEEDS]
     confirmed = any(not row.trial.variant.is_baseline for row in again)
@@ -128,33 +129,30 @@ def first_ranked(rows: Sequence[RankRow]) -> RankRow:
 
 
 def ranking_of(study: Study, fidelity: str = "") -> list[RankRow]:
-    """Return the ranking of a study as it stands; with a fidelity, that of a lower rung."""
+    """Return the current ranking of a study; with a fidelity, that of a lower rung."""
     s = study.settings.at(fidelity)
-    return rank(study.trials(fidelity), s.floor, s.goal, s.prior)
+    return rank_trials(study.trials(fidelity), s.floor, s.goal, s.prior)
 
 
 def _compared(
     done: Sequence[Trial], base: Sequence[Trial], runs: dict[Variant, tuple[Trial, ...]], prior: Prior | None
 ) -> dict[int, Comparison]:
     """Return every variant's comparison with the baseline, by the number of its trial; the baseline's own is empty."""
-    theirs = scores_of(base)
+    theirs = scores_by_seed(base)
     others = [t for t in done if not t.variant.is_baseline]
-    found = compare([differences(scores_of(runs[t.variant]), theirs) for t in others], prior)
+    found = compare([paired_differences(scores_by_seed(runs[t.variant]), theirs) for t in others], prior)
     nothing = {t.number: Comparison(0, None) for t in done}
     return nothing | {t.number: c for t, c in zip(others, found, strict=True)}
 
 
 def _around(mean: float, interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Return an interval of the same width around a mean: plain means differ by whose seeds were lucky."""
+    """Return an interval of the same width around a mean that is adjusted for its seeds."""
     half = (interval[1] - interval[0]) / 2 if interval else 0.0
     return (mean - half, mean + half) if interval else None
 
 
 def pareto_front(trials: Sequence[Trial], goal: Goal | None = None) -> list[Trial]:
-    """Return the trials that no other one beats in both mAP50-95 and cost, by cost.
-
-    The cost is GFLOPs, or latency where the study looks for that.
-    """
+    """Return the Pareto-optimal trials in mAP50-95 and cost, by cost: GFLOPs, or latency if that is an objective."""
     cost = (goal or Goal()).cost
     front: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (cost(t), -t.map, t.number)):
@@ -173,7 +171,7 @@ COLUMNS = (
 
 
 def export_rows(rows: Sequence[RankRow]) -> list[dict[str, object]]:
-    """Return the ranking as plain rows of `COLUMNS`; None where there is nothing to say."""
+    """Return the ranking as plain rows of `COLUMNS`; None where a value is unknown."""
     return [
         dict(
             zip(

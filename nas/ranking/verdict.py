@@ -1,17 +1,17 @@
-"""Verdicts: whether a variant is better or worse than the baseline, or nobody can tell.
+"""Verdicts: significance tests of variants against the baseline.
 
-What is compared are differences of scores under the same seed. Their standard deviation differs from variant to variant
-by a factor of ten (a module that starts as an exact copy hardly moves, another comes with its own distillation), so one
-pooled error would call noisy variants different. Two or three seeds alone tell too little of it. Hence the moderated
-t-statistic (Smyth, Linear Models and Empirical Bayes Methods for Assessing Differential Expression, 2004, section 3): a
-variant's own variance is averaged with that of the others, which counts as `PRIOR_DEGREES` degrees of freedom. Others
-means others: the variant itself is left out, so that nothing is counted twice.
+The data are differences of scores under the same seed. Their standard deviation varies between variants by a factor of
+ten (a module that starts as an exact copy hardly moves, another has its own distillation), so one pooled error would
+call noisy variants different; and two or three seeds alone estimate it poorly. Hence the moderated t-statistic (Smyth,
+Linear Models and Empirical Bayes Methods for Assessing Differential Expression, 2004, section 3): a variant's own
+variance is averaged with that of the others, which counts as `PRIOR_DEGREES` degrees of freedom. The variant itself is
+not among the others, so that nothing is counted twice.
 
 Verdicts are corrected by Holm's step-down procedure (A Simple Sequentially Rejective Multiple Test Procedure, 1979)
-over every variant that was compared, whether or not it got further seeds: that a variant was chosen for them because it
-had looked good is paid for so. Intervals are those of one variant, and not corrected.
+over all compared variants, with further seeds or not: that corrects for the selection of those that had scored well.
+Intervals are those of single variants, without correction.
 
-This is arithmetic over arrays; it knows nothing of trainings.
+This is arithmetic over arrays, without trials or trainings.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from scipy import special
 from nas.study.objective import Prior
 
 LEVEL = 0.05
-"""Of verdicts: the chance that any of them is wrong where no variant differs from the baseline."""
+"""Family-wise error rate: the probability of any verdict if no variant differs from the baseline."""
 PRIOR_DEGREES = 2.0
-"""What the variance of others counts for: so far apart are variances of one proxy (docs/verdicts.md)."""
+"""Degrees of freedom of the variance of the others; by the spread of variances of one proxy (docs/verdicts.md)."""
 LEAST_SEEDS = 2
-"""Paired seeds from which on there is a verdict."""
+"""The fewest paired seeds that give a verdict."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,15 @@ class Comparison:
     """A variant against the baseline.
 
     Attributes:
-        seeds: Paired seeds that it rests on.
+        seeds: Number of paired seeds.
         delta: Mean difference; None without a common seed.
-        error: Standard deviation of `delta`; None where nothing tells it.
+        error: Standard error of `delta`; None if it is unknown.
         degrees: Degrees of freedom of that.
         interval: 95 % interval of `delta`.
         p: Probability of such a difference without a true one, corrected for all that were compared; None with fewer
             than `LEAST_SEEDS` seeds.
         verdict: ``better``, ``worse`` or ``cannot tell``.
-        shrunk: `delta` without what chance, and having been chosen for it, have added to it; None where `shrink` says
-            nothing.
+        shrunk: `delta` shrunk towards the mean of all, which removes selection bias; None if `shrink` does not apply.
     """
 
     seeds: int
@@ -65,7 +64,7 @@ def compare(differences: Sequence[Sequence[float]], prior: Prior | None = None) 
 
     Args:
         differences: Of each variant, its score minus the baseline's under the same seed, one a seed.
-        prior: What a calibration says of the error. It is left aside where these seeds clearly err by more (F-test).
+        prior: The error that a calibration measured. It is ignored if these seeds clearly have a larger one (F-test).
 
     Returns:
         In the same order.
@@ -94,14 +93,14 @@ def compare(differences: Sequence[Sequence[float]], prior: Prior | None = None) 
             one = replace(one, error=float(errors[i]), degrees=float(degrees[i]), interval=interval)
         if tested[i]:
             chance = float(corrected[at[i]])
-            told = "cannot tell" if chance >= LEVEL else "better" if mean > 0 else "worse"
-            one = replace(one, p=chance, verdict=told)
+            verdict = "cannot tell" if chance >= LEVEL else "better" if mean > 0 else "worse"
+            one = replace(one, p=chance, verdict=verdict)
         found.append(one)
     return found
 
 
 def chance_below(comparison: Comparison) -> float:
-    """Return the probability of so low a difference, or a lower one, without a true one; 1 where no error is known."""
+    """Return the one-sided p-value that the difference is below zero; 1 if the error is unknown."""
     if comparison.delta is None or comparison.error is None:
         return 1.0
     return float(special.stdtr(comparison.degrees, comparison.delta / comparison.error))
@@ -116,7 +115,7 @@ def moderated(squares: np.ndarray, degrees: np.ndarray, prior: Prior | None = No
         prior: As in `compare`.
 
     Returns:
-        Standard deviations, NaN where there are 0 degrees of freedom: seeds that change nothing at all tell no error.
+        Standard deviations, NaN with 0 degrees of freedom: seeds that change nothing at all give no error.
     """
     every, of_every = float(squares.sum()), float(degrees.sum())
     if prior and of_every and every / of_every > prior.sd**2 * special.fdtri(of_every, prior.degrees, 1 - LEVEL):
@@ -124,12 +123,12 @@ def moderated(squares: np.ndarray, degrees: np.ndarray, prior: Prior | None = No
     known, of_known = (prior.sd**2 * prior.degrees, prior.degrees) if prior else (0.0, 0.0)
     others = np.maximum(every - squares, 0.0) + known
     of_others = of_every - degrees + of_known
-    weight = np.minimum(PRIOR_DEGREES, of_others / 2)  # what rests on few degrees of freedom cannot count for more
+    weight = np.minimum(PRIOR_DEGREES, of_others / 2)  # a variance of few degrees of freedom cannot count for more
     with np.errstate(divide="ignore", invalid="ignore"):
         shared = np.where(of_others > 0, others / of_others, 0.0)
         variance = (weight * shared + squares) / (weight + degrees)
-    told = (weight + degrees > 0) & (variance > 0)
-    return np.where(told, np.sqrt(np.where(told, variance, 1.0)), np.nan), np.where(told, weight + degrees, 0.0)
+    known = (weight + degrees > 0) & (variance > 0)
+    return np.where(known, np.sqrt(np.where(known, variance, 1.0)), np.nan), np.where(known, weight + degrees, 0.0)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -142,16 +141,15 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def shrink(effects: np.ndarray, variances: np.ndarray) -> list[float]:
-    """Return effects drawn towards their mean by as much as chance has spread them: the best of many overstates itself.
+    """Return effects shrunk towards their mean, by as much as their errors have spread them.
 
-    Effects are read as normal around a common mean with a variance between them, each measured with its own error. That
-    variance is DerSimonian and Laird's moment estimate (Meta-Analysis in Clinical Trials, 1986); the posterior means
-    are those of Efron and Morris (Data Analysis Using Stein's Estimator, 1975). A posterior mean needs no correction
-    for having been picked. Errors are taken as independent, which the baseline's share in them is not: that draws in a
-    little too much.
+    Effects are modelled as normal around a common mean, each measured with its own error. The variance between them is
+    DerSimonian and Laird's moment estimate (Meta-Analysis in Clinical Trials, 1986); the posterior means are those of
+    Efron and Morris (Data Analysis Using Stein's Estimator, 1975), which need no correction for selection. Errors are
+    assumed to be independent; the baseline's share in them is common to all, so that this shrinks a little too much.
 
     Returns:
-        Nothing for fewer than 3 effects: what lies between two cannot be told from their errors.
+        Nothing for fewer than 3 effects: the variance between two cannot be separated from their errors.
     """
     if len(effects) < 3:
         return []
@@ -175,12 +173,12 @@ def interval_of_mean(scores: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _t(degrees: np.ndarray) -> np.ndarray:
-    """Return how many standard errors a 95 % interval reaches."""
+    """Return the half-width of a 95 % interval in standard errors."""
     return np.asarray(special.stdtrit(np.maximum(degrees, 1e-9), 0.975))
 
 
 def _squares(values: Sequence[float]) -> float:
-    """Return the sum of squared deviations from the mean; 0 where they are only rounding."""
+    """Return the sum of squared deviations from the mean; 0 if they are rounding errors."""
     if len(values) < 2:
         return 0.0
     mean = sum(values) / len(values)

@@ -31,7 +31,7 @@ def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str
     c = j.calibration
     idle = [slot for slot, drop in j.drops.items() if drop < IDLE]
     lines = [f"No swap can matter on these data in: {', '.join(idle)}."] if idle else []
-    lines.append(full_training_words(j) or "Full training had one seed: its agreement between seeds is not known.")
+    lines.append(full_training_words(j) or "Full training had one seed, so its agreement with itself is unknown.")
     lines.append("Written: " + ", ".join(str(f) for f in files))
     name = folder.name.removesuffix(CALIBRATION_SUFFIX)
     data = f" --data {c.data}" if c.data else ""

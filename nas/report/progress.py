@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nas.calibration.run_log import Finished, Run
-from nas.ranking.rank import rank
+from nas.ranking.rank import rank_trials
 from nas.study.study import Study
 from nas.study.trial import Trial
 from nas.training.recipe import Recipe
@@ -126,7 +126,7 @@ class Progress:
 
     def _best(self) -> str:
         rung = self._finished[-1].fidelity if self._finished else ""
-        rows = rank([t for t in self._finished if t.fidelity == rung], self.floor, self.goal)
+        rows = rank_trials([t for t in self._finished if t.fidelity == rung], self.floor, self.goal)
         if not rows:
             return ""
         best = rows[0].trial

@@ -9,9 +9,9 @@ from dataclasses import replace
 from nas.bank.store import IDLE
 from nas.ranking.additive import observations_of
 from nas.ranking.combinations import cross_validate, find_outliers
-from nas.ranking.race import contenders, rules_of, winner_of
+from nas.ranking.race import contenders, find_winner, rules_of
 from nas.ranking.rank import RankRow, ranking_of
-from nas.ranking.replicates import pool_seeds
+from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
 from nas.space.choice import KEEP, NONE
 from nas.space.variant import describe_swaps
@@ -67,7 +67,7 @@ def _rungs(study: Study, fidelity: str) -> list[str]:
         return []
     counts = []
     for k, key in enumerate(s.fidelities, 1):
-        done = sum(t.status == "done" and not t.variant.is_baseline for t in pool_seeds(study.trials(key)))
+        done = sum(t.status == "done" and not t.variant.is_baseline for t in pool_replicates(study.trials(key)))
         rung = s.rung_of(key)
         what = rung.words if rung else "the full recipe"
         counts.append(f"{k}: {done} variant{'s' * (done != 1)} with {what}")
@@ -199,7 +199,7 @@ def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
 def _parts(study: Study, fidelity: str) -> list[str]:
     """Return how well single swaps predict combinations, and which combinations differ from the prediction."""
     s = study.settings.at(fidelity)
-    seen = observations_of(pool_seeds(study.trials(fidelity)))
+    seen = observations_of(pool_replicates(study.trials(fidelity)))
     tested = cross_validate(seen, s.space.active, s.error) if seen else None
     if tested is None:
         return []
@@ -298,7 +298,7 @@ def conclusion(study: Study) -> list[str]:
         return ["No variant has finished yet."]
     if base is None:
         return ["The baseline has not finished: there is nothing to compare these variants with yet."]
-    best = winner_of(study, rows)
+    best = find_winner(study, rows)
     above = rows.index(best)
     text = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
     if len(rows) == 1:

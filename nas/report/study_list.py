@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from nas.ranking.race import winner_of
+from nas.ranking.race import find_winner
 from nas.ranking.rank import baseline_of, ranking_of
-from nas.ranking.replicates import pool_seeds
+from nas.ranking.replicates import pool_replicates
 from nas.report.console import make_console, make_table
 from nas.study.catalog import list_studies
 from nas.study.study import Study
@@ -38,7 +38,7 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
 def _study_json(study: Study) -> dict[str, Any]:
     """Return a study as plain values."""
     rows = ranking_of(study)
-    base = baseline_of(pool_seeds(study.trials()))
+    base = baseline_of(pool_replicates(study.trials()))
     return {
         "study": study.location.name,
         "file": study.location.shown,
@@ -48,5 +48,5 @@ def _study_json(study: Study) -> dict[str, Any]:
         "runs": sum(t.status == "done" for t in study.runs()),
         "asked": study.target,
         "baseline": round(base.map, 4) if base else None,
-        "best": winner_of(study, rows).trial.describe() if rows else None,
+        "best": find_winner(study, rows).trial.describe() if rows else None,
     }

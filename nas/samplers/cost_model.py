@@ -49,7 +49,7 @@ class CostModel:
 
     @property
     def has_seen_all(self) -> bool:
-        """Whether each choice is in at least one of the trials."""
+        """True if each choice is in at least one of the trials."""
         return bool(self._seen.all())
 
     def minimum(self) -> float:

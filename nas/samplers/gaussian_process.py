@@ -1,10 +1,9 @@
-"""A Gaussian process over variants: what an untried one will score, and how sure that is.
+"""A Gaussian process over variants: predicted scores and their uncertainty.
 
-Two variants are alike by how many slots they share: the covariance of their scores is ``exp(-d / l)`` for a Hamming
-distance of d slots (the kernel of an exponential on a graph of categories; see Kondor & Lafferty, ICML 2002). A long
-length l makes the process nearly a sum of the parts, a short one lets combinations be more than their parts. Length and
-noise come from a grid by the likelihood, the mean and the scale of the scores in closed form (Rasmussen & Williams,
-Gaussian Processes for Machine Learning, 2006, sections 2.7 and 5.4).
+The covariance of two scores is ``exp(-d / l)`` for a Hamming distance of d slots (an exponential kernel on a graph of
+categories; see Kondor & Lafferty, ICML 2002). A large length scale l makes the process nearly additive, a small one
+allows for interactions. Length scale and noise maximise the marginal likelihood on a grid; mean and scale of the scores
+have closed forms (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, sections 2.7 and 5.4).
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ _LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 _RATIOS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Variance of the noise over that of the process."""
 _PER_DOUBLING = 0.5
-"""Log-likelihood by which a length has to beat its double: that parts add up is the first guess, on which the scores of
-single swaps are silent."""
-_MOST_FOR_GRID = 100
-"""Scores that length and noise are found from: beyond, they hardly move, and the grid would take the time of a step."""
+"""Prior on the length scale: log-density added when it doubles. It favours additivity, about which the scores of single
+swaps say nothing."""
+_MAX_FOR_GRID = 100
+"""Scores that the grid is evaluated on: with more, its maximum hardly moves, and it would cost as much as a step."""
 
 
 class GaussianProcess:
-    """A fitted process; its posterior is over scores without the noise of one training."""
+    """A fitted process; its posterior is that of the noise-free score."""
 
     def __init__(self, codes: Codes, scores: Array, error: float | None = None) -> None:
         """Fit.
@@ -40,29 +39,30 @@ class GaussianProcess:
         """
         self._codes, self._centre = codes, float(scores.mean())
         self._scale = float(scores.std()) or 1.0
-        told = (scores - self._centre) / self._scale
-        some = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_FOR_GRID)).astype(int))
-        self._length, ratio = _likeliest(distances(codes[some], codes[some]), told[some], error and error / self._scale)
+        standard = (scores - self._centre) / self._scale
+        some = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MAX_FOR_GRID)).astype(int))
+        error = error and error / self._scale
+        self._length, ratio = _maximise_likelihood(distances(codes[some], codes[some]), standard[some], error)
         covariance = np.exp(-distances(codes, codes) / self._length)
         covariance[np.diag_indices(len(codes))] += ratio
         self._root: Array = cholesky(covariance, lower=True, check_finite=False)
         ones = np.ones(len(codes))
         weighted: Array = cho_solve((self._root, True), ones, check_finite=False)
-        self._mean = float(weighted @ told / weighted.sum())
-        self._weights: Array = cho_solve((self._root, True), told - self._mean, check_finite=False)
-        self._variance = max(float((told - self._mean) @ self._weights) / len(codes), 1e-12)
+        self._mean = float(weighted @ standard / weighted.sum())
+        self._weights: Array = cho_solve((self._root, True), standard - self._mean, check_finite=False)
+        self._variance = max(float((standard - self._mean) @ self._weights) / len(codes), 1e-12)
 
     def predict(self, codes: Codes) -> tuple[Array, Array]:
         """Return mean and standard deviation for (m, slots) codes, (m,) each."""
         across = np.exp(-distances(codes, self._codes) / self._length)
         mean = self._mean + across @ self._weights
-        known = solve_triangular(self._root, across.T, lower=True, check_finite=False)
-        left = np.maximum(1.0 - (known**2).sum(0), 1e-9)
-        return mean * self._scale + self._centre, np.sqrt(self._variance * left) * self._scale
+        explained = solve_triangular(self._root, across.T, lower=True, check_finite=False)
+        remaining = np.maximum(1.0 - (explained**2).sum(0), 1e-9)
+        return mean * self._scale + self._centre, np.sqrt(self._variance * remaining) * self._scale
 
 
 def distances(a: Codes, b: Codes) -> Array:
-    """Return how many slots differ between the rows of (n, slots) and of (m, slots), as (n, m)."""
+    """Return the Hamming distances between the rows of (n, slots) and of (m, slots), (n, m)."""
     most = int(max(a.max(initial=0), b.max(initial=0))) + 1
     flat = [np.eye(most, dtype=np.float32)[codes].reshape(len(codes), -1) for codes in (a, b)]
     shared: Array = (flat[0] @ flat[1].T).astype(np.float64)
@@ -70,16 +70,16 @@ def distances(a: Codes, b: Codes) -> Array:
     return apart
 
 
-def _likeliest(apart: Array, told: Array, error: float | None) -> tuple[float, float]:
-    """Return the length and the noise ratio that explain standardised scores best.
+def _maximise_likelihood(apart: Array, scores: Array, error: float | None) -> tuple[float, float]:
+    """Return the length scale and noise ratio with the highest marginal likelihood of standardised scores.
 
-    A measured error pulls the noise towards itself, by a log-normal prior with a factor of 1.6 as its deviation.
+    A measured error gives the noise a log-normal prior around it, with a factor of 1.6 as its standard deviation.
     """
-    n = len(told)
+    n = len(scores)
     best, found = -math.inf, (_LENGTHS[0], _RATIOS[-1])
     for length in _LENGTHS:
         values, vectors = eigh(np.exp(-apart / length), check_finite=False)
-        ones, turned = vectors.T @ np.ones(n), vectors.T @ told
+        ones, turned = vectors.T @ np.ones(n), vectors.T @ scores
         for ratio in _RATIOS:
             variances = np.maximum(values, 0.0) + ratio
             mean = (ones * turned / variances).sum() / (ones**2 / variances).sum()

@@ -32,7 +32,7 @@ class History:
         space: The search space.
         trials: The trials so far, in order.
         seed: Of the study.
-        floor: As in `nas.ranking.rank.rank`.
+        floor: As in `nas.ranking.rank.rank_trials`.
         error: Standard deviation of one score, where a calibration measured it.
         goal: What the study optimises.
         among: The only assignments that may be proposed, for a search in a table; None for all of the space.
@@ -92,13 +92,13 @@ class History:
         return (dict(a) for a in self.among if not self.space.forbids(a))
 
     def candidates(self) -> Codes | None:
-        """Return the codes of all allowed assignments; None if they are too many to look at."""
+        """Return the codes of all allowed assignments; None if there are too many to evaluate."""
         if self.size > _MAX_ENUMERATED:
             return None
         return encode_all(self.space) if self.among is None else encode(self.space, self.assignments())
 
     def is_new(self, assignment: Assignment) -> bool:
-        """Whether an assignment is allowed and not known."""
+        """Return whether an assignment is allowed and not known."""
         key = key_of(assignment)
         allowed = self._among is None or key in self._among
         return allowed and key not in self.known and not self.space.forbids(assignment)

@@ -1,4 +1,4 @@
-"""The gate: which variants are not worth a training, because a limit of the space already says no."""
+"""Limits of a space, checked before a training: variants that exceed one, and limits that no variant can meet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORDS = {
 
 
 def over_limit(space: SearchSpace, cost: Cost, latency_ms: float | None) -> str:
-    """Say which of the space's limits a variant exceeds; empty if none. A latency of None is not held against it."""
+    """Return a message about a limit that a variant exceeds; empty if there is none. A latency of None exceeds none."""
     limits = dict(space.limits)
     found = {"max_gflops": cost.gflops, "max_params": cost.params, "max_latency_ms": latency_ms or 0.0}
     for key, value in found.items():
@@ -30,21 +30,21 @@ def over_limit(space: SearchSpace, cost: Cost, latency_ms: float | None) -> str:
     return ""
 
 
-def check_reach(space: SearchSpace, cost_of: Callable[[Variant], Cost]) -> None:
-    """Refuse limits on GFLOPs and parameters that no variant can be within, before anything is trained.
+def check_limits(space: SearchSpace, cost_of: Callable[[Variant], Cost]) -> None:
+    """Refuse limits on GFLOPs and parameters that no variant can meet, before anything is trained.
 
-    Costs the baseline, and where that is over a limit every swap alone, until one is not.
+    Computes the cost of the baseline, and if that exceeds a limit of each single swap, until one does not.
 
     Args:
         space: With the limits.
-        cost_of: Builds and counts a variant; one for which it raises BuildError is passed over.
+        cost_of: Builds a variant and computes its cost; one for which it raises BuildError is skipped.
 
     Raises:
         SpaceError: Even the cheapest choices together would be over a limit; it says how near anything came.
     """
     if not dict(space.limits).keys() & {"max_gflops", "max_params"}:
         return
-    looked_at: list[Trial] = []
+    rejected: list[Trial] = []
     for assignment in (space.baseline(), *space.single_swaps()):
         variant = space.variant(assignment)
         try:
@@ -55,13 +55,13 @@ def check_reach(space: SearchSpace, cost_of: Callable[[Variant], Cost]) -> None:
         if not over:
             return
         trial = Trial(-1, variant, assignment, "rejected", params=cost.params, gflops=cost.gflops, failure=over)
-        looked_at.append(trial)
-    if out_of_reach(space, looked_at):
-        no_variant_left(space, looked_at)
+        rejected.append(trial)
+    if is_infeasible(space, rejected):
+        raise_infeasible(space, rejected)
 
 
-def out_of_reach(space: SearchSpace, trials: Sequence[Trial]) -> bool:
-    """Whether even the cheapest choices together would be over a limit, by what every choice has been seen to add."""
+def is_infeasible(space: SearchSpace, trials: Sequence[Trial]) -> bool:
+    """Return whether even the cheapest choices together would exceed a limit, by a linear model of the costs so far."""
     history = History(space, trials)
     for key, limit in space.limits:
         model = model_of_limit(history, key)
@@ -70,8 +70,8 @@ def out_of_reach(space: SearchSpace, trials: Sequence[Trial]) -> bool:
     return False
 
 
-def no_variant_left(space: SearchSpace, trials: Sequence[Trial]) -> None:
-    """Refuse to end a search that found nothing within the limits of the space as if it had an answer.
+def raise_infeasible(space: SearchSpace, trials: Sequence[Trial]) -> None:
+    """Raise if a search ends without a variant within the limits of the space.
 
     Raises:
         SpaceError: All that was looked at is over a limit; it says how near anything came.

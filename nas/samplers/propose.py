@@ -16,7 +16,7 @@ from nas.study.objective import Goal
 from nas.study.trial import Trial
 
 
-def propose(
+def propose_next(
     space: SearchSpace,
     trials: Sequence[Trial],
     *,
@@ -33,7 +33,7 @@ def propose(
         space: As in `History`, like all others but `sampler`.
         trials: The trials so far.
         seed: Of the study.
-        floor: As in `nas.ranking.rank.rank`.
+        floor: As in `nas.ranking.rank.rank_trials`.
         error: Standard deviation of one score.
         sampler: One of `nas.samplers.SAMPLERS`, or ``auto``.
         goal: By default mAP per GFLOP.

@@ -1,4 +1,4 @@
-"""The tree-structured Parzen estimator, which Optuna has; the only place that asks one of its samplers."""
+"""The tree-structured Parzen estimator of Optuna; no other file asks one of Optuna's samplers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from nas.samplers.encoding import encode
 from nas.samplers.history import History
 
 _TRIES = 3
-"""Draws until one is not known: each estimates anew, and what it expects most is often known."""
-_MOST_SEEN = 200
-"""Trials, the latest ones, that it learns from: beyond, asking takes longer than a validation."""
+"""Draws until one is new; the estimator often proposes a known variant, and each draw fits it again."""
+_MAX_TRIALS = 200
+"""The latest trials, which it is fitted to: with more, asking takes longer than a validation."""
 
 
 class _Choices(optuna.distributions.CategoricalDistribution):
-    """Choices that are not copied with every trial: they do not change, and copying takes longer than estimating."""
+    """Choices that are shared by all trials: Optuna would copy them with each, which takes longer than the fit."""
 
     def __deepcopy__(self, _memo: object) -> _Choices:
         return self
 
 
 def ask(history: History) -> dict[str, str] | None:
-    """Return what a multivariate estimator draws (Bergstra et al., NeurIPS 2011), or a new variant near its last draw.
+    """Return the draw of a multivariate estimator (Bergstra et al., NeurIPS 2011), or a new variant near its last draw.
 
-    None where that has no new one near it.
+    None if there is no new one near it.
     """
     kinds: dict[str, optuna.distributions.BaseDistribution] = {
         slot.key: _Choices(slot.choices) for slot in history.space.active
@@ -42,7 +42,7 @@ def ask(history: History) -> dict[str, str] | None:
 
 
 def _shadow_study(history: History, kinds: dict[str, optuna.distributions.BaseDistribution]) -> optuna.Study:
-    """Return a study in memory that knows the finished trials by what the goal maximises.
+    """Return a study in memory with the values of the finished trials.
 
     The stored study is not asked itself: it would record every proposal that turns out to be a duplicate.
     """
@@ -51,8 +51,8 @@ def _shadow_study(history: History, kinds: dict[str, optuna.distributions.BaseDi
     up = optuna.study.StudyDirection.MAXIMIZE
     directions = [up] * (2 if history.goal.has_front else 1)
     shadow = optuna.create_study(directions=directions, sampler=sampler)
-    told = list(zip(history.done, history.values.tolist(), strict=True))[-_MOST_SEEN:]
+    latest = list(zip(history.done, history.values.tolist(), strict=True))[-_MAX_TRIALS:]
     shadow.add_trials(
-        [optuna.trial.create_trial(params=dict(t.assignment), distributions=kinds, values=v) for t, v in told]
+        [optuna.trial.create_trial(params=dict(t.assignment), distributions=kinds, values=v) for t, v in latest]
     )
     return shadow

@@ -1,4 +1,4 @@
-"""What the runs of a study inherit, seed by seed: trained baselines and banks, made when the first run needs them."""
+"""Inherited weights of a study's runs: a trained baseline and a bank per seed, made when the first run needs them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from nas.bank.artifacts import ArtifactObserver, ArtifactStore, Baseline, Worker
 from nas.bank.jobs import Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Baseline, Weights, WeightsObserver, Worker
 from nas.errors import (
     STOPPED,
     ArtifactError,
@@ -30,27 +30,29 @@ from nas.study.study import Study
 from nas.training.scores import EpochScore
 from nas.workers.parallel import DeviceLock
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _MAX_EXCLUDED = 3
-"""Seeds whose baselines have not learnt, after which it is not bad luck and no other is tried."""
+"""Number of excluded seeds after which the search fails: so many bad baselines are not chance."""
 _PAUSE_S = 0.5
 
 
 class Inheritance:
-    """Makes what the runs of one worker inherit, and sees that all workers of a study inherit the same.
+    """Prepares the weights that the runs of one worker inherit, and ensures that all workers of a study use the same.
 
-    A study whose seeds have a baseline each leaves out a further seed whose baseline diverges or does not learn: that
-    says nothing of any variant, and the next seed will do.
+    If each seed has its own baseline, a further seed whose baseline diverges or does not learn is excluded: that tells
+    nothing about any variant, and the next seed can replace it.
     """
 
-    def __init__(self, study: Study, weights: Weights, device_lock: DeviceLock, observer: WeightsObserver) -> None:
+    def __init__(
+        self, study: Study, weights: ArtifactStore, device_lock: DeviceLock, observer: ArtifactObserver
+    ) -> None:
         """Prepare.
 
         Args:
-            study: Whose runs they are.
-            weights: Makes them, and finds what is made already.
-            device_lock: Of the device that they are made on.
-            observer: Told of everything.
+            study: The study.
+            weights: Makes the weights, or finds those that exist.
+            device_lock: Lock of the device on which they are made.
+            observer: Called on progress.
         """
         self.study, self.weights, self.device_lock, self.observer = study, weights, device_lock, observer
         self.recipe, self.first = study.settings.recipe, study.settings.seed
@@ -58,10 +60,10 @@ class Inheritance:
         self._seen: set[int] = set()
 
     def prepare(self) -> SearchSpace:
-        """Make what the study's own seed inherits, and return the space without what could not be distilled.
+        """Make the weights of the study's first seed, and return the space without swaps that could not be distilled.
 
         Raises:
-            ArtifactError: It cannot be made.
+            ArtifactError: They cannot be made, or are not those of the study.
         """
         space = self.study.settings.space
         if self.recipe.init in ("baseline", "bank"):
@@ -73,32 +75,32 @@ class Inheritance:
                 swap = f"{failed.candidate.slot}={failed.candidate.label}"
                 self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
             space = _without(space, bank)
-            self.study.keep_bank(bank)
+            self.study.store_bank(bank)
         return space
 
     def lacks(self, job: Job, variant: Variant) -> bool:
-        """Whether something that a run inherits has not been made, or found, here yet."""
+        """Return whether this worker has yet to make or find weights that a run inherits."""
         if self.recipe.init not in ("bank", "baseline"):
             return False
-        return (self.weights.apart and job.seed not in self._seen) or self._lacks_swaps(job, variant)
+        return (self.weights.per_seed and job.seed not in self._seen) or self._lacks_swaps(job, variant)
 
     def _lacks_swaps(self, job: Job, variant: Variant) -> bool:
         held = self.banks.get(job.seed)
         return self.recipe.init == "bank" and not (held.candidates.keys() if held else set()) >= set(variant.swaps)
 
     def bank_of(self, job: Job, variant: Variant) -> SwapBank | None:
-        """Return the bank of a run's seed, distilling what it lacks; None where nothing is taken from one.
+        """Return the bank of a run's seed after distilling missing swaps; None if the run takes nothing from a bank.
 
-        A seed of a study with a bank is the bank's too, as in `nas.calibration.calibrator`: what distilling adds to the
-        error belongs to it. So is the trained baseline, unless there is one for all.
+        The seed of a run is also that of its bank, as in `nas.calibration.calibrator`, so that the variance of
+        distillation is part of the error. It is also that of its trained baseline, unless one is shared.
 
         Raises:
-            SeedExcluded: The seed has a baseline of its own, which has not learnt, and is left out from now on.
-            ArtifactError: The bank, or the baseline, cannot be made.
+            SeedExcluded: The seed has its own baseline, which has not learnt; the seed is excluded from now on.
+            ArtifactError: The bank or the baseline cannot be made.
         """
         if self.recipe.init not in ("bank", "baseline"):
             return None
-        if self.weights.apart and job.seed not in self._seen:
+        if self.weights.per_seed and job.seed not in self._seen:
             self._wait_for(job.seed)
             self._make_baseline(job.seed)
         if self.recipe.init != "bank" or not variant.swaps:
@@ -111,54 +113,55 @@ class Inheritance:
             )
         return self.banks[job.seed]
 
-    def make_parallel(self, make: Callable[[], T], what: str) -> T:
-        """Make what variants inherit beside other trainings; what does not fit beside them is made alone."""
+    def make_parallel(self, make: Callable[[], _T], what: str) -> _T:
+        """Make weights in parallel with other trainings; after an out-of-memory error, make them again alone."""
         try:
             with self.device_lock.shared() as company:
                 return make()
         except OutOfMemory:
             if self.weights.stopped.is_set() or not company():
                 raise
-        self.observer.note(f"{what} does not fit beside other trainings; it is made again alone")
-        with self.device_lock.alone():
+        self.observer.note(f"{what}: out of memory in parallel with other trainings; it is made again alone")
+        with self.device_lock.exclusive():
             return make()
 
     def _wait_for(self, seed: int) -> None:
-        """Wait for another worker that makes the baseline of a seed, making those of the next ones meanwhile."""
+        """Wait while another worker makes the baseline of a seed; meanwhile make those of the next seeds."""
         rules = rules_of(self.study)
-        asked = max(rules.screened, rules.confirm.seeds if rules.confirm.top else 1)
-        ahead = [other for other in rules.seeds(asked) if other > seed]
-        told, waited = False, False
+        count = max(rules.screened, rules.confirm.seeds if rules.confirm.top else 1)
+        ahead = [other for other in rules.seeds(count) if other > seed]
+        noted, waited = False, False
         while self.weights.is_being_made(self.recipe, seed):
             if ahead:
                 other = ahead.pop(0)
                 if not self.weights.is_being_made(self.recipe, other):
                     with contextlib.suppress(NasError):  # it is reported when its turn comes
                         self._make_baseline(other)
-            elif not told:
-                told = True
+            elif not noted:
+                noted = True
                 self.observer.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
             waited = True
             if self.weights.stopped.wait(_PAUSE_S):
                 raise LockError(STOPPED)
-        if waited:  # whoever has failed to make it is about to say so
+        if waited:  # if the other worker failed, it is about to exclude the seed
             self.weights.stopped.wait(_PAUSE_S)
 
     def _make_baseline(self, seed: int) -> None:
-        """Make the baseline of a seed, and see that it is the one that the study knows.
+        """Make the baseline of a seed, and check that it is the one of the study.
 
         Raises:
-            SeedExcluded: It has not learnt, and its seed is left out.
-            ArtifactError: It cannot be made, or is another one; or several others have not learnt.
+            SeedExcluded: It has not learnt, and its seed is excluded.
+            ArtifactError: It cannot be made, or is not that of the study; or several others have not learnt.
         """
         excluded = self.study.excluded_seeds
-        if seed in excluded:  # by whom was waited for
+        if seed in excluded:  # by the worker that this one waited for
             raise SeedExcluded(excluded[seed])
         if len(excluded) >= _MAX_EXCLUDED and not self.study.baseline_training_of(seed):
             raise ArtifactError(
-                f"the baselines of {len(excluded)} seeds could not be used, so it is not bad luck; of seed "
-                f"{max(excluded)}: {excluded[max(excluded)]}\nanother study with a longer --base-epochs, with trained "
-                "--weights, or with --one-baseline would do; here `--seeds 1 --confirm 0` asks for no further seeds"
+                f"the baselines of {len(excluded)} seeds could not be used, which is not chance; of seed "
+                f"{max(excluded)}: {excluded[max(excluded)]}\ncreate another study with a longer --base-epochs, with "
+                "trained --weights or with --one-baseline; this one can finish without further seeds: "
+                "`--seeds 1 --confirm 0`"
             )
         make = self.weights.teacher if seed != self.first else self.weights.baseline
         name = f"the baseline of seed {seed}"
@@ -167,74 +170,74 @@ class Inheritance:
         except BaselineNotTrained as error:
             if seed == self.first:
                 raise
-            self._leave_out(seed, str(error))
+            self._exclude(seed, str(error))
             raise SeedExcluded(str(error)) from None
         except ArtifactError as error:
             if seed == self.first or self.weights.stopped.is_set():
                 raise
             raise ArtifactError(
-                f"{name}: {error}\nnothing can be trained under that seed before it can; "
-                "`--seeds 1 --confirm 0` asks for no further ones"
+                f"{name}: {error}\nwithout it nothing can be trained under that seed; "
+                "`--seeds 1 --confirm 0` needs no further seeds"
             ) from None
         self._keep(made, seed)
         self._seen.add(seed)
 
-    def _leave_out(self, seed: int, why: str) -> None:
-        """Go on without a seed.
+    def _exclude(self, seed: int, why: str) -> None:
+        """Exclude a seed from the study.
 
         Raises:
-            ArtifactError: Others have been able to make its baseline.
+            ArtifactError: Another worker has made its baseline.
         """
 
-        def leave_out() -> None:
+        def exclude() -> None:
             if self.study.baseline_training_of(seed):
                 raise ArtifactError(f"the baseline of seed {seed} was made elsewhere, and cannot be made here: {why}")
-            self.study.leave_out(seed, why)
+            self.study.exclude_seed(seed, why)
 
-        known = seed in self.study.excluded_seeds  # by another one that waited for it too
-        self._under_lock(leave_out)
+        known = seed in self.study.excluded_seeds  # excluded by another worker, which waited for it too
+        self._under_lock(exclude)
         if not known:
             self.observer.note(f"seed {seed} is left out, and the next one takes its place: {why}")
 
     def _keep(self, baseline: Baseline, seed: int) -> None:
-        """Keep the curve of the baseline that runs of a seed inherit from.
+        """Store the curve of the baseline whose weights runs of a seed inherit, or compare it with the stored one.
 
         Raises:
-            SeedExcluded: Its seed has been left out by another worker.
-            ArtifactError: It is another one than the study's: on another machine, say, where nothing was shared.
+            SeedExcluded: Another worker has excluded the seed.
+            ArtifactError: It is not the baseline of the study, as on another machine that does not share its weights.
         """
 
         def keep() -> tuple[EpochScore, ...]:
             if why := self.study.excluded_seeds.get(seed):
                 raise SeedExcluded(why)
             if not self.study.baseline_training_of(seed):
-                self.study.keep_baseline_training(baseline.curve, seed)
+                self.study.store_baseline_training(baseline.curve, seed)
             return self.study.baseline_training_of(seed)
 
-        kept = self._under_lock(keep)  # others may be making theirs just now
-        if _told(kept) != _told(baseline.curve):
+        kept = self._under_lock(keep)  # other workers may be making theirs at the same time
+        if _without_time(kept) != _without_time(baseline.curve):
             there = max((score.validation.map for score in kept if score.validation), default=0.0)
             raise ArtifactError(
-                f"the baseline in {baseline.file} is not the one that the study {self.study.location.name!r} was begun "
-                f"with (mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones "
-                f"cannot be compared: copy {baseline.file.parent} from where it was begun, or share that folder"
+                f"the baseline in {baseline.file} is not that of the study {self.study.location.name!r} "
+                f"(mAP50-95 {baseline.map:.4f}, not {there:.4f}), and variants that inherit from different ones cannot "
+                f"be compared: copy {baseline.file.parent} from where the study was created, or share that folder"
             )
 
-    def _under_lock(self, act: Callable[[], T]) -> T:
-        """Do what may be done twice while no other worker of the study does, however often a server goes away."""
+    def _under_lock(self, act: Callable[[], _T]) -> _T:
+        """Run an idempotent action under the study's claim lock, retrying when the connection is lost."""
         while True:
             try:
-                with self.study.leases.alone():
+                with self.study.leases.claim_lock():
                     return act()
             except LeaseLost:
                 if self.weights.stopped.wait(_PAUSE_S):
                     raise
 
 
-def weights_of(study: Study, data: Path, worker: Worker, observer: WeightsObserver, device: str = "") -> Weights:
-    """Return what a study's proxies inherit from; `data` is a data.yaml that the host can read as it is."""
+def weights_of(study: Study, data: Path, worker: Worker, observer: ArtifactObserver, device: str = "") -> ArtifactStore:
+    """Return the store of what a study's proxies inherit; `data` is a data.yaml that Ultralytics can read."""
     s = study.settings
-    return Weights(
+    return ArtifactStore(
         folder=study.location.weights,
         space=s.space,
         data=data,
@@ -245,17 +248,17 @@ def weights_of(study: Study, data: Path, worker: Worker, observer: WeightsObserv
         observer=observer,
         scratch=study.scratch,
         device=device,
-        apart=s.baselines == PER_SEED,
+        per_seed=s.baselines == PER_SEED,
     )
 
 
-def _told(curve: tuple[EpochScore, ...]) -> list[object]:
-    """Return what a curve says, without the time that it took."""
+def _without_time(curve: tuple[EpochScore, ...]) -> list[object]:
+    """Return a curve without the seconds of its epochs, which differ between equal trainings."""
     return [(score.epoch, score.train_loss, score.validation) for score in curve]
 
 
 def _without(space: SearchSpace, bank: SwapBank) -> SearchSpace:
-    """Return the space without the swaps that the bank could not make, wherever their layer is swapped."""
+    """Return the space without the swaps that failed in the bank, also where they are tied to other layers."""
     failed = {(c.candidate.slot, c.candidate.label) for c in bank.failures}
     barred = tuple(
         ((slot.key, label),)

@@ -1,8 +1,7 @@
-"""Whose turn it is: what a worker does next, by what the study holds and nothing else.
+"""Decide a worker's next step, as a pure function of what the study holds.
 
-Several workers ask one after the other (`nas.study.leases`), each of them seeing what the others are trying. So a
-search that was stopped goes on as if it had not been, and one worker more or less changes nothing but the time it
-takes.
+Workers decide one after the other (`nas.study.leases`), and each sees the running trials of the others. So a search
+that was stopped resumes as if it had not been, and the number of workers changes nothing but the time that it takes.
 """
 
 from __future__ import annotations
@@ -11,27 +10,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nas.ranking.race import Rules, contenders
-from nas.ranking.replicates import pool_seeds, runs_of
-from nas.samplers.limits import no_variant_left, out_of_reach
-from nas.samplers.propose import propose
-from nas.search.schedule import Job, climbing, confirmation_runs, confirming, owed, promoted
+from nas.ranking.replicates import group_by_variant, pool_replicates
+from nas.samplers.limits import is_infeasible, raise_infeasible
+from nas.samplers.propose import propose_next
+from nas.search.schedule import Job, confirmation_progress, confirmations, further_seeds, promoted, promotions
 from nas.space.search_space import Assignment, SearchSpace
 from nas.study.settings import PER_SEED, Settings
 from nas.study.trial import Trial, variants_spent
 
 _MOST_REJECTED = 200
-"""Variants over the limits in a row after which no further ones are looked for."""
+"""Consecutive variants over a limit after which the search proposes no others."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a worker does next.
+    """The next step of a worker.
 
     Attributes:
-        job: A run that it is to make; None if there is none now.
-        position: Which one that is, and `target` of how many.
-        over: Whether there will be none any more, however the runs end that others are making.
-        note: What a reader should know once about the stage of the search.
+        job: The run to make; None if there is none now.
+        position: Number of the run, and `target` the number of runs of its stage.
+        over: Whether there will be no other run, regardless of how the running ones end.
+        note: A message about the stage of the search, to be shown once.
     """
 
     job: Job | None = None
@@ -41,7 +40,7 @@ class Step:
     note: str = ""
 
 
-def decide(
+def choose_step(
     runs: Sequence[Trial],
     space: SearchSpace,
     settings: Settings,
@@ -49,14 +48,14 @@ def decide(
     target: int,
     among: Sequence[Assignment] | None = None,
 ) -> Step:
-    """Return what is to be done next: the screening, rung by rung where there are several, the confirmation, nothing.
+    """Return the next step: of the screening, of each rung in turn, of the confirmation, or none.
 
     Args:
-        runs: All of the study, with those that are being made.
-        space: What may be tried.
-        settings: The study's.
-        rules: What further seeds go by, at the study's own recipe.
-        target: How many variants are asked for.
+        runs: All trials of the study, including the running ones.
+        space: The space of variants that can be proposed.
+        settings: Settings of the study.
+        rules: Rules for further seeds, at the study's own recipe.
+        target: Number of variants that were requested.
         among: As `nas.samplers.history.History.among`.
 
     Raises:
@@ -65,7 +64,7 @@ def decide(
     rungs = _climb(runs, settings, rules)
     first, lowest, screened, _ = next(rungs)
     spent = variants_spent(screened)
-    if job := next(owed(screened, lowest), None):
+    if job := next(further_seeds(screened, lowest), None):
         return Step(job, spent, target)
     ended = ""
     if spent < target:
@@ -76,22 +75,22 @@ def decide(
     if _under_way(screened, rules):
         return Step()
     if ended:
-        no_variant_left(space, screened)
+        raise_infeasible(space, screened)
         ended = ended.format(spent)
     for fidelity, at, screened, going in rungs:
-        if job := next(climbing(going, screened, at, fidelity), None):
+        if job := next(promotions(going, screened, at, fidelity), None):
             note = _joined(ended, _rung_words(settings, job, going))
             return Step(job, variants_spent(screened) + 1, len(going), note=note)
         if _under_way(screened, rules):
             return Step()
-    if job := next(confirming(screened, rules), None):
-        made, most = confirmation_runs(screened, rules)
+    if job := next(confirmations(screened, rules), None):
+        made, most = confirmation_progress(screened, rules)
         note = (
             f"confirming: the first {len(contenders(screened, rules))} of the ranking and the baseline get further "
-            f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order shows sooner)"
+            f"seeds, {rules.confirm.seeds} in all ({most - made} trainings, or fewer if the order is clear sooner)"
         )
         if settings.baselines == PER_SEED:
-            note += f"; each further seed has a baseline of its own, trained for {settings.recipe.base_epochs} epochs"
+            note += f"; each further seed has its own baseline, trained for {settings.recipe.base_epochs} epochs"
         return Step(job, made + 1, max(made + 1, most), note=_joined(ended, note))
     return Step(over=not any(t.status == "running" for t in runs), note=ended)
 
@@ -99,7 +98,10 @@ def decide(
 def _climb(
     runs: Sequence[Trial], settings: Settings, rules: Rules
 ) -> Iterator[tuple[str, Rules, list[Trial], list[Trial]]]:
-    """Yield every rung from the lowest: fidelity, what it is ranked by, its trials, and what has come up to it."""
+    """Yield each rung from the lowest: fidelity, rules that rank it, its trials, and the trials promoted to it.
+
+    A caller stops at the first rung with missing runs, whose promotions are not final.
+    """
     going: list[Trial] = []
     for fidelity in settings.fidelities:
         at = settings.at(fidelity)
@@ -111,18 +113,18 @@ def _climb(
 
 
 def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules) -> bool:
-    """Whether what has been screened has also got all that follows from it: seeds, rungs and confirmation."""
+    """Return whether all variants of the screening also have their further seeds, rungs and confirmation."""
     if any(t.status == "running" for t in runs):
         return False
     here: list[Trial] = []
     for fidelity, at, here, going in _climb(runs, settings, rules):
-        if next(climbing(going, here, at, fidelity), None):
+        if next(promotions(going, here, at, fidelity), None):
             return False
-    return next(confirming(here, rules), None) is None
+    return next(confirmations(here, rules), None) is None
 
 
 def _under_way(trials: Sequence[Trial], rules: Rules) -> bool:
-    """Whether a run of the screening is being made."""
+    """Return whether a run of the screening is running."""
     seeds = rules.seeds(rules.screened)
     return any(t.status == "running" and t.seed in seeds for t in trials)
 
@@ -146,15 +148,15 @@ def _variant(
     rules: Rules,
     among: Sequence[Assignment] | None,
 ) -> Job | str:
-    """Return the run of another variant, or why there is none, with a place for how many have been tried."""
-    if again := next(cut_short(trials, rules), None):
+    """Return a run of a new variant, or a message why there is none, with a placeholder for the number of variants."""
+    if again := next(interrupted_runs(trials, rules), None):
         return again
     rejected = _rejected_in_a_row(trials)
-    if rejected >= _MOST_REJECTED or (rejected and out_of_reach(space, trials)):
-        return "the variants that are left seem to be over the limits of the space: the search ends here"
-    assignment = propose(
+    if rejected >= _MOST_REJECTED or (rejected and is_infeasible(space, trials)):
+        return "the remaining variants seem to be over the limits of the space: the search ends here"
+    assignment = propose_next(
         space,
-        pool_seeds(trials),
+        pool_replicates(trials),
         seed=settings.seed,
         floor=settings.floor,
         error=settings.error,
@@ -167,15 +169,15 @@ def _variant(
     return Job(assignment, rules.first)
 
 
-def cut_short(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
-    """Return the runs of the screening that were cut short, to be made again."""
-    for runs in runs_of(trials).values():
+def interrupted_runs(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
+    """Yield the runs of the screening that were interrupted, to be retried."""
+    for runs in group_by_variant(trials).values():
         if all(t.status == "interrupted" for t in runs):
             yield Job(runs[-1].assignment, rules.first)
 
 
 def _rejected_in_a_row(trials: Sequence[Trial]) -> int:
-    """Return how many variants have been over a limit since one was not."""
+    """Return how many variants have been over a limit since the last one that was not."""
     count = 0
     for trial in reversed(trials):
         if trial.spent:

@@ -1,4 +1,4 @@
-"""One run of a study: a variant under one seed, built, costed, held against the limits, trained and stored."""
+"""Runs of a study: a variant under one seed is built, costed, checked against the limits, trained and stored."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas.bank.artifacts import ArtifactObserver, Worker
 from nas.bank.store import SwapBank
-from nas.bank.weights import WeightsObserver, Worker
 from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
 from nas.model.cost import Cost, costed
 from nas.model.latency import LatencyMeter
 from nas.model.render import render
-from nas.samplers.limits import check_reach, over_limit
+from nas.samplers.limits import check_limits, over_limit
 from nas.search.inheritance import Inheritance, weights_of
 from nas.search.schedule import Job
 from nas.search.suspects import SUSPECT_KINDS, SuspectFailures
@@ -33,24 +33,24 @@ from nas.training.scores import SCORES, EpochScore
 from nas.workers.parallel import DeviceLock
 
 _COSTING = threading.Lock()
-"""The host counts by hooks on modules of which it shares some between models: its activation above all."""
+"""Ultralytics counts FLOPs by hooks on modules, some of which its models share, such as the activation."""
 
 
-class SearchObserver(WeightsObserver, Protocol):
-    """Who is told what a search does, while it does it."""
+class SearchObserver(ArtifactObserver, Protocol):
+    """Callbacks on the progress of a search."""
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
-        """Hear that a proxy starts."""
+        """Handle the start of a proxy training."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """Hear that a trial is finished, has failed, or was over a limit."""
+        """Handle the end of a trial: it is done, has failed, or was over a limit."""
 
     def for_worker(self, number: int) -> SearchObserver:
-        """Return who is told what one of several workers does, counted from 0; called from its thread."""
+        """Return the observer of one of several workers, counted from 0; called in its thread."""
 
 
 class Runner:
-    """Makes single runs of one study, one after the other."""
+    """Runs trials of one study, one after the other."""
 
     def __init__(
         self,
@@ -68,15 +68,15 @@ class Runner:
         """Prepare.
 
         Args:
-            study: Whose runs they are.
-            data: A data.yaml that the host can read as it is.
+            study: The study.
+            data: A data.yaml that Ultralytics can read.
             worker: Trains the proxies.
-            observer: Told of everything.
-            shares: The same as `data`, with a share of the training images, for rungs that train on one.
-            replay: Answers in place of building and training.
-            meter: Measures latencies where the study wants them.
-            device: Where to train, if not on the recipe's own device.
-            device_lock: Of the device, where others train there too.
+            observer: Called on progress.
+            shares: Fraction to a data.yaml with that fraction of the training images, for rungs that use one.
+            replay: Replaces building and training by the rows of a table.
+            meter: Measures latencies, if the study uses them.
+            device: Device of the trainings; None is the recipe's.
+            device_lock: Lock of that device, if other runners use it too.
         """
         self.study = study
         self.settings = study.settings
@@ -91,23 +91,23 @@ class Runner:
         self._stopped = self.weights.stopped
 
     def kill(self) -> None:
-        """End what is being trained, from another thread; its trial is interrupted, and no other begins."""
+        """Stop the running training from another thread; its trial is interrupted, and no other starts."""
         self._stopped.set()
         shorten_timeouts()
         self.worker.kill()
 
-    def check_reach(self) -> None:
-        """Refuse limits of the space that no variant can be within, while nothing has been trained.
+    def check_limits(self) -> None:
+        """Check, before anything has been trained, that a variant can be within the limits of the space.
 
         Raises:
-            SpaceError: As `nas.samplers.limits.check_reach`.
+            SpaceError: As `nas.samplers.limits.check_limits`.
         """
         if not self.replay and self.study.has_no_results:
             with _COSTING:
-                check_reach(self.settings.space, lambda variant: costed(variant)[1])
+                check_limits(self.settings.space, lambda variant: costed(variant)[1])
 
     def prepare(self) -> None:
-        """Make what the proxies inherit: a trained baseline, and the bank that is distilled from it.
+        """Make the weights that proxies inherit: a trained baseline, and the bank distilled from it.
 
         Raises:
             ArtifactError: They cannot be made.
@@ -116,7 +116,7 @@ class Runner:
             self.space = self.inheritance.prepare()
 
     def begin(self, job: Job) -> RunningTrial:
-        """Claim a run; call it within the study's `leases.alone`."""
+        """Claim a trial for a run; call it within the study's `leases.claim_lock`."""
         return self.study.start(
             Trial(
                 -1,
@@ -131,10 +131,10 @@ class Runner:
         )
 
     def run(self, handle: RunningTrial, job: Job, position: int, target: int) -> Trial:
-        """Make a run that is claimed: build, cost, gate, train. Whatever the variant does wrong ends in its trial.
+        """Run a claimed trial: build, cost, check limits, train. A failure of the variant is stored in its trial.
 
         Raises:
-            ProxyError: It is the baseline, and fails; or nothing trains here any more.
+            ProxyError: It is the baseline and fails; or no training succeeds on this machine.
             ArtifactError: A bank or a baseline cannot be made.
         """
         variant = handle.trial.variant
@@ -146,7 +146,7 @@ class Runner:
             if isinstance(error, KeyboardInterrupt):
                 shorten_timeouts()
             if handle.trial.status == "running" and handle not in self.suspects:
-                with contextlib.suppress(StorageError):  # a storage that fails says so once
+                with contextlib.suppress(StorageError):  # it must not replace the first error
                     handle.end(status="interrupted", failure=STOPPED)
             raise
         self.observer.trial_ended(ended)
@@ -155,7 +155,7 @@ class Runner:
         return ended
 
     def _bank(self, handle: RunningTrial, job: Job) -> SwapBank | None:
-        """Return the bank of a run, with what else it inherits made; None where it takes nothing from one."""
+        """Make the weights that a run inherits, and return its bank; None if it takes nothing from one."""
         if self.replay:
             return None
         lacks = self.inheritance.lacks(job, handle.trial.variant)
@@ -163,11 +163,11 @@ class Runner:
             return self.inheritance.bank_of(job, handle.trial.variant)
 
     def _try(self, handle: RunningTrial, bank: SwapBank | None, position: int, target: int) -> Trial:
-        """Build, cost, gate and train; return how it ended."""
+        """Build, cost, check limits and train; return the ended trial."""
         variant = handle.trial.variant
         started = time.monotonic()
         before = next((t for t in self.study.runs() if t.status == "done" and t.variant == variant), None)
-        if before:  # under another seed, or on another rung: it costs what it did, and was not over a limit
+        if before:  # under another seed or on another rung: the cost is the same, and within the limits
             handle.trial = replace(handle.trial, **{key: getattr(before, key) for key in _OF_COST})
         else:
             try:
@@ -177,7 +177,7 @@ class Runner:
                 return handle.end(status="failed", failure=f"build: {error}", seconds=seconds)
             handle.trial = replace(handle.trial, yaml=yaml, latency_ms=latency_ms, **_cost_fields(cost))
             over = over_limit(self.settings.space, cost, latency_ms)
-            if over and not variant.is_baseline:  # what is compared with is always trained
+            if over and not variant.is_baseline:  # the baseline is always trained, because all are compared with it
                 return handle.end(status="rejected", failure=over)
         handle.store()
         if bank and (problem := bank.problem(variant.swaps)):
@@ -196,7 +196,7 @@ class Runner:
             result = self._train(handle.trial, bank, on_epoch)
         except ProxyFailure as failure:
             return self._failed(handle, failure, round(time.monotonic() - started, 2))
-        self.suspects.settle("failed")  # by what their variants are: others train here
+        self.suspects.settle("failed")  # a training has succeeded here, so their variants are the cause
         return handle.end(
             status="done",
             curve=result.curve,
@@ -207,7 +207,7 @@ class Runner:
         )
 
     def _costs(self, trial: Trial) -> tuple[str, Cost, float | None]:
-        """Return a variant's YAML, its cost, and its latency if that is wanted and nothing else speaks against it.
+        """Return a variant's YAML, cost, and latency; that is None if it is not used, or a limit is exceeded already.
 
         Raises:
             BuildError: It cannot be built, counted or timed.
@@ -221,7 +221,7 @@ class Runner:
         return files.yaml, cost, latency.ms if latency else None
 
     def _train(self, trial: Trial, bank: SwapBank | None, on_epoch: Callable[[EpochScore], None]) -> ProxyResult:
-        """Train, or look up what a training gave.
+        """Train, or return the result of a replayed training.
 
         Raises:
             ProxyFailure: It fails.
@@ -230,18 +230,18 @@ class Runner:
             return self.replay.run(trial.assignment)
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
+        inherited = self.weights.initial_files(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
         job = replace(job, **inherited, average=SCORES[trial.score].needs_average)
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
         job = replace(self.weights.resumable(job), recipe=replace(recipe, device=self.device))
-        return self._in_room(job, trial.describe(), on_epoch)
+        return self._run_job(job, trial.describe(), on_epoch)
 
-    def _in_room(self, job: ProxyJob, name: str, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
-        """Train beside others, or alone where it does not fit beside them.
+    def _run_job(self, job: ProxyJob, name: str, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
+        """Train in parallel with others; after an out-of-memory error, train again alone.
 
         Raises:
-            ProxyFailure: It fails, or is not to begin any more.
+            ProxyFailure: It fails, or the search was stopped.
         """
 
         def train() -> ProxyResult:
@@ -256,12 +256,12 @@ class Runner:
             if self._stopped.is_set() or not (failure.out_of_memory and company()):
                 raise
             why = "out of memory" if failure.kind == "memory" else "killed, as the system does when memory runs out,"
-        self.observer.note(f"{name}: {why} beside other trainings; it is trained again alone")
-        with self.device_lock.alone():
+        self.observer.note(f"{name}: {why} in parallel with other trainings; it is trained again alone")
+        with self.device_lock.exclusive():
             return train()
 
     def _failed(self, handle: RunningTrial, failure: ProxyFailure, seconds: float) -> Trial:
-        """Store a failure, unless it may be the machine's and not the variant's: that shows when the next one trains.
+        """Store a failure; one that may be the machine's fault is held back until another training succeeds.
 
         Raises:
             ProxyError: As `settle_suspects`, after several in a row.
@@ -278,26 +278,26 @@ class Runner:
         return replace(handle.trial, status="failed")
 
     def settle_suspects(self) -> None:
-        """Find out whose failures the open ones are, by training the baseline, which trains wherever anything does.
+        """Train the baseline to find the cause of the suspect failures: it succeeds on any machine that works.
 
         Raises:
-            ProxyError: It fails as well: they are the machine's, and none of them is held against its variant.
+            ProxyError: It fails as well, so the machine is the cause, and the trials will be retried.
         """
         count, last = len(self.suspects), self.suspects.last
-        told = "a training has failed" if count == 1 else f"{count} trainings have failed in a row"
-        self.observer.note(f"{told} ({last}); a short one of the baseline shows whether this machine is why")
+        failed = "a training has failed" if count == 1 else f"{count} trainings have failed in a row"
+        self.observer.note(f"{failed} ({last}); a short one of the baseline checks whether this machine is the cause")
         try:
             self._try_baseline()
         except ProxyFailure as failure:
             self.suspects.settle("interrupted")
             raise ProxyError(
-                f"{told} here, and so does the baseline ({failure.kind}: {failure}), so it is not what the variants "
-                f"are; the last: {last}\nmend that and start again: they will be tried anew"
+                f"{failed} here, and so does the baseline ({failure.kind}: {failure}), so the variants are not the "
+                f"cause; the last: {last}\nfix that and start again: they will be retried"
             ) from None
         self.suspects.settle("failed")
 
     def _try_baseline(self) -> None:
-        """Train the baseline for an epoch, or validate it where proxies are not trained; what it scores is not kept.
+        """Train the baseline for one epoch, or validate it if proxies are not trained; the result is not stored.
 
         Raises:
             ProxyFailure: It fails.
@@ -309,14 +309,14 @@ class Runner:
         job = self.weights.job(
             Variant(space.base, space.scale), replace(recipe, device=self.device), self.settings.seed
         )
-        self._in_room(replace(job, **self.weights.inherited(own, (), None, self.settings.seed)), "baseline")
+        self._run_job(replace(job, **self.weights.initial_files(own, (), None, self.settings.seed)), "baseline")
 
 
 _OF_COST = ("yaml", "params", "gflops", "stock_gflops", "uncounted", "latency_ms")
 
 
 def _cost_fields(cost: Cost) -> dict[str, Any]:
-    """Return what a trial keeps of a variant's cost."""
+    """Return the fields of a trial that hold a variant's cost."""
     return {
         "params": cost.params,
         "gflops": cost.gflops,

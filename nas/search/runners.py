@@ -1,4 +1,4 @@
-"""The runners of a search: one for each of its training processes, with its device."""
+"""Create the runners of a search: one for each training process, with its device."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nas.workers.process import ProxyWorker
 def runners_of(
     study: Study, dataset: Dataset, cache: Path, observer: SearchObserver, trainers: Sequence[ProxyWorker]
 ) -> Iterator[list[Runner]]:
-    """Give runners that train side by side, each in a process of its own, with what they inherit made already.
+    """Yield runners that train in parallel, each in its own process; if there are several, inherited weights are ready.
 
     Args:
-        study: Whose runs they will make.
-        dataset: Checked; its fingerprint is the study's.
-        cache: Where training processes may write.
-        observer: Told of everything.
-        trainers: The processes; there is a runner for each.
+        study: The study whose trials they run.
+        dataset: The checked dataset, with the study's fingerprint.
+        cache: Folder where training processes may write.
+        observer: Called on progress.
+        trainers: The training processes; there is one runner for each.
 
     Raises:
         OptionError: The study measures latencies, which parallel trainings would disturb.
@@ -37,20 +37,20 @@ def runners_of(
     if s.latency_on:
         if workers > 1:
             raise OptionError(
-                f"--workers {workers}: the study {study.location.name!r} measures latencies, which trainings "
-                "beside them would disturb; leave --workers out"
+                f"--workers {workers}: the study {study.location.name!r} measures latencies, which parallel trainings "
+                "would disturb; leave --workers out"
             )
-        trainers[0].close()  # it may be importing still, which would disturb them too; its first job starts it again
+        trainers[0].close()  # its imports would disturb the measurement too; the first job starts it again
     meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
     data = write_resolved(dataset, study.scratch)
     shares = {
         fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)
         for fraction in {rung.fraction for rung in s.rungs} - {1.0}
     }
-    if workers > 1:  # with all cores: the others would wait for one that has a share of them
+    if workers > 1:  # with all cores, because the runners would wait for one that has only its share of them
         with ProxyWorker(cache) as first:
             Runner(study, data, first, observer).prepare()
-    devices = dealt(s.recipe.device, workers)
+    devices = assign_devices(s.recipe.device, workers)
     device_locks = {device: DeviceLock() for device in devices}
     yield [
         Runner(study, data, trainer, observer.for_worker(k) if workers > 1 else observer, shares=shares, meter=meter,
@@ -59,8 +59,8 @@ def runners_of(
     ]  # fmt: skip
 
 
-def dealt(device: str, workers: int) -> list[str]:
-    """Return the device of each worker: a CPU for all, or the machine's GPUs in turn, beginning with the recipe's."""
+def assign_devices(device: str, workers: int) -> list[str]:
+    """Return the device of each worker: the CPU for all, or the GPUs round-robin from the recipe's."""
     if workers == 1 or not device.isdigit():
         return [device] * workers
     import torch

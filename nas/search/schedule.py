@@ -1,7 +1,7 @@
-"""What a study owes: the runs that follow from what was asked for and what is finished, without any new proposal.
+"""The missing runs of a study: those that follow from the request and the finished trials, without any new proposal.
 
-A run is one variant under one seed. Which ones are owed depends on the finished ones alone, so a search that was killed
-goes on as if it had not been, and several processes could share them out.
+A run is one variant under one seed. The missing ones depend on stored trials alone, so a search that was killed resumes
+as if it had not been, and several processes can share them.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nas.ranking.race import Rules, contenders, next_round
-from nas.ranking.rank import rank
-from nas.ranking.replicates import runs_of
+from nas.ranking.rank import rank_trials
+from nas.ranking.replicates import group_by_variant
 from nas.space.variant import Variant
-from nas.study.budget import survivors
+from nas.study.budget import survivor_count
 from nas.study.trial import Trial
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be made.
+    """A run to be made.
 
     Attributes:
-        assignment: Slot key to label, as the space has them.
-        seed: Of everything random in it.
-        stage: Why.
+        assignment: Slot key to label, as in the space.
+        seed: Seed of everything random in it.
+        stage: Stage of the search.
         fidelity: As `nas.study.trial.Trial.fidelity`.
-        distil_with: Variants that run under the same seed, so that their swaps are distilled at once; empty in
-            the screening, where that is the whole space.
+        distil_with: Variants that run under the same seed, whose swaps are distilled in the same job; empty in the
+            screening, which distils the whole space.
     """
 
     assignment: Mapping[str, str]
@@ -38,13 +38,13 @@ class Job:
     fidelity: str = ""
 
 
-def owed(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
-    """Return the runs that variants of the screening still lack: those of its further seeds.
+def further_seeds(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
+    """Yield the missing runs of the screening under its further seeds.
 
     A variant that failed under one of them gets no others.
     """
     seeds = rules.seeds(rules.screened)
-    for runs in runs_of(trials).values():
+    for runs in group_by_variant(trials).values():
         done = {t.seed for t in runs if t.status == "done"}
         if done and not any(t.status == "failed" and t.spent and t.seed in seeds for t in runs):
             busy = {t.seed for t in runs if t.status == "running"}
@@ -54,36 +54,36 @@ def owed(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
 
 
 def promoted(below: Sequence[Trial], rules: Rules, eta: int) -> list[Trial]:
-    """Return what goes on to the next rung, by a trial each: the baseline, and the best of a rung that is complete.
+    """Return one trial for each variant that is promoted from a complete rung: the baseline, and the best 1/eta.
 
     Args:
         below: Trials of that rung.
-        rules: With the goal that it is ranked by.
-        eta: Of how many variants one goes on.
+        rules: Rules with the goal that ranks it.
+        eta: Halving factor.
     """
-    ranked = [row.trial for row in rank(below, rules.floor, rules.goal, rules.prior)]
+    ranked = [row.trial for row in rank_trials(below, rules.floor, rules.goal, rules.prior)]
     others = [t for t in ranked if not t.variant.is_baseline]
-    return [*(t for t in ranked if t.variant.is_baseline), *others[: survivors(len(others), eta)]]
+    return [*(t for t in ranked if t.variant.is_baseline), *others[: survivor_count(len(others), eta)]]
 
 
-def climbing(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fidelity: str) -> Iterator[Job]:
-    """Return the runs that a rung lacks.
+def promotions(going: Sequence[Trial], here: Sequence[Trial], rules: Rules, fidelity: str) -> Iterator[Job]:
+    """Yield the missing runs of a rung.
 
     Args:
-        going: What goes on to it, as `promoted`.
+        going: The trials promoted to it, as `promoted`.
         here: Its trials.
-        rules: Of the study.
-        fidelity: Of the rung.
+        rules: Rules of the study.
+        fidelity: Fidelity of the rung.
     """
     settled = {t.variant for t in here if t.spent or t.status == "running"}
     yield from (
         Job(t.assignment, rules.first, "promotion", fidelity=fidelity) for t in going if t.variant not in settled
     )
-    yield from owed(here, rules)
+    yield from further_seeds(here, rules)
 
 
-def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
-    """Return the runs that the race is waiting for; the screening has to be over."""
+def confirmations(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
+    """Yield the missing runs of the confirmation's current round; the screening has to be complete."""
     found = next_round(trials, rules) if rules.confirm.top else None
     if found is None:
         return
@@ -94,8 +94,8 @@ def confirming(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
             yield Job(assignments[variant], found.seed, "confirmation", found.live)
 
 
-def confirmation_runs(trials: Sequence[Trial], rules: Rules) -> tuple[int, int]:
-    """Return how many runs of the confirmation are made, and how many it takes unless some are dropped."""
+def confirmation_progress(trials: Sequence[Trial], rules: Rules) -> tuple[int, int]:
+    """Return the number of finished runs of the confirmation, and the number that it takes if no variant is dropped."""
     racing = contenders(trials, rules)
     further = rules.seeds(2 * rules.confirm.seeds)[rules.screened :]
     made = sum(t.spent and t.seed in further and (t.variant in racing or t.variant.is_baseline) for t in trials)
@@ -103,8 +103,8 @@ def confirmation_runs(trials: Sequence[Trial], rules: Rules) -> tuple[int, int]:
 
 
 def baseline_seeds(trials: Sequence[Trial], rules: Rules, count: int) -> Iterator[Job]:
-    """Return the runs of the baseline that it lacks to have so many seeds."""
-    base = next((runs for variant, runs in runs_of(trials).items() if variant.is_baseline), [])
+    """Yield the missing runs of the baseline until it has `count` seeds."""
+    base = next((runs for variant, runs in group_by_variant(trials).items() if variant.is_baseline), [])
     there = {t.seed for t in base if t.spent or t.status == "running"}
     for seed in rules.seeds(count):
         if base and seed not in there:

@@ -1,6 +1,7 @@
-"""Trainings that failed for what may be the machine's reasons: whose failure it was shows when another one trains.
+"""Failures that may be the machine's fault: held back, and charged to their variants once another training succeeds.
 
-Where several fail in a row, or there is nothing else to train, that is the baseline: it trains wherever anything does.
+After several in a row, or when nothing else is left to train, the baseline is trained as a check: it succeeds on any
+machine that works.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from nas.study.running_trial import RunningTrial
 from nas.study.trial import Status
 
 SUSPECT_KINDS = ("error", "died")
-"""Kinds of failures that may be the machine's."""
+"""Kinds of failure that may be the machine's fault."""
 _MANY = 3
 
 
 class SuspectFailures:
-    """The failures of one worker that nothing has trained after. They stay open until they are settled."""
+    """Failed trials of one worker since its last successful training; they stay running until they are settled."""
 
     def __init__(self) -> None:
         self._open: list[RunningTrial] = []
@@ -27,20 +28,20 @@ class SuspectFailures:
 
     @property
     def are_many(self) -> bool:
-        """Whether so many in a row have failed that it has to be known why."""
+        """Whether so many have failed in a row that the machine has to be checked."""
         return len(self._open) >= _MANY
 
     @property
     def last(self) -> str:
-        """What the last of them was."""
+        """The failure text of the last one."""
         return self._open[-1].trial.failure
 
     def add(self, handle: RunningTrial) -> None:
-        """Keep a failure; its trial says what it was."""
+        """Add a failed trial, whose record holds the failure text."""
         self._open.append(handle)
 
     def settle(self, status: Status) -> None:
-        """End them all: ``failed`` holds them against their variants, ``interrupted`` does not."""
+        """End all of them: ``failed`` charges them to their variants, ``interrupted`` has them retried."""
         while self._open:
             self._open[0].end(status=status)
             del self._open[0]

@@ -1,7 +1,7 @@
-"""Tables: what a finished study measured, in one file, so that a search can be repeated in seconds.
+"""Tabular benchmarks: the results of a finished study in one file, so that a search can be replayed in seconds.
 
-A table holds the space, what the study was trained on and with, and a row for every training: the choice of every slot,
-the seed, the scores and the costs. `nas.session.replay` searches one in place of training.
+A table holds the space, the settings of the study, and a row for each training: the choice of every slot, the seed, the
+scores and the costs. `nas.session.replay` searches one in place of training.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from nas.training.scores import EpochScore, Validation
 if TYPE_CHECKING:
     from nas.study.study import Study
 
-SCHEMA = 1
+TABLE_SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One training.
 
     Attributes:
         slots: Slot key to label.
         seed: Of the training.
-        failure: Why it failed; empty if it did not.
+        failure: The reason of a failure; empty without one.
         map: mAP50-95 by the study's score, and `map50` the final mAP50.
         scores: Every score of `nas.training.scores.SCORES`.
         gflops: As `nas.model.cost.Cost.gflops`; so are `stock_gflops` and `params`.
-        latency_ms: As `nas.model.latency.Latency.ms`; None where it was not measured.
-        epochs: How many were trained.
+        latency_ms: As `nas.model.latency.Latency.ms`; None if it was not measured.
+        epochs: Number of epochs.
         seconds: Wall time.
     """
 
@@ -56,26 +56,26 @@ class Row:
 
 
 class Table:
-    """Rows, and what they are rows of.
+    """The rows of a study, with its space and settings.
 
     Attributes:
-        space: What was searched.
+        space: The space that was searched.
         about: The study's settings as plain values (`nas.study.study.Settings`); empty for a table from elsewhere.
         rows: By variant and seed.
     """
 
-    def __init__(self, space: SearchSpace, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+    def __init__(self, space: SearchSpace, rows: Sequence[TableRow], about: Mapping[str, Any]) -> None:
         self.space, self.about = space, dict(about)
         self.rows = {(key_of(row.slots), row.seed): row for row in rows}
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of which there are rows."""
+        """The seeds of the rows, sorted."""
         return tuple(sorted({seed for _, seed in self.rows}))
 
     def to_json(self) -> str:
-        """Return the table as text, a line a row; `from_json` reads it."""
-        head = {"schema": SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
+        """Return the table as text with one row per line; `from_json` reads it."""
+        head = {"schema": TABLE_SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
         lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows.values())
         return f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n'
 
@@ -84,26 +84,26 @@ class Table:
         """Return the table that `to_json` wrote.
 
         Raises:
-            TableError: It is none, or not whole.
+            TableError: It is not a table, or not complete.
         """
         try:
             body = json.loads(text)
-            if body["schema"] != SCHEMA:
-                raise TableError(f"it has schema {body['schema']!r}, this version reads {SCHEMA}")
+            if body["schema"] != TABLE_SCHEMA:
+                raise TableError(f"it has schema {body['schema']!r}, this version reads {TABLE_SCHEMA}")
             space = SearchSpace.from_json(json.dumps(body["space"]))
-            names = {f.name for f in fields(Row)}
-            rows = [Row(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
+            names = {f.name for f in fields(TableRow)}
+            rows = [TableRow(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
         except TableError:  # a ValueError too
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise TableError(f"it is no table that `nas studies export` wrote: {error!r}") from None
+            raise TableError(f"it is not a table of `nas studies export`: {error!r}") from None
         for row in rows:
             _check(space, row)
         return cls(space, rows, body.get("about", {}))
 
 
-def _check(space: SearchSpace, row: Row) -> None:
-    """Refuse a row that does not fit its space.
+def _check(space: SearchSpace, row: TableRow) -> None:
+    """Check that a row fits its space.
 
     Raises:
         TableError: It does not.
@@ -113,7 +113,7 @@ def _check(space: SearchSpace, row: Row) -> None:
         raise TableError(f"a row does not fit the slots of its space: {dict(row.slots)}")
     numbers = (row.map, row.map50, row.gflops, *row.scores.values())
     if not row.failure and not (all(map(math.isfinite, numbers)) and row.gflops > 0):
-        raise TableError(f"a row has scores or GFLOPs that are no numbers above 0: {dict(row.slots)}")
+        raise TableError(f"a row has scores that are not finite, or GFLOPs that are not above 0: {dict(row.slots)}")
 
 
 def read_table(path: Path) -> Table:
@@ -146,15 +146,15 @@ def write_table(table: Table, path: Path) -> int:
     return len(table.rows)
 
 
-def export(study: Study) -> Table:
-    """Return what a study has measured.
+def export_table(study: Study) -> Table:
+    """Return the results of a study as a table.
 
     Raises:
-        StudyError: Nothing has finished, so there is nothing to search in.
+        StudyError: No trial has finished.
     """
     s = study.settings
     rows = [
-        Row(
+        TableRow(
             slots=dict(t.assignment),
             seed=t.seed,
             map=t.map,
@@ -168,7 +168,7 @@ def export(study: Study) -> Table:
             seconds=t.seconds,
         )
         if t.status == "done"
-        else Row(dict(t.assignment), t.seed, t.failure, seconds=t.seconds)
+        else TableRow(dict(t.assignment), t.seed, t.failure, seconds=t.seconds)
         for t in study.trials()
         if t.status in ("done", "failed")
     ]
@@ -179,7 +179,7 @@ def export(study: Study) -> Table:
 
 
 class Replay:
-    """Answers in place of training, from the rows of one seed.
+    """Looks up the rows of one seed in place of training.
 
     Attributes:
         assignments: Those that have a row, in the order of the table.
@@ -199,15 +199,15 @@ class Replay:
             raise TableError(f"the table has no finished baseline for --seed {seed}; its seeds: {seeds}")
 
     def cost(self, assignment: Assignment) -> tuple[Cost, float | None]:
-        """Return a variant's cost, and its latency if the table has it."""
+        """Return a variant's cost, and its latency if the table has one."""
         row = self._row(assignment)
         return Cost(row.params, row.gflops, row.stock_gflops), row.latency_ms
 
     def run(self, assignment: Assignment) -> ProxyResult:
-        """Return what a training gave; its seconds are those that it took then.
+        """Return the stored result of a training, with the seconds that it took.
 
         Raises:
-            ProxyFailure: It failed then.
+            ProxyFailure: It failed.
         """
         row = self._row(assignment)
         if row.failure:
@@ -216,5 +216,5 @@ class Replay:
         curve = (EpochScore(row.epochs, -row.scores.get("train_loss", 0.0), row.seconds, last),)
         return ProxyResult(curve, None, (0, 0), cpu_seconds=0.0, seconds=row.seconds)
 
-    def _row(self, assignment: Assignment) -> Row:
+    def _row(self, assignment: Assignment) -> TableRow:
         return self.table.rows[key_of(assignment), self.seed]

@@ -72,7 +72,7 @@ class ReplaySession:
 
     def run(self, observer: SearchObserver) -> None:
         """Run the requested trials."""
-        self.study.keep_settings()  # the sampler may be another
+        self.study.store_settings()  # the sampler may be another
         todo = searching.plan(self.study, self.trials)
         name, s = self.study.location.name, self.study.settings
         if todo.spent >= todo.target:
@@ -83,7 +83,7 @@ class ReplaySession:
             f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
         )
         with ProxyWorker(self.study.location.folder) as idle:  # it starts no process before it has a job
-            searching.search(self.study, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
+            searching.run_search(self.study, [Runner(self.study, Path(), idle, observer, replay=self.replay)])
         return None
 
 

@@ -15,8 +15,8 @@ from nas.session.options import SearchOptions
 from nas.session.settings import changed_settings, new_settings, settings_as_created, unchanged_dataset
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
-from nas.study.budget import Confirm, trainings
-from nas.study.leases import alone_at
+from nas.study.budget import Confirm, variants_per_rung
+from nas.study.leases import claim_lock
 from nas.study.location import StudyLocation, locate
 from nas.study.settings import PER_SEED, Settings
 from nas.study.study import Study
@@ -62,7 +62,7 @@ class Session:
             where = locate(name, options.storage)
         except StudyError as error:
             raise StudyError(f"{error}; --study names it" if not options.study else str(error)) from None
-        if not Study.is_made(where):
+        if not Study.is_created(where):
             if options.study and not space:
                 raise StudyError(
                     f"no study {name!r} in {where.shown} to resume; "
@@ -96,7 +96,7 @@ class Session:
     def _create(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: SearchOptions) -> Session:
         settings, dataset = new_settings(space, options)
         seeds, confirm = options.seeds or 1, options.confirm
-        with alone_at(where):
+        with claim_lock(where):
             if not Study.exists(where):
                 study = Study.create(
                     where,
@@ -129,7 +129,7 @@ class Session:
             options: Those of then, completed by those of now.
             differences: Settings that were different before.
         """
-        made = study.replaced(
+        made = study.recreate(
             settings,
             options.trials or _most_trials(settings),
             seeds=options.seeds or study.seeds,
@@ -144,10 +144,10 @@ class Session:
         """Run the requested trials in parallel in these processes."""
         study = self.study
         todo = searching.plan(study, self.trials)
-        study.ask_for_seeds(self.seeds, self.confirm)
+        study.set_seeds(self.seeds, self.confirm)
         name = study.location.name
         if self.news:
-            study.keep_settings()
+            study.store_settings()
             observer.note(self.news)
         if searching.is_finished(study, todo):
             more = "--trials N runs N more" + ("" if study.confirm.top else ", --confirm 3:3 confirms the first 3")
@@ -166,14 +166,14 @@ class Session:
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
             if s.rungs:
-                counts = trainings(todo.target - 1, s.rungs, s.eta)
+                counts = variants_per_rung(todo.target - 1, s.rungs, s.eta)
                 names = [*(rung.words for rung in s.rungs), "the study's own recipe"]
                 steps = "; ".join(f"{count} with {name}" for count, name in zip(counts, names, strict=True))
                 observer.note(f"rungs: {steps}; and the baseline on each")
             if hint := hint_of(s, len(trainers), available_cores()):
                 observer.note(hint)
         with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
-            searching.search(study, runners)
+            searching.run_search(study, runners)
         return None
 
 

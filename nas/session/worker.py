@@ -29,7 +29,7 @@ def _wait_for(where: StudyLocation, until: float) -> None:
     """
     while True:
         try:
-            if Study.is_made(where):
+            if Study.is_created(where):
                 return
         except Unreachable:
             if time.monotonic() >= until:
@@ -93,5 +93,5 @@ class Joining:
             trainers_of(self.cache, self.workers) as trainers,
             runners_of(self.study, self.dataset, self.cache, observer, trainers) as runners,
         ):
-            searching.search(self.study, runners)
+            searching.run_search(self.study, runners)
         observer.note(f"the study {name} has no trials left; `nas rank {name}` shows its ranking")

@@ -10,4 +10,4 @@ OBJECTIVES: Mapping[str, str] = {
     "map,gflops": "mAP50-95 and GFLOPs",
     "map,latency": "mAP50-95 and latency",
 }
-"""All objectives, in words; here, so that the command line offers them without importing numpy."""
+"""All objectives with their descriptions; here, so that the command line offers them without importing numpy."""

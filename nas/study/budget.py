@@ -1,10 +1,10 @@
-"""Rungs: cheaper trainings that every variant gets first, so that only the best of each go on to a dearer one.
+"""Rungs of successive halving: cheaper trainings for all variants, which promote only the best to the next rung.
 
-This is successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization"), with one difference: a rung is a training of its own, from the start and with its own complete schedule,
-not the beginning of a longer one. What a learning rate that is still high says of a variant is another thing than what
-it says at its end. A rung may train for fewer epochs, on smaller images, or on a share of the training images; the top
-one is the study's own recipe, and alone is ranked and confirmed.
+Successive halving is described by Jamieson and Talwalkar (2016), "Non-stochastic Best Arm Identification and
+Hyperparameter Optimization". Here, in contrast, each rung trains from the start with its own complete schedule, and is
+not the beginning of a longer training: while the learning rate is still high, scores rank variants differently than at
+the end. A rung may train for fewer epochs, on smaller images, or on a fraction of the training images. The top rung is
+the study's own recipe, which alone is ranked and confirmed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nas.errors import OptionError
 from nas.training.recipe import Recipe
 
 ETA = 3
-"""Of how many variants one goes on, unless something else is asked for."""
+"""Default halving factor: 1/ETA of the variants on a rung are promoted."""
 _STRIDE = 32
 _RUNG = re.compile(r"(?P<epochs>\d+)(@(?P<imgsz>\d+))?(/(?P<fraction>[\d.]+))?")
 
@@ -28,9 +28,9 @@ class Rung:
     """A training that is cheaper than the study's own.
 
     Attributes:
-        epochs: Its epochs, which its schedule spans; 0 validates what is inherited.
+        epochs: Epochs of its complete schedule; 0 only validates the inherited weights.
         imgsz: Image side in pixels, in training and validation.
-        fraction: Share of the training images, 0 to 1; the validation images are always all.
+        fraction: Fraction of the training images, 0 to 1; validation uses all images.
     """
 
     epochs: int
@@ -39,31 +39,31 @@ class Rung:
 
     @property
     def fidelity(self) -> str:
-        """What its trials are known by: ``EPOCHS@IMGSZ/FRACTION``, such as ``2@160/1``."""
+        """Its fidelity as trials store it: ``EPOCHS@IMGSZ/FRACTION``, such as ``2@160/1``."""
         return f"{self.epochs}@{self.imgsz}/{self.fraction:g}"
 
     @property
     def words(self) -> str:
-        """The rung in words."""
+        """Description of the rung."""
         trained = f"{self.epochs} epoch{'s' * (self.epochs != 1)}" if self.epochs else "no training"
         share = "" if self.fraction == 1 else f" with {self.fraction:.0%} of the training images"
         return f"{trained} at {self.imgsz} px{share}"
 
     @property
     def work(self) -> float:
-        """Pixels that are trained on, over those of one epoch on all images of one pixel."""
+        """Relative training cost: epochs times image area times fraction."""
         return self.epochs * self.imgsz**2 * self.fraction
 
     def recipe(self, own: Recipe) -> Recipe:
-        """Return the study's own recipe, as this rung trains."""
+        """Return the recipe of this rung, derived from the study's own."""
         return replace(own, epochs=self.epochs, imgsz=self.imgsz)
 
     @classmethod
     def read(cls, text: str, own: Recipe) -> Rung:
-        """Read ``EPOCHS[@IMGSZ][/FRACTION]``; what is left out is the study's own.
+        """Parse ``EPOCHS[@IMGSZ][/FRACTION]``; omitted parts are those of the study's own recipe.
 
         Raises:
-            OptionError: It is not that, or nothing that can be trained.
+            OptionError: It has another form, or cannot be trained.
         """
         match = _RUNG.fullmatch(text.strip())
         try:
@@ -76,21 +76,21 @@ class Rung:
         if match["imgsz"] and (rung.imgsz < _STRIDE or rung.imgsz % _STRIDE):
             raise OptionError(f"the rung {text!r}: the image side has to be a multiple of {_STRIDE}")
         if not 0 < fraction <= 1:
-            raise OptionError(f"the rung {text!r}: a share of the training images is above 0, and at most 1")
+            raise OptionError(f"the rung {text!r}: a fraction of the training images is above 0, and at most 1")
         if not rung.epochs and own.init == "scratch":
-            raise OptionError(f"the rung {text!r} validates what is inherited; with --init scratch there is nothing")
+            raise OptionError(f"the rung {text!r} only validates inherited weights; with --init scratch there are none")
         return rung
 
 
 def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
-    """Read rungs separated by commas, the cheapest first; ``none`` is none.
+    """Parse rungs separated by commas, the cheapest first; ``none`` is none.
 
     Args:
-        text: As given.
-        own: The study's own recipe: the top rung, which is not named.
+        text: The rungs.
+        own: The study's own recipe: the top rung, which is not listed.
 
     Raises:
-        OptionError: One of them cannot be read, or costs as much as the next.
+        OptionError: One cannot be parsed, or costs as much as the next.
     """
     if text.strip().lower() == "none":
         return ()
@@ -100,28 +100,28 @@ def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
         if lower.work >= higher.work:
             after = "the study's own recipe" if higher is top else "the next"
             raise OptionError(
-                f"rungs get dearer one by one, but {lower.fidelity} trains as much as {after}, {higher.fidelity}, or "
-                "more; the study's own recipe (--epochs, --imgsz) is the top rung and not named"
+                f"each rung has to cost more than the one before, but {lower.fidelity} trains as much as {after}, "
+                f"{higher.fidelity}, or more; the study's own recipe (--epochs, --imgsz) is the top rung and not listed"
             )
     return rungs
 
 
-def survivors(count: int, eta: int) -> int:
-    """Return how many of the variants of a rung go on to the next: one of `eta`, rounded up."""
+def survivor_count(count: int, eta: int) -> int:
+    """Return how many variants of a rung are promoted to the next: one of `eta`, rounded up."""
     return math.ceil(count / eta)
 
 
-def trainings(variants: int, rungs: Sequence[Rung], eta: int) -> list[int]:
-    """Return how many variants each rung gets, the top one last; the baseline is not counted."""
+def variants_per_rung(variants: int, rungs: Sequence[Rung], eta: int) -> list[int]:
+    """Return the number of variants on each rung, the top one last, without the baseline."""
     counts = [variants]
     for _ in rungs:
-        counts.append(survivors(counts[-1], eta))
+        counts.append(survivor_count(counts[-1], eta))
     return counts
 
 
 @dataclass(frozen=True)
 class Confirm:
-    """How a ranking is confirmed: so many of its first, until each has so many seeds. Without any, it is not."""
+    """Confirmation of a ranking: the best `top` variants get `seeds` seeds in all; 0 is no confirmation."""
 
     top: int = 0
     seeds: int = 0

@@ -1,4 +1,4 @@
-"""The studies of a storage: which there are, and how one moves to another storage."""
+"""List the studies of a storage, and copy a study to another storage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import optuna
 
 from nas.errors import StorageError, StudyError
 from nas.study.location import StudyLocation, locate
-from nas.study.storage import check, open_storage, translate_errors
+from nas.study.storage import check_storage, open_storage, translate_errors
 from nas.study.study import Study
 
 
@@ -16,7 +16,7 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
     """Return the studies of one storage, or of every ``studies/*.db`` below the current directory.
 
     Returns:
-        The studies, and what is wrong with the files and studies that cannot be opened.
+        The studies, and the problems of files and studies that cannot be opened.
     """
     files = sorted(Path("studies").glob("*.db"))
     places = [StudyLocation(file.stem, file) for file in files] if storage is None else [locate("any", storage)]
@@ -27,7 +27,7 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
             if not where.server and not where.file.exists():
                 raise StorageError(f"{where.file} does not exist")
             with translate_errors(where):
-                names = optuna.get_all_study_names(open_storage(where)) if check(where, write=False) else []
+                names = optuna.get_all_study_names(open_storage(where)) if check_storage(where, write=False) else []
         except StorageError as error:
             problems.append(str(error))
             continue
@@ -40,18 +40,18 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
 
 
 def copy_study(source: Study, target: StudyLocation) -> Study:
-    """Copy a study, whole, to another storage or under another name, and return the copy.
+    """Copy a complete study to another storage or name, and return the copy.
 
     Args:
-        source: At rest: a trial that runs would be left behind, or run twice.
-        target: Where it goes; nothing may be there.
+        source: Without running trials, which would be lost or run twice.
+        target: Location of the copy, without a study.
 
     Raises:
         StudyError: A trial of it is running, or the target holds a study of that name.
         StorageError: The target cannot be written.
         LockError: A search works on it.
     """
-    with source.locked(), source.leases.alone():
+    with source.locked(), source.leases.claim_lock():
         source.take_over()
         if any(trial.status == "running" for trial in source.runs()):
             raise StudyError(
@@ -67,7 +67,7 @@ def copy_study(source: Study, target: StudyLocation) -> Study:
         with translate_errors(target):
             if not target.server:
                 target.file.parent.mkdir(parents=True, exist_ok=True)
-            check(target, write=True)
+            check_storage(target, write=True)
             optuna.copy_study(
                 from_study_name=source.location.name,
                 from_storage=open_storage(source.location),

@@ -1,13 +1,13 @@
-"""Leases: which worker has which trial, and which workers are gone.
+"""Leases: which worker runs which trial, and which workers are dead.
 
-Any number of processes can work on one study. What each of them does next follows from what the study holds, so
-looking, choosing and claiming have to be one step: `Leases.alone`. A claimed trial belongs to its worker until it ends,
-or until the worker is gone; then another takes it over.
+Any number of processes can work on one study. A worker reads the study, chooses its next step and claims a trial under
+one lock, `Leases.claim_lock`, because the choice follows from what the study holds. It owns the trial until the trial
+ends, or until its lease is stale; then another worker takes the trial over.
 
-On one machine a worker is there as long as its lock file is held, which goes with its process at once. Beyond one
-machine it is there as long as the number that it counts up beside its trial goes on. Whoever looks on measures by their
-own clock how long it has stood still while they could see it, so neither clocks that differ nor a server that was away
-make a worker look dead.
+Studies in a file have all workers on one machine: each holds a lock file, which the system releases when its process
+ends. Studies on a server use heartbeats: a worker increments a counter of each of its trials. Observers measure with
+their own clock for how long a counter has not changed while they could read it, so neither different clocks nor an
+unreachable server make a living worker look dead.
 """
 
 from __future__ import annotations
@@ -35,68 +35,70 @@ from nas.locks import awaited, is_free, try_lock
 from nas.study.location import StudyLocation
 from nas.study.storage import server_engine, translate_errors, with_retry
 
-BEAT_S = 15.0
-"""How often a worker counts on beside each trial that it has, where its study lives on a server."""
+HEARTBEAT_S = 15.0
+"""Seconds between heartbeats, for a study on a server."""
 GRACE_S = 120.0
-"""How long a worker's count may stand still until its trials are taken over."""
+"""Seconds without a heartbeat after which a lease is stale."""
 _LOCK_WAIT_S = 120.0
-"""How long a worker waits for its turn to claim something."""
+"""Timeout in seconds of the claim lock."""
 
 
 class LeaseLost(LockError):
-    """A turn did not come, or may not have been alone, so that what was claimed in it may be another's too."""
+    """The claim lock was not acquired in time, or was lost, so another worker may have claimed the same trial."""
 
 
 class Leases(Protocol):
-    """One process's part in a study's leases.
+    """The leases of a study, as one process uses them.
 
     Attributes:
-        owner: What its trials are known by; of no other process, past or present.
+        owner: Unique ID of this process, stored with its trials.
     """
 
     owner: str
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Be the only one that claims trials of the study, after waiting for that.
+    def claim_lock(self) -> AbstractContextManager[None]:
+        """Wait for the lock under which trials of the study are claimed, and hold it.
 
         Raises:
-            LockError: It takes too long.
-            LeaseLost: At the end, when it is not certain that no other was let in.
+            LockError: Another process holds it until the timeout.
+            LeaseLost: On exit: the connection was lost, so another process may have acquired it meanwhile.
         """
 
-    def is_gone(self, trial: int, owner: str, beat: int) -> bool:
-        """Whether the worker that has a trial is gone.
+    def is_stale(self, trial: int, owner: str, beat: int) -> bool:
+        """Return whether the worker that owns a running trial is dead.
 
         Args:
-            trial: The storage's id of the trial.
-            owner: Who has it; empty in studies that are older than leases.
-            beat: What that has counted to.
+            trial: The storage's ID of the trial.
+            owner: ID of the worker; empty in studies that are older than leases.
+            beat: Its last heartbeat.
         """
 
-    def are_others(self) -> bool:
-        """Whether other processes work on the study, or may; call it within `alone`."""
+    def has_others(self) -> bool:
+        """Return whether other processes may be working on the study; call it within `claim_lock`."""
 
-    def keep(self, trial: int) -> None:
-        """Begin to count for a trial that this process has claimed."""
+    def hold(self, trial: int) -> None:
+        """Start the heartbeat of a trial that this process has claimed."""
 
     def release(self, trial: int) -> None:
-        """End that."""
+        """Stop the heartbeat of a trial."""
 
 
-def leases_of(where: StudyLocation, count: Callable[[int, int], None], look: Callable[[], Mapping[int, int]]) -> Leases:
-    """Return this process's part in the leases of a study.
+def make_leases(
+    where: StudyLocation, write_beat: Callable[[int, int], None], read_beats: Callable[[], Mapping[int, int]]
+) -> Leases:
+    """Return the leases of a study for this process.
 
     Args:
-        where: The study's place.
-        count: Stores for a trial (the storage's id) what has been counted to.
-        look: Returns for every trial that some worker has what that has counted to.
+        where: Location of the study.
+        write_beat: Stores the heartbeat of a trial (the storage's ID).
+        read_beats: Returns the heartbeat of each running trial.
     """
-    return ServerLeases(where, count, look) if where.server else FileLeases(where)
+    return ServerLeases(where, write_beat, read_beats) if where.server else FileLeases(where)
 
 
 @contextlib.contextmanager
-def alone_at(where: StudyLocation) -> Iterator[None]:
-    """Be the only one that claims trials of a study, or makes it; see `Leases.alone`."""
+def claim_lock(where: StudyLocation) -> Iterator[None]:
+    """Hold the lock under which trials of a study are claimed, and the study is created; see `Leases.claim_lock`."""
     if not where.server:
         with awaited(where.workers / "turn", _LOCK_WAIT_S):
             yield
@@ -104,16 +106,16 @@ def alone_at(where: StudyLocation) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with translate_errors(where):
             connection = with_retry(where, lambda: _server_lock(where))
-            stack.callback(_hang_up, connection)
+            stack.callback(_close_quietly, connection)
         yield
-        try:  # a server that lost this connection has let another one in
+        try:  # if the server has lost this connection, it may have given the lock to another process
             connection.execute(sqlalchemy.text("SELECT 1"))
         except SQLAlchemyError:
             raise LeaseLost(f"the connection to {where.shown} was lost") from None
 
 
 def _server_lock(where: StudyLocation) -> sqlalchemy.Connection:
-    """Wait for the study's lock on the server, which goes with the connection, and return that."""
+    """Wait for the study's advisory lock, which the server releases with the connection, and return the connection."""
     connection = server_engine(where).connect()
     key = int.from_bytes(hashlib.sha256(f"swapnas {where.name}".encode()).digest()[:8], "big", signed=True)
     try:
@@ -133,22 +135,22 @@ def _server_lock(where: StudyLocation) -> sqlalchemy.Connection:
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
-def _hang_up(connection: sqlalchemy.Connection) -> None:
+def _close_quietly(connection: sqlalchemy.Connection) -> None:
     with contextlib.suppress(SQLAlchemyError):
         connection.close()
 
 
 def _new_owner() -> str:
-    """Return a name for this process that no other has: machine, process, and what chance gives."""
+    """Return a unique ID of this process: host, PID and random digits."""
     host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40]
     return f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 class FileLeases:
-    """Leases of a study in a file: the workers are on one machine, and each holds a lock file as long as it lives."""
+    """Leases of a study in a file: all workers are on one machine, and each holds a lock file while it lives."""
 
     def __init__(self, where: StudyLocation) -> None:
-        """Begin to hold a lock file.
+        """Create the lock file of this process and hold it.
 
         Raises:
             LockError: It cannot be written.
@@ -158,7 +160,7 @@ class FileLeases:
         self._mine: set[int] = set()
         self.owner = _new_owner()
         path = self._lock_of(self.owner)
-        with self.alone():  # so that nobody looks at it before it is held, and takes it for a dead one's
+        with self.claim_lock():  # otherwise another could find the file before it is locked, and think its owner dead
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._held = open(path, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process
@@ -170,30 +172,30 @@ class FileLeases:
     def _lock_of(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
 
-    def alone(self) -> AbstractContextManager[None]:
+    def claim_lock(self) -> AbstractContextManager[None]:
         """See `Leases`."""
-        return alone_at(self._where)
+        return claim_lock(self._where)
 
-    def is_gone(self, trial: int, owner: str, beat: int) -> bool:
-        """See `Leases`; call it within `alone`."""
-        del beat  # the lock file says it all
+    def is_stale(self, trial: int, owner: str, beat: int) -> bool:
+        """See `Leases`; call it within `claim_lock`."""
+        del beat  # the lock file is enough
         if owner == self.owner:
-            return trial not in self._mine  # nobody handles it any more
+            return trial not in self._mine  # this process has abandoned it
         path = self._lock_of(owner)
         gone = not owner or not path.exists() or is_free(path)
         if gone and owner:
             path.unlink(missing_ok=True)
         return gone
 
-    def keep(self, trial: int) -> None:
-        """See `Leases`: there is nothing to count."""
+    def hold(self, trial: int) -> None:
+        """See `Leases`; the lock file needs no heartbeat."""
         self._mine.add(trial)
 
     def release(self, trial: int) -> None:
         """See `Leases`."""
         self._mine.discard(trial)
 
-    def are_others(self) -> bool:
+    def has_others(self) -> bool:
         """See `Leases`."""
         mine = self._lock_of(self.owner)
         return any(path != mine and not is_free(path) for path in self._folder.glob("*.lock"))
@@ -201,7 +203,7 @@ class FileLeases:
 
 @dataclass
 class _Seen:
-    """What an onlooker has seen of a count, by its own clock in seconds."""
+    """The heartbeat of another worker as this process has seen it; times in seconds of the monotonic clock."""
 
     beat: int
     since: float
@@ -209,50 +211,50 @@ class _Seen:
 
 
 class ServerLeases:
-    """Leases of a study on a server: each worker counts beside its trials, and watches how others do."""
+    """Leases of a study on a server: each worker writes heartbeats, and watches those of the others."""
 
     def __init__(
-        self, where: StudyLocation, count: Callable[[int, int], None], look: Callable[[], Mapping[int, int]]
+        self, where: StudyLocation, write_beat: Callable[[int, int], None], read_beats: Callable[[], Mapping[int, int]]
     ) -> None:
-        self._where, self._count, self._look = where, count, look
+        self._where, self._write_beat, self._read_beats = where, write_beat, read_beats
         self.owner = _new_owner()
         self._mine: dict[int, int] = {}
         self._seen: dict[int, _Seen] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def alone(self) -> AbstractContextManager[None]:
+    def claim_lock(self) -> AbstractContextManager[None]:
         """See `Leases`."""
-        return alone_at(self._where)
+        return claim_lock(self._where)
 
-    def is_gone(self, trial: int, owner: str, beat: int) -> bool:
+    def is_stale(self, trial: int, owner: str, beat: int) -> bool:
         """See `Leases`."""
         if owner == self.owner:
             with self._lock:
-                return trial not in self._mine  # made, and not heard of: the connection was lost between
-        return self._stands_still(trial, beat) >= GRACE_S
+                return trial not in self._mine  # created, but the connection was lost before this process knew its ID
+        return self._seconds_unchanged(trial, beat) >= GRACE_S
 
-    def are_others(self) -> bool:
-        """See `Leases`: it cannot be known."""
+    def has_others(self) -> bool:
+        """See `Leases`; on a server this cannot be known."""
         return True
 
-    def _stands_still(self, trial: int, beat: int) -> float:
-        """Note what a count has come to; return for how many seconds it has been seen to stand still."""
+    def _seconds_unchanged(self, trial: int, beat: int) -> float:
+        """Record a heartbeat; return for how many seconds this process has seen it unchanged."""
         now = time.monotonic()
         with self._lock:
             seen = self._seen.get(trial)
-            if seen is None or seen.beat != beat or now - seen.last > GRACE_S / 2:  # it may have counted unseen
+            if seen is None or seen.beat != beat or now - seen.last > GRACE_S / 2:  # too long unobserved
                 self._seen[trial] = _Seen(beat, now, now)
                 return 0.0
             seen.last = now
             return now - seen.since
 
-    def keep(self, trial: int) -> None:
+    def hold(self, trial: int) -> None:
         """See `Leases`."""
         with self._lock:
             self._mine[trial] = 0
             if self._thread is None:
-                self._thread = threading.Thread(target=self._go_on_counting, daemon=True)
+                self._thread = threading.Thread(target=self._beat_forever, daemon=True)
                 self._thread.start()
 
     def release(self, trial: int) -> None:
@@ -260,18 +262,18 @@ class ServerLeases:
         with self._lock:
             self._mine.pop(trial, None)
 
-    def _go_on_counting(self) -> None:
+    def _beat_forever(self) -> None:
         while True:
-            time.sleep(BEAT_S)
+            time.sleep(HEARTBEAT_S)
             with self._lock:
                 for trial in self._mine:
                     self._mine[trial] += 1
-                counted = dict(self._mine)
-            for trial, beat in counted.items():
-                # Whatever goes wrong passes, or shows where the trial's end is stored; a thread that died of it would
-                # let a living worker look dead.
+                beats = dict(self._mine)
+            for trial, beat in beats.items():
+                # Any error is temporary, or is raised again where the trial's result is stored; if it ended this
+                # thread, a living worker would look dead.
                 with contextlib.suppress(Exception):
-                    self._count(trial, beat)
-            with contextlib.suppress(Exception):  # who is busy for an hour still sees who is gone
-                for trial, beat in self._look().items():
-                    self._stands_still(trial, beat)
+                    self._write_beat(trial, beat)
+            with contextlib.suppress(Exception):  # so that a worker that trains for an hour still notices dead ones
+                for trial, beat in self._read_beats().items():
+                    self._seconds_unchanged(trial, beat)

@@ -1,4 +1,4 @@
-"""Where a study lives: a file of SQLite, or a PostgreSQL server that several machines share."""
+"""The location of a study: an SQLite file, or a PostgreSQL server that several machines share."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EXPECTED = "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATA
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """Where a study lives: its name, and the SQLite file or the server that holds it.
+    """The name of a study and the storage that holds it.
 
     Attributes:
-        name: Of the study.
-        file: The SQLite file; of a study on a server, the place that files beside it are named by.
+        name: Name of the study.
+        file: The SQLite file; for a study on a server, a local path from which those of its other files are derived.
         server: URL of the server, with its driver; empty for a file.
     """
 
@@ -32,17 +32,17 @@ class StudyLocation:
 
     @property
     def url(self) -> str:
-        """The storage as Optuna writes it."""
+        """The storage as a URL for Optuna."""
         return self.server or f"{_FILE_PREFIX}{self.file}"
 
     @property
     def shown(self) -> str:
-        """The storage for a person: a path, or a server without a password."""
+        """The storage for messages: a path, or the URL of a server without its password."""
         return str(_parsed(self.server).set(drivername="postgresql")) if self.server else str(self.file)
 
     @property
     def folder(self) -> Path:
-        """Where files of the study go that do not belong in a database."""
+        """The folder of the study's files that do not belong in a database."""
         if self.server:
             return self.file.with_suffix(".server")
         if self.is_default:
@@ -51,32 +51,32 @@ class StudyLocation:
 
     @property
     def weights(self) -> Path:
-        """Where trained tensors lie that the studies beside this one share."""
+        """The folder of trained weights, which all studies in the same folder share."""
         return self.file.parent / "weights"
 
     @property
     def is_default(self) -> bool:
-        """Whether it is where a study of that name is looked for when nothing else is said."""
+        """Whether it is the location of that name without ``--storage``."""
         return not self.server and self.file.resolve() == default_file(self.name).resolve()
 
     @property
     def workers(self) -> Path:
-        """Where the locks of workers on this machine lie; the same however the file's path is written."""
+        """The folder of lock files of workers on this machine; the same for every path that leads to the file."""
         file = self.file.resolve()
         return file.with_name(f"{file.name}.{self.name}.workers")
 
     def named(self, name: str) -> StudyLocation:
-        """Return the place of another study of the same storage."""
+        """Return the location of another study in the same storage."""
         return StudyLocation(name, default_file(name) if self.server else self.file, self.server)
 
 
 def default_file(name: str) -> Path:
-    """Return where a study lives unless `--storage` says otherwise."""
+    """Return the file of a study without ``--storage``."""
     return Path("studies") / f"{name}.db"
 
 
 def locate(name: str, storage: str | None = None) -> StudyLocation:
-    """Return where a study lives.
+    """Return the location of a study.
 
     Args:
         name: Name of the study.
@@ -84,7 +84,7 @@ def locate(name: str, storage: str | None = None) -> StudyLocation:
 
     Raises:
         StudyError: No study can have that name.
-        StorageError: The storage is no URL that can be used.
+        StorageError: The storage is not a URL that can be used.
     """
     if not _NAME.fullmatch(name):
         raise StudyError(
@@ -105,10 +105,10 @@ def locate(name: str, storage: str | None = None) -> StudyLocation:
 
 
 def _parsed(url: str) -> Any:
-    """Return a URL in its parts.
+    """Parse a URL.
 
     Raises:
-        StorageError: It is none.
+        StorageError: It is not one.
     """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError

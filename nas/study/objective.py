@@ -1,8 +1,8 @@
-"""Objectives: what a study looks for, and the order of a ranking that comes of it.
+"""Objectives, and the order of a ranking by them.
 
-With one objective variants have an order. With two, mAP and a cost, they have Pareto fronts: what no other one beats
-stands first, then what only those beat, and so on. Whatever the objective, a variant that loses more than the floor
-against the baseline, or has less than the least mAP that was asked for, stands below all that do not.
+One objective orders variants. Two, mAP and a cost, give Pareto fronts: the variants that no other dominates, then those
+that only these dominate, and so on. By any objective, a variant that loses more than the floor against the baseline, or
+has less than the required mAP, is ranked below all that do not.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Goal:
-    """What a study looks for.
+    """The goal of a search.
 
     Attributes:
         objective: One of `nas.study.OBJECTIVES`.
-        min_map: mAP50-95 that a variant has to reach, whatever the baseline has.
+        min_map: Required mAP50-95, independent of the baseline.
     """
 
     objective: str = "map_per_gflop"
@@ -35,7 +35,7 @@ class Goal:
 
     @property
     def words(self) -> str:
-        """The objective in words."""
+        """Description of the objective."""
         return OBJECTIVES[self.objective]
 
     @property
@@ -49,27 +49,27 @@ class Goal:
         return self.objective == "map,latency"
 
     def least(self, base: Trial | None, floor: float) -> float:
-        """Return the mAP50-95 below which a variant stands behind all others; `floor` as in `nas.ranking.rank.rank`."""
+        """Return the mAP50-95 below which a variant is ranked last; `floor` as in `nas.ranking.rank.rank_trials`."""
         return max(base.map - floor if base else 0.0, self.min_map)
 
     def cost(self, trial: Trial) -> float:
-        """Return what mAP stands against: milliseconds where latency is an objective, else GFLOPs."""
+        """Return the cost that is traded against mAP: milliseconds if latency is an objective, else GFLOPs."""
         return (trial.latency_ms or 0.0) if self.needs_latency else trial.gflops
 
     def utility(self, maps: Array, costs: Array, least: float) -> Array:
-        """Return what a single objective maximises, of any shape.
+        """Return the value that a single objective maximises, for arrays of any shape.
 
-        What is below the least mAP gets a negative number that says how far, so that a search does not chase what is
+        Below the least mAP the value is the negative shortfall, so that a search does not prefer variants that are
         merely small.
         """
         value = maps if self.objective == "map" else maps / np.maximum(costs, 1e-9)
         return np.where(maps < least, maps - least, value)
 
     def values(self, trials: Sequence[Trial], least: float) -> Array:
-        """Return what a sampler maximises of finished trials, (n, 1), or (n, 2): mAP and the negated cost.
+        """Return the values of finished trials that a sampler maximises, (n, 1), or (n, 2): mAP and the negated cost.
 
-        Of two objectives, what is below the least mAP is told as worse in both than all that is not, so that it is on
-        no front.
+        With two objectives, those below the least mAP are made worse in both than all others, so that they are on no
+        front.
         """
         maps, costs = np.array([t.map for t in trials]), np.array([self.cost(t) for t in trials])
         if not self.has_front:
@@ -78,7 +78,7 @@ class Goal:
         return np.column_stack([maps - below, -np.where(below, dearest + costs, costs)])
 
     def order(self, trials: Sequence[Trial], below: Callable[[Trial], bool]) -> list[Trial]:
-        """Return finished trials, best first, those that are `below` behind; of one front the highest mAP first."""
+        """Return finished trials, best first, those that are `below` last; within a front the highest mAP first."""
         if not self.has_front:
             by_map = self.objective == "map"
             return sorted(trials, key=lambda t: (below(t), -(t.map if by_map else t.map_per_gflop), t.number))
@@ -98,7 +98,7 @@ def fronts_of(points: Array) -> npt.NDArray[np.int64]:
     if points.shape[1] == 1:
         return np.unique(-points[:, 0], return_inverse=True)[1].reshape(-1).astype(np.int64)
     fronts = np.zeros(len(points), dtype=np.int64)
-    ends: list[float] = []  # the negated second coordinate that each front has reached: rising, as fronts lie behind
+    ends: list[float] = []  # the negated second coordinate that each front has reached; it rises from front to front
     before = None
     for i in np.lexsort((-points[:, 1], -points[:, 0])):
         if before is not None and (points[i] == points[before]).all():
@@ -113,7 +113,7 @@ def fronts_of(points: Array) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Prior:
-    """What a calibration says of the error: the standard deviation of a paired difference, and degrees of freedom."""
+    """Prior for the error of a paired difference: its standard deviation and degrees of freedom, from a calibration."""
 
     sd: float
     degrees: float

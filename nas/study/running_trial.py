@@ -1,4 +1,4 @@
-"""A trial that is being tried: what happens to it is stored as it happens, and its end exactly once."""
+"""Running trials: progress is stored at once and the result exactly once; trials of dead workers are settled."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from nas.training.scores import EpochScore
 
 RECORD, OWNER, BEAT, EPOCH = "record", "owner", "beat", "epoch"
 PREPARING = -1
-"""The epoch of a trial while what it inherits is being made: whoever dies then has not died of its variant."""
+"""The epoch of a trial while its inherited weights are prepared; a crash then is not counted against its variant."""
 TAKEN_OVER = "taken over by another worker, after this one could not be seen for too long"
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What trials of a study are written with: where it lives, its inner study, and this process's leases."""
+    """The handle for writing trials of a study: its location, the Optuna study, and the leases of this process."""
 
     where: StudyLocation
     inner: optuna.Study
     leases: Leases
 
     def write(self, action: Callable[[], Any]) -> bool:
-        """Write something, waiting for a server that does not answer; return whether its trial was still open.
+        """Run a write to the storage, with retries; return False if its trial was finished already.
 
         Raises:
             StorageError: The storage cannot be written.
@@ -58,16 +58,16 @@ class RunningTrial:
         self._ledger = ledger
         self._optuna_trial = optuna_trial
         self.trial = trial
-        self._stored = attributes(trial)
+        self._stored = trial_attributes(trial)
         self._id = trial_id(optuna_trial)
-        ledger.leases.keep(self._id)
+        ledger.leases.hold(self._id)
 
     def store(self) -> None:
-        """Write what of the record has changed."""
+        """Store the attributes of the record that have changed."""
         self._ledger.write(self._store)
 
     def _store(self) -> None:
-        new = attributes(self.trial)
+        new = trial_attributes(self.trial)
         for key, value in new.items():
             if self._stored.get(key) != value:
                 self._optuna_trial.set_user_attr(key, value)
@@ -75,13 +75,13 @@ class RunningTrial:
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
-        """Store that its own training has not begun, while what it inherits is being made."""
+        """Mark the trial as `PREPARING` while its inherited weights are prepared."""
         self._ledger.write(lambda: self._optuna_trial.set_user_attr(EPOCH, PREPARING))
         yield
         self._ledger.write(lambda: self._optuna_trial.set_user_attr(EPOCH, 0))
 
     def report(self, score: EpochScore) -> None:
-        """Store how far it has come, and an epoch's mAP50-95 where that was validated."""
+        """Store the epoch, and its mAP50-95 if it was validated."""
 
         def write() -> None:
             self._optuna_trial.set_user_attr(EPOCH, score.epoch)
@@ -91,11 +91,11 @@ class RunningTrial:
         self._ledger.write(write)
 
     def end(self, **changes: Any) -> Trial:
-        """Store how it ended and return it; interrupted where another worker has taken it over meanwhile."""
+        """Store the result and return the trial; it is interrupted if another worker has taken it over meanwhile."""
         self.trial = replace(self.trial, **changes)
         try:
             self._ledger.write(self._end)
-            kept = self._frozen()  # another may have thought this process gone, and settled it
+            kept = self._frozen()  # another worker may have taken this process for dead, and settled the trial
             if kept.user_attrs.get(RECORD) != json.loads(json.dumps(self.trial.to_json())):
                 self.trial = replace(load_trial(kept), status="interrupted", failure=TAKEN_OVER)
         finally:
@@ -115,8 +115,8 @@ class RunningTrial:
             return with_retry(where, lambda: read_trial(inner, self._id))
 
 
-def attributes(trial: Trial) -> dict[str, Any]:
-    """Return the record, and beside it a few plain values for whoever looks at the storage with other tools."""
+def trial_attributes(trial: Trial) -> dict[str, Any]:
+    """Return the record, and a few plain values for users who read the storage with other tools."""
     plain: dict[str, Any] = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
     if trial.fidelity:
         plain["fidelity"] = trial.fidelity
@@ -124,49 +124,55 @@ def attributes(trial: Trial) -> dict[str, Any]:
 
 
 def load_trial(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
-    """Return a stored trial; with `settle`, one that is open in the storage is running whatever its record says."""
+    """Return a stored trial; with `settle`, one that is open in the storage counts as running in any case."""
     trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[RECORD])
     return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial
 
 
 _MOST_DEATHS = 3
-"""Tries of one run that may end in the same epoch with the death of their worker."""
+"""Attempts of one run after which it has failed if the worker of each died in the same epoch."""
 
 
 def take_over(ledger: Ledger) -> int:
-    """Settle the trials of workers that are gone; call it within the study's `leases.alone`.
+    """Settle the trials of dead workers; call it within the study's `leases.claim_lock`.
 
-    One whose end is on record is told so. Any other was cut short, and is tried again; but one whose worker died in
-    three tries without coming further has failed: it may be what kills them. Returns how many were cut short.
+    A trial with a recorded result is ended with it. Any other is interrupted, and will be retried; but after three
+    attempts whose workers died in the same epoch it has failed, because the variant may be what kills them.
+
+    Returns:
+        How many were interrupted.
     """
-    inner, cut_short = ledger.inner, 0
+    inner, interrupted = ledger.inner, 0
     with translate_errors(ledger.where):
         frozen = with_retry(ledger.where, lambda: inner.get_trials(deepcopy=False))
         for f in frozen:
-            if f.state == TrialState.WAITING:  # nothing here makes such trials; a dashboard can
+            if f.state == TrialState.WAITING:  # created by another tool, such as a dashboard
                 inner.tell(inner.ask(), state=TrialState.FAIL)
             if f.state != TrialState.RUNNING:
                 continue
             owner, beat = f.user_attrs.get(OWNER, ""), f.user_attrs.get(BEAT, 0)
-            if not ledger.leases.is_gone(trial_id(f), owner, beat):
+            if not ledger.leases.is_stale(trial_id(f), owner, beat):
                 continue
-            if RECORD not in f.user_attrs:  # of a version that did not claim and record at once
+            if RECORD not in f.user_attrs:  # of an old version, which did not claim and record in one transaction
                 inner.tell(f.number, state=TrialState.FAIL)
                 continue
             handle = RunningTrial(ledger, open_trial(inner, trial_id(f)), load_trial(f, settle=False))
             if handle.trial.status != "running":
                 handle.end()
                 continue
-            cut_short += 1
-            if not handle.trial.variant.is_baseline and _deaths_there(f, frozen) >= _MOST_DEATHS - 1:
+            interrupted += 1
+            if not handle.trial.variant.is_baseline and _deaths_at_epoch(f, frozen) >= _MOST_DEATHS - 1:
                 handle.end(status="failed", failure=DIED_OFTEN)
             else:
                 handle.end(status="interrupted", failure=DIED)
-    return cut_short
+    return interrupted
 
 
-def _deaths_there(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
-    """Return how often earlier tries of the same run died in the same epoch; never while it was prepared."""
+def _deaths_at_epoch(trial: FrozenTrial, every: list[FrozenTrial]) -> int:
+    """Return how many earlier attempts of the same run ended in the same epoch with their worker's death.
+
+    While it was being prepared, none counts.
+    """
     key, at = load_trial(trial).key, trial.user_attrs.get(EPOCH, 0)
     return (
         0

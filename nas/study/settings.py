@@ -1,4 +1,4 @@
-"""Settings: what makes the trials of a study comparable, as it is stored and checked when a study is resumed."""
+"""Settings of a study, under which its trials are comparable; they are stored, and compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from nas.study.objective import Goal, Prior
 from nas.training.recipe import Recipe
 
 SHARED, PER_SEED = "one", "one for each seed"
-"""How many trained baselines variants inherit from."""
+"""Number of trained baselines: one for all seeds, or one for each."""
 _SCHEMA = 3
-"""Version 3 has several seeds a variant; a study of version 2 has one, and is read as it is."""
+"""Version 3 has several seeds per variant; studies of version 2 have one and can still be read."""
 _READABLE = (2, 3)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes the trials of a study comparable.
+    """Settings of a study, under which its trials are comparable.
 
     Attributes:
-        space: What is searched.
-        recipe: How proxies are trained.
-        data: Path of the data.yaml, or empty for the demo data; it may move, its fingerprint may not change.
-        fingerprint: Of the dataset.
+        space: The search space.
+        recipe: The recipe of the proxies.
+        data: Path of the data.yaml, or empty for the demo data. It may move; its fingerprint may not change.
+        fingerprint: Fingerprint of the dataset.
         classes: Class names.
         images: Training and validation images.
-        seed: Of the proxies and of the sampler.
-        score: Which of `nas.training.scores.SCORES` ranks.
-        calibration: What a calibration says of the proxy (`nas.calibration.result.CalibrationResult` as plain
-            values); empty without one.
+        seed: First seed of the proxies, and seed of the sampler.
+        score: The score of `nas.training.scores.SCORES` that ranks.
+        calibration: Result of a calibration of the proxy (`nas.calibration.result.CalibrationResult` as JSON); empty
+            without one.
         floor: mAP50-95 that a variant may lose against the baseline before it is ranked below all that do not.
-        versions: Of the tool and the packages that decide results.
+        versions: Versions of the tool and of the packages that influence results.
         sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
         objective: One of `nas.study.OBJECTIVES`.
-        latency_on: The machine that latencies are measured on, as `nas.model.latency.machine`; empty if none are.
-        table: Digest of the table that is searched in place of training; empty if proxies are trained.
-        baselines: `SHARED` trained baseline for all runs, or `PER_SEED` seed has its own.
-        rungs: Cheaper trainings that variants get first, the cheapest first.
-        eta: Of how many variants on a rung one goes on to the next.
+        latency_on: The machine on which latencies are measured, as `nas.model.latency.machine`; empty if none are.
+        table: Digest of the table that is replayed instead of training; empty if proxies are trained.
+        baselines: `SHARED`, one trained baseline for all runs, or `PER_SEED`, one for each seed.
+        rungs: Rungs below the study's own recipe, the cheapest first.
+        eta: Halving factor: 1/eta of the variants on a rung are promoted.
     """
 
     space: SearchSpace
@@ -71,23 +71,22 @@ class Settings:
 
     @property
     def goal(self) -> Goal:
-        """What the study looks for."""
+        """The goal of the search."""
         return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
 
     @property
     def fidelities(self) -> tuple[str, ...]:
-        """What the trials of each rung have as `nas.study.trial.Trial.fidelity`; the last is the study's own recipe."""
+        """The `nas.study.trial.Trial.fidelity` of each rung; the last is the study's own recipe."""
         return (*(rung.fidelity for rung in self.rungs), "")
 
     def rung_of(self, fidelity: str) -> Rung | None:
-        """Return the rung of that fidelity; None is the study's own recipe."""
+        """Return the rung of a fidelity; None for the study's own recipe."""
         return next((rung for rung in self.rungs if rung.fidelity == fidelity), None)
 
     def at(self, fidelity: str) -> Settings:
-        """Return what the trials of a rung are proposed and ranked by.
+        """Return the settings by which trials of a rung are proposed and ranked.
 
-        What a calibration says is of the study's own recipe, and so is the least mAP that is asked for: neither holds
-        for a cheaper training.
+        The calibration and the minimum mAP apply to the study's own recipe, not to a cheaper training.
         """
         rung = self.rung_of(fidelity)
         if rung is None:
@@ -97,20 +96,20 @@ class Settings:
 
     @property
     def calibrated(self) -> dict[str, Any]:
-        """What a calibration says of the proxy; empty without one."""
+        """The result of the calibration; empty without one."""
         found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
         return found
 
     @property
     def error(self) -> float | None:
-        """Standard deviation of one score, where a calibration with as many trained baselines says it."""
+        """Standard deviation of one score by the calibration; None unless that has the same `baselines`."""
         return self.calibrated.get("error") if self.calibrated.get("baselines", SHARED) == self.baselines else None
 
     @property
     def prior(self) -> Prior | None:
-        """What a calibration says of the error of a difference; None unless it is one of these data and this recipe.
+        """The error of a difference by the calibration; None unless data, base, recipe and `baselines` are the same.
 
-        With one trained baseline it knows nothing of what others would change.
+        A calibration with one trained baseline has not measured the variance between baselines.
         """
         calibrated = self.calibrated
         here = (self.fingerprint, self.space.base + self.space.scale)
@@ -126,8 +125,8 @@ class Settings:
 
     @property
     def halving(self) -> str:
-        """The rungs in words; empty without any."""
-        return f"{', '.join(rung.fidelity for rung in self.rungs)}, one of {self.eta} going on" if self.rungs else ""
+        """Description of the rungs; empty without any."""
+        return f"{', '.join(rung.fidelity for rung in self.rungs)}, keep 1/{self.eta}" if self.rungs else ""
 
     def to_json(self) -> str:
         """Return the settings as text."""
@@ -152,16 +151,16 @@ class Settings:
         return cls(**body)
 
     @staticmethod
-    def renewed(text: str) -> str | None:
-        """Return settings of an older version as this one writes them; None for those that are as they should be.
+    def upgraded(text: str) -> str | None:
+        """Return stored settings of an older version in the current schema; None if they have it already.
 
-        Once a trial of a study is of this version, an older one must not read it.
+        Once a study has a trial of this version, an older version must not read it.
         """
         body = json.loads(text)
         return None if body["schema"] == _SCHEMA else json.dumps({**body, "schema": _SCHEMA}, sort_keys=True)
 
     def differences(self, other: Settings) -> list[str]:
-        """Say what of `other` could not stand in this study, a line each."""
+        """List what of `other` differs so that its trials would not be comparable, one per line."""
         found = []
         if self.space.fingerprint != other.space.fingerprint:
             found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
@@ -188,10 +187,10 @@ _WORDS = {
 
 
 def baselines_of(recipe: Recipe, each: bool | None) -> str:
-    """Return how many trained baselines there are: `PER_SEED` where one is trained here, unless `each` says otherwise.
+    """Return `SHARED` or `PER_SEED`; without `each`, it is `PER_SEED` if the recipe trains its baseline.
 
     Raises:
-        OptionError: None is trained here, so that seeds could not have their own.
+        OptionError: One for each seed is requested, but the recipe trains none.
     """
     if each and not recipe.trains_baseline:
         raise OptionError(
@@ -211,7 +210,7 @@ def _space_words(space: SearchSpace) -> str:
 
 
 def current_versions() -> tuple[tuple[str, str], ...]:
-    """Return the versions that decide results."""
+    """Return the installed versions that influence results."""
     packages = (
         "swapnas", "torch", "torchvision", "ultralytics", "ultralytics-thop", "optuna", "numpy", "opencv-python",
         "opencv-python-headless",

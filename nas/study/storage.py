@@ -1,7 +1,7 @@
-"""A storage of studies, opened and looked at, and what can be wrong with it.
+"""Open and check the storage of studies; retry lost connections and translate errors.
 
-SQLite, PostgreSQL and Optuna say what went wrong in their own words, and Optuna puts its tables into any database that
-it is shown. Here the storage is looked at first, and every failure becomes one clear message.
+Optuna creates its tables in any database that it is given, so a storage is checked before Optuna opens it. Each error
+of SQLite, PostgreSQL, SQLAlchemy and Optuna becomes one clear message.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from nas.study.location import StudyLocation
 _LOCK_WAIT_S = 60
 _CHECK_WAIT_S = 5
 PATIENCE_S = 600.0
-"""How long a worker waits for a server that does not answer before it gives up."""
+"""Seconds for which a worker retries while the server does not answer."""
 _SERVER_OPTIONS = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
-    # What a machine that is gone holds has to come free, the turn to claim above all.
+    # The server has to release what a dead machine holds, the claim lock above all.
     "options": "-c idle_in_transaction_session_timeout=90s -c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 "
     "-c tcp_keepalives_count=3",
 }
@@ -40,7 +40,7 @@ _OF_OPTUNA = {"studies", "trials", "version_info"}
 
 
 def open_storage(where: StudyLocation) -> optuna.storages.RDBStorage:
-    """Return Optuna's storage: patient, and with a write-ahead log where it is a file."""
+    """Open the storage in Optuna, with long lock timeouts and, for a file, a write-ahead log."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if where.server:
@@ -53,18 +53,18 @@ def open_storage(where: StudyLocation) -> optuna.storages.RDBStorage:
 
 
 def server_engine(where: StudyLocation) -> sqlalchemy.Engine:
-    """Return an engine of a server that keeps no connection open."""
+    """Return an SQLAlchemy engine for the server that pools no connections."""
     return sqlalchemy.create_engine(where.url, poolclass=sqlalchemy.NullPool, connect_args=dict(_SERVER_OPTIONS))
 
 
-def check(where: StudyLocation, *, write: bool) -> bool:
-    """Look at a storage before Optuna does, which would put its tables into any database.
+def check_storage(where: StudyLocation, *, write: bool) -> bool:
+    """Check a storage before Optuna opens it, which would create its tables in any database.
 
     Returns:
-        Whether it holds studies.
+        Whether it has Optuna's tables.
 
     Raises:
-        StorageError: It is a database of something else.
+        StorageError: It is a database of another application.
         sqlite3.Error, SQLAlchemyError: It cannot be opened, or `write` and it is locked or cannot be written; see
             `translate_errors`.
     """
@@ -79,7 +79,7 @@ def _check_file(file: Path, write: bool) -> bool:
     ) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         if tables and not tables >= _OF_OPTUNA:
-            raise StorageError(f"{file} is an SQLite database of something else (tables: {_few(tables)})")
+            raise StorageError(f"{file} is an SQLite database of another application (tables: {_few(tables)})")
         if write:
             db.execute("BEGIN IMMEDIATE")
             db.rollback()
@@ -91,7 +91,7 @@ def _check_server(where: StudyLocation, write: bool) -> bool:
         tables = set(sqlalchemy.inspect(connection).get_table_names())
         if tables and not tables >= _OF_OPTUNA:
             raise StorageError(
-                f"{where.shown} is a database of something else (tables: {_few(tables)}); make one for studies: "
+                f"{where.shown} is a database of another application (tables: {_few(tables)}); create one for studies: "
                 "createdb NAME"
             )
         allowed = "SELECT has_table_privilege('trials', 'INSERT')"
@@ -104,7 +104,7 @@ def _few(names: set[str]) -> str:
     return ", ".join(sorted(names)[:5])
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 SHORT_TIMEOUT_S = 10.0
@@ -112,19 +112,19 @@ _SHORTENED = threading.Event()
 
 
 def shorten_timeouts() -> None:
-    """Wait no longer than `SHORT_TIMEOUT_S` for any server from here on: this process is to end."""
+    """Shorten all timeouts to `SHORT_TIMEOUT_S` from now on, because this process is about to end."""
     _SHORTENED.set()
 
 
-def with_retry(where: StudyLocation, action: Callable[[], T]) -> T:
-    """Return what an action on a storage gives, trying again while its server cannot be reached.
+def with_retry(where: StudyLocation, action: Callable[[], _T]) -> _T:
+    """Run an action on a storage and return its result; retry with backoff while the server cannot be reached.
 
     Args:
-        where: The storage. A file is tried once: SQLite itself waits for its lock.
-        action: What to do; it has to stand being done twice.
+        where: The storage. On a file the action runs once: SQLite itself waits for its lock.
+        action: An idempotent action.
 
     Raises:
-        Exception: What the action raises, after `PATIENCE_S` of a server that does not answer.
+        Exception: What the action raises; for a lost connection after `PATIENCE_S`.
     """
     until, pause = time.monotonic() + PATIENCE_S, 0.5
     while True:
@@ -142,12 +142,12 @@ def with_retry(where: StudyLocation, action: Callable[[], T]) -> T:
 
 
 def is_disconnected(error: BaseException) -> bool:
-    """Whether a failure is one of the way to a server, or of the server's own going down, and may pass."""
+    """Return whether an error is temporary: the connection failed or was lost, or the server is shutting down."""
     cause = error if isinstance(error, DBAPIError) else error.__cause__
     if not isinstance(cause, DBAPIError):
         return False
     code = getattr(cause.orig, "sqlstate", None)
-    if code is None:  # the server has said nothing: it could not be reached, or went away
+    if code is None:  # there is no answer of the server: it could not be reached, or the connection was lost
         refused = any(words in str(cause) for words in _REFUSALS)
         lost = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
         return bool(cause.connection_invalidated) or (lost and not refused)
@@ -155,16 +155,16 @@ def is_disconnected(error: BaseException) -> bool:
 
 
 _GOING_DOWN = ("57P01", "57P02", "57P03", "53300", "25P03")
-"""Shutdown, crash of another connection, start-up, too many connections, and a transaction that stood still."""
+"""SQLSTATEs of shutdown, crash, start-up, too many connections, and an idle transaction."""
 _REFUSALS = ("authentication failed", "no password supplied", "does not exist")
 
 
 @contextlib.contextmanager
 def translate_errors(where: StudyLocation) -> Iterator[None]:
-    """Turn what SQLite, PostgreSQL, SQLAlchemy and Optuna raise into one clear message."""
+    """Translate the errors of SQLite, PostgreSQL, SQLAlchemy and Optuna into a `StorageError` with a clear message."""
     try:
         yield
-    except NasError:  # said already; some are OSError or RuntimeError too
+    except NasError:  # clear already; some are an OSError or RuntimeError too
         raise
     except ImportError as error:
         if where.server and "psycopg" in str(error.__cause__ or error):
@@ -192,7 +192,7 @@ def _is_of_another_version(text: str) -> bool:
 
 
 def _explanation(where: StudyLocation, error: Exception, text: str) -> str:
-    """Say what is wrong with a storage."""
+    """Return a message for an error of a storage."""
     if _is_of_another_version(text):
         return f"{where.shown} was made by another version of Optuna ({optuna.__version__} runs): {text}"
     if "disk is full" in text or "No space left" in text:
@@ -200,7 +200,7 @@ def _explanation(where: StudyLocation, error: Exception, text: str) -> str:
     if where.server:
         return _explanation_of_server(where, text)
     if "not a database" in text:
-        return f"{where.file} is no SQLite file"
+        return f"{where.file} is not an SQLite file"
     if "locked" in text:
         return f"{where.file} is locked by another program; close it and try again"
     if "readonly" in text or "read-only" in text.lower() or isinstance(error, PermissionError):

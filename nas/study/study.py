@@ -1,8 +1,8 @@
-"""Studies: what a search keeps, in SQLite or PostgreSQL through Optuna, so that it survives anything.
+"""Studies: the state of a search, stored by Optuna in SQLite or PostgreSQL as it changes, so that it can be resumed.
 
 A study holds its settings (space, recipe, dataset, versions) and its trials. It can be resumed only with the same
-settings: scores of another recipe or dataset cannot stand in one ranking. Any number of workers may try its trials at
-once; `nas.study.leases` keeps them apart.
+settings, because scores under another recipe or dataset cannot be ranked together. Any number of workers can run its
+trials in parallel; `nas.study.leases` coordinates them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from nas.bank.store import SwapBank
 from nas.errors import LockError, StudyError
 from nas.locks import held, private_folder
 from nas.study.budget import Confirm
-from nas.study.leases import Leases, alone_at, leases_of
+from nas.study.leases import Leases, claim_lock, make_leases
 from nas.study.location import StudyLocation
 from nas.study.optuna_private import add_trial, open_trial, set_trial_attribute, trial_id
-from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, attributes, load_trial, take_over
+from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, load_trial, take_over, trial_attributes
 from nas.study.settings import Settings
-from nas.study.storage import check, open_storage, translate_errors, with_retry
+from nas.study.storage import check_storage, open_storage, translate_errors, with_retry
 from nas.study.trial import Trial, variants_spent
 from nas.training.scores import EpochScore
 
@@ -43,9 +43,8 @@ class Study:
         self.location = where
         self.settings = settings
         self._inner = inner
-        inner.sampler = (
-            optuna.samplers.RandomSampler()
-        )  # proposals are `nas.samplers.propose`'s; another would fit a model here
+        # Variants are proposed by `nas.samplers.propose`; Optuna's default sampler would fit a model for nothing.
+        inner.sampler = optuna.samplers.RandomSampler()
         self._ended: dict[int, Trial] = {}
 
     @classmethod
@@ -59,10 +58,10 @@ class Study:
         confirm: Confirm | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Make a study and write down what is asked for: variants, seeds of each, and how the first are confirmed.
+        """Create a study, and store the number of variants and seeds and how the best are confirmed.
 
-        With the options, as `nas.session.settings.kept_options`, it can be begun anew. One that was cut short before it
-        had settings is taken over.
+        With the options (`nas.session.settings.kept_options`) it can be created again while it has no results. A study
+        whose creation was interrupted before it had settings is completed.
 
         Raises:
             StorageError: The storage cannot be written.
@@ -71,7 +70,7 @@ class Study:
         with translate_errors(where):
             if not where.server:
                 where.file.parent.mkdir(parents=True, exist_ok=True)
-            check(where, write=True)
+            check_storage(where, write=True)
             inner = optuna.create_study(
                 study_name=where.name, storage=open_storage(where), direction="maximize", load_if_exists=True
             )
@@ -82,39 +81,39 @@ class Study:
             inner.set_user_attr(_SEEDS, seeds)
             inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds] if confirm else [0, 0])
             inner.set_user_attr(_OPTIONS, dict(options or {}))
-            inner.set_user_attr(_SETTINGS, settings.to_json())  # the last one: what has settings is whole
+            inner.set_user_attr(_SETTINGS, settings.to_json())  # last, because a study with settings is complete
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
 
-    def keep_settings(self) -> None:
-        """Write the settings down, of which something has changed that no score depends on: sampler, calibration."""
+    def store_settings(self) -> None:
+        """Store the settings after a change on which no score depends, such as of the sampler or the calibration."""
         self._write({_SETTINGS: self.settings.to_json()})
 
     @property
     def options(self) -> dict[str, Any] | None:
-        """The options that it was begun with (`nas.session.settings.kept_options`); None in older studies."""
+        """The options that it was created with (`nas.session.settings.kept_options`); None in older studies."""
         kept = self._attribute(_OPTIONS, None)
         return None if kept is None else dict(kept)
 
     @property
     def has_no_results(self) -> bool:
-        """Whether no trial has finished; trained weights are kept beside the studies and lose nothing with it."""
+        """Whether no trial has finished. Trained weights do not count: they are stored outside of the study."""
         return not any(trial.status == "done" for trial in self.runs())
 
-    def replaced(self, settings: Settings, trials: int, **request: Any) -> Study:
-        """Delete the study, make another in its place, as `create`, and return that.
+    def recreate(self, settings: Settings, trials: int, **request: Any) -> Study:
+        """Delete the study, create another in its place, as `create`, and return that.
 
         Raises:
             StudyError: It has results.
             LockError: Others work on it.
         """
-        with self.locked(), self.leases.alone(), translate_errors(self.location):
+        with self.locked(), self.leases.claim_lock(), translate_errors(self.location):
             if not self.has_no_results:
-                raise StudyError(f"the study {self.location.name!r} holds what was finished")
-            if self.leases.are_others():
+                raise StudyError(f"the study {self.location.name!r} has finished trials")
+            if self.leases.has_others():
                 raise LockError(
-                    f"a worker is at work on the study {self.location.name!r}, which cannot be begun anew "
-                    "meanwhile: stop it first"
+                    f"a worker runs trials of the study {self.location.name!r}, which cannot be created again before "
+                    "that is stopped"
                 )
             optuna.delete_study(study_name=self.location.name, storage=open_storage(self.location))
             return Study.create(self.location, settings, trials, **request)
@@ -124,19 +123,19 @@ class Study:
         """Open a study.
 
         Args:
-            where: Where it lives.
+            where: Its location.
             write: Whether to check that it can be written.
 
         Raises:
-            StudyError: There is none, or it is of another tool or version.
+            StudyError: It does not exist, or is of another tool or version.
             StorageError: Its storage cannot be used.
         """
         if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
         with translate_errors(where):
-            there = check(where, write=write)
+            there = check_storage(where, write=write)
             try:
-                if where.server and not there:  # Optuna would make its tables
+                if where.server and not there:  # Optuna would create its tables
                     raise KeyError(where.name)
                 inner = optuna.load_study(study_name=where.name, storage=open_storage(where))
             except KeyError:
@@ -146,7 +145,7 @@ class Study:
             text = inner.user_attrs.get(_SETTINGS)
             if not text:
                 raise StudyError(
-                    f"{where.shown} holds {where.name!r}, but it is no study of this tool: it has no settings"
+                    f"{where.shown} holds {where.name!r}, but it is not a study of this tool: it has no settings"
                 )
             try:
                 settings = Settings.from_json(text)
@@ -156,13 +155,13 @@ class Study:
 
     @staticmethod
     def exists(where: StudyLocation) -> bool:
-        """Whether there is a study, if only one of another tool; one that was cut short at birth is none.
+        """Return whether there is a study, of any tool; one whose creation was interrupted does not count.
 
         Raises:
-            StorageError: There is a file, but no storage.
+            StorageError: The storage exists, but cannot be used.
         """
         with translate_errors(where):
-            if not check(where, write=False):
+            if not check_storage(where, write=False):
                 return False
             storage = open_storage(where)
             if where.name not in optuna.get_all_study_names(storage):
@@ -171,22 +170,22 @@ class Study:
             return bool(inner.user_attrs.keys() - _BEFORE_SETTINGS or inner.get_trials(deepcopy=False))
 
     @staticmethod
-    def is_made(where: StudyLocation) -> bool:
-        """Whether there is a study, as `exists`; where another process is making it, after that.
+    def is_created(where: StudyLocation) -> bool:
+        """Return whether there is a study, as `exists`, after any process that is creating it has finished.
 
         Raises:
-            StorageError: There is a file, but no storage; or a server that cannot be used.
+            StorageError: The storage exists, but cannot be used.
         """
         if where.server:
-            Study.exists(where)  # says at once what is wrong with it
+            Study.exists(where)  # raises at once if the server cannot be used
         elif not where.file.exists():
             return False
-        with alone_at(where):
+        with claim_lock(where):
             return Study.exists(where)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the study for one search. The lock goes with the process, however that ends.
+        """Hold the study for one search on this machine; the system releases the lock when the process ends.
 
         On a server there is no such lock: the same command on another machine joins the search.
 
@@ -199,65 +198,65 @@ class Study:
         path = self.location.workers / "search"
         hint = f"let it end first, or join it: nas worker --study {self.location.name}"
         with contextlib.ExitStack() as stack:
-            with translate_errors(self.location):  # what is raised under the lock is not the storage's
+            with translate_errors(self.location):  # only for the lock, not for what is raised while it is held
                 stack.enter_context(held(path, f"the study {self.location.name!r}", hint))
             yield
 
     @cached_property
     def leases(self) -> Leases:
-        """Who has which trial, for this process; made at first use, which ought to be in the main thread."""
+        """The leases of this process, created at first use, which should be in the main thread."""
 
-        def count(trial: int, beat: int) -> None:
+        def write_beat(trial: int, beat: int) -> None:
             set_trial_attribute(self._inner, trial, BEAT, beat)
 
-        def look() -> dict[int, int]:
+        def read_beats() -> dict[int, int]:
             running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             return {trial_id(t): t.user_attrs.get(BEAT, 0) for t in running}
 
-        return leases_of(self.location, count, look)
+        return make_leases(self.location, write_beat, read_beats)
 
     @property
     def target(self) -> int:
-        """How many variants have been asked for in all."""
+        """The total number of variants that were requested."""
         return int(self._attribute(_TARGET, 0))
 
     @property
     def request(self) -> int:
-        """How many variants the last request asked for."""
+        """The number of variants of the last request."""
         return int(self._attribute(_REQUEST, 0))
 
     @property
     def seeds(self) -> int:
-        """How many seeds every variant gets; one in studies that are older than seeds."""
+        """The number of seeds of every variant; 1 in studies that are older than seeds."""
         return int(self._attribute(_SEEDS, 1))
 
     @property
     def confirm(self) -> Confirm:
-        """How the first of the ranking are confirmed; not at all in studies that are older than that."""
+        """The confirmation of the ranking; none in studies that are older than confirmations."""
         return Confirm(*self._attribute(_CONFIRM, (0, 0)))
 
-    def ask_for(self, target: int, request: int) -> None:
-        """Write down how many variants are asked for, before the first of them starts."""
+    def set_target(self, target: int, request: int) -> None:
+        """Store the total number of variants, and that of this request, before the first of them starts."""
         self._write({_TARGET: target, _REQUEST: request})
 
-    def ask_for_seeds(self, seeds: int | None, confirm: Confirm | None) -> None:
-        """Write down how many seeds are asked for, and how the first are confirmed; None leaves that as it is."""
+    def set_seeds(self, seeds: int | None, confirm: Confirm | None) -> None:
+        """Store the number of seeds, and how the best are confirmed; None leaves a value as it is."""
         wanted: dict[str, Any] = {}
         if seeds is not None:
             wanted[_SEEDS] = seeds
         if confirm is not None:
             wanted[_CONFIRM] = [confirm.top, confirm.seeds]
-        if newer := Settings.renewed(self._attribute(_SETTINGS, "")):
+        if newer := Settings.upgraded(self._attribute(_SETTINGS, "")):
             wanted[_SETTINGS] = newer
         self._write(wanted)
 
     @property
     def baseline_training(self) -> tuple[EpochScore, ...]:
-        """The curve of the baseline that others inherit from; empty before it has been trained."""
+        """The curve of the baseline whose weights are inherited; empty before it has been trained."""
         return self.baseline_training_of(self.settings.seed)
 
     def baseline_training_of(self, seed: int) -> tuple[EpochScore, ...]:
-        """Return the curve of the baseline that runs of a seed inherit from, where seeds have their own."""
+        """Return the curve of the baseline whose weights the runs of a seed inherit."""
         return tuple(EpochScore.from_json(score) for score in self._attribute(self._baseline_of(seed), []))
 
     def _baseline_of(self, seed: int) -> str:
@@ -268,7 +267,7 @@ class Study:
             return with_retry(self.location, lambda: self._inner.user_attrs).get(key, default)
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        """Store attributes of the study, waiting for a server that does not answer."""
+        """Store attributes of the study, with retries."""
 
         def write() -> None:
             for key, value in values.items():
@@ -277,27 +276,27 @@ class Study:
         with translate_errors(self.location):
             with_retry(self.location, write)
 
-    def keep_baseline_training(self, curve: tuple[EpochScore, ...], seed: int | None = None) -> None:
-        """Store the curve of the baseline that others inherit from; of a further seed where seeds have their own."""
+    def store_baseline_training(self, curve: tuple[EpochScore, ...], seed: int | None = None) -> None:
+        """Store the curve of the baseline whose weights are inherited; of a further seed where each has its own."""
         key = self._baseline_of(self.settings.seed if seed is None else seed)
         self._write({key: [asdict(score) for score in curve]})
 
     @property
     def excluded_seeds(self) -> dict[int, str]:
-        """Seeds that the study goes on without, where seeds have baselines of their own, and why."""
+        """Excluded seeds, whose own baselines could not be used, with the reason."""
         return {int(seed): why for seed, why in self._attribute(_EXCLUDED, {}).items()}
 
-    def leave_out(self, seed: int, why: str) -> None:
-        """Store that the study goes on without a seed; call it within `leases.alone`."""
+    def exclude_seed(self, seed: int, why: str) -> None:
+        """Exclude a seed from the study; call it within `leases.claim_lock`."""
         self._write({_EXCLUDED: {**self._attribute(_EXCLUDED, {}), str(seed): why}})
 
     @property
     def bank(self) -> dict[str, Any]:
-        """What the bank says that a reader of the ranking should know; empty before there is one."""
+        """The facts about the bank that belong to a ranking; empty before there is a bank."""
         return dict(self._attribute(_BANK, {}))
 
-    def keep_bank(self, bank: SwapBank) -> None:
-        """Store what a bank says that a reader of the ranking should know."""
+    def store_bank(self, bank: SwapBank) -> None:
+        """Store the facts about a bank that belong to a ranking."""
         body = {
             "folder": str(bank.folder),
             "teacher_map": bank.teacher_map,
@@ -308,33 +307,33 @@ class Study:
 
     @property
     def spent(self) -> int:
-        """How many variants count towards those asked for, on the lowest rung where there are several."""
+        """The number of variants that count towards `target`, on the lowest rung."""
         return variants_spent(self.trials(self.settings.fidelities[0]))
 
     def trials(self, fidelity: str = "") -> list[Trial]:
-        """Return every trial of one fidelity that has started, in order; by default those of the study's own recipe."""
+        """Return all trials of one fidelity, in order; by default those of the study's own recipe."""
         return [t for t in self.runs() if t.fidelity == fidelity]
 
     def fidelity_of(self, rung: int | None) -> str:
-        """Return what the trials of the K-th rung are known by, counted from the cheapest; None is the highest.
+        """Return the fidelity of the K-th rung, counted from the cheapest; None is the study's own recipe.
 
         Raises:
             StudyError: It has no such rung.
         """
         every = self.settings.fidelities
         if rung is not None and rung > len(every):
-            has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was made without --rungs"
+            has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was created without --rungs"
             raise StudyError(f"the study {self.location.name!r} has {has}")
         return every[rung - 1] if rung else ""
 
     def runs(self) -> list[Trial]:
-        """Return every trial that has started, at whatever fidelity, in order."""
+        """Return all trials of all fidelities, in order."""
         with translate_errors(self.location):
             frozen = with_retry(self.location, lambda: self._inner.get_trials(deepcopy=False))
         return [self._read(t) for t in frozen if RECORD in t.user_attrs]
 
     def _read(self, frozen: FrozenTrial) -> Trial:
-        """Return a stored trial; what has ended does not change, and is read once."""
+        """Return a stored trial; finished ones do not change and are parsed only once."""
         if not frozen.state.is_finished():
             return load_trial(frozen)
         if frozen.number not in self._ended:
@@ -343,7 +342,7 @@ class Study:
 
     @cached_property
     def scratch(self) -> Path:
-        """Where this process's trainings may make files; what a killed one leaves goes at the next start."""
+        """The folder for files of this process's trainings; those of killed processes are removed at the next start."""
         return private_folder(self.location.folder / "run", self.leases.owner)
 
     @property
@@ -351,9 +350,9 @@ class Study:
         return Ledger(self.location, self._inner, self.leases)
 
     def start(self, trial: Trial) -> RunningTrial:
-        """Claim a new trial: store it as running, and this process as who has it. Its number is the storage's.
+        """Claim a new trial: store it as running and owned by this process. The storage assigns its number.
 
-        Where several processes work on the study, call it within `leases.alone`.
+        If several processes work on the study, call it within `leases.claim_lock`.
         """
         leases = self.leases
         with translate_errors(self.location):
@@ -363,12 +362,12 @@ class Study:
                 state=TrialState.RUNNING,
                 params=dict(trial.assignment),
                 distributions=dict(kinds),
-                user_attrs={**attributes(trial), OWNER: leases.owner},
+                user_attrs={**trial_attributes(trial), OWNER: leases.owner},
             )
-            # In one transaction, and running from its first moment on: `ask` takes several.
+            # In one transaction, so that no process sees an incomplete trial: Optuna's `ask` needs several.
             made = open_trial(self._inner, with_retry(self.location, lambda: add_trial(self._inner, body)))
             return RunningTrial(self._ledger, made, replace(trial, number=made.number))
 
     def take_over(self) -> int:
-        """Settle the trials of workers that are gone, see `running_trial.take_over`; call it within `leases.alone`."""
+        """Settle the trials of dead workers, as `running_trial.take_over`; call it within `leases.claim_lock`."""
         return take_over(self._ledger)

@@ -1,4 +1,4 @@
-"""A trial: what a study keeps of one run, that is of one variant trained once, with one seed at one fidelity."""
+"""A trial: the record of one run, that is of one variant trained once, with one seed at one fidelity."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from nas.space.variant import Variant, describe_swaps
 from nas.training.scores import EpochScore, Validation, scores
 
 Status = Literal["running", "done", "failed", "rejected", "interrupted"]
-"""``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it is tried again."""
+"""``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it will be retried."""
 DIED = "its worker died"
-"""What an interrupted trial says when its worker was gone without a word."""
+"""Failure text of a trial that was interrupted by the death of its worker."""
 DIED_OFTEN = "its worker died three times while it ran, in the same epoch"
-"""What a trial says that has failed of that: it may be what kills them."""
+"""Failure text of a trial that failed after several such deaths: its variant may be the cause."""
 
 
 class RunKey(NamedTuple):
-    """What a run is known by: no two finished runs of a study have the same.
+    """The key of a run; no two finished runs of a study share it.
 
     Attributes:
-        variant: Its id.
+        variant: ID of the variant.
         seed: Of its training.
         fidelity: As `Trial.fidelity`.
     """
@@ -35,16 +35,16 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One variant, tried once.
+    """One run of a variant.
 
     Attributes:
-        number: In order of the study.
-        variant: What was tried.
-        assignment: Slot key to label, as the space has them.
-        status: How it ended.
-        seed: Of its training, and of the bank that it is assembled from.
-        fidelity: How far it was trained; empty is the study's own recipe, which alone is ranked.
-        score: Which of `nas.training.scores.SCORES` it is ranked by.
+        number: Number within the study.
+        variant: The variant.
+        assignment: Slot key to label, as in the space.
+        status: Status.
+        seed: Seed of its training, and of the bank that it is assembled from.
+        fidelity: As `nas.study.budget.Rung.fidelity`; empty is the study's own recipe, the only one that is ranked.
+        score: The score of `nas.training.scores.SCORES` that ranks it.
         yaml: The model YAML that it was built from, byte for byte.
         params: Parameters.
         gflops: As `nas.model.cost.Cost.gflops`.
@@ -52,16 +52,16 @@ class Trial:
         uncounted: As `nas.model.cost.Cost.uncounted`.
         latency_ms: Of one image on the study's machine, as `nas.model.latency.Latency.ms`; None where it was not
             measured.
-        curve: A score an epoch.
-        average: Validation of the averaged weights; None where the study's score is another, which needs none.
+        curve: One score per epoch.
+        average: Validation of the averaged weights; None if the study's score does not need it.
         distillation: The largest distillation error among its swaps, in variances of the layer's output; None without a
             bank.
-        inherited: Tensors that started from given values, and all tensors.
+        inherited: Number of inherited tensors, and of all tensors.
         seconds: Wall time.
-        versions: Of the tool and the packages that decide results.
-        failure: What went wrong; empty unless `status` is failed or rejected.
-        pooled: mAP50-95 over several seeds, where this stands for all runs of its variant (`nas.ranking.replicates`);
-            never stored.
+        versions: Versions of the tool and of the packages that influence results.
+        failure: The reason if `status` is failed, rejected or interrupted; else empty.
+        pooled: mAP50-95 over several seeds, if this trial represents all runs of its variant
+            (`nas.ranking.replicates`); never stored.
     """
 
     number: int
@@ -88,7 +88,7 @@ class Trial:
 
     @property
     def key(self) -> RunKey:
-        """What it is known by."""
+        """Key of the run."""
         return RunKey(self.variant.id, self.seed, self.fidelity)
 
     @property
@@ -121,7 +121,7 @@ class Trial:
 
     @property
     def spent(self) -> bool:
-        """Whether it is settled, so that it is not tried again; a baseline that failed has to be."""
+        """Whether it is final. A failed baseline is not, because everything is compared with it: it is retried."""
         return self.status == "done" or (self.status == "failed" and not self.variant.is_baseline)
 
     def describe(self) -> str:
@@ -129,7 +129,7 @@ class Trial:
         return describe_swaps((k, v) for k, v in sorted(self.assignment.items()) if v not in (KEEP, NONE))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for storing; the number and the assignment are the storage's own."""
+        """Return plain values for storing; the storage itself holds the number and the assignment."""
         body = asdict(self)
         del body["number"], body["assignment"], body["pooled"]
         return body
@@ -149,5 +149,5 @@ class Trial:
 
 
 def variants_spent(trials: Sequence[Trial]) -> int:
-    """Return how many variants count towards those asked for: tried to the end, whatever came of it, or being tried."""
+    """Return how many variants count towards the requested number: those with a final or a running trial."""
     return len({t.variant for t in trials if t.spent or t.status == "running"})

@@ -11,7 +11,7 @@ import nas.search.runner
 import nas.study.leases
 from nas.model.cost import Cost
 from nas.model.render import ModelFiles
-from nas.search.loop import search
+from nas.search.loop import run_search
 from nas.search.runner import Runner
 from nas.study.location import locate
 from nas.study.study import Study
@@ -42,7 +42,7 @@ class Quiet:
 
 
 class RecordingObserver(Quiet):
-    """Keeps what it is told."""
+    """Records the notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -59,9 +59,9 @@ def instant_cost(variant):
 def work(url: str, study: str) -> None:
     """Join a study until nothing is left."""
     nas.search.runner.costed = instant_cost
-    nas.study.leases.BEAT_S, nas.study.leases.GRACE_S = 0.3, 2.0
+    nas.study.leases.HEARTBEAT_S, nas.study.leases.GRACE_S = 0.3, 2.0
     opened = Study.load(locate(study, url), write=True)
-    search(opened, [Runner(opened, Path("data.yaml"), InstantTrainer(), Quiet())])
+    run_search(opened, [Runner(opened, Path("data.yaml"), InstantTrainer(), Quiet())])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -58,6 +57,8 @@ def why_not() -> str:
 
 
 def _other_user() -> str | None:
+    import pwd  # POSIX only; this file is imported everywhere
+
     names = {entry.pw_name for entry in pwd.getpwall()}
     return next((name for name in ("postgres", "nobody") if name in names), None)
 

@@ -64,11 +64,11 @@ def instant_settings() -> Settings:
 
 @pytest.fixture
 def make_shared(instant_settings: Settings) -> Callable[..., Study]:
-    """Return what makes a study in a storage, asked for so many variants, of which the first three are confirmed."""
+    """Return a function that creates a study, with a number of requested variants; the best three are confirmed."""
 
     def made(url: str | None, name: str = "k", trials: int = 4, rungs: tuple[Rung, ...] = ()) -> Study:
         study = Study.create(locate(name, url), replace(instant_settings, rungs=rungs), trials, confirm=Confirm(3, 3))
-        study.ask_for(trials, trials)
+        study.set_target(trials, trials)
         return study
 
     return made
@@ -76,7 +76,7 @@ def make_shared(instant_settings: Settings) -> Callable[..., Study]:
 
 @pytest.fixture
 def quick_costs(monkeypatch) -> None:
-    """Let costs be told at once, and workers look again soon."""
+    """Let costs be known at once, and workers look again soon."""
     monkeypatch.setattr(nas.search.runner, "costed", instant_worker.instant_cost)
     monkeypatch.setattr("nas.search.loop._PAUSE_S", 0.01)
 

@@ -98,7 +98,7 @@ def test_too_little_to_judge(calibrator, fake_worker):
     made.run()
     lines = made.file.path.read_text().splitlines(keepends=True)
     made.file.path.write_text("".join(lines[:4]))
-    with pytest.raises(CalibrationError, match="the runs of bank-0 say nothing: at least 3 variants"):
+    with pytest.raises(CalibrationError, match="the runs of bank-0 cannot be assessed: at least 3 variants"):
         assess(made)
 
 
@@ -108,7 +108,7 @@ def test_one_seed_of_full_training_does_not_know_itself(calibrator):
     calibrated = assess(made)
     assert (calibrated.ceiling, calibrated.attainable, calibrated.full_merit) == (None, None, None)
     files = calibration_report.write(calibrated, made.folder)
-    assert "its agreement between seeds is not known" in "\n".join(next_steps(calibrated, made.folder, files))
+    assert "so its agreement with itself is unknown" in "\n".join(next_steps(calibrated, made.folder, files))
 
 
 def test_the_answer_survives_its_file(judged):
@@ -166,12 +166,12 @@ def broken(body: dict, how: str) -> str:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("text", "is no calibration: it is not JSON"),
-        ("list", "is no calibration"),
-        ("empty", "is no calibration: 'schema'"),
+        ("text", "is not a calibration: it is not JSON"),
+        ("list", "is not a calibration"),
+        ("empty", "is not a calibration: 'schema'"),
         ("schema", "was written by another version of the tool: calibrate again"),
-        ("chosen", "is no calibration: 'recipe'"),
-        ("recipe", "is no calibration: .*colour"),
+        ("chosen", "is not a calibration: 'recipe'"),
+        ("recipe", "is not a calibration: .*colour"),
     ],
 )
 def test_a_file_that_is_no_answer(judged, tmp_path, how, message):

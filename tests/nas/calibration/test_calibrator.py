@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nas.calibration.calibrator import FULL, Run, control_of, full_recipe, proxy_recipe, runs_of
+from nas.calibration.calibrator import FULL, Run, control_of, full_recipe, planned_runs, proxy_recipe
 from nas.calibration.result import RESULT_FILE, load_result
 from nas.cli import cli
 from nas.errors import ArtifactError, CalibrationError, OptionError, ProxyFailure
-from nas.session.calibration import _as_begun
+from nas.session.calibration import _as_started
 from nas.space.variant import Variant
 from nas.study.settings import PER_SEED
 from nas.training.recipe import BANK_FINE_TUNE_LR0, FINE_TUNE_LR0, SCRATCH_LR0, Recipe
@@ -57,7 +57,7 @@ def test_full_training_starts_from_scratch():
 
 def test_the_runs_that_are_asked_for(calibrator):
     c = calibrator(variants=4, seeds=2, full_seeds=1, proxies=("scratch-2", "bank-0")).calibration
-    runs = runs_of(c)
+    runs = planned_runs(c)
     controls = {control_of(c, v) for v in c.tested} - {()}
     assert Counter((r.proxy, r.seed, bool(r.controls)) for r in runs) == {
         ("bank-0", 0, False): 5,
@@ -90,7 +90,7 @@ def asked(fake) -> list[tuple]:
 def test_each_run_is_trained_once(calibrator, fake_worker, recorder):
     made = calibrator()
     made.run()
-    runs = runs_of(made.calibration)
+    runs = planned_runs(made.calibration)
     assert len(fake_worker.jobs) == len(runs) + 1  # and the baseline
     assert len(set(asked(fake_worker))) == len(runs) + 1
     assert len(fake_worker.distilled) == 3
@@ -123,16 +123,16 @@ def test_each_seed_inherits_from_its_own_baseline(calibrator, fake_worker):
 
 def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calibrator, recorder):
     new = calibrator(baselines=PER_SEED)
-    assert _as_begun(new) is new
+    assert _as_started(new) is new
     old = calibrator()
     old.run()
-    assert _as_begun(new).calibration == old.calibration
-    assert not _as_begun(new).missing()
+    assert _as_started(new).calibration == old.calibration
+    assert not _as_started(new).missing()
     assert "was begun with one trained baseline for all seeds" in recorder.said[-1]
     other = calibrator(baselines=PER_SEED, fingerprint="e" * 16)
-    assert _as_begun(other) is other  # nothing that is there applies
+    assert _as_started(other) is other  # nothing that is there applies
     new.run()
-    assert _as_begun(new) is new
+    assert _as_started(new) is new
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_interrupted_calibration_goes_on(calibrator, fake_worker, workers):
     stopped = calibrator()
     done = len(stopped.file.read())
     assert 19 - workers <= done <= 19
-    runs = len(runs_of(stopped.calibration))
+    runs = len(planned_runs(stopped.calibration))
     assert len(stopped.missing()) == runs - done
     fake_worker.forget()
     calibrator(workers=workers).run()
@@ -246,7 +246,7 @@ def test_what_the_machine_did_is_not_recorded(calibrator, fake_worker, kind):
 
 def test_runs_of_other_data_or_versions_are_not_taken(calibrator, fake_worker):
     calibrator().run()
-    every = len(runs_of(calibrator().calibration))
+    every = len(planned_runs(calibrator().calibration))
     assert len(calibrator(fingerprint="e" * 16).missing()) == every
     assert len(calibrator(versions=(("swapnas", "2"),)).missing()) == every
 
@@ -255,17 +255,17 @@ def test_a_file_of_something_else(calibrator):
     made = calibrator()
     made.folder.mkdir(parents=True)
     made.file.path.write_text("something else\n")
-    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is no finished run"):
+    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is not a finished run"):
         made.run()
 
 
 def test_keys_tell_runs_apart(calibrator):
     """The same from one start to the next, whatever the proxy is called; no two runs share one."""
     made = calibrator(proxies=("bank-0", "bank-fresh-0", "baseline-1", "baseline-fresh-1", "scratch-1"))
-    keys = [made.key(run) for run in runs_of(made.calibration)]
+    keys = [made.key(run) for run in planned_runs(made.calibration)]
     assert len(set(keys)) == len(keys)
-    assert keys == [made.key(run) for run in runs_of(made.calibration)]
-    run = runs_of(made.calibration)[0]
+    assert keys == [made.key(run) for run in planned_runs(made.calibration)]
+    run = planned_runs(made.calibration)[0]
     assert made.key(Run("another name", run.recipe, run.variant, run.seed)) == made.key(run)
 
 

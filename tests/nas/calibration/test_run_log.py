@@ -126,7 +126,7 @@ def test_a_line_without_its_end_counts_as_torn(file):
 def test_what_is_no_run_is_named(file, line):
     file.append(RUN, Finished("k1", RESULT))
     file.path.write_text(f"{line}\n" + file.path.read_text())
-    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is no finished run"):
+    with pytest.raises(CalibrationError, match=r"runs.jsonl:1 is not a finished run"):
         file.read()
 
 

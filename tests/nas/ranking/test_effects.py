@@ -12,7 +12,7 @@ from scipy import stats
 
 from nas.cli import cli
 from nas.errors import StudyError
-from nas.ranking.effects import effects
+from nas.ranking.effects import estimate_effects
 from nas.space.space_file import load_space
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
@@ -46,7 +46,7 @@ def trials(assignments, noise=0.0005, strange=0.0, effect=EFFECT, seed=0, seeds=
 
 
 def test_what_each_swap_module_and_slot_does():
-    found = effects(trials(EVERY), SPACE.active)
+    found = estimate_effects(trials(EVERY), SPACE.active)
     assert (found.variants, found.untried) == (27, ())
     swaps = {e.name: e for e in found.of("swap")}
     for (slot, label), effect in EFFECT.items():
@@ -68,7 +68,7 @@ def test_what_each_swap_module_and_slot_does():
 
 @pytest.mark.parametrize(("strange", "verdict"), [(0.02, "more"), (-0.02, "less")])
 def test_a_pair_that_is_not_its_parts(strange, verdict):
-    found = effects(trials(EVERY, strange=strange), SPACE.active)
+    found = estimate_effects(trials(EVERY, strange=strange), SPACE.active)
     first, *others = found.interactions
     assert set(first.swaps) == {f"{UP}=CARAFE", f"{C2F}=C2f_DCNv4"}
     assert (first.verdict, first.variants) == (verdict, 3)
@@ -79,13 +79,13 @@ def test_a_pair_that_is_not_its_parts(strange, verdict):
 def test_effects_rest_on_the_mean_of_each_variants_seeds():
     """Seeds that only some variants got, and that score higher, are no effect of these."""
     chosen = trials(SINGLES) + trials([{}, {UP: "CARAFE"}], seeds=(1, 2, 3), seed=1)
-    found = {e.name: e.map for e in effects(chosen, SPACE.active, error=0.0005).of("swap")}
+    found = {e.name: e.map for e in estimate_effects(chosen, SPACE.active, error=0.0005).of("swap")}
     assert found[f"{UP}=CARAFE"] == pytest.approx(0.02, abs=0.003)
     assert found[f"{UP}=DySample"] == pytest.approx(0.0, abs=0.003)
 
 
 def test_what_the_design_cannot_tell_apart_has_no_verdict():
-    found = effects(trials([{}, {UP: "CARAFE", DOWN: "SPConv"}, {C2F: "C2f_DCNv4"}]), SPACE.active)
+    found = estimate_effects(trials([{}, {UP: "CARAFE", DOWN: "SPConv"}, {C2F: "C2f_DCNv4"}]), SPACE.active)
     mixed = {e.name: e.mixed_with for e in found.of("swap")}
     assert mixed == {f"{UP}=CARAFE": (f"{DOWN}=SPConv",), f"{DOWN}=SPConv": (f"{UP}=CARAFE",), f"{C2F}=C2f_DCNv4": ()}
     assert {e.verdict for e in found.effects if e.mixed_with} == {"cannot tell"}
@@ -94,8 +94,8 @@ def test_what_the_design_cannot_tell_apart_has_no_verdict():
 
 def test_nothing_to_read_yet():
     for few in ([], trials([{}])):
-        with pytest.raises(StudyError, match="no variant beside the baseline has finished"):
-            effects(few, SPACE.active)
+        with pytest.raises(StudyError, match="no variant other than the baseline has finished"):
+            estimate_effects(few, SPACE.active)
 
 
 def test_no_effect_is_seen_where_there_is_none():
@@ -103,7 +103,7 @@ def test_no_effect_is_seen_where_there_is_none():
     none = dict.fromkeys(EFFECT, 0.0)
     wrong = 0
     for seed in range(draws):
-        found = effects(trials(EVERY, noise=0.01, effect=none, seed=seed), SPACE.active)
+        found = estimate_effects(trials(EVERY, noise=0.01, effect=none, seed=seed), SPACE.active)
         wrong += any(e.verdict != "cannot tell" for e in (*found.effects, *found.interactions))
     assert wrong <= stats.binom.ppf(0.9999, draws, 0.05)
 
@@ -122,4 +122,4 @@ def test_the_command(ranked_study):
     empty = ranked_study([({}, "done", 0.4, 8.0)], folder="e")
     result = CliRunner().invoke(cli, ["effects", "s", "--storage", empty.location.url])
     assert result.exit_code == 1
-    assert "there is no effect to read yet" in result.stderr
+    assert "there is no effect to estimate yet" in result.stderr

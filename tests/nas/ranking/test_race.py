@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from nas.ranking.race import Rules, contenders, next_round, survivors
-from nas.ranking.rank import rank
-from nas.search.schedule import confirmation_runs, confirming, owed
+from nas.ranking.race import Rules, contenders, next_round, surviving_contenders
+from nas.ranking.rank import rank_trials
+from nas.search.schedule import confirmation_progress, confirmations, further_seeds
 from nas.space.variant import Variant
 from nas.study.budget import Confirm
 from nas.study.trial import Trial
@@ -35,7 +35,7 @@ def screened(**scores: float) -> list[Trial]:
 def race(trials: list[Trial], score, rules: Rules = RULES) -> list[Trial]:
     """Run a race to its end; `score` says what a variant reaches under a seed."""
     trials = list(trials)
-    while job := next(confirming(trials, rules), None):
+    while job := next(confirmations(trials, rules), None):
         name = next(n for n, v in VARIANTS.items() if dict(v.swaps) == job.assignment)
         trials.append(run(name, job.seed, score(name, job.seed), number=len(trials)))
     settled = [t.key for t in trials if t.spent]
@@ -62,10 +62,10 @@ def test_a_seed_that_is_left_out_is_replaced_by_the_next():
     assert rules.seeds(4) == (4, 6, 8, 9)
     trials = [run(n, seed, s) for seed in (4, 6) for n, s in (("baseline", 0.4), ("a", 0.41), ("b", 0.42))]
     assert [NAME[v] for v in contenders([*trials, run("a", 5, 0.9)], rules)] == ["b", "a"]
-    assert {job.seed for job in owed(trials[:3], rules)} == {6}
+    assert {job.seed for job in further_seeds(trials[:3], rules)} == {6}
     made = race(trials, lambda name, seed: 0.4 + seed / 1000, rules)
     assert {t.seed for t in made} == {4, 6, 8}
-    assert confirmation_runs(made, rules) == (3, 3)
+    assert confirmation_progress(made, rules) == (3, 3)
 
 
 def test_a_round_is_one_seed_for_all_the_baseline_first():
@@ -74,7 +74,7 @@ def test_a_round_is_one_seed_for_all_the_baseline_first():
     assert (first.seed, [NAME[v] for v in first.missing]) == (1, ["baseline", "c", "a", "d"])
     trials += [run("baseline", 1, 0.4), run("a", 1, 0.41)]
     assert [NAME[v] for v in next_round(trials, RULES).missing] == ["c", "d"]
-    assert [job.seed for job in confirming([*trials, run("c", 1, 0, "running")], RULES)] == [1]
+    assert [job.seed for job in confirmations([*trials, run("c", 1, 0, "running")], RULES)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_contenders_that_overlap_all_get_their_seeds():
     rng = random.Random(0)
     trials = race(screened(baseline=0.4, a=0.41, b=0.41, c=0.41, d=0.40), lambda n, s: 0.41 + rng.gauss(0, 0.01))
     assert seeds_of(trials) == {"baseline": 3, "a": 3, "b": 3, "c": 3, "d": 1}
-    assert confirmation_runs(trials, RULES) == (8, 8)
+    assert confirmation_progress(trials, RULES) == (8, 8)
 
 
 def test_what_is_clearly_behind_leaves_its_share_to_the_others():
@@ -112,7 +112,7 @@ def test_the_race_is_over_when_the_order_and_the_first_ones_verdict_are_clear():
         screened(baseline=0.4, a=0.45, b=0.43, c=0.41), lambda n, s: level[n] + rng.gauss(0, 0.0003) + 0.1 * s, rules
     )
     assert max(seeds_of(trials).values()) < 9
-    assert next(r for r in rank(trials, 0.02) if NAME[r.trial.variant] == "a").verdict == "better"
+    assert next(r for r in rank_trials(trials, 0.02) if NAME[r.trial.variant] == "a").verdict == "better"
 
 
 def test_what_falls_below_the_floor_leaves():
@@ -141,9 +141,9 @@ def test_failed_runs_are_not_repeated_and_do_not_hold_up_the_race():
 def test_further_seeds_of_the_screening():
     rules = replace(RULES, screened=3, first=5)
     trials = [run("baseline", 5, 0.4), run("a", 5, 0.4), run("a", 6, 0, "failed"), run("b", 5, 0, "failed")]
-    assert [(dict(job.assignment), job.seed) for job in owed(trials, rules)] == [({}, 6), ({}, 7)]
+    assert [(dict(job.assignment), job.seed) for job in further_seeds(trials, rules)] == [({}, 6), ({}, 7)]
     trials += [run("baseline", 6, 0.4), run("baseline", 7, 0, "running"), run("c", 5, 0, "rejected")]
-    assert list(owed(trials, rules)) == []
+    assert list(further_seeds(trials, rules)) == []
 
 
 @pytest.mark.parametrize("variants", [3, 7])
@@ -158,7 +158,7 @@ def test_a_whole_search_with_its_race_is_wrong_in_at_most_5_of_100(variants):
             return 0.4 + 0.01 * effect[seed] + rng.gauss(0, 0.003 if name in "bd" else 0.001)
 
         trials = race([run(n, 0, score(n, 0), number=i) for i, n in enumerate(NAMES[: variants + 1])], score)
-        wrong += any(r.verdict in ("better", "worse") for r in rank(trials, 0.02))
+        wrong += any(r.verdict in ("better", "worse") for r in rank_trials(trials, 0.02))
     assert wrong <= stats.binom.ppf(0.9999, draws, 0.05)
 
 
@@ -166,6 +166,6 @@ def test_the_first_ones_verdict_is_clear_when_the_ranking_says_so():
     """It is corrected for all that were screened, not for the contenders alone."""
     base, a = VARIANTS["baseline"], VARIANTS["a"]
     scores = {base: dict.fromkeys(range(3), 0.4), a: {0: 0.41, 1: 0.4104, 2: 0.4096}}
-    assert survivors(scores, base, [a], {a: 8.0}, RULES) == []
+    assert surviving_contenders(scores, base, [a], {a: 8.0}, RULES) == []
     others = {Variant("yolov8", "n", ((f"slot.{i}", "SPConv"),)): {0: 0.35} for i in range(40)}
-    assert survivors({**scores, **others}, base, [a], {a: 8.0}, RULES) == [a]
+    assert surviving_contenders({**scores, **others}, base, [a], {a: 8.0}, RULES) == [a]

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from nas.calibration.result import CalibrationResult
-from nas.ranking.rank import export_rows, rank
-from nas.ranking.replicates import mean_of, pool_seeds
+from nas.ranking.rank import export_rows, rank_trials
+from nas.ranking.replicates import paired_mean, pool_replicates
 from nas.report.console import ranking_table
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.space.space_file import load_space
@@ -41,26 +41,26 @@ TRIALS = numbered(
 
 
 def test_means_are_set_against_the_same_seeds():
-    base, swapped, other = pool_seeds(TRIALS)
+    base, swapped, other = pool_replicates(TRIALS)
     assert base.map == pytest.approx(0.44)
     assert swapped.map == pytest.approx(0.44 + 0.015)
     assert other.map == pytest.approx(0.44 - 0.01)
     assert [t.number for t in (base, swapped, other)] == [0, 1, 2]
-    assert mean_of({0: 0.4, 1: 0.6}, {5: 0.1}) == 0.5
-    alone = pool_seeds(TRIALS[:3])
+    assert paired_mean({0: 0.4, 1: 0.6}, {5: 0.1}) == 0.5
+    alone = pool_replicates(TRIALS[:3])
     assert alone == TRIALS[:3]  # with one seed each there is nothing to pool
 
 
 def test_what_stands_for_a_variant():
     trials = numbered(run(SWAP, 0, 0, "interrupted"), run(SWAP, 0, 0, "failed"), run(OTHER, 0, 0, "running"),
                       run({}, 0, 0.4), run(SWAP, 1, 0.4))  # fmt: skip
-    assert [(t.number, t.status) for t in pool_seeds(trials)] == [(4, "done"), (2, "running"), (3, "done")]
+    assert [(t.number, t.status) for t in pool_replicates(trials)] == [(4, "done"), (2, "running"), (3, "done")]
     assert variants_spent(trials) == 3
     assert variants_spent(trials[:1]) == 0
 
 
 def test_a_row_says_what_it_rests_on():
-    rows = {r.trial.describe(): r for r in rank(TRIALS, 0.02)}
+    rows = {r.trial.describe(): r for r in rank_trials(TRIALS, 0.02)}
     swapped, base = rows["neck.up_*=CARAFE"], rows["baseline"]
     assert (swapped.seeds, len(swapped.runs), base.seeds) == (3, 3, 4)
     assert swapped.delta_map == pytest.approx(0.015)
@@ -77,15 +77,15 @@ def test_a_row_says_what_it_rests_on():
 
 def test_below_the_floor_is_what_is_so_with_its_whole_interval():
     trials = numbered(run({}, 0, 0.40), run(SWAP, 0, 0.375))
-    assert rank(trials, 0.02)[-1].below_floor
-    assert not any(r.below_floor for r in rank(trials, 0.02, prior=Prior(0.01, 16)))
-    assert rank(trials, 0.02, prior=Prior(0.001, 16))[-1].below_floor
+    assert rank_trials(trials, 0.02)[-1].below_floor
+    assert not any(r.below_floor for r in rank_trials(trials, 0.02, prior=Prior(0.01, 16)))
+    assert rank_trials(trials, 0.02, prior=Prior(0.001, 16))[-1].below_floor
 
 
 @pytest.mark.parametrize("width", [80, 150])
 def test_the_table_of_several_seeds(width):
     text = io.StringIO()
-    Console(file=text, width=width).print(ranking_table(rank(TRIALS, 0.02), width))
+    Console(file=text, width=width).print(ranking_table(rank_trials(TRIALS, 0.02), width))
     lines = text.getvalue().splitlines()
     assert "verdict" in lines[0]
     assert any("1 seed" in line for line in lines)
@@ -173,7 +173,7 @@ def test_what_is_exported_with_a_mean_belongs_to_it():
         run(SWAP, 1, 0.412),
         run(OTHER, 0, 0.4),
     )
-    row = {e["swaps"]: e for e in export_rows(rank(trials, 0.02))}["neck.up_*=CARAFE"]
+    row = {e["swaps"]: e for e in export_rows(rank_trials(trials, 0.02))}["neck.up_*=CARAFE"]
     assert row["map50_95"] == pytest.approx(0.45 + 0.011)
     assert row["map50_95_low"] + row["map50_95_high"] == pytest.approx(2 * 0.461)
     assert row["map50"] == pytest.approx(0.2 + 0.461)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from nas.ranking.aa_check import check
+from nas.ranking.aa_check import run_aa_check
 from nas.ranking.verdict import PRIOR_DEGREES, Comparison, chance_below, compare, holm, interval_of_mean, shrink
 from nas.study.objective import Prior
 
@@ -168,11 +168,11 @@ def test_a_true_difference_of_three_sigma_is_found_as_often_as_theory_says(seeds
 
 def test_the_check_of_the_baseline_against_itself():
     rng = np.random.default_rng(1)
-    found = check(rng.normal(0.4, 0.01, 12).tolist(), 3, 3, draws=200)
+    found = run_aa_check(rng.normal(0.4, 0.01, 12).tolist(), 3, 3, draws=200)
     assert (found.pool, found.variants, found.seeds, found.draws) == (12, 3, 3, 200)
     assert found.passes
     assert "12 seeds of the baseline, dealt out 200 times to a baseline and 3 variants of 3 seeds each" in found.text
-    small = check(rng.normal(0.4, 0.01, 6).tolist(), 3, 5, draws=50)
+    small = run_aa_check(rng.normal(0.4, 0.01, 6).tolist(), 3, 5, draws=50)
     assert (small.variants, small.seeds) == (1, 3)
     assert found.to_json()["passes"] is True
 
@@ -182,7 +182,7 @@ def test_the_check_finds_verdicts_that_are_wrong_too_often(monkeypatch):
         return [Comparison(len(d), sum(d), verdict="better" if min(d) > 0 else "cannot tell") for d in differences]
 
     monkeypatch.setattr("nas.ranking.aa_check.compare", eager)
-    found = check(np.random.default_rng(1).normal(0.4, 0.01, 12).tolist(), 3, 3, draws=200)
+    found = run_aa_check(np.random.default_rng(1).normal(0.4, 0.01, 12).tolist(), 3, 3, draws=200)
     assert found.share > 0.1
     assert not found.passes
     assert "more than the 5% of the promise, and more than chance gives here" in found.text

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nas.ranking.rank import rank
+from nas.ranking.rank import rank_trials
 from nas.report import console
 from nas.training.scores import signed
 
@@ -20,7 +20,7 @@ OTHER = {"neck.c2f_*": "C2f_SPConv"}
 def test_the_table_fits(ranked_study, width):
     study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0), (OTHER, "done", 0.3, 7.0)])
     text = io.StringIO()
-    Console(file=text, width=width).print(console.ranking_table(rank(study.trials(), 0.02), width))
+    Console(file=text, width=width).print(console.ranking_table(rank_trials(study.trials(), 0.02), width))
     lines = text.getvalue().splitlines()
     assert len(lines) == 4 if width == 140 else len(lines) <= 6
     assert "neck.up_*=CARAFE" in text.getvalue()
@@ -31,7 +31,7 @@ def test_the_table_fits(ranked_study, width):
 
 def test_a_table_of_swaps_from_a_bank(ranked_study):
     study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)])
-    base, swapped = rank(study.trials(), 0.02)[::-1]
+    base, swapped = rank_trials(study.trials(), 0.02)[::-1]
     rows = [replace(swapped, trial=replace(swapped.trial, distillation=0.125)), base]
 
     def lines(rows, width):
@@ -44,7 +44,7 @@ def test_a_table_of_swaps_from_a_bank(ranked_study):
     assert "0.12" in first.split()
     assert len(second.split()) < len(first.split())
     assert "distil" not in lines(rows, 80)[0]  # the first to go where it is narrow
-    assert "distil" not in lines(rank(study.trials(), 0.02), 140)[0]  # nothing was distilled
+    assert "distil" not in lines(rank_trials(study.trials(), 0.02), 140)[0]  # nothing was distilled
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):
@@ -53,7 +53,7 @@ def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):
     ]  # fmt: skip
     study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.3999, 8.0)])
     text = io.StringIO()
-    Console(file=text, width=200).print(console.ranking_table(rank(study.trials(), 0.02), 200))
+    Console(file=text, width=200).print(console.ranking_table(rank_trials(study.trials(), 0.02), 200))
     swapped = next(line for line in text.getvalue().splitlines() if "CARAFE" in line)
     assert "-0.000" not in swapped
     assert "+0.0" not in swapped

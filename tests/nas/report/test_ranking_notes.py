@@ -70,7 +70,7 @@ def test_the_answer_is_among_what_was_confirmed(ranked_study):
     """The number of variants above it with one seed is reported, with the command that confirms them."""
     singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.425), ({DOWN: "DynamicConv"}, 0.424)]
     study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
-    study.ask_for_seeds(None, Confirm(2, 2))
+    study.set_seeds(None, Confirm(2, 2))
     assert "First: neck.up_*=CARAFE" in conclusion(study)[0]
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.40, 1.0)),)
     for trial in study.trials()[:3]:
@@ -118,7 +118,7 @@ def test_a_study_that_has_nothing_yet_has_notes(ranked_study):
 )
 def test_what_a_proxy_is(ranked_study, recipe, score, words):
     study = ranked_study([], recipe=replace(Recipe(), **recipe), score=score)
-    study.keep_baseline_training((EpochScore(1, 2.0, 0.1), EpochScore(2, 2.0, 0.1, Validation(0.7, 0.512, 1.0))))
+    study.store_baseline_training((EpochScore(1, 2.0, 0.1), EpochScore(2, 2.0, 0.1, Validation(0.7, 0.512, 1.0))))
     assert words in ranking_notes(study)[0]
 
 
@@ -226,7 +226,7 @@ def test_what_the_bank_found(ranked_study, tmp_path):
     ]
     drops = {"neck.up_p4": 0.2, "neck.c2f_p3": 0.00099, "neck.up_p3": -0.01, "neck.c2f_n4": 0.001}
     bank = SwapBank(tmp_path, 0.4, drops, {(d.candidate.slot, d.candidate.label): d for d in failed})
-    study.keep_bank(bank)
+    study.store_bank(bank)
     notes = ranking_notes(study)
     assert (
         "No swap can matter on these data in neck.c2f_p3, neck.up_p3: the baseline loses less than 0.001 mAP50-95 "
@@ -236,7 +236,7 @@ def test_what_the_bank_found(ranked_study, tmp_path):
         "kept out of the search: neck.up_p4=CARAFE: its distillation diverged"
     ]
     assert "distil: the largest distillation error among the swaps; `nas bank s` lists all." in notes
-    study.keep_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
+    study.store_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
     assert not any("No swap can matter" in line or "kept out" in line for line in ranking_notes(study))
 
 
@@ -244,7 +244,7 @@ def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
     """It is reported apart, and the next command does not request less than is confirmed."""
     singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.42)]
     study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
-    study.ask_for_seeds(None, Confirm(3, 2))
+    study.set_seeds(None, Confirm(3, 2))
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.41, 1.0)),)
     for trial in study.trials()[:4]:
         handle = study.start(replace(trial, number=-1, seed=1, status="running", curve=()))

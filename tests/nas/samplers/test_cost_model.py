@@ -6,7 +6,7 @@ import pytest
 
 from nas.samplers.cost_model import CostModel, model_of_limit
 from nas.samplers.history import History
-from nas.samplers.limits import out_of_reach
+from nas.samplers.limits import is_infeasible
 from nas.space.space_file import read_space
 from nas.study.trial import Trial
 
@@ -32,8 +32,8 @@ def test_costs_add_up_and_tell_what_is_out_of_reach():
     assert model.has_seen_all
     assert model.minimum() == pytest.approx(7.75)
     assert model.sd == pytest.approx(0, abs=1e-9)
-    assert not out_of_reach(space.with_limits(max_gflops=7.8), trials)
-    assert out_of_reach(space.with_limits(max_gflops=7.7), trials)
-    assert not out_of_reach(space.with_limits(max_gflops=7.7), trials[:3])  # the cheap swap may be among the rest
-    assert not out_of_reach(space.with_limits(max_latency_ms=0.1), trials)  # no latency has been measured
+    assert not is_infeasible(space.with_limits(max_gflops=7.8), trials)
+    assert is_infeasible(space.with_limits(max_gflops=7.7), trials)
+    assert not is_infeasible(space.with_limits(max_gflops=7.7), trials[:3])  # the cheap swap may be among the rest
+    assert not is_infeasible(space.with_limits(max_latency_ms=0.1), trials)  # no latency has been measured
     assert model_of_limit(History(space, trials), "min_map") is None

@@ -6,7 +6,7 @@ import pytest
 
 from nas.samplers.expected_improvement import ask
 from nas.samplers.history import History
-from nas.samplers.propose import propose
+from nas.samplers.propose import propose_next
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.objective import Goal
@@ -37,7 +37,7 @@ def singles(score=parts, gflops=lambda _: 8.0, space: SearchSpace = SPACE) -> li
 
 
 def test_after_the_single_swaps_the_best_by_their_parts():
-    best = propose(SPACE, singles(), seed=0, floor=1.0, goal=Goal("map"))
+    best = propose_next(SPACE, singles(), seed=0, floor=1.0, goal=Goal("map"))
     assert best == max(SPACE.assignments(), key=parts)
 
 
@@ -45,7 +45,7 @@ def proposals(count: int, score=parts, gflops=lambda _: 8.0, **how) -> list[dict
     """Return what is tried after the baseline and the single swaps."""
     trials = singles(score, gflops)
     while len(trials) < 7 + count:
-        a = propose(SPACE, trials, seed=0, **{"floor": 1.0, **how})
+        a = propose_next(SPACE, trials, seed=0, **{"floor": 1.0, **how})
         trials.append(trial(a, score(a), gflops(a), number=len(trials), ms=gflops(a)))
     return [t.assignment for t in trials[7:]]
 
@@ -89,9 +89,9 @@ def test_both_ends_of_a_front_are_found(objective):
 def test_what_is_under_way_is_not_asked_beside():
     """Two workers that ask one after the other are sent apart, and by what is expected of the first."""
     trials = singles()
-    first = propose(SPACE, trials, seed=0, floor=1.0)
+    first = propose_next(SPACE, trials, seed=0, floor=1.0)
     running = trial(first, status="running", number=len(trials))
-    second = propose(SPACE, [*trials, running], seed=0, floor=1.0)
+    second = propose_next(SPACE, [*trials, running], seed=0, floor=1.0)
     assert second not in (None, first)
 
 
@@ -119,7 +119,7 @@ def test_what_is_expected_to_be_over_a_limit_comes_last():
         return 8.0 + 0.9 * (a[UP] == "CARAFE") + 0.9 * (a[C2F] == "C2f_DCNv4")
 
     trials = singles(gflops=gflops)
-    while (a := propose(space, trials, seed=0, floor=1.0, goal=Goal("map"))) and gflops(a) <= 9.0:
+    while (a := propose_next(space, trials, seed=0, floor=1.0, goal=Goal("map"))) and gflops(a) <= 9.0:
         trials.append(trial(a, parts(a), gflops(a), number=len(trials)))
     within = [b for b in SPACE.assignments() if gflops(b) <= 9.0]
     assert len(trials) == len(within)

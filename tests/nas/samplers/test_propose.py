@@ -12,7 +12,7 @@ import pytest
 from nas.samplers import AUTO, SAMPLERS, current_name
 from nas.samplers.encoding import encode
 from nas.samplers.history import History
-from nas.samplers.propose import propose
+from nas.samplers.propose import propose_next
 from nas.space.search_space import SearchSpace, key_of
 from nas.space.space_file import load_space, read_space
 from nas.study import OBJECTIVES
@@ -57,7 +57,7 @@ def tried(count: int, space: SearchSpace = SPACE, score: Callable = parts, seed:
     trials: list[Trial] = []
     gflops = how.pop("gflops", lambda _: 8.0)
     while len(trials) < count:
-        assignment = propose(space, trials, seed=seed, **{"floor": 1.0, **how})
+        assignment = propose_next(space, trials, seed=seed, **{"floor": 1.0, **how})
         if assignment is None:
             break
         trials.append(trial(assignment, score(assignment), gflops(assignment), space=space, number=len(trials)))
@@ -78,7 +78,9 @@ def test_it_is_documented(sampler):
 def test_a_study_of_a_removed_sampler_resumes_with_the_default(removed):
     assert current_name(removed) == AUTO
     trials = tried(SINGLES + 2)
-    assert propose(SPACE, trials, seed=0, floor=1.0, sampler=removed) == propose(SPACE, trials, seed=0, floor=1.0)
+    assert propose_next(SPACE, trials, seed=0, floor=1.0, sampler=removed) == propose_next(
+        SPACE, trials, seed=0, floor=1.0
+    )
     assert [current_name(name) for name in (AUTO, *SAMPLERS)] == [AUTO, *SAMPLERS]
 
 
@@ -98,7 +100,7 @@ def test_every_allowed_variant_once_and_no_other(sampler):
     allowed = [key_of(a) for a in space.assignments()]
     assert len(allowed) < space.size
     assert sorted(key_of(t.assignment) for t in found) == sorted(allowed)
-    assert propose(space, found, seed=0, floor=1.0, sampler=sampler) is None
+    assert propose_next(space, found, seed=0, floor=1.0, sampler=sampler) is None
 
 
 @every_sampler
@@ -117,25 +119,25 @@ def test_the_same_history_gives_the_same_proposal(sampler, objective):
     for count in (1, SINGLES, 23):
         cut = trial(trials[count].assignment, status="interrupted")
         torn = [cut, *itertools.chain.from_iterable((t, cut) for t in trials[:count])]
-        assert propose(SPACE, torn, seed=3, **how) == trials[count].assignment
+        assert propose_next(SPACE, torn, seed=3, **how) == trials[count].assignment
 
 
 @every_sampler
 def test_only_what_counts_is_not_tried_again(sampler):
     base, first = trial(SPACE.baseline()), tried(2, sampler=sampler)[1].assignment
     for status in ("done", "failed", "rejected", "running"):
-        assert propose(SPACE, [base, trial(first, status=status)], seed=0, floor=1.0, sampler=sampler) != first
+        assert propose_next(SPACE, [base, trial(first, status=status)], seed=0, floor=1.0, sampler=sampler) != first
     cut = trial(first, status="interrupted")
-    assert propose(SPACE, [base, cut], seed=0, floor=1.0, sampler=sampler) == first
+    assert propose_next(SPACE, [base, cut], seed=0, floor=1.0, sampler=sampler) == first
     failed = trial(SPACE.baseline(), status="failed")
-    assert propose(SPACE, [failed], seed=0, floor=1.0, sampler=sampler) == SPACE.baseline()
+    assert propose_next(SPACE, [failed], seed=0, floor=1.0, sampler=sampler) == SPACE.baseline()
 
 
 @every_sampler
 @pytest.mark.parametrize("status", ["failed", "rejected"])
 def test_it_goes_on_where_nothing_can_be_predicted(sampler, status):
     trials = [trial(SPACE.baseline()), *(trial(a, status=status) for a in SPACE.single_swaps())]
-    assert propose(SPACE, trials, seed=0, floor=1.0, sampler=sampler) in combinations()
+    assert propose_next(SPACE, trials, seed=0, floor=1.0, sampler=sampler) in combinations()
 
 
 @every_sampler
@@ -157,7 +159,7 @@ def test_a_large_space_is_gone_through_without_a_repeat(sampler):
 def test_the_seed_decides_what_is_drawn(sampler):
     space = load_space("seeds")
     trials = tried(1 + len(space.single_swaps()) + 2, space, sampler=sampler)
-    drawn = {key_of(propose(space, trials, seed=seed, floor=1.0, sampler=sampler)) for seed in range(4)}
+    drawn = {key_of(propose_next(space, trials, seed=seed, floor=1.0, sampler=sampler)) for seed in range(4)}
     assert (len(drawn) > 1) == (sampler not in ("brute", "gp"))  # these draw nothing, or only what to look at
 
 

@@ -13,7 +13,7 @@ from nas.bank.jobs import Bank, DistilJob, Distilled
 from nas.errors import ProxyFailure
 from nas.model.cost import Cost
 from nas.model.render import render
-from nas.search.loop import plan, search
+from nas.search.loop import plan, run_search
 from nas.search.runner import Runner
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import read_space
@@ -32,7 +32,7 @@ slots:
 
 
 class FakeTrainer:
-    """Answers with a score that depends on the variant alone; fails or stops where told."""
+    """Answers with a score that depends on the variant alone; fails or stops where configured."""
 
     def __init__(
         self, fails: dict[str, str] | None = None, stop_at: int | None = None, diverge: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ def run():
         observer, trainer = WeightsObserver(), trainer or FakeTrainer()
         with study.locked():
             plan(study, trials)
-            result = search(study, [Runner(study, Path("data.yaml"), trainer, observer)])
+            result = run_search(study, [Runner(study, Path("data.yaml"), trainer, observer)])
         return result, observer, trainer
 
     return search_in

@@ -9,7 +9,7 @@ import pytest
 
 from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.ranking.rank import ranking_of
-from nas.ranking.replicates import pool_seeds
+from nas.ranking.replicates import pool_replicates
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.search.loop import is_finished, plan, train_baseline
 from nas.search.runner import Runner
@@ -44,7 +44,7 @@ def confirmed(make_study):
 
     def make(top: int = 3, seeds: int = 3, screened: int = 1, name: str = "s", **recipe) -> Study:
         study = make_study(name=name, changes={"floor": 0.5}, **recipe)
-        study.ask_for_seeds(screened, Confirm(top, seeds))
+        study.set_seeds(screened, Confirm(top, seeds))
         return study
 
     return make
@@ -98,7 +98,7 @@ def test_seeds_of_the_screening(run, confirmed, noisy):
     assert study.target == 4
     assert "4/4" in "".join(observer.said)
     more = Study.load(study.location)
-    more.ask_for_seeds(4, Confirm())
+    more.set_seeds(4, Confirm())
     trials, _, trainer = run(more, None, noisy())
     assert len(trainer.jobs) == 4 * 4 - 10
     assert len(keys(trials)) == len(set(keys(trials))) == 16
@@ -210,7 +210,7 @@ def test_more_seeds_of_the_baseline_are_its_seeds_everywhere(run, confirmed, noi
     assert trainer.distillations == []
     (base,) = [r for r in ranking_of(study) if r.trial.variant.is_baseline]
     assert base.seeds == 7
-    study.ask_for_seeds(None, Confirm(3, 5))
+    study.set_seeds(None, Confirm(3, 5))
     _, _, trainer = run(study, None, noisy())
     assert {j.seed for j in trainer.jobs} == {3, 4}
     assert all(j.swaps for j in trainer.jobs)
@@ -228,5 +228,5 @@ def test_a_study_that_was_asked_for_one_seed_each_stays_so(run, make_study, nois
     trials, _, _ = run(study, EVERY, noisy())
     assert len(keys(trials)) == EVERY
     assert is_finished(study, plan(study, None))
-    assert [t.pooled for t in pool_seeds(trials)] == [None] * EVERY
+    assert [t.pooled for t in pool_replicates(trials)] == [None] * EVERY
     assert any("--confirm 3:3` gives the first of it further seeds" in line for line in ranking_notes(study))

@@ -10,11 +10,11 @@ import pytest
 
 from nas.emit.selection import chosen_trials
 from nas.errors import ProxyError, ProxyFailure, StudyError
-from nas.ranking.rank import rank, ranking_of
+from nas.ranking.rank import rank_trials, ranking_of
 from nas.report.console import make_console
 from nas.report.progress import Progress
 from nas.report.ranking_notes import conclusion, ranking_notes
-from nas.search.loop import is_finished, plan, search
+from nas.search.loop import is_finished, plan, run_search
 from nas.search.runner import Runner
 from nas.study.budget import Confirm, Rung
 from nas.study.settings import Settings
@@ -74,7 +74,7 @@ def run(tmp_path):
         with study.locked():
             todo = plan(study, trials)
             runner = Runner(study, Path("data.yaml"), trainer, observer, shares=shares(tmp_path))
-            return todo, search(study, [runner])
+            return todo, run_search(study, [runner])
 
     return search_in
 
@@ -106,7 +106,7 @@ def test_the_best_of_each_rung_and_the_baseline_go_on(run, halved, graded):
     low, middle, top = on_rungs(trials).values()
     assert [len(rung) for rung in (low, middle, top)] == [9, 1 + 3, 1 + 1]
     for below, above in itertools.pairwise((low, middle, top)):
-        first = [r.trial.variant for r in rank(below, 0.5) if not r.trial.variant.is_baseline]
+        first = [r.trial.variant for r in rank_trials(below, 0.5) if not r.trial.variant.is_baseline]
         got = {t.variant for t in above if not t.variant.is_baseline}
         assert got == set(first[: len(above) - 1])
         assert sum(t.variant.is_baseline for t in above) == 1
@@ -165,7 +165,7 @@ def test_only_the_studys_own_recipe_is_ranked_and_a_lower_rung_where_it_is_asked
 
 
 def test_a_study_without_rungs_says_so(make_study):
-    with pytest.raises(StudyError, match="no lower rungs: it was made without --rungs"):
+    with pytest.raises(StudyError, match="no lower rungs: it was created without --rungs"):
         make_study().fidelity_of(2)
     assert make_study(name="t").fidelity_of(1) == make_study(name="u").fidelity_of(None) == ""
 
@@ -206,7 +206,7 @@ def test_further_variants_climb_as_the_others_did(run, halved, graded):
     assert (todo.spent, todo.target) == (5, 9)
     low, middle, _top = on_rungs(trials).values()
     assert len(low) == 9
-    first = [r.trial.variant for r in rank(low, 0.5) if not r.trial.variant.is_baseline][:3]
+    first = [r.trial.variant for r in rank_trials(low, 0.5) if not r.trial.variant.is_baseline][:3]
     assert {t.variant for t in middle} >= set(first)
     assert len({t.key for t in trials}) == len(trials)
 
@@ -246,7 +246,7 @@ def test_a_baseline_that_fails_on_a_rung_ends_the_search(run, halved, graded):
 
 def test_every_rung_gets_the_seeds_that_were_asked_for_and_the_top_one_is_confirmed(run, halved, graded):
     study = halved()
-    study.ask_for_seeds(2, Confirm(1, 4))
+    study.set_seeds(2, Confirm(1, 4))
     _, trials = run(study, EVERY, graded(), WeightsObserver())
     low, middle, top = on_rungs(trials).values()
     assert [len(rung) for rung in (low, middle)] == [18, 8]
@@ -280,9 +280,7 @@ def test_settings_keep_their_rungs_and_take_no_others(halved):
     again = Study.load(study.location)
     assert (again.settings, again.settings.fidelities) == (study.settings, (LOW.fidelity, MIDDLE.fidelity, ""))
     other = replace(study.settings, eta=4)
-    assert study.settings.differences(other) == [
-        "rungs: 1@96/0.5, 2@160/1, one of 3 going on, not 1@96/0.5, 2@160/1, one of 4 going on"
-    ]
+    assert study.settings.differences(other) == ["rungs: 1@96/0.5, 2@160/1, keep 1/3, not 1@96/0.5, 2@160/1, keep 1/4"]
     none = replace(study.settings, rungs=(), eta=4)
     assert none.differences(study.settings)[0].startswith("rungs: none, not 1@96/0.5")
     assert none.differences(replace(none, eta=3)) == []  # it means nothing without rungs

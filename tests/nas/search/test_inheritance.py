@@ -28,7 +28,7 @@ WAIT_S = 60
 def study(make_study):
     """Return a study with a bank, whose first two are confirmed under two further seeds, each with its baseline."""
     made = make_study(init="bank", base_epochs=3, changes={"baselines": PER_SEED})
-    made.ask_for_seeds(1, Confirm(2, 3))
+    made.set_seeds(1, Confirm(2, 3))
     return made
 
 
@@ -56,7 +56,7 @@ def fails_under(fake_trainer):
 @pytest.mark.parametrize("init", ["bank", "baseline"])
 def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, init):
     study = make_study(init=init, base_epochs=3, changes={"baselines": PER_SEED})
-    study.ask_for_seeds(1, Confirm(2, 3))
+    study.set_seeds(1, Confirm(2, 3))
     trials, _, trainer = run(study, 4)
     trained = {job.seed: job.save for job in trainer.jobs if job.save}
     assert set(trained) == {t.seed for t in trials} == {0, 1, 2}
@@ -73,7 +73,7 @@ def test_every_seed_of_a_study_may_have_a_baseline_of_its_own(run, make_study, i
 def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, make_study, fails_under, init, kind):
     """It says nothing of any variant; the next seed takes its place, and so it stays."""
     study = make_study(init=init, base_epochs=3, changes={"baselines": PER_SEED})
-    study.ask_for_seeds(1, Confirm(2, 3))
+    study.set_seeds(1, Confirm(2, 3))
     trials, observer, trainer = run(study, 4, fails_under(1, kind=kind))
     assert list(study.excluded_seeds) == [1]
     assert {t.seed for t in trials if t.status == "done"} == {0, 2, 3}
@@ -90,7 +90,7 @@ def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, make_stud
 
 
 def test_a_screening_with_several_seeds_goes_on_without_one(run, study, fails_under):
-    study.ask_for_seeds(3, Confirm())
+    study.set_seeds(3, Confirm())
     trials, _, _ = run(study, 4, fails_under(2))
     seeds = [{t.seed for t in trials if t.variant == v and t.status == "done"} for v in {t.variant for t in trials}]
     assert seeds == [{0, 1, 3}] * 4
@@ -107,11 +107,11 @@ def test_seeds_of_the_baseline_go_on_without_one(run, study, fails_under):
 def test_baselines_that_keep_failing_are_no_bad_luck(run, study, fails_under):
     for _ in range(2):
         with pytest.raises(
-            ArtifactError, match=r"of 3 seeds could not be used.* of seed 3: .*\n.*one-baseline would do; here"
+            ArtifactError, match=r"of 3 seeds could not be used.* of seed 3: .*\n.*one-baseline; this one can"
         ):
             run(study, 4, fails_under(1, 2, 3, 4))
         assert sorted(study.excluded_seeds) == [1, 2, 3]
-    study.ask_for_seeds(1, Confirm())
+    study.set_seeds(1, Confirm())
     trials, _, _ = run(study, None)
     assert sum(t.status == "done" for t in trials) == 4
 
@@ -119,8 +119,8 @@ def test_baselines_that_keep_failing_are_no_bad_luck(run, study, fails_under):
 def test_seeds_whose_baselines_are_there_are_used_whatever_others_did(run, study):
     run(study, 4)
     for seed in (7, 8, 9):
-        study.leave_out(seed, "it diverged")
-    study.ask_for_seeds(None, Confirm(3, 3))
+        study.exclude_seed(seed, "it diverged")
+    study.set_seeds(None, Confirm(3, 3))
     trials, _, _ = run(study, None)
     assert {t.seed for t in trials if t.status == "done"} == {0, 1, 2}
     assert {t.status for t in trials} == {"done"}
@@ -151,16 +151,16 @@ def test_the_first_seed_is_not_left_out(run, study, fails_under):
 
 
 def test_what_may_be_the_machine_s_leaves_no_seed_out(run, study, fails_under):
-    with pytest.raises(ArtifactError, match=r"the baseline of seed 1: .* a number\n.*`--seeds 1 --confirm 0` asks"):
+    with pytest.raises(ArtifactError, match=r"the baseline of seed 1: .* a number\n.*`--seeds 1 --confirm 0` needs"):
         run(study, 4, fails_under(1, kind="died"))
     assert study.excluded_seeds == {}
-    study.ask_for_seeds(1, Confirm())
+    study.set_seeds(1, Confirm())
     trials, _, _ = run(study, None)
     assert sum(t.status == "done" for t in trials) == 4
 
 
 def test_a_seed_that_works_elsewhere_is_not_left_out(run, study, fails_under):
-    study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.4, 1.0)),), 1)
+    study.store_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.4, 1.0)),), 1)
     with pytest.raises(ArtifactError, match="the baseline of seed 1 was made elsewhere, and cannot be made here: "):
         run(study, 4, fails_under(1))
     assert study.excluded_seeds == {}
@@ -169,18 +169,16 @@ def test_a_seed_that_works_elsewhere_is_not_left_out(run, study, fails_under):
 def test_a_seed_s_baseline_is_the_same_for_all_who_work_on_a_study(run, make_study):
     """On a machine that shares no weights it comes out otherwise, and what inherits from it cannot be compared."""
     study = make_study(init="baseline", base_epochs=3, changes={"baselines": PER_SEED})
-    study.keep_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.123, 1.0)),), 1)
-    study.ask_for_seeds(2, Confirm())
-    with pytest.raises(
-        ArtifactError, match=r"is not the one that the study 's' was begun with \(mAP50-95 .*, not 0.1230"
-    ):
+    study.store_baseline_training((EpochScore(1, 2.0, 0.1, Validation(0.5, 0.123, 1.0)),), 1)
+    study.set_seeds(2, Confirm())
+    with pytest.raises(ArtifactError, match=r"is not that of the study 's' \(mAP50-95 .*, not 0.1230"):
         run(study, 2)
     assert {t.status for t in study.trials()} == {"done", "interrupted"}
 
 
 @pytest.fixture
 def of_two(study, fake_trainer):
-    """Return two workers' heritage in one study, their trainers, and what lets the first one's baselines end."""
+    """Return the second worker's inheritance and trainer, and an event that lets the first worker's baseline end."""
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(fake_trainer):
@@ -252,7 +250,7 @@ def test_a_baseline_that_is_made_while_waiting_may_fail_until_its_turn_comes(stu
 def test_who_waited_for_a_baseline_hears_that_its_seed_is_left_out(study, of_two, monkeypatch):
     second, trainer, go_on = of_two
     monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
-    study.leave_out(1, "it diverged")
+    study.exclude_seed(1, "it diverged")
     go_on.set()
     with pytest.raises(SeedExcluded, match="it diverged"):
         second.bank_of(Job({}, 1), study.settings.space.variant({}))
@@ -268,7 +266,7 @@ def test_who_waits_for_a_baseline_can_be_stopped(study, of_two):
 
 def test_what_is_written_while_a_server_goes_away_is_written_again(study, run, fails_under, monkeypatch):
     """Both that a baseline is the study's, and that a seed is left out."""
-    alone, lost = study.leases.alone, []
+    alone, lost = study.leases.claim_lock, []
 
     @contextlib.contextmanager
     def goes_away():

@@ -18,7 +18,7 @@ from instant_worker import work
 from nas.ranking.race import rules_of
 from nas.ranking.rank import ranking_of
 from nas.search.next_step import is_complete
-from nas.study.budget import Rung, survivors
+from nas.study.budget import Rung, survivor_count
 from nas.study.study import Study
 from nas.study.trial import DIED, DIED_OFTEN, variants_spent
 
@@ -62,7 +62,7 @@ def test_workers_that_are_killed_at_random(storage_url, make_shared, capsys):
     assert is_complete(every, left.settings, rules_of(left))
     below = len(ranking_of(left, left.fidelity_of(1))) - 1
     died = sum(t.status == "failed" and not t.fidelity for t in every)
-    assert variants_spent(left.trials()) == 1 + survivors(below, left.settings.eta)
+    assert variants_spent(left.trials()) == 1 + survivor_count(below, left.settings.eta)
     assert len(ranking_of(left)) == variants_spent(left.trials()) - died
     assert {t.failure for t in every if t.status in ("failed", "interrupted")} <= {DIED, DIED_OFTEN}
     assert [t.number for t in every] == list(range(len(left._inner.trials)))

@@ -228,7 +228,7 @@ def test_what_cannot_be_built_does_not_hide_what_is_within_the_limits(run, make_
 def test_limits_are_not_looked_at_again_once_something_has_come_of_a_study(run, make_study, space, monkeypatch):
     study = make_study(space.with_limits(max_gflops=8.5))
     run(study, 1)
-    monkeypatch.setattr(nas.search.runner, "check_reach", lambda *_: pytest.fail("looked at"))
+    monkeypatch.setattr(nas.search.runner, "check_limits", lambda *_: pytest.fail("looked at"))
     trials, _, _ = run(study, 1)
     assert trials[0].status == "done"
 
@@ -248,9 +248,7 @@ def test_limits_that_nothing_satisfies_end_the_search(run, make_study, space, mo
     limited = space.with_limits(max_gflops=8.5, max_params=None)
     trials, observer, trainer = run(make_study(limited), 5)
     assert len(trainer.jobs) == 1
-    assert (
-        observer.said[-1] == "the variants that are left seem to be over the limits of the space: the search ends here"
-    )
+    assert observer.said[-1] == "the remaining variants seem to be over the limits of the space: the search ends here"
     assert len(trials) == 4
 
 
@@ -320,7 +318,7 @@ def test_variants_that_fail_for_certain_do_not_block_a_study(run, make_study, fa
     assert (whole.recipe.epochs, short.recipe.epochs) == (2, 1)
     assert (short.checkpoint, short.save) == (None, None)
     (note,) = (
-        said for said in observer.said if "a short one of the baseline shows whether this machine is why" in said
+        said for said in observer.said if "a short one of the baseline checks whether this machine is the cause" in said
     )
     assert note.startswith("3 trainings have failed in a row (error: RuntimeError: view size is not compatible);")
 
@@ -342,7 +340,7 @@ def test_a_machine_that_fails_again_and_again_condemns_nothing(run, make_study, 
     assert sum(t.status == "done" for t in trials) == 9
 
 
-def test_a_storage_that_fails_while_doubts_are_settled_says_so(run, make_study, fake_trainer, monkeypatch):
+def test_a_storage_that_fails_while_suspects_are_settled_says_so(run, make_study, fake_trainer, monkeypatch):
     study = make_study()
 
     class Raises(fake_trainer):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.model.latency import Latency
-from nas.ranking.rank import rank
-from nas.search.loop import plan, search
+from nas.ranking.rank import rank_trials
+from nas.search.loop import plan, run_search
 from nas.search.runner import Runner
 
 
@@ -26,7 +26,7 @@ def run(study, trials, trainer, observer):
     with study.locked():
         runner = Runner(study, Path("data.yaml"), trainer, observer, meter=meter)
         plan(study, trials)
-        found = search(study, [runner])
+        found = run_search(study, [runner])
     return found, meter
 
 
@@ -40,7 +40,7 @@ def test_a_search_for_latency(make_study, fake_trainer):
     trials, meter = run(study, 9, fake_trainer(), Silent())
     assert len(meter.measured) == len(trials) == 9
     assert all(t.latency_ms for t in study.trials())
-    rows = rank(trials, 1.0, study.settings.goal)
+    rows = rank_trials(trials, 1.0, study.settings.goal)
     assert rows[0].trial.latency_ms == min(t.latency_ms for t in trials)
     assert rows[0].on_front
 

@@ -61,7 +61,7 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
     def proposes(space, trials, **how):
         heard.append(how)
 
-    monkeypatch.setattr(nas.search.next_step, "propose", proposes)
+    monkeypatch.setattr(nas.search.next_step, "propose_next", proposes)
     for name, calibration in (("a", ""), ("b", '{"error": 0.004}')):
         run(make_study(name=name, changes={"calibration": calibration, "seed": 7}), 2)
     assert [(how["seed"], how["floor"], how["error"]) for how in heard] == [(7, 0.02, None), (7, 0.02, 0.004)]
@@ -69,12 +69,12 @@ def test_the_error_that_a_calibration_says_reaches_the_proposals(run, make_study
 
 def test_the_sampler_and_the_goal_of_a_study_reach_the_proposals(run, make_study, monkeypatch):
     heard = []
-    monkeypatch.setattr(nas.search.next_step, "propose", lambda space, trials, **how: heard.append(how))
+    monkeypatch.setattr(nas.search.next_step, "propose_next", lambda space, trials, **how: heard.append(how))
     study = make_study(changes={"sampler": "tpe", "objective": "map"})
     run(study, 2)
     assert [(how["sampler"], how["goal"]) for how in heard] == [("tpe", Goal("map"))]
     study.settings = replace(study.settings, sampler="random")
-    study.keep_settings()
+    study.store_settings()
     assert Study.load(study.location).settings == study.settings
     assert study.settings.sampler == "random"
 
@@ -272,7 +272,7 @@ def test_a_study_goes_on_with_its_own_baseline_only(run, make_study, fake_traine
 
     file.unlink()
     with pytest.raises(
-        ArtifactError, match=r"is not the one that the study 's' was begun .* copy .*weights from where"
+        ArtifactError, match=r"is not that of the study 's' .* copy .*weights from where the study was created"
     ):
         run(study, 1, Other())
 
@@ -288,8 +288,8 @@ def test_a_candidate_that_raised_alone_is_in_doubt(run, make_study, fake_trainer
             return replace(made, candidates=tuple(changed))
 
     study = make_study(init="bank", base_epochs=3)
-    study.ask_for_seeds(1, Confirm(1, 2))
+    study.set_seeds(1, Confirm(1, 2))
     trials, observer, _ = run(study, 4, Raises())
     failed = [t for t in trials if t.status == "failed"]
     assert [(t.seed, t.failure.startswith("error: bank of seed 1: ")) for t in failed] == [(1, True)]
-    assert any("shows whether this machine is why" in said for said in observer.said)
+    assert any("checks whether this machine is the cause" in said for said in observer.said)

@@ -10,7 +10,7 @@ import pytest
 from instant_worker import InstantTrainer, Quiet
 
 from nas.errors import STOPPED, ProxyError, ProxyFailure
-from nas.search.loop import search
+from nas.search.loop import run_search
 from nas.search.runner import Runner
 from nas.study.study import Study
 
@@ -27,9 +27,9 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(shared_stud
             assert wait.wait(WAIT_S)
             return super().run(job, on_epoch)
 
-    shared_study.ask_for(3, 3)
+    shared_study.set_target(3, 3)
     search_one = Runner(shared_study, Path("d"), Fine(), Quiet())
-    first = threading.Thread(target=lambda: search(shared_study, [search_one]))
+    first = threading.Thread(target=lambda: run_search(shared_study, [search_one]))
     first.start()
     while not shared_study.trials():
         time.sleep(0.01)
@@ -40,7 +40,7 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(shared_stud
 
     other = Study.load(shared_study.location)
     with pytest.raises(ProxyError, match=r"2 trainings have failed in a row here, .*baseline \(error: CUDA error\)"):
-        search(other, [Runner(other, Path("d"), Broken(), Quiet())])
+        run_search(other, [Runner(other, Path("d"), Broken(), Quiet())])
     wait.set()
     first.join(WAIT_S)
     status = [t.status for t in Study.load(shared_study.location).trials()]
@@ -63,7 +63,7 @@ def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make
                 assert failed.wait(WAIT_S)
             return super().run(job, on_epoch)
 
-    trials = search(study, [Runner(study, Path("d"), Some(), Quiet()) for _ in range(4)])
+    trials = run_search(study, [Runner(study, Path("d"), Some(), Quiet()) for _ in range(4)])
     assert not any(t.status in ("running", "interrupted") for t in trials)
     assert all("CARAFE" in str(t.variant.swaps) for t in trials if t.status == "failed")
     assert any(t.status == "failed" for t in trials)
@@ -72,8 +72,8 @@ def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make
 def test_a_device_that_fails_beside_one_that_works_holds_nothing_against_variants(make_shared, tmp_path):
     """And what the other one has in doubt while that stops the search has not failed either, nor is it left open."""
     study = make_shared(f"sqlite:///{tmp_path / 'b.db'}", trials=1)
-    search(study, [Runner(study, Path("d"), InstantTrainer(), Quiet())])
-    study.ask_for(9, 8)
+    run_search(study, [Runner(study, Path("d"), InstantTrainer(), Quiet())])
+    study.set_target(9, 8)
     in_doubt, stopped = threading.Event(), threading.Event()
 
     class Works(InstantTrainer):
@@ -97,7 +97,7 @@ def test_a_device_that_fails_beside_one_that_works_holds_nothing_against_variant
             raise ProxyFailure("error", "CUDA error")
 
     with pytest.raises(ProxyError, match=r"so does the baseline \(error: CUDA error\)"):
-        search(study, [Runner(study, Path("d"), trainer(), Quiet()) for trainer in (Works, Broken)])
+        run_search(study, [Runner(study, Path("d"), trainer(), Quiet()) for trainer in (Works, Broken)])
     ended = [(t.status, t.failure) for t in study.runs()[1:]]
     assert sorted(ended) == [
         *[("interrupted", "error: CUDA error")] * 3,

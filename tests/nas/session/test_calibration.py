@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.calibration.result import RESULT_FILE, SCHEMA, load_result
+from nas.calibration.result import RESULT_FILE, RESULT_SCHEMA, load_result
 from nas.errors import CalibrationError, OptionError, StudyError
 from nas.session.search import Session
 from nas.study.budget import Confirm
@@ -32,7 +32,7 @@ def calibration(**changes) -> dict:
         "spread": 0.006, "spearman": 0.8, "spearman_interval": [0.5, 0.9], "variants": 9, "seeds": 3,
     }  # fmt: skip
     made = {"space": {"name": "seeds", "base": "yolov8", "scale": "n"}, "data": "/a.yaml", "fingerprint": "f" * 16}
-    return {"schema": SCHEMA, "chosen": {**chosen, **changes}, "calibration": made}
+    return {"schema": RESULT_SCHEMA, "chosen": {**chosen, **changes}, "calibration": made}
 
 
 def write(body: object, folder: Path = Path("studies/good.calibration")) -> Path:
@@ -104,7 +104,7 @@ def test_a_calibration_that_is_not_there(begin, tmp_path):
     with pytest.raises(CalibrationError, match=r"no calibration 'blood': neither .*blood\.calibration.* exists"):
         begin(proxy="blood")
     (tmp_path / "studies" / "blood.calibration").mkdir(parents=True)
-    with pytest.raises(CalibrationError, match="'blood' is not finished: start `nas calibrate` again"):
+    with pytest.raises(CalibrationError, match="'blood' is not finished: resume it with `nas calibrate`"):
         begin(proxy="blood")
     assert not list(tmp_path.rglob("*.db"))
 
@@ -118,14 +118,14 @@ def without(key: str, part: str = "chosen") -> dict:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("{", "is no calibration: it is not JSON"),
-        ("[]", "is no calibration: "),
-        ("{}", "is no calibration: 'schema'"),
-        ({**calibration(), "schema": SCHEMA + 1}, "another version of the tool: calibrate again"),
-        (without("score"), "is no calibration: 'score'"),
-        (without("fingerprint", "calibration"), "is no calibration: 'fingerprint'"),
+        ("{", "is not a calibration: it is not JSON"),
+        ("[]", "is not a calibration: "),
+        ("{}", "is not a calibration: 'schema'"),
+        ({**calibration(), "schema": RESULT_SCHEMA + 1}, "another version of the tool: calibrate again"),
+        (without("score"), "is not a calibration: 'score'"),
+        (without("fingerprint", "calibration"), "is not a calibration: 'fingerprint'"),
         (calibration(recipe={"epochz": 3}), "epochz"),
-        (calibration(recipe=None), "is no calibration: "),
+        (calibration(recipe=None), "is not a calibration: "),
     ],
 )
 def test_a_calibration_that_is_none(begin, tmp_path, body, words):

@@ -13,7 +13,7 @@ from nas.cli import cli
 from nas.errors import OutputError, ProxyFailure, StudyError, TableError
 from nas.samplers import SAMPLERS
 from nas.samplers.history import History
-from nas.search.table import Replay, Table, export, read_table, write_table
+from nas.search.table import Replay, Table, export_table, read_table, write_table
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.location import locate
@@ -61,7 +61,7 @@ def finished(folder: Path, space: SearchSpace = SPACE, latency: bool = True) -> 
 @pytest.fixture
 def table(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_table(export(finished(tmp_path)), tmp_path / "t.json")
+    write_table(export_table(finished(tmp_path)), tmp_path / "t.json")
     return tmp_path / "t.json"
 
 
@@ -133,7 +133,7 @@ def test_a_replay_of_a_removed_sampler_resumes_with_the_default_one(table):
     assert nas("search", "--replay", str(table), "--trials", "3").exit_code == 0
     study = Study.load(locate("t-replay", None))
     study.settings = replace(study.settings, sampler="evolution")
-    study.keep_settings()
+    study.store_settings()
     assert nas("rank", "t-replay").exit_code == 0
     run = nas("search", "--replay", str(table), "--trials", "2")
     assert run.exit_code == 0, run.output
@@ -167,7 +167,7 @@ def test_other_settings_are_refused(table):
 
 def test_latency_has_to_be_in_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_table(export(finished(tmp_path, latency=False)), Path("t.json"))
+    write_table(export_table(finished(tmp_path, latency=False)), Path("t.json"))
     for options in (("--objective", "map,latency"), ("--max-latency", "3")):
         run = nas("search", "--replay", "t.json", *options)
         assert (run.exit_code, "has no latencies" in run.stderr) == (1, True)
@@ -188,18 +188,18 @@ def test_a_study_without_a_finished_trial_has_no_table(tmp_path):
     study = finished(tmp_path)
     empty = Study.create(locate("empty", f"sqlite:///{tmp_path / 'empty.db'}"), study.settings, 3)
     with pytest.raises(StudyError, match="'empty' has no finished trial"):
-        export(empty)
+        export_table(empty)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda body: body.update(schema=99), "schema 99, this version reads 1"),
-        (lambda body: body.pop("space"), "no table that"),
+        (lambda body: body.pop("space"), "it is not a table of"),
         (lambda body: body["rows"][0]["slots"].update({"neck.up_*": "Nope"}), "does not fit the slots"),
         (lambda body: body["rows"][0]["slots"].pop("neck.up_*"), "does not fit the slots"),
-        (lambda body: body["rows"][0].update(gflops=0), "no numbers above 0"),
-        (lambda body: body["rows"][0].update(map=float("nan")), "no numbers above 0"),
+        (lambda body: body["rows"][0].update(gflops=0), "GFLOPs that are not above 0"),
+        (lambda body: body["rows"][0].update(map=float("nan")), "scores that are not finite"),
     ],
 )
 def test_a_table_that_is_none_is_refused(table, change, words):

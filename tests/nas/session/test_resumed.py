@@ -25,7 +25,7 @@ def recipe_of(session: Session) -> Recipe:
         ({"bank_epochs": 9}, "recipe: bank_epochs: 8, not 9"),
         ({"base_epochs": 9}, "recipe: base_epochs: 40, not 9"),
         ({"weights": "w.pt"}, "recipe: weights: ''"),
-        ({"rungs": "2"}, "rungs: none, not 2@160/1, one of 3 going on"),
+        ({"rungs": "2"}, "rungs: none, not 2@160/1, keep 1/3"),
         ({"seed": 3}, "seed: 0, not 3"),
     ],
 )
@@ -39,7 +39,7 @@ def test_a_study_takes_no_other_settings(begin, tmp_path, options, words, finish
 
 
 def test_a_study_without_results_is_begun_anew(begin):
-    begin(study="a").study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    begin(study="a").study.store_baseline_training((EpochScore(1, 2.0, 0.1),))
     assert recipe_of(begin(study="a", epochs=9)).epochs == 9
 
 
@@ -47,7 +47,7 @@ def test_a_space_of_a_file_that_is_gone_is_begun_anew_as_the_study_has_it(begin,
     file = tmp_path / "own.yaml"
     file.write_text("base: yolov8\nscale: n\nslots:\n  backbone.down_p4: [SPConv]\n", encoding="utf-8")
     study = begin(space=str(file), study="a").study
-    study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    study.store_baseline_training((EpochScore(1, 2.0, 0.1),))
     file.unlink()
     session = begin(space=None, study="a", epochs=9)
     assert recipe_of(session).epochs == 9
@@ -116,7 +116,7 @@ def test_precision_stays_the_studys(begin, finish_a_trial):
 
 def barren(study) -> None:
     """Let a study have begun, and come to nothing."""
-    study.keep_baseline_training((EpochScore(1, 2.0, 0.1),))
+    study.store_baseline_training((EpochScore(1, 2.0, 0.1),))
 
 
 def test_what_is_begun_anew_stays_as_it_was_but_for_what_is_given(begin, tiny_data):

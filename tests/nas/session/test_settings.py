@@ -130,7 +130,7 @@ def test_another_sampler_may_go_on_and_is_said(begin, finish_a_trial, run_what_i
 def test_a_study_of_a_removed_sampler_resumes_with_the_default_one(begin, finish_a_trial, run_what_is_left):
     made = begin(study="a", trials=1, confirm=Confirm()).study
     made.settings = replace(made.settings, sampler="nsga2")
-    made.keep_settings()
+    made.store_settings()
     finish_a_trial(made)
     stored = Study.load(made.location)
     assert stored.settings.sampler == "nsga2"

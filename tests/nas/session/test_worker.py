@@ -32,7 +32,7 @@ def asked(tiny_data, nas_cli, tmp_path, monkeypatch):
 
     def made(url: str | None = None) -> Study:
         with monkeypatch.context() as patch:
-            patch.setattr("nas.session.search.Session.run", lambda self, *_: self.study.ask_for(3, 3))
+            patch.setattr("nas.session.search.Session.run", lambda self, *_: self.study.set_target(3, 3))
             storage = ["--storage", url] if url else []
             done = nas_cli("search", "quick", "--data", tiny_data, "--study", "t", "--trials", "3", *TINY, *storage)
             assert done.exit_code == 0, done.output

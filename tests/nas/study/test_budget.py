@@ -11,7 +11,7 @@ import yaml
 from nas.data.dataset import load, train_share, write_resolved
 from nas.data.demo import demo_dataset
 from nas.errors import OptionError
-from nas.study.budget import Rung, read_rungs, trainings
+from nas.study.budget import Rung, read_rungs, variants_per_rung
 from nas.training.recipe import Recipe
 
 OWN = Recipe(epochs=8, imgsz=160, init="bank")
@@ -56,7 +56,7 @@ def test_an_image_side_that_the_study_has_is_not_held_against_a_rung():
         ("2@0", "bank", "multiple of 32"),
         ("2/0", "bank", "above 0, and at most 1"),
         ("2/1.5", "bank", "above 0, and at most 1"),
-        ("0,2", "scratch", "'0' validates what is inherited; with --init scratch there is nothing"),
+        ("0,2", "scratch", "'0' only validates inherited weights; with --init scratch there are none"),
         ("4,2", "bank", "4@160/1 trains as much as the next, 2@160/1, or more"),
         ("2,2", "bank", "as much as the next"),
         ("2,8", "bank", "8@160/1 trains as much as the study's own recipe, 8@160/1, or more"),
@@ -71,10 +71,10 @@ def test_what_cannot_be_used_is_refused(text, init, said):
 
 def test_how_many_each_rung_gets():
     rungs = read_rungs("1,2", OWN)
-    assert trainings(27, rungs, 3) == [27, 9, 3]
-    assert trainings(10, rungs, 3) == [10, 4, 2]
-    assert trainings(1, rungs, 4) == [1, 1, 1]
-    assert trainings(0, rungs, 3) == [0, 0, 0]
+    assert variants_per_rung(27, rungs, 3) == [27, 9, 3]
+    assert variants_per_rung(10, rungs, 3) == [10, 4, 2]
+    assert variants_per_rung(1, rungs, 4) == [1, 1, 1]
+    assert variants_per_rung(0, rungs, 3) == [0, 0, 0]
 
 
 def test_a_share_is_a_part_of_a_larger_one_and_does_not_depend_on_where_or_in_which_order_files_are():

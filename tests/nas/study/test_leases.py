@@ -13,8 +13,8 @@ import pytest
 import nas.study.leases
 from nas.errors import LockError
 from nas.ranking.race import rules_of
-from nas.search.next_step import decide
-from nas.study.leases import LeaseLost, ServerLeases, alone_at
+from nas.search.next_step import choose_step
+from nas.study.leases import LeaseLost, ServerLeases, claim_lock
 from nas.study.location import locate
 from nas.study.running_trial import TAKEN_OVER
 from nas.study.study import Study
@@ -38,8 +38,8 @@ def gone(study: Study) -> None:
 def test_only_one_has_its_turn(storage_url, make_shared):
     study = make_shared(storage_url)
     code = (
-        "import sys; from nas.study.leases import alone_at; from nas.study.location import locate\n"
-        "with alone_at(locate('k', sys.argv[1])): print('in', flush=True); sys.stdin.readline()\n"
+        "import sys; from nas.study.leases import claim_lock; from nas.study.location import locate\n"
+        "with claim_lock(locate('k', sys.argv[1])): print('in', flush=True); sys.stdin.readline()\n"
         "print('out', flush=True)"
     )
     with subprocess.Popen(
@@ -50,18 +50,18 @@ def test_only_one_has_its_turn(storage_url, make_shared):
             patch.setattr(nas.study.leases, "_LOCK_WAIT_S", 1.0)
             with (
                 pytest.raises(LockError, match=r"held .* for 1 s|lock timeout|does not|canceling"),
-                alone_at(study.location),
+                claim_lock(study.location),
             ):
                 pass
         other.kill()  # its turn goes with it
         other.wait()
-        with alone_at(study.location):
+        with claim_lock(study.location):
             pass
 
 
 def test_a_turn_that_may_not_have_been_alone_is_lost(database, postgres, make_shared):
     study = make_shared(database)
-    with pytest.raises(LeaseLost, match="was lost"), study.leases.alone():
+    with pytest.raises(LeaseLost, match="was lost"), study.leases.claim_lock():
         postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 
 
@@ -80,7 +80,7 @@ def test_what_a_dead_worker_had_is_tried_again_and_no_more_than_twice(tmp_path, 
         expected = ("interrupted", DIED) if again < 2 else ("failed", DIED_OFTEN)
         assert (other.trials()[-1].status, other.trials()[-1].failure) == expected
         if again < 2:
-            turn = decide(other.trials(), other.settings.space, other.settings, rules_of(other), 1)
+            turn = choose_step(other.trials(), other.settings.space, other.settings, rules_of(other), 1)
             assert turn.job.assignment == other.trials()[-1].assignment
         gone(other)
 
@@ -152,7 +152,7 @@ def test_a_count_that_stands_still_is_watched_by_the_onlookers_own_clock(databas
 
     def is_gone_after(seconds: float, beat: int) -> bool:
         clock[0] += seconds
-        return leases.is_gone(7, "other", beat)
+        return leases.is_stale(7, "other", beat)
 
     assert not is_gone_after(0, 0)
     assert not any(is_gone_after(15, 0) for _ in range(7))  # 105 s
@@ -165,7 +165,7 @@ def test_a_count_that_stands_still_is_watched_by_the_onlookers_own_clock(databas
 
 
 def test_a_worker_counts_beside_its_trial_and_looks_at_others(database, make_shared, monkeypatch):
-    monkeypatch.setattr(nas.study.leases, "BEAT_S", 0.05)
+    monkeypatch.setattr(nas.study.leases, "HEARTBEAT_S", 0.05)
     study = make_shared(database)
     handle = begin(study)
 
@@ -183,10 +183,10 @@ def test_a_worker_counts_beside_its_trial_and_looks_at_others(database, make_sha
 
 def test_an_older_trial_without_an_owner_is_nobodys(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
-    assert study.leases.is_gone(1, "", 0)
-    assert study.leases.is_gone(1, "host-1-abc", 0)
+    assert study.leases.is_stale(1, "", 0)
+    assert study.leases.is_stale(1, "host-1-abc", 0)
     other = Study.load(study.location)
-    assert not study.leases.is_gone(1, other.leases.owner, 0)
+    assert not study.leases.is_stale(1, other.leases.owner, 0)
 
 
 def test_a_trial_of_ones_own_that_nobody_handles_is_nobodys(storage_url, make_shared):
@@ -219,11 +219,11 @@ def test_a_study_is_not_begun_anew_under_a_worker(tmp_path, make_shared):
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     worker = Study.load(study.location)
     assert worker.leases.owner
-    with pytest.raises(LockError, match="a worker is at work on the study 'k', which cannot be begun anew"):
-        study.replaced(study.settings, 5)
+    with pytest.raises(LockError, match="a worker runs trials of the study 'k', which cannot be created again"):
+        study.recreate(study.settings, 5)
     assert Study.load(study.location).target != 5
     gone(worker)
-    assert study.replaced(study.settings, 5).target == 5
+    assert study.recreate(study.settings, 5).target == 5
 
 
 def test_a_study_that_was_cut_short_before_its_settings_is_none(storage_url, instant_settings, monkeypatch):
@@ -240,6 +240,6 @@ def test_a_study_that_was_cut_short_before_its_settings_is_none(storage_url, ins
         with pytest.raises(Killed):
             Study.create(locate("k", storage_url), instant_settings, 3)
     assert not Study.exists(locate("k", storage_url))
-    assert not Study.is_made(locate("k", storage_url))
+    assert not Study.is_created(locate("k", storage_url))
     assert Study.create(locate("k", storage_url), instant_settings, 7).target == 7
-    assert Study.is_made(locate("k", storage_url))
+    assert Study.is_created(locate("k", storage_url))

@@ -123,7 +123,7 @@ def test_what_a_server_refuses(database, postgres, make_shared):
 def test_a_database_of_something_else(database, postgres, make_shared):
     name = database.rsplit("/", 1)[1]
     postgres.sql("CREATE TABLE customers (name TEXT)", name)
-    with pytest.raises(StorageError, match=r"is a database of something else \(tables: customers\); .*createdb"):
+    with pytest.raises(StorageError, match=r"is a database of another application \(tables: customers\); .*createdb"):
         make_shared(database)
 
 
@@ -181,11 +181,11 @@ def test_two_studies_made_at_once_are_one(storage_url, instant_settings, tmp_pat
     found, barrier = [], threading.Barrier(4)
 
     def begin() -> None:
-        from nas.study.leases import alone_at
+        from nas.study.leases import claim_lock
 
         where = locate("k", storage_url)
         barrier.wait()
-        with alone_at(where):
+        with claim_lock(where):
             found.append(None if Study.exists(where) else Study.create(where, replace(instant_settings), 4))
 
     threads = [threading.Thread(target=begin) for _ in range(4)]
@@ -229,4 +229,4 @@ def test_a_file_is_no_server(tmp_path):
         db.execute("CREATE TABLE customers (name TEXT)")
     found, problems = list_studies(f"sqlite:///{tmp_path / 'a.db'}")
     assert not found
-    assert "an SQLite database of something else" in problems[0]
+    assert "an SQLite database of another application" in problems[0]

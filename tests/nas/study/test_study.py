@@ -135,18 +135,18 @@ def test_what_was_finished_is_not_replaced(tmp_path):
     curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.3, 1.0)),)
     handle = study.start(Trial(-1, variant, study.settings.space.baseline(), "running"))
     handle.end(status="done", gflops=8.0, curve=curve)
-    with pytest.raises(StudyError, match="holds what was finished"):
-        study.replaced(study.settings, 5)
+    with pytest.raises(StudyError, match="has finished trials"):
+        study.recreate(study.settings, 5)
 
 
 def test_a_trained_baseline_lies_beside_the_studies(tmp_path):
     """So a study that has nothing else loses nothing with its name."""
     study = Study.create(locate("a", f"sqlite:///{tmp_path / 'a.db'}"), settings(), 3)
     curve = (EpochScore(1, 0.5, 1.0), EpochScore(2, 0.5, 1.0, Validation(0.5, 0.3, 1.0)))
-    study.keep_baseline_training(curve)
+    study.store_baseline_training(curve)
     assert Study.load(study.location).baseline_training == curve
     assert study.has_no_results
-    again = study.replaced(study.settings, 5, options={"trials": 5})
+    again = study.recreate(study.settings, 5, options={"trials": 5})
     assert (again.baseline_training, again.target, again.options) == ((), 5, {"trials": 5})
     assert study.location.weights == tmp_path / "weights"
     assert locate("b", f"sqlite:///{tmp_path / 'b.db'}").weights == tmp_path / "weights"
@@ -159,7 +159,7 @@ def test_what_a_bank_says_is_kept(tmp_path):
     made = Distilled(Candidate("neck.up_p4", "CARAFE"), "a.pt", 1.0, 0.25)
     broken = Distilled(Candidate("neck.up_p3", "CARAFE"), "", 1.0, float("nan"), "it diverged")
     candidates = {(d.candidate.slot, d.candidate.label): d for d in (made, broken)}
-    study.keep_bank(SwapBank(tmp_path / "bank-1", 0.4, {"neck.up_p4": 0.2}, candidates, 5.0))
+    study.store_bank(SwapBank(tmp_path / "bank-1", 0.4, {"neck.up_p4": 0.2}, candidates, 5.0))
     assert Study.load(study.location).bank == {
         "folder": str(tmp_path / "bank-1"),
         "teacher_map": 0.4,
@@ -216,7 +216,7 @@ def test_no_sqlite_file(tmp_path):
     (tmp_path / "a.db").write_text("this is a text, and no database at all\n" * 50)
     where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
     for attempt in (Study.exists, Study.load):
-        with pytest.raises(StorageError, match="is no SQLite file"):
+        with pytest.raises(StorageError, match="is not an SQLite file"):
             attempt(where)
     assert (tmp_path / "a.db").read_text().startswith("this is a text")
 
@@ -225,7 +225,7 @@ def test_foreign_schema_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "a.db") as db:
         db.execute("CREATE TABLE customers (name TEXT)")
     where = locate("a", f"sqlite:///{tmp_path / 'a.db'}")
-    with pytest.raises(StorageError, match=r"database of something else \(tables: customers\)"):
+    with pytest.raises(StorageError, match=r"database of another application \(tables: customers\)"):
         Study.create(where, settings(), 3)
     with sqlite3.connect(tmp_path / "a.db") as db:
         assert [n for (n,) in db.execute("SELECT name FROM sqlite_master")] == ["customers"]
@@ -234,7 +234,7 @@ def test_foreign_schema_is_left_alone(tmp_path):
 def test_a_study_of_another_tool(tmp_path):
     url = f"sqlite:///{tmp_path / 'a.db'}"
     optuna.create_study(study_name="a", storage=url)
-    with pytest.raises(StudyError, match="no study of this tool"):
+    with pytest.raises(StudyError, match="not a study of this tool"):
         Study.load(locate("a", url))
 
 
@@ -310,7 +310,7 @@ def test_list_of_the_current_directory(tmp_path, monkeypatch):
     (tmp_path / "studies" / "odd.db").write_text("no database " * 100)
     found, problems = list_studies()
     assert [s.location.name for s in found] == ["mine"]
-    assert problems == [f"{Path('studies') / 'odd.db'} is no SQLite file"]
+    assert problems == [f"{Path('studies') / 'odd.db'} is not an SQLite file"]
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
@@ -350,7 +350,7 @@ def test_a_study_of_one_seed_each_is_read_as_it_is_and_renewed_when_it_goes_on(t
     assert study.settings == settings()
     assert study.trials() == [ended]
     assert (study.seeds, study.confirm) == (1, Confirm())
-    study.ask_for_seeds(2, Confirm(3, 3))
+    study.set_seeds(2, Confirm(3, 3))
     study = Study.load(where)
     assert (study.seeds, study.confirm) == (2, Confirm(3, 3))
     kept = optuna.load_study(study_name="a", storage=where.url).user_attrs["nas_settings"]

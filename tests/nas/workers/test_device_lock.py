@@ -1,4 +1,4 @@
-"""Devices that several trainings share: dealt out, and alone where memory is short."""
+"""Devices that several trainings share: assign_devices out, and alone where memory is short."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from instant_worker import InstantTrainer, Quiet, RecordingObserver
 
 from nas.errors import OutOfMemory, ProxyFailure
-from nas.search.loop import search
+from nas.search.loop import run_search
 from nas.search.runner import Runner
-from nas.search.runners import dealt
+from nas.search.runners import assign_devices
 from nas.workers.parallel import DeviceLock
 
 WAIT_S = 60
@@ -41,12 +41,12 @@ def test_what_does_not_fit_beside_another_is_trained_alone(shared_study):
                 with lock:
                     inside.remove(self)
 
-    trials = search(
+    trials = run_search(
         shared_study, [Runner(shared_study, Path("d"), Small(), recorder, device_lock=device_lock) for _ in range(3)]
     )
     assert max(most) > 1
     assert {t.status for t in trials} == {"done"}
-    assert any("out of memory beside other trainings; it is trained again alone" in note for note in recorder.notes)
+    assert any("out of memory in parallel with other trainings; it is" in note for note in recorder.notes)
 
 
 def test_what_does_not_fit_alone_fails(shared_study):
@@ -56,7 +56,7 @@ def test_what_does_not_fit_alone_fails(shared_study):
                 raise ProxyFailure("memory", "out of memory")
             return super().run(job, on_epoch)
 
-    trials = search(shared_study, [Runner(shared_study, Path("d"), Small(), Quiet())])
+    trials = run_search(shared_study, [Runner(shared_study, Path("d"), Small(), Quiet())])
     failed = [t for t in trials if t.status == "failed"]
     assert failed
     assert all(t.failure == "memory: out of memory" for t in failed)
@@ -81,7 +81,7 @@ def test_room_lets_nobody_in_beside_who_is_alone():
 
 
 def _alone(device_lock, order):
-    with device_lock.alone():
+    with device_lock.exclusive():
         order.append("alone")
 
 
@@ -108,7 +108,7 @@ def until_waiting(device_lock):
 )
 def test_gpus_are_dealt_out(device, workers, gpus, expected, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    assert dealt(device, workers) == expected
+    assert assign_devices(device, workers) == expected
 
 
 def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(shared_study):
@@ -119,7 +119,7 @@ def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(shared_study):
             jobs.append(job)
             return super().run(job, on_epoch)
 
-    search(shared_study, [Runner(shared_study, Path("d"), Looks(), Quiet(), device="5")])
+    run_search(shared_study, [Runner(shared_study, Path("d"), Looks(), Quiet(), device="5")])
     assert {job.recipe.device for job in jobs} == {"5"}
     assert shared_study.settings.recipe.device != "5"
 
@@ -145,11 +145,11 @@ def test_what_the_system_kills_beside_others_is_trained_alone(shared_study):
                 with lock:
                     inside.remove(self)
 
-    trials = search(
+    trials = run_search(
         shared_study, [Runner(shared_study, Path("d"), Large(), recorder, device_lock=device_lock) for _ in range(3)]
     )
     assert {t.status for t in trials} == {"done"}
-    assert any("beside other trainings; it is trained again alone" in note for note in recorder.notes)
+    assert any("in parallel with other trainings; it is trained again alone" in note for note in recorder.notes)
 
 
 def test_a_bank_that_does_not_fit_beside_others_is_distilled_alone(shared_study):

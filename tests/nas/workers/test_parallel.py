@@ -17,7 +17,7 @@ import nas.study.storage
 from nas.errors import STOPPED, LockError, OptionError, ProxyFailure
 from nas.locks import held
 from nas.ranking.race import rules_of
-from nas.search.loop import plan, search
+from nas.search.loop import plan, run_search
 from nas.search.next_step import is_complete
 from nas.search.runner import Runner
 from nas.search.runners import runners_of
@@ -48,7 +48,7 @@ class Meets(InstantTrainer):
 
 def test_two_share_a_search(shared_study):
     trainers = [Meets(), Meets()]
-    trials = search(shared_study, [Runner(shared_study, Path("d"), trainer, Quiet()) for trainer in trainers])
+    trials = run_search(shared_study, [Runner(shared_study, Path("d"), trainer, Quiet()) for trainer in trainers])
     done = [t for t in trials if t.status == "done"]
     assert len({t.key for t in done}) == len(done) == len(trials)
     assert len({t.variant.id for t in done}) == 12
@@ -71,7 +71,7 @@ def test_costs_are_counted_one_at_a_time(shared_study, monkeypatch):
             counting.release()
 
     monkeypatch.setattr(nas.search.runner, "costed", alone)
-    trials = search(shared_study, [Runner(shared_study, Path("d"), InstantTrainer(), Quiet()) for _ in range(3)])
+    trials = run_search(shared_study, [Runner(shared_study, Path("d"), InstantTrainer(), Quiet()) for _ in range(3)])
     assert {t.status for t in trials} == {"done"}
 
 
@@ -96,7 +96,9 @@ def test_the_first_failure_stops_all(shared_study):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search(shared_study, [Runner(shared_study, Path("d"), trainer, Quiet()) for trainer in (Fails(), Endless())])
+        run_search(
+            shared_study, [Runner(shared_study, Path("d"), trainer, Quiet()) for trainer in (Fails(), Endless())]
+        )
     trials = Study.load(shared_study.location).trials()
     assert [(t.status, t.failure) for t in trials] == [("interrupted", STOPPED)] * 2
 
@@ -141,7 +143,7 @@ def test_the_rungs_of_a_study_are_shared_out_and_told_once(make_shared, tmp_path
         make_shared(f"sqlite:///{tmp_path / 'a.db'}", trials=12, rungs=(Rung(1, 64),)),
         RecordingObserver(),
     )
-    runs = search(study, [Runner(study, Path("d"), InstantTrainer(), recorder) for _ in range(4)])
+    runs = run_search(study, [Runner(study, Path("d"), InstantTrainer(), recorder) for _ in range(4)])
     assert max(Counter(t.key for t in runs).values()) == 1
     assert (study.spent, len({t.variant for t in study.trials()})) == (12, 1 + 4)
     assert is_complete(runs, study.settings, rules_of(study))
@@ -156,12 +158,12 @@ def test_who_is_stopped_waits_for_no_server(shared_study, error, hurries):
             raise error
 
     with pytest.raises(type(error)):
-        search(shared_study, [Runner(shared_study, Path("d"), Stopped(), Quiet())])
+        run_search(shared_study, [Runner(shared_study, Path("d"), Stopped(), Quiet())])
     assert nas.study.storage._SHORTENED.is_set() == hurries
 
 
 def test_another_search_does_not_lower_what_is_asked_for(shared_study):
-    shared_study.ask_for(10, 10)
+    shared_study.set_target(10, 10)
     space = shared_study.settings.space
     handle = shared_study.start(Trial(-1, space.variant({}), space.baseline(), "running"))
     assert plan(Study.load(shared_study.location), 5).target == shared_study.target == 15
