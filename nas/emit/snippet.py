@@ -25,7 +25,7 @@ _HEADS = ((8, 3, 0), (8, 3, 16))
 
 @dataclass(frozen=True)
 class Places:
-    """Where the lines of a snippet go in a tree's ``tasks.py``; lines count from 1.
+    """The places of a snippet's lines in a tree's ``tasks.py``; lines count from 1.
 
     Attributes:
         dispatch: How its parse_model lists modules.
@@ -114,7 +114,7 @@ def release_snippet(tree: Tree, variant: Variant, files: ModelFiles) -> Snippet:
     where = places(tree)
     line = f"from ultralytics.nn.modules.{MODULES.stem} import {', '.join(variant.added)}"
     branch = render_branch(variant.added, where.dispatch)
-    copy = module_file(variant.added, "a snippet tells where this file goes.")
+    copy = module_file(variant.added, "the snippet says where this file goes.")
     text = (
         environment()
         .get_template("snippet_release.txt.j2")
