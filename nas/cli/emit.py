@@ -228,10 +228,10 @@ def _pretrained(
     """Return the initial weights of a variant if they are requested, and append what they hold to `notes`."""
     if path is None:
         return None
-    from nas.emit.pretrained import pretrained, read_weights
+    from nas.emit.pretrained import pretrained_checkpoint, read_weights
     from nas.space.variant import Variant
 
-    made = pretrained(variant, files, read_weights(path, Variant(variant.base, variant.scale).graph()))
+    made = pretrained_checkpoint(variant, files, read_weights(path, Variant(variant.base, variant.scale).graph()))
     notes.append({k: v for k, v in vars(made).items() if k != "content"} | {"from": str(path)})
     return made
 

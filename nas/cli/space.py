@@ -106,10 +106,10 @@ def import_model(
     prepare()
     from nas.emit.output import write_files
     from nas.emit.starter_space import space_of
-    from nas.space.import_yaml import import_model as read
+    from nas.space.import_yaml import variant_of_yaml
     from nas.space.model_yaml import read_model_yaml
 
-    found = read(read_model_yaml(model), scale, base)
+    found = variant_of_yaml(read_model_yaml(model), scale, base)
     variant = found.variant
     complete = partial or not found.left_out
     if output and complete and not variant.is_baseline:

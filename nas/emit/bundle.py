@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas.emit.forms import Emission, Texts
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.errors import OutputError
 from nas.model.render import ANCHOR, ModelFiles, count_swaps, environment, render_branch
 from nas.space.graph import with_letter
@@ -66,7 +66,7 @@ def bundle_files(variant: Variant, files: ModelFiles, weights: str | None = None
         "weights_option": f" --weights {weights}" if weights else "",
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(len(variant.swaps)),
-        "source": standalone(modules).rstrip(),
+        "source": standalone_source(modules).rstrip(),
         "branch": render_branch(modules),
         "anchor": ANCHOR.rstrip("\n"),
     }

@@ -44,7 +44,7 @@ def write_files(
 
 
 def _inside(path: Path) -> bool:
-    """Whether a path names a file below the folder that it is joined to, on any system."""
+    """Return whether a path stays below the folder that it is joined to, on any system."""
     return (
         bool(path.name)
         and not path.is_absolute()

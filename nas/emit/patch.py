@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nas.emit.forms import Emission, Texts
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.emit.tree import MODULES, TASKS, Tree, nearest_release, read_tree, verify_edit, write_tree
 from nas.errors import HostError, OutputError
 from nas.model.render import ANCHOR, ModelFiles, render_branch
@@ -77,7 +77,7 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
     """Return the new texts of the files that change, by path below the tree's root; empty if none does.
 
     Raises:
-        HostError: The tree is half patched, or a place for the edits is not there exactly once.
+        HostError: The tree is half patched, or an anchor does not occur exactly once.
         ValueError: A module is not registered.
     """
     original, present = _split(tree)
@@ -118,12 +118,12 @@ def module_file(modules: Iterable[str], note: str) -> str:
     return (
         "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
         f'"""Modules of SwapNAS {__version__}; {note}"""\n\n'
-        f"from __future__ import annotations\n\n{standalone(modules)}"
+        f"from __future__ import annotations\n\n{standalone_source(modules)}"
     )
 
 
 def reverted(tree: Tree) -> dict[Path, str | None]:
-    """Return what takes the edits back: the old text of ``tasks.py``, and None for the module file, which goes.
+    """Return the changes that undo the edits: the old text of ``tasks.py``, and None for the module file (deleted).
 
     Raises:
         HostError: The tree is half patched.
@@ -151,10 +151,10 @@ def diff(tree: Tree, new: dict[Path, str]) -> str:
 
 
 def _split(tree: Tree) -> tuple[str, Sequence[str]]:
-    """Return ``tasks.py`` without our edits, with plain line ends, and the modules that these named.
+    """Return ``tasks.py`` without our edits, with plain line ends, and the modules of the edits.
 
     Raises:
-        HostError: Only a part of the edits is there.
+        HostError: Only a part of the edits is present.
     """
     text = tree.tasks.replace("\r\n", "\n")
     blocks = list(_BLOCK.finditer(text))

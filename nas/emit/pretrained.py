@@ -1,8 +1,8 @@
-"""A variant's checkpoint from the stock model's: tensors go by layer name, so that an inserted row moves none.
+"""A variant's initial weights from a checkpoint of the stock model, by layer name: inserted rows shift none.
 
-Ultralytics matches tensors by row number: one row inserted at 5 leaves 84 of YOLOv8's 355 tensors with a partner. Here
-every layer that is the base's own inherits all of its tensors, a swapped one begins near what it replaces
-(`nas.model.transfer.warm_start_layer`), and what nothing inherits is listed.
+Ultralytics matches tensors by row number: with one row inserted at 5, only 84 of YOLOv8's 355 tensors match. Here
+every layer of the base inherits all of its tensors, a swapped one starts close to the layer that it replaces
+(`nas.model.transfer.warm_start_layer`), and tensors that no layer inherits are listed.
 
 The file is an Ultralytics checkpoint that pickles no class of ours: in place of a model it holds a call of
 Ultralytics' own ``DetectionModel`` with the model YAML's content, and a call that loads the tensors. So it loads
@@ -31,19 +31,19 @@ from nas.space.variant import Variant
 
 _NUMBERED = re.compile(r"model\.\d+\..+")
 _SEED = 0
-"""Of what begins afresh: the same variant and weights give the same tensors."""
+"""Seed of randomly initialised layers: the same variant and weights give the same tensors."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """A file of weights, read.
+    """The content of a weights file.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         tensors: Tensors by layer name, as `nas.model.transfer.named_state` names them; float32.
-        nc: How many classes its head tells apart.
-        names: Their names; empty if it does not say.
-        origin: What it says of itself, for messages; empty if nothing.
+        nc: Number of classes of its head.
+        names: Their names; empty if the file has none.
+        origin: Name and scale of its model, for messages; empty if the file has none.
     """
 
     path: Path
@@ -55,19 +55,19 @@ class Given:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint of a variant, and what it is made of.
+    """A checkpoint of a variant, and where its tensors are from.
 
     Attributes:
-        name: Of the file.
+        name: File name.
         content: Its bytes.
         nc: Classes of its head: those of the given weights.
-        other_nc: Whether the model YAML says another number.
-        kept: How many of the given tensors are in it, in the layer of the same name and with the same values.
-        given: How many there were.
-        begun: Swapped layers that begin near what they replace.
-        shared: Other swapped layers that have at least some of their tensors from what they replace.
-        fresh: Swapped and inserted layers that have none.
-        unmatched: The given tensors that are not in it as they were, by layer name.
+        other_nc: Whether the model YAML has another number.
+        kept: Number of the given tensors that it has unchanged, in the layer of the same name.
+        given: Number of the given tensors.
+        begun: Swapped layers that start close to the layer that they replace.
+        shared: Other swapped layers with at least one tensor of the layer that they replace.
+        fresh: Swapped and inserted layers without any: randomly initialised.
+        unmatched: The given tensors that it lacks or has changed, by layer name.
     """
 
     name: str
@@ -85,23 +85,23 @@ class Pretrained:
 def read_weights(path: Path, graph: LayerGraph) -> Given:
     """Read weights of a base's stock model: an Ultralytics checkpoint, or tensors alone. Nothing is ever downloaded.
 
-    As with any Ultralytics checkpoint, reading one runs what it holds: take files from those you trust.
+    Reading an Ultralytics checkpoint unpickles it, which can run code: use files from sources that you trust.
 
     Args:
         path: The file.
         graph: The base's layers, without swaps.
 
     Raises:
-        WeightsError: It is not there, no checkpoint, or of a model with other layers.
+        WeightsError: It is missing, no checkpoint, or of a model with other layers.
     """
     if not path.is_file():
-        raise WeightsError(f"{path} is no file; weights are never downloaded: give the path of a .pt that is there")
+        raise WeightsError(f"{path} is no file; weights are never downloaded: give the path of an existing .pt")
     register()
     names: dict[int, str] = {}
     origin, layers = "", 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a checkpoint with classes in it, or none at all; the host tells
+    except Exception:  # a checkpoint with classes in it, or no checkpoint: Ultralytics decides
         model = _host_model(path)
         state, layers = model.float().state_dict(), len(model.model)
         names = dict(getattr(model, "names", None) or {})
@@ -123,10 +123,10 @@ def read_weights(path: Path, graph: LayerGraph) -> Given:
     return Given(path, tensors, tensors[last[-1]].numel(), names, origin)
 
 
-def pretrained(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
+def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
     """Return the checkpoint of a variant that starts from the stock model's weights.
 
-    Its head has the classes of the given weights; a training sets its own, and keeps the rest.
+    Its head has the classes of the given weights; a training replaces them by its own, and keeps the rest.
 
     Raises:
         WeightsError: The weights are of another model or scale.
@@ -167,7 +167,7 @@ def pretrained(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
 
 
 class _Call:
-    """Pickles as a call: function, arguments and, if any, what the result's ``__setstate__`` gets."""
+    """Pickles as a call: the function, its arguments and, optionally, the argument of the result's ``__setstate__``."""
 
     def __init__(self, *parts: Any) -> None:
         self.parts = parts
@@ -182,7 +182,7 @@ def _checkpoint(files: ModelFiles, scale: str, given: Given, state: Mapping[str,
     config = yaml.safe_load(files.yaml) | {"scale": scale, "nc": given.nc, "yaml_file": f"{files.name}.yaml"}
     names = dict(given.names) or {i: str(i) for i in range(given.nc)}
     model = _Call(tasks.DetectionModel, (config, 3, None, False), {"names": names})
-    # The model comes first, and both mean one object: the second call fills it.
+    # Pickle stores the model once, and the second entry refers to it: the call there fills it.
     content = {
         "epoch": -1,
         "model": model,
@@ -197,11 +197,11 @@ def _checkpoint(files: ModelFiles, scale: str, given: Given, state: Mapping[str,
 
 
 def _check(given: Given, own: Mapping[str, torch.Tensor], variant: Variant, head: str) -> None:
-    """Refuse weights that differ from the stock model's before its head; releases differ in the head."""
+    """Raise WeightsError if tensors before the head differ from the stock model's; releases differ in the head."""
     body = {k: v.shape for k, v in own.items() if not k.startswith(f"{head}:")}
     fits = sum(k in given.tensors and given.tensors[k].shape == shape for k, shape in body.items())
     if fits < len(body):
-        said = f" (it says: {given.origin})" if given.origin else ""
+        said = f" (according to the file: {given.origin})" if given.origin else ""
         raise WeightsError(
             f"{given.path} is of another model or scale than {variant.base}{variant.scale}{said}: {fits} of the "
             f"{len(body)} tensors before the head fit; give weights of the stock {variant.base}{variant.scale}"
@@ -213,12 +213,12 @@ def _host_model(path: Path) -> Any:
     tasks = importlib.import_module("ultralytics.nn.tasks")
     try:
         return tasks.load_checkpoint(str(path))[0]
-    except Exception as error:  # whatever unpickling a stranger's file raises
+    except Exception as error:  # unpickling an unknown file can raise anything
         raise WeightsError(f"{path} is no checkpoint that can be read: {one_line(error)}") from None
 
 
 def _tensors(state: Any) -> dict[str, torch.Tensor]:
-    """Return a mapping's tensors by name; empty if it is something else."""
+    """Return the tensors of a mapping by name; empty if it is no mapping."""
     if not isinstance(state, Mapping):
         return {}
     return {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}

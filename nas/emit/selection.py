@@ -20,11 +20,11 @@ Which: TypeAlias = Literal["best", "front", "all"]
 """Which part of a ranking to take."""
 
 _ENUMERATED = 20_000
-"""Spaces of up to so many variants are listed whole, so that the last one is found, too."""
+"""Spaces of at most this size are enumerated, so that even the last variant is found."""
 _MISSES = 10_000
-"""Of larger ones, drawing ends after so many draws in a row that are forbidden or known."""
+"""In larger spaces, drawing ends after this many forbidden or known draws in a row."""
 _OVER = 100
-"""Drawing ends after so many variants in a row that are over a limit: each has to be built to be known for it."""
+"""Drawing ends after this many variants in a row over a limit: each has to be built, which takes time."""
 
 
 def chosen_trials(study: Study, *, number: int | None = None, which: Which = "best") -> list[Trial]:
@@ -64,7 +64,7 @@ def files_of_trial(trial: Trial) -> ModelFiles:
 
 
 def files_of_variant(variant: Variant) -> ModelFiles:
-    """Return the files of a variant that no study holds, after building and costing it.
+    """Return the files of a variant that is in no study, after building and costing it.
 
     Raises:
         BuildError: It cannot be built.
@@ -76,10 +76,10 @@ def files_at_scales(found: Trial | Variant, scales: Sequence[str] = ()) -> list[
     """Return the files of the same swaps at several scales, after building and costing each.
 
     A trial's own model YAML is always the one that it was built from, byte for byte. Every other one states the costs
-    of all given scales.
+    at all given scales.
 
     Args:
-        found: A trial of a study, or a variant that no study holds.
+        found: A trial of a study, or a variant that is in no study.
         scales: Scale letters; none for its own.
 
     Raises:

@@ -20,16 +20,16 @@ _LOOKS: dict[Dispatch, str] = {
     "frozenset": "lists modules in the frozensets `base_modules` and `repeat_modules` above its loop",
 }
 _HEADS = ((8, 3, 0), (8, 3, 16))
-"""Releases that build the head of a YOLOv8 YAML with YOLO11's branch for classes."""
+"""First and last release that build the head of a YOLOv8 YAML with YOLO11's class branch."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the lines of a snippet go in a tree's ``tasks.py``; lines count from 1.
+    """The places of a snippet's lines in a tree's ``tasks.py``; lines count from 1.
 
     Attributes:
         dispatch: How its parse_model lists modules.
-        imports: Where the last import at the top ends, and its first line; the new import goes behind it.
+        imports: Last line of the last import at the top, and the text of its first line; the new import goes after it.
         anchor: The line before which the branch goes.
     """
 
@@ -114,7 +114,7 @@ def release_snippet(tree: Tree, variant: Variant, files: ModelFiles) -> Snippet:
     where = places(tree)
     line = f"from ultralytics.nn.modules.{MODULES.stem} import {', '.join(variant.added)}"
     branch = render_branch(variant.added, where.dispatch)
-    copy = module_file(variant.added, "a snippet tells where this file goes.")
+    copy = module_file(variant.added, "the snippet says where this file goes.")
     text = (
         environment()
         .get_template("snippet_release.txt.j2")

@@ -1,4 +1,4 @@
-"""A source file as `nas.emit.standalone` takes it apart: statements, what each defines, what its imports mean."""
+"""A source file, parsed for `nas.emit.standalone`: its statements, the names they define, and its imports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.own.files import OWN, given
 PACKAGE = "nas.ops."
 _REGISTRY = "nas.ops.registry"
 _REGISTER = (_REGISTRY, "register")
-"""A decorator of no use outside of this package."""
+"""A decorator that is dropped: it is of no use outside of this package."""
 
 
 @dataclass
@@ -25,16 +25,16 @@ class SourceFile:
     """A source file of `nas.ops`, or one of the user's own modules.
 
     Attributes:
-        name: As it is imported.
-        title: What people call it.
+        name: Its import name.
+        title: Its name in comments and messages.
         lines: Its text.
         statements: Its top-level statements.
-        defined: Which statements define a name.
+        defined: Indices of the statements that define a name.
         ours: Names imported from this package: the file, and the name there (empty for the file itself).
-        whole: Names that stand for this package as a whole, as after ``import nas``; of own modules only.
-        imports: Statement texts by the name that outside imports bind.
-        always: Statements of an own file that are needed whatever is asked for: they define nothing, but do something.
-        used: Statements that are needed.
+        whole: Names bound to the package itself, as after ``import nas``; in files of own modules only.
+        imports: Statement texts by the name that imports from outside of this package bind.
+        always: Statements of an own file that are always needed: they define nothing, but have side effects.
+        used: Indices of the statements that are needed.
     """
 
     name: str
@@ -50,17 +50,17 @@ class SourceFile:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is of the user's own modules."""
+        """True for a file of the user's own modules."""
         return self.name.startswith(f"{OWN}.")
 
     def public(self, name: str) -> str:
-        """Return what a top-level name is called in the one file: private ones of ours get their file's name."""
+        """Return a top-level name in the assembled file: private ones of `nas.ops` get their file's name as prefix."""
         if self.is_own or not name.startswith("_"):
             return name
         return f"_{self.name.removeprefix(PACKAGE).replace('.', '_')}{name}"
 
     def meaning(self, node: ast.AST) -> tuple[str, str] | None:
-        """Return what of this package a name or an attribute stands for: the file, and the name there."""
+        """Return the name of this package that a name or an attribute refers to: its file, and the name there."""
         if isinstance(node, ast.Name):
             found = self.ours.get(node.id)
             return found if found and found[1] else None
@@ -73,10 +73,10 @@ class SourceFile:
         return None
 
     def published(self, name: str, line: int) -> tuple[str, str]:
-        """Return where a public name of ``nas`` is.
+        """Return the file of a public name of ``nas``, and the name there.
 
         Raises:
-            ModuleFileError: It is none that a file without this package can have.
+            ModuleFileError: A file without this package cannot have it.
         """
         found = nas.PUBLIC.get(name)
         if found is None or found[0] != _REGISTRY:
@@ -85,18 +85,18 @@ class SourceFile:
         return found
 
     def problem(self, line: int, why: str) -> ModuleFileError:
-        """Return the error that the file cannot be taken apart."""
+        """Return the error for a file that cannot be assembled with others."""
         return ModuleFileError(f"{self.title}:{line}: cannot be put into one file with other modules: {why}")
 
     def drops(self, decorator: ast.expr) -> bool:
-        """Whether a decorator, or a call, only registers."""
+        """Return whether a decorator, or a call, only registers a module."""
         if not isinstance(decorator, ast.Call):
             return False
         local = isinstance(decorator.func, ast.Name) and decorator.func.id == "register" and not self.is_own
         return local or self.meaning(decorator.func) == _REGISTER
 
     def kept_nodes(self, statement: ast.stmt) -> Iterator[ast.AST]:
-        """Yield all nodes of a statement but those of decorators that fall away."""
+        """Yield all nodes of a statement but those of decorators that are dropped."""
         left = [d for d in getattr(statement, "decorator_list", []) if self.drops(d)]
         gone = {id(node) for decorator in left for node in ast.walk(decorator)}
         yield from (node for node in ast.walk(statement) if id(node) not in gone)
@@ -106,7 +106,7 @@ def read_source(name: str) -> SourceFile:
     """Read a file by its import name.
 
     Raises:
-        ModuleFileError: It is an own one with what cannot be collected.
+        ModuleFileError: It is a file of own modules with a statement that cannot be collected.
     """
     mine = given(name)
     text = mine.text if mine else inspect.getsource(importlib.import_module(name))
@@ -115,7 +115,7 @@ def read_source(name: str) -> SourceFile:
     last = 0
     for place, statement in enumerate(file.statements):
         if file.is_own and statement.lineno == last:
-            raise file.problem(last, "two statements stand on one line")
+            raise file.problem(last, "two statements are on one line")
         last = int(statement.end_lineno or statement.lineno)
         if isinstance(statement, ast.Import | ast.ImportFrom):
             _read_import(file, statement)
@@ -148,7 +148,7 @@ def _read_import(file: SourceFile, statement: ast.Import | ast.ImportFrom) -> No
 
 
 def _acts(file: SourceFile, statement: ast.stmt) -> bool:
-    """Whether a statement of an own file does something, beside what it defines."""
+    """Return whether a statement of an own file has side effects, in addition to what it defines."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign):
         return False
     if isinstance(statement, ast.Expr):
@@ -160,7 +160,7 @@ def _acts(file: SourceFile, statement: ast.stmt) -> bool:
 
 @cache
 def is_module(name: str) -> bool:
-    """Whether a dotted name is a module, rather than something in one."""
+    """Return whether a dotted name is a module, rather than a name in one."""
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
@@ -185,7 +185,7 @@ def defines(statement: ast.stmt) -> Iterator[str]:
 
 
 def subject(statement: ast.stmt) -> str:
-    """Return which definition a statement completes, such as the operator that it gives a gradient; empty if none."""
+    """Return the definition that a statement completes, such as the operator of a gradient; empty if none."""
     call: ast.expr
     if isinstance(statement, ast.FunctionDef) and statement.name == "_" and statement.decorator_list:
         call = statement.decorator_list[0]
@@ -204,7 +204,7 @@ def subject(statement: ast.stmt) -> str:
 
 
 def is_text(statement: ast.stmt | None) -> bool:
-    """Whether a statement is nothing but a string."""
+    """Return whether a statement is nothing but a string."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

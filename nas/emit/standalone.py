@@ -1,12 +1,12 @@
-"""Modules as one Python file that needs this package no more.
+"""Assembles modules into one Python file that does not need this package, by tree shaking.
 
-The file is put together from the sources of `nas.ops`: the definitions that the asked modules use, directly or through
-others, with their comments, in an order in which each stands after what it needs at import. Imports of this package
-fall away; private names get their file's name before them, so that none hides another; CUDA sources become texts.
-Operators move to a namespace of their own, so that the file and this package can be imported together.
+The file has the definitions of `nas.ops` that the given modules use, directly or indirectly, with their comments, each
+after what it needs at import. Imports of this package are dropped; private names get their file's name as prefix, so
+that none shadows another; CUDA sources become strings. Operators get a separate namespace, so that the file and this
+package can be imported together.
 
-Files of own modules are taken apart in the same way, with what they do beside defining names; theirs keep their names,
-and one that means two things in the one file is an error.
+Files of own modules are treated in the same way, including statements with side effects. Their names are kept; one with
+two meanings in the assembled file is an error.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from nas.own.files import OWN
 
 _RUNTIME = "nas.ops.kernels.runtime"
 _RESERVED = {"DetectionTrainer", "Trainer", "counts_macs", "macs_rules", "register_modules", "_ANCHOR", "_BRANCH"}
-"""Names that a bundle's module file has beside the modules."""
+"""Names that a bundle's module file defines in addition to the modules."""
 
 _SOURCE = '''@functools.cache
 def source(name: str) -> str:
     """Return a CUDA source."""
     return _CUDA_SOURCES[name]'''
-"""Stands in for the function that reads the sources from files."""
+"""Replaces the function that reads the sources from files."""
 
 
 class _Assembly:
-    """Collects definitions from files. `meanings` has what each name stands for in the one file, and where."""
+    """Collects definitions from files. `meanings` has the meanings of each name of the assembled file."""
 
     def __init__(self) -> None:
         self.files: dict[str, SourceFile] = {}
@@ -56,7 +56,7 @@ class _Assembly:
         return file
 
     def need(self, file: SourceFile, name: str) -> None:
-        """Collect what `name` means in a file, and all that it uses."""
+        """Collect the definition of `name` in a file, and everything that it uses."""
         if name in file.defined:
             for place in file.defined[name]:
                 self._use(file, place)
@@ -82,7 +82,7 @@ class _Assembly:
                 self.need(file, node.id)
             elif meaning:
                 self.need(self.file(meaning[0]), meaning[1])
-        # What completes it: calls and registrations that name it first.
+        # Statements that complete it: calls and registrations whose first argument it is.
         names = set(defines(statement))
         for name in names:
             self.meanings.setdefault(file.public(name), {}).setdefault(file.name, file)
@@ -118,7 +118,7 @@ class _Assembly:
         return text + "\n"
 
 
-def standalone(modules: Iterable[str]) -> str:
+def standalone_source(modules: Iterable[str]) -> str:
     """Return Python source that defines registered modules, with their kernels and costs, and imports no ``nas``.
 
     Args:
@@ -126,7 +126,7 @@ def standalone(modules: Iterable[str]) -> str:
 
     Raises:
         ValueError: A module is not registered.
-        ModuleFileError: The file of an own one cannot be put into one with others; the message says why.
+        ModuleFileError: The file of an own one cannot be assembled with others; the message says why.
     """
     assembly = _Assembly()
     for name in sorted(set(modules)):
@@ -144,7 +144,7 @@ def standalone(modules: Iterable[str]) -> str:
     sources = "".join(f'    "{name}": r"""\n{runtime.source(name)}""",\n' for name in kernels)
     if kernels:
         sources = f"_CUDA_SOURCES = {{\n{sources}}}\n\n\n"
-    assembly.imports.discard("from importlib import resources")  # which the sources were read by
+    assembly.imports.discard("from importlib import resources")  # by which the sources were read
     digest = hashlib.sha256((assembly.text("") + sources).encode()).hexdigest()[:8]
     imports = "\n".join(sorted(assembly.imports, key=lambda line: (line.startswith("from"), line)))
     text = f"{imports}\n\n{sources}{assembly.text(f'swapnas_{digest}')}"
@@ -153,18 +153,18 @@ def standalone(modules: Iterable[str]) -> str:
 
 
 def _registers(file: SourceFile, statement: ast.stmt) -> bool:
-    """Whether a statement registers a class that stands before it: ``nas.module(...)(MyBlock)``."""
+    """Return whether a statement registers a class that is defined before it: ``nas.module(...)(MyBlock)``."""
     value = statement.value if isinstance(statement, ast.Expr) else None
     return isinstance(value, ast.Call) and file.drops(value.func)
 
 
 def _is_base(statement: ast.stmt, name: ast.Name) -> bool:
-    """Whether a name stands before a dot."""
+    """Return whether a name is followed by a dot."""
     return any(isinstance(node, ast.Attribute) and node.value is name for node in ast.walk(statement))
 
 
 def _rewritten(assembly: _Assembly, file: SourceFile, place: int) -> str:
-    """Return a statement's text with the names of the one file, and the documentation that follows a constant."""
+    """Return a statement's text with the names of the assembled file, and the string that documents a constant."""
     statement = file.statements[place]
     if file.name == _RUNTIME and list(defines(statement)) == ["source"]:
         return _SOURCE
@@ -201,7 +201,7 @@ def _rewritten(assembly: _Assembly, file: SourceFile, place: int) -> str:
 
 
 def _title(file: SourceFile) -> str:
-    """Return what a file says of itself, as a comment: papers, origin, deliberate differences."""
+    """Return a file's docstring as a comment: papers, origin, deliberate differences."""
     said = ast.get_docstring(ast.Module(file.statements, [])) or ""
     lines = [f"# ---- {file.title} ----", *(f"# {line}".rstrip() for line in said.splitlines())]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Space files to start from: everything that fits a base, or the swaps of an imported model."""
+"""Generates space files: everything that fits a base, or the swaps of an imported model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas.space.graph import IMAGE, Layer, LayerGraph, with_letter
 from nas.space.variant import Variant, check_scale
 
 _COSTLY = 2
-"""Level (binary logarithm of the stride) up to which a swap costs the most and is off until asked for."""
+"""Level (binary logarithm of the stride) up to which slots are off by default, for swaps there cost the most."""
 
 
 def starting_space(base: str, scale: str | None = None, modules: Iterable[str] = (), file: str = "my.yaml") -> str:
@@ -25,8 +25,8 @@ def starting_space(base: str, scale: str | None = None, modules: Iterable[str] =
     Args:
         base: Name of the base.
         scale: Scale letter; None for the base's first.
-        modules: What to choose from; every registered module if empty.
-        file: What the file will be called.
+        modules: The modules to choose from; every registered one if empty.
+        file: Name of the file, for its comments.
 
     Raises:
         SpaceError: Unknown base, scale or module, or nothing fits anywhere.
@@ -47,7 +47,7 @@ def starting_space(base: str, scale: str | None = None, modules: Iterable[str] =
 
 
 def space_of(variant: Variant, file: str = "my.yaml") -> str:
-    """Return the text of a space file that asks which of a variant's swaps are worth it: each may be kept out."""
+    """Return the text of a space file with the swaps of a variant, each of which can be left out."""
     slots = [_slot(slot, (label,), NONE if slot.startswith(AFTER) else KEEP) for slot, label in variant.swaps]
     return _text(variant.graph(), variant.scale, slots, "which of these swaps are worth it?", file)
 
@@ -64,13 +64,13 @@ def _insertable(graph: LayerGraph, layer: Layer, entries: Sequence[registry.Entr
 
 
 def _ends(graph: LayerGraph) -> list[str]:
-    """Return the layers behind which attention usually goes: the backbone's last, and what the head takes."""
+    """Return the layers after which attention is usually inserted: the last of the backbone, and the head's inputs."""
     last = [layer.name for layer in graph.layers if layer.section == "backbone"][-1:]
     return [*last, *graph.layers[-1].sources]
 
 
 def _slots(graph: LayerGraph, fitting: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
-    """Return a slot for each group of layers that a glob names and the same modules fit; else one for each layer."""
+    """Return one slot for each group of layers that match a glob and take the same modules; else one for each layer."""
     found: list[dict[str, Any]] = []
     done: set[str] = set()
     for name, labels in fitting.items():

@@ -15,7 +15,7 @@ import jinja2
 
 from nas.ops import registry
 from nas.own.files import files_of
-from nas.space.graph import LayerGraph, Row, RowArg, with_letter
+from nas.space.graph import LayerGraph, NumberedRow, RowArg, with_letter
 from nas.space.variant import Variant
 from nas.version import __version__
 
@@ -152,7 +152,7 @@ def _scale(letter: str, graph: LayerGraph, summary: str) -> dict[str, str]:
 
 def _parts(graph: LayerGraph) -> list[dict[str, object]]:
     """Return the rows in the two lists that model YAMLs have: ``backbone``, and ``head`` for all the rest."""
-    rows: dict[str, list[Row]] = {"backbone": [], "head": []}
+    rows: dict[str, list[NumberedRow]] = {"backbone": [], "head": []}
     for row in graph.rows():
         rows["backbone" if row.layer.section == "backbone" else "head"].append(row)
     return [
@@ -161,7 +161,7 @@ def _parts(graph: LayerGraph) -> list[dict[str, object]]:
     ]
 
 
-def _text(row: Row) -> str:
+def _text(row: NumberedRow) -> str:
     """Return a row as the host writes it: [from, repeats, module, args]."""
     source = row.source if isinstance(row.source, int) else f"[{', '.join(map(str, row.source))}]"
     args = ", ".join(_value(a) for a in row.layer.args)
@@ -181,7 +181,7 @@ def _value(value: RowArg) -> str:
     return repr(value)
 
 
-def _comment(row: Row) -> str:
+def _comment(row: NumberedRow) -> str:
     """Return a row's comment: number, name, and what it is or was."""
     notes = [row.layer.note] if row.layer.note else []
     if row.layer.swap:

@@ -40,35 +40,35 @@ def load_modules(*paths: str | Path) -> None:
     """Load Python files whose classes are decorated with ``@nas.module(...)``, and register these.
 
     Args:
-        paths: The files. Each is one file with all that its classes need, but for installed packages.
+        paths: The files. Each is self-contained, except for installed packages.
 
     Raises:
         ModuleFileError: A file cannot be read, fails, registers nothing, or registers a name that is taken.
-        HostError: Ultralytics has a module of such a name.
+        HostError: Ultralytics has a module with that name.
     """
     use([read_file(Path(path)) for path in paths])
 
 
 def load_named(text: str, folder: Path) -> None:
-    """Register the own modules that an emitted file names, from beside it or from wherever they are found.
+    """Register the own modules that an emitted file names, from its folder or the usual places.
 
     Args:
-        text: Of the emitted file.
-        folder: Where it lies.
+        text: Text of the emitted file.
+        folder: Its folder.
 
     Raises:
-        ModuleFileError: A file is nowhere, or cannot be used.
+        ModuleFileError: A file is not found, or cannot be used.
     """
     for match in _NAME.finditer(text):
-        beside = folder / f"{match['stem']}.py"
-        if match[0] not in AT_HAND and beside.is_file() and read_file(beside).import_name == match[0]:
-            AT_HAND[match[0]] = read_file(beside)
+        path = folder / f"{match['stem']}.py"
+        if match[0] not in AT_HAND and path.is_file() and read_file(path).import_name == match[0]:
+            AT_HAND[match[0]] = read_file(path)
         importlib.import_module(match[0])
         _put(REGISTERED[match[0]])
 
 
 def use(files: Sequence[ModuleFile]) -> None:
-    """Import files and register their modules; those of another content with the same names make way.
+    """Import files and register their modules, in place of any with the same names and other content.
 
     Raises:
         ModuleFileError: A file fails, registers nothing, or registers a name that is taken.
@@ -85,7 +85,7 @@ def use(files: Sequence[ModuleFile]) -> None:
 
 
 def keep_copy(file: ModuleFile) -> None:
-    """Keep a copy in the cache, for checkpoints that are loaded later; where that cannot be written, do without."""
+    """Keep a copy in the cache, for checkpoints that are loaded later; skip it if the cache cannot be written."""
     path = _copy_of(file.import_name)
     with contextlib.suppress(OSError):
         if not path.exists():
@@ -104,7 +104,7 @@ def _put(entries: dict[str, Entry]) -> None:
 
 
 def _check_distinct(files: Sequence[ModuleFile]) -> None:
-    """Raise ModuleFileError if two files have one name, or register one."""
+    """Raise ModuleFileError if two files have the same name, or register the same module."""
     owners: dict[str, ModuleFile] = {}
     names: dict[str, ModuleFile] = {}
     for file in files:
@@ -131,10 +131,10 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def _found(import_name: str, stem: str) -> ModuleFile:
-    """Look for a file by name and content.
+    """Find a file by name and content.
 
     Raises:
-        ModuleFileError: It is nowhere. No ModuleNotFoundError, which would make Ultralytics ask a package index for it.
+        ModuleFileError: It is not found. A ModuleNotFoundError would make Ultralytics search a package index for it.
     """
     others = []
     for path in _places(import_name, stem):
@@ -144,7 +144,7 @@ def _found(import_name: str, stem: str) -> ModuleFile:
                 AT_HAND[import_name] = file
                 keep_copy(file)
                 return file
-            others.append(f"{path} has another content ({file.digest})")
+            others.append(f"{path} has other content ({file.digest})")
     raise ModuleFileError(
         f"{import_name} is the file {stem}.py whose SHA-256 starts with {import_name[-8:]}, and it is not here"
         + "".join(f"; {other}" for other in others)
@@ -162,7 +162,7 @@ def _places(import_name: str, stem: str) -> Iterator[Path]:
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Runs a file's text and keeps what it registers."""
+    """Runs a file's text and records the modules that it registers."""
 
     def __init__(self, file: ModuleFile) -> None:
         self.file = file
@@ -188,14 +188,14 @@ class _Loader(importlib.abc.InspectLoader):
         module.__file__ = file.label
         before = registry.entries()
         ours = {name: entry for name, entry in before.items() if name in from_files()}
-        for name in ours:  # one of another content may take the name
+        for name in ours:  # one with other content may take the name
             registry.drop(name)
         try:
             exec(self.get_code(module.__name__), module.__dict__)
         except ModuleFileError:
             raise
-        except Exception as error:  # whatever the file does wrong
-            raise ModuleFileError(_told(file, error)) from error
+        except Exception as error:  # the file can raise anything
+            raise ModuleFileError(_explained(file, error)) from error
         finally:
             kept = {name: entry for name, entry in before.items() if name not in ours}
             mine = {n: e for n, e in registry.entries().items() if kept.get(n) is not e}
@@ -217,8 +217,8 @@ class _Loader(importlib.abc.InspectLoader):
         try_register(ended=module.__name__)
 
 
-def _told(file: ModuleFile, error: Exception) -> str:
-    """Return what went wrong in a file, with the line where it did."""
+def _explained(file: ModuleFile, error: Exception) -> str:
+    """Return the text of an error in a file, with its line."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file.label]
     where = f"{file.name}:{lines[-1]}" if lines else file.name
     return f"{where}: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The Python files that own modules come from: what is at hand in this process, and what each has registered.
+"""The Python files of own modules: their texts in this process, and the modules that each has registered.
 
 `nas.own` imports them.
 """
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from nas.ops.registry import Entry
 
 OWN = "nas.own"
-"""Below which they are imported."""
+"""The package below which they are imported."""
 
 
 @dataclass(frozen=True)
 class ModuleFile:
-    """A Python file with modules of the user's.
+    """A Python file with modules of the user.
 
     Attributes:
         name: File name, such as ``my_block.py``.
-        text: Its text, with plain line ends.
+        text: Its content, with plain line ends.
     """
 
     name: str
@@ -44,26 +44,26 @@ class ModuleFile:
 
     @property
     def import_name(self) -> str:
-        """What it is imported as."""
+        """Its import name, such as ``nas.own.my_block_1a2b3c4d``."""
         return f"{OWN}.{self.stem}_{self.digest}"
 
     @property
     def label(self) -> str:
-        """What traces call it."""
+        """Its name in tracebacks."""
         return f"<{self.name} {self.digest}>"
 
 
 AT_HAND: dict[str, ModuleFile] = {}
-"""Files whose text is at hand, by import name."""
+"""Files whose text is known to this process, by import name."""
 REGISTERED: dict[str, dict[str, Entry]] = {}
-"""What each imported file has registered, by import name and module."""
+"""The modules that each imported file has registered, by import name and module."""
 
 
 def read_file(path: Path) -> ModuleFile:
     """Read a file; it is not imported.
 
     Raises:
-        ModuleFileError: It cannot be read, or its name is none that Python can import.
+        ModuleFileError: It cannot be read, or Python cannot import a file with its name.
     """
     if path.suffix != ".py" or not path.stem.isidentifier():
         raise ModuleFileError(f"{path}: expected a Python file whose name can be imported, such as my_block.py")
@@ -75,7 +75,7 @@ def read_file(path: Path) -> ModuleFile:
 
 
 def given(import_name: str) -> ModuleFile | None:
-    """Return a file that is at hand by its import name."""
+    """Return a file whose text is known to this process, by its import name."""
     return AT_HAND.get(import_name)
 
 
@@ -93,8 +93,8 @@ def files_of(modules: Sequence[str]) -> tuple[ModuleFile, ...]:
     return tuple(sorted(found.values(), key=lambda file: file.name))
 
 
-def differences(ours: Sequence[ModuleFile], theirs: Sequence[ModuleFile]) -> list[str]:
-    """Say how two lists of files differ, a line each."""
+def file_differences(ours: Sequence[ModuleFile], theirs: Sequence[ModuleFile]) -> list[str]:
+    """Return how two lists of files differ, one line per file."""
     mine, other = ({file.name: file.digest for file in files} for files in (ours, theirs))
     return [
         f"modules: {name} was {mine.get(name, 'not there')}, is {other.get(name, 'not there')} now"

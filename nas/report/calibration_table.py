@@ -1,4 +1,4 @@
-"""What ``nas calibrate`` prints at its end: the best score of each proxy, and the next steps."""
+"""The output of ``nas calibrate``: the best score of each proxy, and the next commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def calibration_table(j: Assessment) -> Table:
 
 
 def next_steps(j: Assessment, folder: Path, files: tuple[Path, ...]) -> list[str]:
-    """Return where the results are, and the command that uses them."""
+    """Return the idle slots, the written files, and the command that uses them."""
     c = j.calibration
     idle = [slot for slot, drop in j.drops.items() if drop < IDLE]
     lines = [f"No swap can matter on these data in: {', '.join(idle)}."] if idle else []

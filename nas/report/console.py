@@ -12,11 +12,11 @@ from nas.training.scores import signed
 
 _WIDTH_WHEN_PIPED = 140
 _WIDE = 115
-"""Columns from which on the ranking is shown whole."""
+"""Terminal width from which the ranking has all of its columns."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a console; where the output is no terminal its lines are wide and plain."""
+    """Return a console; its lines are wide and plain if the output is not a terminal."""
     console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console = Console(stderr=stderr, highlight=False, width=_WIDTH_WHEN_PIPED, no_color=True)
@@ -29,7 +29,7 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     Args:
         columns: Their names.
         right: Those that are aligned to the right; the others are to the left.
-        no_wrap: Those whose cells stay on one line and are truncated where there is no room; the others wrap.
+        no_wrap: Those whose cells are truncated to one line where space is short; the others wrap.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
@@ -43,7 +43,7 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
 
 
 def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
-    """Return the ranking as a table; on a narrow terminal without the columns that can be missed most easily."""
+    """Return the ranking as a table, on a narrow terminal without its least important columns."""
     wide = width >= _WIDE
 
     def within(value: str, interval: tuple[float, float] | None, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""What a bug report needs."""
+"""The report of ``nas doctor``: versions, devices, kernels and folders, for bug reports."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nas.files import cache_dir
 from nas.study.settings import current_versions
 
 
-def report() -> dict[str, str]:
-    """Return facts about this installation, in the order in which they are worth reading."""
+def environment_report() -> dict[str, str]:
+    """Return facts about this installation, the most useful first."""
     import torch
 
     from nas.workers.process import available_cores
@@ -36,7 +36,7 @@ def report() -> dict[str, str]:
 
 def print_report(*, as_json: bool) -> None:
     """Print the report."""
-    facts = report()
+    facts = environment_report()
     if as_json:
         return click.echo(json.dumps(facts, indent=2))
     width = max(map(len, facts))
@@ -46,7 +46,7 @@ def print_report(*, as_json: bool) -> None:
 
 
 def _anchor() -> str:
-    """Say whether modules can be registered with the installed host."""
+    """Return whether modules can be registered with the installed Ultralytics, or why not."""
     from nas.model.host import register, version
 
     try:
@@ -57,7 +57,7 @@ def _anchor() -> str:
 
 
 def _kernels() -> str:
-    """Say what CUDA tensors are computed with."""
+    """Return what CUDA tensors are computed with."""
     from nas.ops.kernels import runtime
 
     try:
@@ -80,7 +80,7 @@ def _modules() -> str:
 
 
 def _folder(path: Path) -> str:
-    """Return a folder with what can be done with it."""
+    """Return a folder, and whether it exists and can be written."""
     nearest = next(p for p in [path, *path.parents] if p.exists())
     writable = "writable" if os.access(nearest, os.W_OK) else "PROBLEM: not writable"
     return f"{path} ({writable}{'' if path.exists() else ', not there yet'})"

@@ -1,4 +1,4 @@
-"""What ``nas effects`` prints."""
+"""The output of ``nas effects``: effects of modules, slots and swaps, and interactions of pairs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from nas.report.console import make_console, make_table
 from nas.training.scores import signed
 
 _MOST_PAIRS = 10
-"""Pairs that are shown; the surest are the first."""
+"""Number of pairs that are shown, the most significant first."""
 
 
 def print_effects(found: Effects) -> None:
-    """Print the effects of a study as tables, with what has to be said of them."""
+    """Print the effects of a study as tables, with notes."""
     console = make_console()
     for kind in ("module", "slot", "swap"):
         console.print(_table(kind, found.of(kind)))
@@ -31,8 +31,8 @@ def _table(kind: str, effects: list[Effect]) -> Table:
     table = make_table(kind, *right[:2], "verdict", right[2], right=right, no_wrap=(*right, "verdict"))
     for e in effects:
         reach = (e.map_interval[1] - e.map_interval[0]) / 2, (e.gflops_interval[1] - e.gflops_interval[0]) / 2
-        told = "mixed" if e.mixed_with else e.verdict
-        numbers = f"{signed(e.map, 4)} ±{reach[0]:.4f}", told, f"{signed(e.gflops, 3)} ±{reach[1]:.3f}"
+        verdict = "mixed" if e.mixed_with else e.verdict
+        numbers = f"{signed(e.map, 4)} ±{reach[0]:.4f}", verdict, f"{signed(e.gflops, 3)} ±{reach[1]:.3f}"
         table.add_row(e.name, str(e.variants), *numbers)
     return table
 
@@ -47,25 +47,25 @@ def _pairs(pairs: tuple[Interaction, ...]) -> Table:
 
 
 def _notes(found: Effects) -> list[str]:
-    """Return what has to be said under the tables."""
+    """Return the notes under the tables."""
     lines = [
         (
-            f"{found.variants} variants. Effects against keeping a layer, the mean over a module's slots and a slot's "
-            "choices; drawn towards zero where few or noisy scores speak, ± 95 %."
+            f"{found.variants} variants. Effects are relative to the kept layer, averaged over a module's slots or a "
+            "slot's choices; shrunk towards zero where scores are few or noisy; ± 95 %."
         ),
         (
-            f"Verdicts: with a chance of at most {LEVEL:.0%} any of them is wrong where nothing has an effect (Holm's "
-            f"correction over all {len(found.effects)}, and over all {len(found.interactions)} pairs)."
+            f"Verdicts: family-wise error rate of at most {LEVEL:.0%} (Holm's correction over all "
+            f"{len(found.effects)} effects, and over all {len(found.interactions)} pairs)."
         ),
     ]
-    told = [i for i in found.interactions if i.verdict != "cannot tell"]
+    clear = [i for i in found.interactions if i.verdict != "cannot tell"]
     if not found.interactions:
-        lines.append("No two swaps stand together in two variants or more: interactions cannot be told.")
-    elif not told:
-        lines.append(f"None of the {len(found.interactions)} pairs that stand together twice clearly interacts.")
+        lines.append("No two swaps occur together in two or more variants: interactions cannot be estimated.")
+    elif not clear:
+        lines.append(f"None of the {len(found.interactions)} pairs that occur at least twice clearly interacts.")
     for effect in found.of("swap"):
         if effect.mixed_with:
-            lines.append(f"{effect.name} cannot be told apart from {', '.join(effect.mixed_with)}: try it without.")
+            lines.append(f"{effect.name} is confounded with {', '.join(effect.mixed_with)}: try it without.")
     if found.untried:
         lines.append(f"Not tried yet: {', '.join(found.untried)}")
     return lines

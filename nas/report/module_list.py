@@ -17,7 +17,7 @@ _EXPORT = "ONNX (any batch and image size), TorchScript and torch.export, with e
 
 
 def print_modules(module: str | None, *, as_json: bool) -> None:
-    """Print the registry by kind of slot, or one module in full.
+    """Print the registered modules by kind of slot, or one module in full.
 
     Raises:
         SpaceError: There is no such module.
@@ -45,7 +45,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         console.print()
     for line in (
         f"parameters and MACs: {WHERE}, defaults; `nas ops NAME` shows one with its arguments",
-        "time: a training step on a CPU over that of the layer it replaces (attention: of the C2f in front of it)",
+        "time: a training step on a CPU, relative to the layer it replaces (attention: to the C2f in front of it)",
         "fuse(): how many of its batch norms Ultralytics folds into convolutions",
         f"export: {_EXPORT}",
     ):
@@ -58,7 +58,7 @@ def _millions(macs: int) -> str:
 
 
 def _module_json(entry: Entry) -> dict[str, Any]:
-    """Return all that is known of a module as plain values."""
+    """Return everything about a module as plain values."""
     figures, timed = measure_module(entry), timing(entry)
     return {
         "name": entry.name,

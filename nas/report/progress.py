@@ -37,7 +37,7 @@ class Progress:
         self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
 
     def for_worker(self, number: int) -> Progress:
-        """See `nas.search.runner.Observer`: shares everything but what is going on."""
+        """See `nas.search.runner.Observer`: a copy for one worker that shares the console and the finished trials."""
         other = copy.copy(self)
         other._number = number
         return other
@@ -55,14 +55,14 @@ class Progress:
     def baseline_training(self, recipe: Recipe, seed: int) -> None:
         """See `nas.search.runner.Observer`."""
         whose = "variants inherit" if seed == self._seed else f"variants of seed {seed} inherit"
-        self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs, and it is kept)")
+        self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs; it is stored)")
 
     def distilling(self, count: int) -> None:
         """See `nas.search.runner.Observer`."""
-        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once, and the bank is kept")
+        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once; it is stored")
 
     def steps(self, done: int, total: int) -> None:
-        """See `nas.search.runner.Observer`; the first step that is heard of took the preparations too."""
+        """See `nas.search.runner.Observer`; the first step includes the setup, so the estimate starts after it."""
         now = time.monotonic()
         since, first = self._first_step = self._first_step or (now, done)
         line = f"{self._head}  step {done}/{total}"
@@ -79,7 +79,7 @@ class Progress:
 
     def epoch(self, score: EpochScore, epochs: int) -> None:
         """See `nas.search.runner.Observer`."""
-        if not score.epoch:  # weights that were validated as they are
+        if not score.epoch:  # weights that were validated without training
             return
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
         line = f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left"
@@ -96,7 +96,7 @@ class Progress:
         self._finished.append(trial)
 
     def _named(self, trial: Trial) -> str:
-        """Return a trial's swaps, with the seed where it is not the study's first, and the rung where it is a lower."""
+        """Return a trial's swaps, its seed unless it is the study's first, and its rung if it is a lower one."""
         rung = f", {self._rungs[trial.fidelity]}" if trial.fidelity else ""
         return trial.describe() + ("" if trial.seed == self._seed else f", seed {trial.seed}") + rung
 
@@ -134,7 +134,7 @@ class Progress:
 
 
 class CalibrationProgress(Progress):
-    """Tells a person how a calibration goes, a line a run. See `nas.calibration.calibrator.Observer`."""
+    """Prints the progress of a calibration, one line per run. See `nas.calibration.calibrator.Observer`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -143,7 +143,7 @@ class CalibrationProgress(Progress):
         self._first: tuple[float, float] | None = None
 
     def steps(self, done: int, total: int) -> None:
-        """See `nas.calibration.calibrator.Observer`; banks are made side by side, and their steps would mix."""
+        """See `nas.calibration.calibrator.Observer`; not shown, for banks are distilled in parallel and would mix."""
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
         """See `nas.calibration.calibrator.Observer`."""
@@ -162,7 +162,7 @@ def _duration(seconds: float) -> str:
 
 
 def _reached(score: EpochScore) -> str:
-    """Say what an epoch reached; what is not validated has only a loss."""
+    """Return the mAP of an epoch, or its loss if it was not validated."""
     if score.validation:
         return f"mAP50-95 {score.validation.map:.3f}  "
     return f"loss {score.train_loss:.2f}  "

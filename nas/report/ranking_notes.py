@@ -1,4 +1,4 @@
-"""What has to be said about a ranking: what it rests on, how far it can be trusted, and what to do next."""
+"""The notes under a ranking: how it was measured, how far it can be trusted, and what to do next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nas.training.scores import SCORES, signed
 
 
 def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
-    """Return what has to be said under a ranking, or under that of a lower rung."""
+    """Return the notes under the ranking of a study, or of a lower rung."""
     s = study.settings.at(fidelity)
     trials = study.runs()
     rows = ranking_of(study, fidelity)
@@ -34,14 +34,14 @@ def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
         ),
         *_rungs(study, fidelity),
         *_seeds(study, rows),
-        *(f"Seed {seed} is left out, for all variants: {why}" for seed, why in sorted(study.excluded_seeds.items())),
+        *(f"Seed {seed} is excluded for all variants: {why}" for seed, why in sorted(study.excluded_seeds.items())),
         *_trust(study, rows, fidelity),
         "GFLOPs: Ultralytics' convention at 640 px and the YAML's classes, with the work that its counter misses.",
         (
             f"Floor: variants that lose more than {s.floor:g} mAP50-95 against the baseline (with their whole "
-            "interval, where there is one)"
+            "interval, if they have one)"
             + (f", or have less than {s.goal.min_map:g}," if s.goal.min_map else "")
-            + " stand below the others. * on the Pareto front of mAP and "
+            + " rank below the others. * on the Pareto front of mAP and "
             + ("latency." if s.goal.needs_latency else "GFLOPs.")
         ),
         *_goal_words(s, rows),
@@ -52,16 +52,16 @@ def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
     if wrong:
         worst = max(wrong, key=lambda t: t.gflops - t.stock_gflops)
         notes.append(
-            f"Ultralytics' own counter would have said less for {len(wrong)} of {len(rows)} variants, "
-            f"such as {worst.stock_gflops:.2f} in place of {worst.gflops:.2f} for {worst.variant.id}."
+            f"Ultralytics' own counter reports less for {len(wrong)} of {len(rows)} variants, "
+            f"such as {worst.stock_gflops:.2f} instead of {worst.gflops:.2f} for {worst.variant.id}."
         )
-    for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running, or cut short")):
+    for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running or interrupted")):
         notes += [f"{words}: {t.variant.id} ({_named(t, study)}) {t.failure}" for t in trials if t.status == status]
     return notes
 
 
 def _rungs(study: Study, fidelity: str) -> list[str]:
-    """Say what became of the variants on each rung, where there are several."""
+    """Return how many variants each rung has trained; nothing without rungs."""
     s = study.settings
     if not s.rungs:
         return []
@@ -69,69 +69,71 @@ def _rungs(study: Study, fidelity: str) -> list[str]:
     for k, key in enumerate(s.fidelities, 1):
         done = sum(t.status == "done" and not t.variant.is_baseline for t in pool_replicates(study.trials(key)))
         rung = s.rung_of(key)
-        what = rung.words if rung else "the study's own recipe"
+        what = rung.words if rung else "the full recipe"
         counts.append(f"{k}: {done} variant{'s' * (done != 1)} with {what}")
-    seen = "This is a lower one" if fidelity else "Only the last is ranked here"
-    told = f"Rungs: one of {s.eta} goes on, each training is whole and starts anew. {'; '.join(counts)}. {seen}"
-    return [f"{told}; `nas rank {_named_study(study)} --rung K` shows each."]
+    shown = "This is a lower rung" if fidelity else "Only the last rung is ranked here"
+    how = f"Successive halving, keep 1 of {s.eta}; every rung retrains from the start with its own full schedule."
+    return [f"{how} Rungs: {'; '.join(counts)}. {shown}; `nas rank {_named_study(study)} --rung K` shows each."]
 
 
 def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
-    """Say what the order is by, where it is not mAP per GFLOP, and what latencies are of."""
+    """Return the objective, if it is not mAP per GFLOP, and how latencies were measured."""
     lines = []
     if s.objective != "map_per_gflop":
         fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
         lines.append(f"Order: by {s.goal.words}{fronts}.")
     if s.latency_on:
         lines.append(
-            f"ms: latency of one image of {s.recipe.imgsz} px, fused, float32, median, on {s.latency_on}; "
-            "it says nothing of other machines."
+            f"ms: median latency of one image of {s.recipe.imgsz} px, fused, float32, on {s.latency_on}; "
+            "other machines may differ."
         )
     if rows and all(r.trial.map < s.goal.min_map for r in rows):
-        lines.append(f"No variant reaches the mAP50-95 of {s.goal.min_map:g} that was asked for.")
+        lines.append(f"No variant reaches the required mAP50-95 of {s.goal.min_map:g}.")
     if s.table:
-        lines.insert(0, "Replay: nothing was trained, the scores come from a table of an earlier study.")
+        lines.insert(0, "Replay: nothing was trained; the scores are from a table of an earlier study.")
     return lines
 
 
 def _named(trial: Trial, study: Study) -> str:
-    """Return a trial's swaps, with the seed where it is not the study's first, and the rung where it is a lower one."""
+    """Return a trial's swaps, with the seed unless it is the study's first, and with the rung if it is a lower one."""
     rung = study.settings.rung_of(trial.fidelity)
     seed = "" if trial.seed == study.settings.seed else f", seed {trial.seed}"
     return trial.describe() + seed + (f", {rung.words}" if rung else "")
 
 
 def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
-    """Say what means, intervals and verdicts rest on."""
+    """Return what the means, intervals and verdicts over seeds are of."""
     compared = [r for r in rows if r.delta_map is not None and not r.trial.variant.is_baseline]
     several = [r for r in compared if r.seeds >= LEAST_SEEDS]
     if not compared or (not several and not any(r.interval for r in compared)):
         return []
     bank = ", the bank" if study.settings.recipe.init == "bank" else ""
     bank = f", the trained baseline{bank}" if study.settings.baselines == PER_SEED else bank
-    shared = " The trained weights that all share are in no interval." if _shares_weights(study) else ""
+    shared = (
+        " The intervals do not cover the trained weights that all variants share." if _shares_weights(study) else ""
+    )
     lines = [
         (
-            f"Seeds: Δ is the mean difference to the baseline under the same n seeds (new values{bank}, order, "
+            f"Seeds: Δ is the mean difference to the baseline with the same n seeds (initial values{bank}, order, "
             f"augmentation), ± its 95 % interval; {len(several)} of {len(compared)} have several.{shared}"
         )
     ]
     if several:
         lines.append(
-            f"Verdicts: on Δ; with a chance of at most {LEVEL:.0%} any of them is wrong where nothing differs (Holm's "
-            f"correction over the {len(compared)} variants compared; the intervals are not corrected)."
+            f"Verdicts: on Δ, with a family-wise error rate of at most {LEVEL:.0%} (Holm's correction over the "
+            f"{len(compared)} variants compared; the intervals are not corrected)."
         )
     if any(r.shrunk is not None for r in rows):
-        lines.append("shrunk: Δ without what chance has added to the extremes (empirical Bayes): what to expect of it.")
+        lines.append("shrunk: empirical Bayes estimate of Δ, without the selection bias of the extremes.")
     return lines
 
 
 def _proxy_words(study: Study, fidelity: str) -> str:
-    """Say how proxies start, how long they train and which score counts."""
+    """Return how proxies start, how long they train and which score they are ranked by."""
     s = study.settings
     trained = (s.rung_of(fidelity) or Rung(s.recipe.epochs, s.recipe.imgsz)).words
     words = f"{trained}, batch {s.recipe.batch}, seed {s.seed}, {_init_words(study)}"
-    return words if s.score == "map" else f"{words}; {SCORES[s.score].words} counts"
+    return words if s.score == "map" else f"{words}; scored by {SCORES[s.score].words}"
 
 
 def _init_words(study: Study) -> str:
@@ -145,43 +147,45 @@ def _init_words(study: Study) -> str:
     reached = f" (mAP50-95 {seen.map:.3f})" if seen else ""
     baseline = f"a baseline of {recipe.base_epochs} epochs{reached}"
     if study.settings.baselines == PER_SEED:
-        baseline += ", each further seed from its own"
+        baseline += ", one per seed"
     if recipe.init == "baseline":
         return f"inheriting from {baseline}"
     return f"swaps distilled for {recipe.bank_epochs} epochs from {baseline}"
 
 
 def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
-    """Say which differences the ranking can see, and when it cannot tell its variants apart."""
+    """Return which differences the ranking resolves, and whether it can distinguish its variants."""
     s = study.settings
     found = s.calibrated
     if fidelity:
-        return ["Nobody has measured what this rung can see: it says which variants are worth a dearer training."]
+        return ["The resolution of this rung is not known: it only selects variants for the next rung."]
     if not found:
         if any(r.seeds >= LEAST_SEEDS for r in rows if not r.trial.variant.is_baseline):
             return []
-        unknown = "One seed a variant, and nobody has measured what this proxy can see here: this is a screening."
-        further = f"`nas search {_where(study)} --confirm 3:3` gives the first of it further seeds"
+        unknown = "Screening: one seed per variant, and the resolution of this proxy is not known here."
+        further = f"`nas search {_where(study)} --confirm 3:3` trains the top variants with further seeds"
         return [f"{unknown} `nas calibrate {s.space.name}` measures it; {further}."]
     low, high = found["spearman_interval"] or (None, None)
     interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
-    elsewhere = "" if found["fingerprint"] == s.fingerprint else " These are other data: it may differ here."
+    elsewhere = "" if found["fingerprint"] == s.fingerprint else " It was calibrated on other data and may differ here."
     if found["base"] != s.space.base + s.space.scale:
-        elsewhere += f" It was measured with {found['base']}."
+        elsewhere += f" It was calibrated with {found['base']}."
     if found.get("departures"):
-        elsewhere += f" Proxies are trained otherwise here ({'; '.join(found['departures'])}): it may not hold."
+        elsewhere += f" Proxies have other settings here ({'; '.join(found['departures'])}): it may not hold."
     lines = [
-        f"Resolution: {found['resolution']:.4f} mAP50-95, the smallest difference whose sign one run each gets right "
-        f"in 9 of 10; Spearman {found['spearman']:.2f}{interval} with full training (calibrated with {found['on']})."
-        + elsewhere
+        (
+            f"Resolution: {found['resolution']:.4f} mAP50-95, the smallest difference whose sign is right in 9 of 10 "
+            f"comparisons of one run each; Spearman {found['spearman']:.2f}{interval} with full training (calibrated "
+            f"with {found['on']}).{elsewhere}"
+        )
     ]
     maps = [r.trial.map for r in rows if not r.trial.variant.is_baseline]
     if len(maps) > 1:
         spread = statistics.stdev(maps)
         if found["resolution"] > spread:
             lines.append(
-                f"These variants cannot be told apart: they spread by {spread:.4f}, less than the resolution. Take the "
-                "order as chance; more seeds, or swaps that do more, would help."
+                f"These variants cannot be distinguished: their standard deviation of {spread:.4f} is below the "
+                "resolution. The order may be chance; more seeds, or swaps with larger effects, would help."
             )
         else:
             top = max(maps)
@@ -193,15 +197,17 @@ def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
 
 
 def _parts(study: Study, fidelity: str) -> list[str]:
-    """Say how well single swaps predict combinations, and which combinations are more or less than their parts."""
+    """Return how well single swaps predict combinations, and which combinations differ from the prediction."""
     s = study.settings.at(fidelity)
     seen = observations_of(pool_replicates(study.trials(fidelity)))
     tested = cross_validate(seen, s.space.active, s.error) if seen else None
     if tested is None:
         return []
-    baseline = f", the baseline's score alone {tested.rms_baseline:.4f}" if tested.rms_baseline is not None else ""
-    told = f"Parts: {tested.combinations} combinations predicted from the others, root mean square error "
-    lines = [f"{told}{tested.rms_error:.4f} (their mean alone {tested.rms_mean:.4f}{baseline})."]
+    baseline = f", from the baseline's score {tested.rms_baseline:.4f}" if tested.rms_baseline is not None else ""
+    how = (
+        f"Additive model: {tested.combinations} combinations predicted from the other variants, root mean square error "
+    )
+    lines = [f"{how}{tested.rms_error:.4f} (from their mean {tested.rms_mean:.4f}{baseline})."]
     for outlier in find_outliers(seen, s.space.active, s.error)[:3]:
         swaps = describe_swaps((k, v) for k, v in sorted(outlier.assignment.items()) if v not in (KEEP, NONE))
         lines.append(f"{swaps}: {outlier.text}")
@@ -209,18 +215,19 @@ def _parts(study: Study, fidelity: str) -> list[str]:
 
 
 def _bank_words(study: Study) -> list[str]:
-    """Say what the bank found out about slots and candidates."""
+    """Return the idle slots of the bank, its failed candidates, and what the column distil is."""
     bank = study.bank
     idle = [slot for slot, drop in bank.get("drops", {}).items() if drop < IDLE]
     lines = []
     if idle:
         lines.append(
-            f"No swap can matter on these data in {', '.join(idle)}: the baseline loses nothing without what they say."
+            f"No swap can matter on these data in {', '.join(idle)}: the baseline loses less than {IDLE:g} mAP50-95 "
+            "when the layer's output is replaced by its channel means."
         )
     lines += [f"kept out of the search: {swap}: {why}" for swap, why in bank.get("failures", {}).items()]
     if bank:
         lines.append(
-            f"distil: the largest distillation error of the swaps; `nas bank {study.location.name}` shows all."
+            f"distil: the largest distillation error among the swaps; `nas bank {study.location.name}` lists all."
         )
     return lines
 
@@ -231,7 +238,7 @@ def _where(study: Study) -> str:
 
 
 def _named_study(study: Study) -> str:
-    """Return a study's name, and its storage where that has to be given: a password is not for logs."""
+    """Return a study's name, and its storage unless that is the default; without the password, for it gets logged."""
     location = study.location
     return location.name + (
         "" if location.is_default else f" --storage {location.shown if location.server else location.url}"
@@ -239,86 +246,86 @@ def _named_study(study: Study) -> str:
 
 
 def _shares_weights(study: Study) -> bool:
-    """Whether all variants inherit from the same trained weights, so that all verdicts are of those."""
+    """Return whether all variants inherit the same trained weights, so that verdicts are conditional on them."""
     return study.settings.recipe.init != "scratch" and study.settings.baselines == SHARED
 
 
 def _verdict_words(row: RankRow, study: Study) -> str:
-    """Say what a row's seeds say of its mAP."""
+    """Return the verdict on a variant's mAP in words; empty with too few seeds."""
     if row.seeds < LEAST_SEEDS or row.interval is None:
         return ""
     how = {"better": "is better than the baseline's", "worse": "is worse than the baseline's"}
-    said = how.get(row.verdict, "cannot be told from the baseline's")
-    told = f" Over {row.seeds} seeds its mAP50-95 {said} ({signed(row.interval[0], 4)} to {signed(row.interval[1], 4)})"
+    verdict = how.get(row.verdict, "is not clearly different from the baseline's")
+    low, high = (signed(bound, 4) for bound in row.interval)
+    text = f" Over {row.seeds} seeds its mAP50-95 {verdict} ({low} to {high})"
     if row.verdict not in how or not _shares_weights(study):
-        return f"{told}."
+        return f"{text}."
     recipe = study.settings.recipe
     trains = recipe.init in ("bank", "baseline") and recipe.base_epochs and not study.settings.table
-    others = "a study with another --seed, which trains its own," if trains else "a study of others"
-    return f"{told}, with the trained weights that all share; {others} may say otherwise."
+    others = "a study with another --seed, which trains its own," if trains else "a study with other weights"
+    return f"{text}, given the trained weights that all variants share; {others} may differ."
 
 
 def _reaching(study: Study, rows: Sequence[RankRow]) -> int:
-    """Return how many of the screening's first have to be confirmed so that these are among them."""
+    """Return how many of the top variants of the screening have to be confirmed to include these."""
     rules = rules_of(study)
     order = contenders(study.trials(), replace(rules, confirm=replace(rules.confirm, top=len(study.trials()))))
     wanted = {row.trial.variant for row in rows}
-    return max((location for location, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
+    return max((place for place, variant in enumerate(order, 1) if variant in wanted), default=rules.confirm.top)
 
 
-def _not_looked_at_again(study: Study, rows: Sequence[RankRow]) -> list[RankRow]:
-    """Return the rows without a run under a further seed, however that ended."""
+def _unconfirmed(study: Study, rows: Sequence[RankRow]) -> list[RankRow]:
+    """Return the rows without a failed run under a further seed."""
     again = {t.variant for t in study.trials() if t.status == "failed" and t.seed != study.settings.seed}
     return [row for row in rows if row.trial.variant not in again]
 
 
 def _tally(rows: Sequence[RankRow]) -> str:
-    """Count the verdicts of the variants that have several seeds."""
-    told = [r.verdict for r in rows if r.seeds >= LEAST_SEEDS and not r.trial.variant.is_baseline]
-    counts = ", ".join(f"{told.count(v)} {v}" for v in ("better", "worse", "cannot tell") if v in told)
-    return f" Against the baseline's mAP50-95, of {len(told)} with several seeds: {counts}." if told else ""
+    """Return the number of each verdict among the variants with several seeds."""
+    verdicts = [r.verdict for r in rows if r.seeds >= LEAST_SEEDS and not r.trial.variant.is_baseline]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("better", "worse", "cannot tell") if v in verdicts)
+    return f" mAP50-95 against the baseline, of {len(verdicts)} with several seeds: {counts}." if verdicts else ""
 
 
 def conclusion(study: Study) -> list[str]:
-    """Return what was compared, what won and by how much, and what to type next."""
+    """Return what was compared, the winner and its gain, and the next commands."""
     rows = ranking_of(study)
     base = next((r.trial for r in rows if r.trial.variant.is_baseline), None)
     if not rows and any(t.status == "done" for t in study.runs()):
         where = f"`nas rank {_named_study(study)} --rung 1` shows the lowest rung"
-        return [f"No variant has got as far as the study's own recipe yet; {where}."]
+        return [f"No variant has reached the full recipe yet; {where}."]
     if not rows:
         return ["No variant has finished yet."]
     if base is None:
         return ["The baseline has not finished: there is nothing to compare these variants with yet."]
     best = find_winner(study, rows)
     above = rows.index(best)
-    told = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
+    text = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
     if len(rows) == 1:
-        told = "Only the baseline has finished yet."
+        text = "Only the baseline has finished yet."
     elif best.trial.variant.is_baseline:
-        told += f" No swap{' that was confirmed' if above else ''} beats the baseline in {study.settings.goal.words}."
+        text += f" No {'confirmed ' if above else ''}swap beats the baseline in {study.settings.goal.words}."
     else:
         gain = best.trial.map_per_gflop / base.map_per_gflop - 1 if base.map_per_gflop else 0.0
-        told += (
+        text += (
             f" First: {best.trial.describe()}, with {gain:+.1%} mAP50-95 per GFLOP over the baseline"
             f" ({signed(best.delta_map or 0.0, 3)} mAP50-95, {signed(100 * (best.delta_gflops or 0), 1)} % GFLOPs)."
         )
-        told += _verdict_words(best, study)
-    unseen = _not_looked_at_again(study, rows[:above])
-    if unseen:
-        those = "1 variant, which has" if len(unseen) == 1 else f"{len(unseen)} variants, which have"
-        told += f" Above it by one seed: {those} not been looked at again."
-    if failed := above - len(unseen):
-        told += f" Above it by one seed, and failed under another: {failed} variant{'s' * (failed > 1)}."
+        text += _verdict_words(best, study)
+    unconfirmed = _unconfirmed(study, rows[:above])
+    if unconfirmed:
+        text += f" Above it with one seed: {len(unconfirmed)} variant{'s' * (len(unconfirmed) > 1)}, not confirmed."
+    if failed := above - len(unconfirmed):
+        text += f" Above it with one seed, but failed with another: {failed} variant{'s' * (failed > 1)}."
     if len(rows) > 1:
-        told += _tally(rows)
+        text += _tally(rows)
     if base.map < 0.02:
-        told += " The baseline has hardly learnt anything: give it more epochs before you read the order."
+        text += " The baseline has hardly learnt anything: train for more epochs before you trust the order."
     where = _where(study)
     if study.settings.table:
-        return [told, f"Next:  nas search --study {study.location.name} --replay TABLE --trials 10   (10 more)"]
+        return [text, f"Next:  nas search --study {study.location.name} --replay TABLE --trials 10   (10 more)"]
     unsure = len(rows) > 1 and all(r.seeds < LEAST_SEEDS for r in rows)
     further = "--confirm 3:3" if unsure else "--trials 10"
-    if unseen:
-        further = f"--confirm {max(_reaching(study, unseen), study.confirm.top)}:{study.confirm.seeds}"
-    return [told, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]
+    if unconfirmed:
+        further = f"--confirm {max(_reaching(study, unconfirmed), study.confirm.top)}:{study.confirm.seeds}"
+    return [text, f"Next:  nas emit-yaml {where} --best -o out/", f"       nas search {where} {further}"]

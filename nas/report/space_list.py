@@ -1,4 +1,4 @@
-"""What ``nas space list``, ``show`` and ``check`` print."""
+"""The output of ``nas space list``, ``show`` and ``check``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import click
 
 from nas.model.check_space import check_space
 from nas.report.console import make_console, make_table
-from nas.space.space_file import load_space, shipped
+from nas.space.space_file import load_space, shipped_spaces
 
 
 def print_spaces() -> None:
     """Print the spaces that ship with the tool."""
     table = make_table("space", "base", "slots", "swaps", "variants", right=("slots", "swaps", "variants"))
-    for name in shipped():
+    for name in shipped_spaces():
         s = load_space(name)
         table.add_row(name, s.base + s.scale, str(len(s.active)), str(len(s.single_swaps())), f"{s.size:.3g}")
     make_console().print(table)
@@ -49,7 +49,7 @@ def print_space(name: str, *, as_json: bool) -> None:
 
 
 def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None:
-    """Prove a space and print what was proved.
+    """Check a space, and print the number of choices that passed.
 
     Raises:
         SpaceError: It cannot be read, or a choice fails.
@@ -57,8 +57,8 @@ def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None
     s = load_space(name)
     chosen = tuple(s.graph.scales) if all_scales else tuple(s.with_scale(scale).scale for scale in scales) or (s.scale,)
     started = time.monotonic()
-    proved = check_space(s, chosen)
+    passed = check_space(s, chosen)
     click.echo(
-        f"{s.name}: {proved} choices build, run at two sizes and keep their layer's shape"
+        f"{s.name}: {passed} choices build, run at two sizes and keep their layer's shape"
         f" (scale {', '.join(chosen)}; {time.monotonic() - started:.0f} s)"
     )

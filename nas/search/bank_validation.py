@@ -21,12 +21,12 @@ from nas.workers.process import ProxyWorker
 
 @dataclass(frozen=True)
 class BankValidation:
-    """A bank, and the mAP50-95 of the baseline with one layer from it.
+    """A bank, and the mAP50-95 of the baseline with one layer replaced by each candidate.
 
     Attributes:
         bank: The bank.
-        base: mAP50-95 of the baseline itself, validated in the same way.
-        maps: Slot and label to the mAP50-95 with it; what failed is missing.
+        base: mAP50-95 of the baseline, validated in the same way.
+        maps: mAP50-95 by slot and label; candidates that failed are missing.
     """
 
     bank: SwapBank
@@ -34,7 +34,7 @@ class BankValidation:
     maps: Mapping[tuple[str, str], float]
 
     def over_control(self, swap: tuple[str, str]) -> float | None:
-        """Return what a swap does beyond its layer's own module distilled anew; None without one."""
+        """Return a swap's gain in mAP50-95 over its control (`nas.bank.jobs.CONTROL`); None without one."""
         control = self.maps.get((swap[0], CONTROL))
         return None if control is None or swap not in self.maps or swap[1] == CONTROL else self.maps[swap] - control
 
@@ -95,7 +95,7 @@ def validate_bank(study: Study, cache: Path, observer: ArtifactObserver) -> Bank
             raise ProxyError(f"the baseline cannot be validated: {failure}") from None
         maps: dict[tuple[str, str], float] = {}
         usable = [swap for swap, c in bank.candidates.items() if not c.failure]
-        observer.note(f"validating {len(usable)} swaps as they are")
+        observer.note(f"validating {len(usable)} swaps without training")
         for swap in usable:
             try:
                 maps[swap] = score((swap,))

@@ -1,7 +1,7 @@
 """Bases: architectures that a search starts from, with a name for every layer.
 
-YOLOv8 ships with the tool. Every other detection YAML of the installed Ultralytics is read where it lies, and its
-layers are named as YOLOv8's are: by section, kind, and the stride of what they put out.
+YOLOv8 ships with the tool. Every other detection YAML is read from the installed Ultralytics, and its layers are named
+like YOLOv8's: by section, kind, and output stride.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelYaml, read_model_yaml
 
 HEADS = ("Detect", "v10Detect")
-"""What the last row of a base may be: heads that Ultralytics' detection trainer trains."""
+"""Heads that Ultralytics' detection trainer trains: the last row of a base is one of them."""
 
 _HEAD_ROW = re.compile(rf"^\s*- \[\[[-\d, ]+\], \d+, ({'|'.join(HEADS)}),", re.MULTILINE)
 _OF_YOLO11 = frozenset({"C3k2", "A2C2f", "C2fCIB"})
-"""Blocks whose mere presence makes parse_model give `Detect` YOLO11's class branch in place of YOLOv8's."""
+"""Blocks whose presence makes parse_model give `Detect` YOLO11's class branch in place of YOLOv8's."""
 _UNNUMBERED = ("SPP", "PSA")
-"""Parts of the names of layers of which a model has one: they are called by their class alone."""
+"""Parts of the class names of layers that a model has once: they are named by their class alone."""
 
 
-def bases() -> tuple[str, ...]:
+def base_names() -> tuple[str, ...]:
     """Return the names of all bases: those that ship with the tool, then those of the installed Ultralytics."""
     return (*_shipped(), *(name for name in _host_files() if name not in _shipped()))
 
@@ -47,7 +47,7 @@ def load_base(name: str) -> LayerGraph:
         return _read_shipped(name)
     if name in _host_files():
         return name_layers(read_model_yaml(_host_files()[name]), name)
-    raise SpaceError(f"unknown base {name!r}{did_you_mean(name, dict.fromkeys(bases()))}")
+    raise SpaceError(f"unknown base {name!r}{did_you_mean(name, dict.fromkeys(base_names()))}")
 
 
 @cache
@@ -88,15 +88,15 @@ def _read_shipped(name: str) -> LayerGraph:
 
 
 def name_layers(model: ModelYaml, base: str) -> LayerGraph:
-    """Return the graph of a model YAML, its layers named by section, kind and stride, as YOLOv8's are.
+    """Return the graph of a model YAML, its layers named by section, kind and stride, like YOLOv8's.
 
-    The backbone's rows are ``backbone``, the last row is ``head``, the rest ``neck``. A layer that puts out a map of
-    stride 8 is of level P3; in the neck the letter is p until the first layer that halves, and n from there on. A name
-    that two layers would have gets ``_2`` at the second.
+    The backbone's rows are ``backbone``, the last row is ``head``, the rest ``neck``. A layer with an output stride
+    of 8 is of level P3; in the neck the letter is p until the first layer that halves, and n from there on. The second
+    layer with the same name gets ``_2``.
 
     Args:
         model: The YAML.
-        base: What the base is called.
+        base: Name of the base.
     """
     levels: list[float] = []
     layers: list[Layer] = []
@@ -129,10 +129,10 @@ def name_layers(model: ModelYaml, base: str) -> LayerGraph:
 
 
 def _level(layer: Layer, sources: list[float]) -> float:
-    """Return the binary logarithm of a layer's stride against the image, from those of what it takes."""
+    """Return the binary logarithm of a layer's stride relative to the image, from those of its inputs."""
     values = layer.slot_values
     if layer.module == "CBFuse":
-        return sources[-1]  # it brings the others to the size of the last
+        return sources[-1]  # it resizes the others to the last
     if layer.module == "nn.MaxPool2d":
         stride = layer.args[1] if len(layer.args) > 1 else layer.args[0]
         assert isinstance(stride, int), layer
@@ -143,7 +143,7 @@ def _level(layer: Layer, sources: list[float]) -> float:
 
 
 def _word(layer: Layer, *, first: bool) -> str:
-    """Return what a layer is called: its kind, or its class where that says more."""
+    """Return the word for a layer in its name: its kind, or its class if that is more specific."""
     kind = layer.kind
     if kind == "down":
         return "stem" if first else "down"

@@ -16,7 +16,7 @@ KEEP = "keep"
 NONE = "none"
 """The choice that inserts nothing."""
 AFTER = "after "
-"""What the key of an insertion slot starts with."""
+"""Prefix of the key of an insertion slot."""
 
 _LABEL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
@@ -83,12 +83,12 @@ def parse_choice(text: str) -> Choice:
 
 
 def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> str:
-    """Say why a module cannot go into a layer's place (or behind it) in a base; empty if it can."""
+    """Return why a module cannot replace a layer of a base, or be inserted after it; empty if it can."""
     layer = graph[name]
     entry = registry.get(choice.module)
     kinds = ", ".join(sorted(entry.kinds))
     if inserted and layer.section == "head":
-        return "nothing can stand behind a head"
+        return "nothing can be inserted after a head"
     if inserted and entry.rule == "guided":
         return f"{choice.module} cannot be inserted: it takes two inputs, and fits slots of kind {kinds}"
     if inserted and (entry.rule != "same" or any(isinstance(p, registry.FromSlot) for p in entry.params)):
@@ -114,17 +114,17 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
             f"takes {name} and one layer before it; there is none"
         )
     if choice.module == layer.module and row_args(layer, choice) == layer.args:
-        return f"{choice.label} is what stands there; `{KEEP}` says so"
+        return f"{choice.label} is the layer as it is; use `{KEEP}`"
     return ""
 
 
 def _fitting(kind: str) -> str:
-    """Return the modules that fit a kind of slot, in words."""
+    """Return the names of the modules that fit a kind of slot, for a message."""
     return ", ".join(e.name for e in registry.entries().values() if kind in e.kinds)
 
 
 def row_args(layer: Layer, choice: Choice) -> tuple[RowArg, ...]:
-    """Return a choice's arguments as the row of a model YAML: output channels first, unless they are the input's."""
+    """Return the arguments of a choice as in a model YAML: output channels first, unless they equal the input's."""
     entry = registry.get(choice.module)
     own = entry.row_args(layer.slot_values, dict(choice.args))
     return tuple(own) if entry.rule in ("same", "guided") else (layer.args[0], *own)

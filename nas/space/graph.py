@@ -15,14 +15,14 @@ from nas.errors import SpaceError
 from nas.ops.registry import SlotKind, Value, did_you_mean
 
 IMAGE = "image"
-"""What the first layer takes."""
+"""Name of the first layer's input."""
 
 RowArg: TypeAlias = "Value | tuple[RowArg, ...] | None"
 
 _CONVS = frozenset({"Conv", "GhostConv", "DWConv", "SCDown"})
 """Row arguments: channels, kernel, stride."""
 _HALVING = {"ADown": 3, "AConv": 3, "Focus": 1}
-"""Layers of stride 2 whose rows do not say so, and their kernels."""
+"""Layers of stride 2 without a stride in their rows, and their kernels."""
 _BLOCKS: dict[str, tuple[int, bool]] = {
     "Bottleneck": (1, True),
     "BottleneckCSP": (1, True),
@@ -40,7 +40,7 @@ _BLOCKS: dict[str, tuple[int, bool]] = {
     "ELAN1": (99, False),
     "RepNCSPELAN4": (99, False),
 }
-"""Blocks: where their rows say whether a bottleneck adds its input (99: nowhere), and what holds where they do not."""
+"""Blocks: index of the row argument that says whether a bottleneck adds its input (99: none), and the default."""
 _POOLS = frozenset({"SPP", "SPPF", "SPPELAN"})
 
 
@@ -54,7 +54,7 @@ class Layer:
         module: The class, as model YAMLs write it.
         args: Row arguments, as model YAMLs write them: before width and depth scaling.
         repeats: Repeats before depth scaling.
-        note: What a reader should know, printed as a comment.
+        note: Printed as a comment.
         swap: The label of the choice that put this layer here; empty for the base's own layers.
     """
 
@@ -73,7 +73,7 @@ class Layer:
 
     @property
     def kind(self) -> SlotKind | None:
-        """The kind of slot that this layer is; None for what cannot be swapped (concatenations, heads)."""
+        """The kind of slot that this layer is; None for layers that cannot be swapped (concatenations, heads)."""
         if self.module in ("nn.Upsample", "nn.ConvTranspose2d"):
             return "up"
         if self.module in _CONVS or self.module in _HALVING:
@@ -84,7 +84,7 @@ class Layer:
 
     @property
     def slot_values(self) -> dict[str, Value]:
-        """What a module in this layer's place takes over from it; see `nas.ops.registry.FromSlot`."""
+        """Values that a module in its place takes over, such as the stride; see `nas.ops.registry.FromSlot`."""
         if self.module == "nn.Upsample":
             return {"scale": _number(self.args[1])}
         if self.module == "nn.ConvTranspose2d":
@@ -101,7 +101,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Row:
+class NumberedRow:
     """A layer as a row of a model YAML: with numbers in place of names."""
 
     index: int
@@ -114,12 +114,12 @@ class LayerGraph:
     """An architecture: layers in order, and the constants that scale them.
 
     Attributes:
-        base: Name of the base that it comes from.
-        title: The base's name for people.
-        nc: Classes that the YAML says; a training replaces it by the dataset's.
+        base: Name of the base.
+        title: The base's display name.
+        nc: Number of classes in the YAML; a training replaces it by the dataset's.
         scales: Scale letter to depth, width and largest channel count; empty for a base of one size.
         layers: In order of execution.
-        constants: What else its YAML sets for the whole model, such as ``activation``.
+        constants: Further settings of its YAML for the whole model, such as ``activation``.
     """
 
     base: str
@@ -175,14 +175,14 @@ class LayerGraph:
             module: The class that takes its place.
             args: Its row arguments.
             label: The choice's label.
-            guide: A layer whose output it takes beside its input; empty for none.
+            guide: A layer whose output it takes in addition to its input; empty for none.
         """
         sources = (*self[name].sources, guide) if guide else self[name].sources
         new = replace(self[name], sources=sources, module=module, args=args, swap=label)
         return replace(self, layers=tuple(new if layer.name == name else layer for layer in self.layers))
 
     def insert(self, name: str, module: str, args: tuple[RowArg, ...], label: str) -> LayerGraph:
-        """Return the graph with a new layer behind `name`; whoever took `name`'s output takes the new layer's."""
+        """Return the graph with a new layer after `name`; layers that took `name`'s output take the new layer's."""
         self[name]
         new = Layer(f"{name}+{module}", (name,), module, args, swap=label)
         layers: list[Layer] = []
@@ -193,7 +193,7 @@ class LayerGraph:
                 layers.append(replace(layer, sources=tuple(new.name if s == name else s for s in layer.sources)))
         return replace(self, layers=tuple(layers))
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[NumberedRow, ...]:
         """Return the layers as numbered rows: -1 for a first input from the row before, else the row's number."""
         rows = []
         for i, layer in enumerate(self.layers):
@@ -201,14 +201,14 @@ class LayerGraph:
                 -1 if s == IMAGE or (place == 0 and self._index[s] == i - 1) else self._index[s]
                 for place, s in enumerate(layer.sources)
             )
-            rows.append(Row(i, numbers[0] if len(numbers) == 1 else numbers, layer))
+            rows.append(NumberedRow(i, numbers[0] if len(numbers) == 1 else numbers, layer))
         return tuple(rows)
 
 
 def with_letter(name: str, letter: str) -> str:
-    """Return a base's name at a scale: ``yolov8-p2`` at n is ``yolov8n-p2``, ``yolov10n`` stays what it is.
+    """Return a base's name at a scale: ``yolov8-p2`` at n is ``yolov8n-p2``, ``yolov10n`` stays as it is.
 
-    That is where the host looks for the letter: behind the number.
+    Ultralytics looks for the letter after the number.
     """
     match = re.match(r"(yolo[a-z]?\d+)(.*)", name, re.IGNORECASE)
     head, tail = (match[1], match[2]) if match else (name, "")
@@ -216,6 +216,6 @@ def with_letter(name: str, letter: str) -> str:
 
 
 def _number(value: RowArg) -> int | float:
-    """Return a row argument that the base's grammar says is a number."""
+    """Return a row argument that is a number by the grammar of the base."""
     assert isinstance(value, int | float), value
     return value

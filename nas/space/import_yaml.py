@@ -1,8 +1,8 @@
-"""The way back: from a model YAML that someone has edited to a variant of a base.
+"""Imports a hand-edited model YAML as a variant of a base.
 
-The file's rows are aligned with the base's layers at the least cost (as texts are in a diff). What the alignment says
-was swapped or inserted becomes a choice where a registered module stands there with arguments that it takes; then
-every input of every row is compared. What does not fit is listed with its line, never guessed.
+The file's rows are aligned with the base's layers at minimum cost, as lines are in a diff. A swapped or inserted row
+becomes a choice if it is a registered module with valid arguments; then all inputs of all rows are compared. Other
+differences are listed with their lines, never guessed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 
 from nas.errors import ModelError, SpaceError
 from nas.ops import registry
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, Choice, make_choice, misfit
 from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
@@ -23,19 +23,19 @@ from nas.space.variant import Variant, check_scale, make_variant
 
 _SAME, _SWAPPED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 2.0, 3.0, 4.0
 _MOST_ALIGNED = 4
-"""Bases that are aligned with a file of unknown base, after a look at which rows they have in common."""
+"""Number of bases that a file of unknown base is aligned with: those with the most common rows."""
 _MOST_UNLIKE = 0.5
-"""Share of the rows that may differ before a file counts as a model of its own."""
+"""Share of differing rows above which a file counts as another model."""
 
 
 @dataclass(frozen=True)
 class Swap:
-    """One swap that was read.
+    """One swap of a file.
 
     Attributes:
-        line: Where it stands in the file.
-        slot: As `nas.space.variant.Variant.swaps` writes it.
-        label: Its choice.
+        line: Its line.
+        slot: The slot, as in `nas.space.variant.Variant.swaps`.
+        label: The choice.
     """
 
     line: int
@@ -45,12 +45,12 @@ class Swap:
 
 @dataclass(frozen=True)
 class Imported:
-    """What a model YAML is, as a variant.
+    """A model YAML as a variant.
 
     Attributes:
         variant: The base with the swaps that could be read.
-        swaps: Those, in order of the file.
-        left_out: Line and text of everything else in which the file differs from the base.
+        swaps: Those swaps, in order of the file.
+        left_out: Line and text of every other difference between the file and the base.
     """
 
     variant: Variant
@@ -58,25 +58,25 @@ class Imported:
     left_out: tuple[tuple[int, str], ...]
 
 
-def import_model(model: ModelYaml, scale: str | None = None, base: str | None = None) -> Imported:
+def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None = None) -> Imported:
     """Read a model YAML as a variant.
 
     Args:
         model: The file.
-        scale: Scale letter; None for the one in the file's name, as the host reads it, else the base's first.
-        base: Name of the base; None for the nearest one.
+        scale: Scale letter; None for the one in the file name, as Ultralytics reads it, else the base's first.
+        base: Name of the base; None for the most similar one.
 
     Raises:
-        ModelError: No base is near.
+        ModelError: No base is similar.
         SpaceError: Unknown base or scale.
     """
-    graphs = [load_base(name) for name in ((base,) if base else bases())]
+    graphs = [load_base(name) for name in ((base,) if base else base_names())]
     nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
     found = min((_Alignment(graph, model) for graph in nearest), key=_Alignment.distance)
     graph = found.graph
     unlike = len(found.left_out) / max(len(model.rows), len(graph.layers))
     if unlike > _MOST_UNLIKE:
-        which = graph.base if base else f"any base that is known; the nearest is {graph.base}"
+        which = graph.base if base else f"any known base; the most similar is {graph.base}"
         raise ModelError(f"{model.file} is no variant of {which}: {unlike:.0%} of the rows differ")
     letter = scale if scale is not None else _letter(model.file) if graph.scales else ""
     letter = letter if letter is not None else graph.default_scale
@@ -91,7 +91,7 @@ def import_model(model: ModelYaml, scale: str | None = None, base: str | None = 
 
 
 def _likeness(model: ModelYaml, graph: LayerGraph) -> float:
-    """Return which share of the rows stands in both, in the same order."""
+    """Return the share of rows that the file and the base have in common, in the same order."""
     theirs = [(row.module, row.repeats, row.args) for row in model.rows]
     ours = [(layer.module, layer.repeats, layer.args) for layer in graph.layers]
     scales = sum(model.scales.get(k) == v for k, v in graph.scales.items())
@@ -100,7 +100,7 @@ def _likeness(model: ModelYaml, graph: LayerGraph) -> float:
 
 @dataclass
 class _Step:
-    """One step of an alignment: a layer with its row, a layer without, or a row without."""
+    """One step of an alignment: a layer with its row, a layer without a row, or a row without a layer."""
 
     kind: str
     layer: Layer | None
@@ -109,7 +109,7 @@ class _Step:
 
 @dataclass
 class _Alignment:
-    """A file's rows beside a base's layers."""
+    """The alignment of a file's rows with a base's layers."""
 
     graph: LayerGraph
     model: ModelYaml
@@ -117,10 +117,10 @@ class _Alignment:
     steps: list[_Step] = field(init=False)
     swaps: list[Swap] = field(init=False, default_factory=list)
     left_out: list[tuple[int, str]] = field(init=False, default_factory=list)
-    stands: dict[int, str] = field(init=False, default_factory=dict)
-    """Row to the layer of the variant that it stands for."""
+    layer_of: dict[int, str] = field(init=False, default_factory=dict)
+    """Row number to the layer of the variant that it corresponds to."""
     passes: dict[int, str] = field(init=False, default_factory=dict)
-    """Row to the layer whose output it puts out, as far as the variant knows: that of a row left out is its input's."""
+    """Row number to the layer of the variant whose output it has; a row left out passes on its input."""
 
     def __post_init__(self) -> None:
         self.cost, self.steps = self._align()
@@ -133,19 +133,19 @@ class _Alignment:
                 self.left_out.append((line, f"{step.layer.name} ({step.layer.module}) of {self.graph.base} is missing"))
             elif step.layer and row and step.row is not None:
                 self._matched(step.layer, row, step.kind)
-                self.stands[step.row] = self.passes[step.row] = step.layer.name
+                self.layer_of[step.row] = self.passes[step.row] = step.layer.name
             elif row and step.row is not None:
                 self._inserted(before, row, step.row)
             before = step.layer or before
 
     def distance(self) -> float:
-        """Return how unlike the file and the base are: the alignment's cost, and what differs for the whole model."""
+        """Return the cost of the alignment, plus the number of different scales and constants."""
         scales = sum(self.model.scales.get(k) != v for k, v in self.graph.scales.items())
         own = {key: value for key, value in self.graph.constants if key != "legacy"}
         return self.cost + scales + len(set(self.model.constants) ^ set(own.items()))
 
     def _align(self) -> tuple[float, list[_Step]]:
-        """Return the least cost of an alignment, and its steps."""
+        """Return the minimum cost of an alignment, and its steps."""
         layers, rows = self.graph.layers, self.model.rows
         best: list[list[tuple[float, str]]] = [[(0.0, "")] * (len(rows) + 1) for _ in range(len(layers) + 1)]
         for i in range(len(layers) + 1):
@@ -181,8 +181,8 @@ class _Alignment:
 
     def _inserted(self, before: Layer | None, row: ModelRow, number: int) -> None:
         choice = _insertion(self.graph, before, row)
-        if isinstance(choice, Choice) and before and "+" in self.stands.get(number - 1, ""):
-            choice = f"a second module behind {before.name}; one can be inserted"
+        if isinstance(choice, Choice) and before and "+" in self.layer_of.get(number - 1, ""):
+            choice = f"a second module after {before.name}; one can be inserted"
         if isinstance(choice, Choice) and row.sources != (number - 1,):
             choice = f"{row.module} takes row {row.sources[0]}; an inserted layer takes the one before it"
         if isinstance(choice, str) or before is None:
@@ -190,12 +190,12 @@ class _Alignment:
             self.passes[number] = self.passes[row.sources[0]]
         else:
             self.swaps.append(Swap(row.line, f"{AFTER}{before.name}", choice.label))
-            self.stands[number] = self.passes[number] = f"{before.name}+{choice.module}"
+            self.layer_of[number] = self.passes[number] = f"{before.name}+{choice.module}"
 
     def wrong_sources(self, graph: LayerGraph) -> list[tuple[int, str]]:
-        """Return line and text of every row that takes something else than its layer in the variant does."""
+        """Return line and text of every row whose inputs differ from those of its layer in the variant."""
         wrong = []
-        for number, name in self.stands.items():
+        for number, name in self.layer_of.items():
             row = self.model.rows[number]
             taken = tuple(self.passes[s] for s in row.sources)
             expected = graph[name].sources
@@ -206,7 +206,7 @@ class _Alignment:
 
 
 def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, str]:
-    """Return what it costs to take a row for a layer, and how it then differs."""
+    """Return the cost of matching a row with a layer, and how they differ."""
     if (row.module, row.repeats, row.args) == (layer.module, layer.repeats, layer.args):
         return _SAME, "same"
     if not isinstance(_swap(graph, layer, row), str):
@@ -215,7 +215,7 @@ def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, st
 
 
 def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
-    """Return the choice that a row is in a layer's place, or why it is none."""
+    """Return the choice that makes a layer this row, or why there is none."""
     known = _known(row.module)
     if isinstance(known, str):
         return f"{layer.module} replaced; {known}" if row.module != layer.module else _changed(layer, row)
@@ -233,12 +233,12 @@ def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
 
 
 def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice | str:
-    """Return the choice that a row is behind a layer, or why it is none."""
+    """Return the choice that inserts this row after a layer, or why there is none."""
     known = _known(row.module)
     if isinstance(known, str):
         return f"inserted; {known}"
     if before is None:
-        return f"{row.module} stands before the first layer"
+        return f"{row.module} comes before the first layer"
     problem = misfit(graph, before.name, Choice(known.name), inserted=True)
     if problem:
         return problem
@@ -256,14 +256,14 @@ def _known(module: str) -> registry.Entry | str:
 
 
 def _changed(layer: Layer, row: ModelRow) -> str:
-    """Say how a row of the base's own class differs from the layer."""
+    """Return how a row with the layer's own class differs from the layer."""
     if row.repeats != layer.repeats:
         return f"{row.repeats} repeats in place of {layer.repeats}"
     return f"{row.module} with {_list(row.args)} in place of {_list(layer.args)}"
 
 
 def _choice(entry: registry.Entry, given: tuple[object, ...], layer: Layer) -> Choice | str:
-    """Return the choice that a row's arguments behind the channels say, or why they cannot be."""
+    """Return the choice for a row's arguments after the channels, or why they are not valid."""
     signature = f"it takes {', '.join(p.name for p in entry.params) or 'none'}"
     if len(given) > len(entry.params):
         return f"{entry.name} with {_list(given)}: {len(given)} arguments; {signature}"
@@ -285,7 +285,7 @@ def _choice(entry: registry.Entry, given: tuple[object, ...], layer: Layer) -> C
 
 
 def _constants(model: ModelYaml, graph: LayerGraph, letter: str) -> list[tuple[int, str]]:
-    """Return in which constants for the whole model a file differs from the base."""
+    """Return line and text of the constants in which a file differs from the base."""
     found = []
     own = {key: value for key, value in graph.constants if key != "legacy"}
     for key, value in model.constants:
@@ -299,7 +299,7 @@ def _constants(model: ModelYaml, graph: LayerGraph, letter: str) -> list[tuple[i
 
 
 def _letter(file: str) -> str | None:
-    """Return the scale letter in a file's name, where the host looks for it."""
+    """Return the scale letter in a file name, where Ultralytics looks for it."""
     match = re.search(r"yolo(?:e-)?v?\d+([nslmx])", re.split(r"[/\\]", file)[-1])
     return match[1] if match else None
 

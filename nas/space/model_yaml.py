@@ -18,7 +18,7 @@ from nas.space.graph import RowArg
 from nas.space.yaml_reader import YamlReader
 
 IMAGE_ROW = -1
-"""What the first row takes."""
+"""Row number of the image, the input of the first row."""
 
 _GLOBALS = ("activation", "reg_max", "end2end", "depth_multiple", "width_multiple")
 _MOST_ROWS = 500
@@ -31,11 +31,11 @@ class ModelRow:
     """One row.
 
     Attributes:
-        line: Where it stands in the file.
-        sources: Numbers of the rows that it takes, `IMAGE_ROW` for the image.
-        repeats: Before depth scaling.
-        module: As it is written.
-        args: As they are written, before width scaling; None for ``None``.
+        line: Its line in the file.
+        sources: Numbers of its input rows, `IMAGE_ROW` for the image.
+        repeats: Number of repeats before depth scaling.
+        module: The class, as written.
+        args: The arguments, as written: before width scaling; None for ``None``.
     """
 
     line: int
@@ -50,10 +50,10 @@ class ModelYaml:
     """A model YAML.
 
     Attributes:
-        file: For messages.
+        file: Its name, for messages.
         nc: Number of classes.
         scales: Scale letter to depth, width and largest channel count; empty where the file has none.
-        constants: What else it sets for the whole model, such as ``activation`` or ``end2end``.
+        constants: Further settings for the whole model, such as ``activation`` or ``end2end``.
         rows: Backbone, then head.
         backbone: How many of the rows are the backbone's.
     """
@@ -80,7 +80,7 @@ def read_model_yaml(path: Path) -> ModelYaml:
 
 
 def parse_model_yaml(text: str, file: str) -> ModelYaml:
-    """Read a model YAML from text; `file` stands in messages.
+    """Read a model YAML from text; `file` is its name in messages.
 
     Raises:
         ModelError: All problems, one a line, each with file and line.
@@ -157,7 +157,7 @@ class _ModelReader(YamlReader):
         return ModelRow(node.start_mark.line + 1, sources, repeats, module, plain)
 
     def sources(self, node: yaml.Node, number: int, source: object) -> tuple[int, ...]:
-        """Return the numbers of the rows that a row takes; a wrong one is a problem."""
+        """Return the numbers of a row's input rows; a wrong one is a problem."""
         given = source if isinstance(source, list) else [source]
         found = []
         for one in given:
@@ -179,7 +179,7 @@ class _ModelReader(YamlReader):
         return tuple(found)
 
     def argument(self, node: yaml.Node, value: Any, depth: int = 0) -> RowArg:
-        """Return a value with tuples for lists; what no row has is a problem."""
+        """Return a value with tuples for lists; a type that no row has is a problem."""
         if value is None or value == "None":
             return None
         if isinstance(value, bool | int | float | str):

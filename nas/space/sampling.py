@@ -1,4 +1,4 @@
-"""Which variants stand for a space: few, different in kind, and the same ones every time."""
+"""Draws representative variants of a space: few, diverse, and reproducible."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nas.space.variant import Variant
 
 
 def representatives(space: SearchSpace, count: int) -> list[Variant]:
-    """Return variants that differ in kind, without the baseline; a greater count extends the list.
+    """Return diverse variants, without the baseline; a larger count extends the list.
 
-    Each module comes first in every slot that offers it: a kind's effect shows most where there is most of it. Then
-    come variants with every slot drawn at random.
+    First each module in all slots that offer it, where its effect is largest; then variants with every slot drawn at
+    random.
 
     Args:
-        space: Where they come from.
-        count: How many.
+        space: The space.
+        count: Number of variants.
 
     Raises:
         SpaceError: The space has fewer variants.
@@ -40,12 +40,12 @@ def representatives(space: SearchSpace, count: int) -> list[Variant]:
         if not space.forbids(assignment) and not variant.is_baseline:
             found.setdefault(variant.id, variant)
     if len(found) < count:
-        raise SpaceError(f"{space.name} has only {len(found)} variants beside the baseline, not {count}")
+        raise SpaceError(f"{space.name} has only {len(found)} variants besides the baseline, not {count}")
     return list(found.values())
 
 
 def _labels(space: SearchSpace) -> list[str]:
-    """Return one label a module, in the order of the space."""
+    """Return one label per module, in the order of the space."""
     first: dict[str, str] = {}
     for slot in space.active:
         for label in slot.choices:

@@ -1,4 +1,4 @@
-"""Search spaces: which slots may change, and to what.
+"""Search spaces: slots and their choices.
 
 A space is a flat product of categoricals: every slot has ``keep`` (``none`` where something may be inserted) and its
 other choices as plain labels. `nas.space.space_file` reads one from YAML.
@@ -31,7 +31,7 @@ class Slot:
         key: The layer's name, or the glob of layers that are swapped together.
         layers: The layers that it swaps (``after NAME`` where it inserts).
         choices: Labels; the first is ``keep`` or ``none``.
-        enabled: Whether the search may change it.
+        enabled: Whether the search changes it.
     """
 
     key: str
@@ -49,10 +49,10 @@ class SearchSpace:
         base: Name of the base.
         scale: Scale letter.
         slots: In order of the file.
-        forbid: Assignments (slot to label, globs allowed in both) of which no variant may hold all.
+        forbid: Partial assignments (slot to label, globs allowed in both) that no variant may contain.
         limits: ``max_gflops`` (at 640 px, Ultralytics' convention), ``max_params``, ``max_latency_ms`` (on the study's
             machine, at its image size) and ``min_map`` (mAP50-95).
-        modules: Files of own modules, with their texts: what was searched is what is emitted. `nas.own.use` registers
+        modules: Files of own modules, with their texts: the searched code is the emitted code. `nas.own.use` registers
             them; reading a space file does so.
     """
 
@@ -71,7 +71,7 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """How many variants the active slots span, the forbidden ones included."""
+        """Number of variants of the active slots, including forbidden ones."""
         return math.prod(len(slot.choices) for slot in self.active)
 
     @property
@@ -109,17 +109,17 @@ class SearchSpace:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change with anything that changes what can be found; the name does not."""
+        """16 hex digits of everything that defines the variants; the name does not count."""
         return hashlib.sha256(replace(self, name="").to_json().encode()).hexdigest()[:16]
 
     def variant(self, assignment: Mapping[str, str]) -> Variant:
-        """Return the variant of slot key to label; what is not assigned is kept."""
+        """Return the variant of slot key to label; slots without a label are kept."""
         by_key = {slot.key: slot for slot in self.slots}
         swaps = {layer: label for key, label in assignment.items() for layer in by_key[key].layers}
         return make_variant(self.base, self.scale, swaps)
 
     def forbids(self, assignment: Mapping[str, str]) -> bool:
-        """Whether a rule of `forbid` holds for the assignment."""
+        """Return whether a rule of `forbid` matches the assignment."""
         return any(
             all(
                 any(matches(key, slot) and matches(label, choice) for key, label in assignment.items())
@@ -129,7 +129,7 @@ class SearchSpace:
         )
 
     def baseline(self) -> dict[str, str]:
-        """Return the assignment that keeps everything."""
+        """Return the assignment that keeps every layer."""
         return {slot.key: slot.choices[0] for slot in self.active}
 
     def single_swaps(self) -> list[dict[str, str]]:
@@ -156,7 +156,7 @@ class SearchSpace:
                 yield assignment
 
     def enable(self, keys: tuple[str, ...]) -> SearchSpace:
-        """Return the space with slots switched on that the file has off; a key may be a glob.
+        """Return the space with further slots enabled; a key may be a glob.
 
         Raises:
             SpaceError: A key matches no slot.
@@ -168,7 +168,7 @@ class SearchSpace:
         return replace(self, slots=tuple(on))
 
     def with_limits(self, **limits: float | None) -> SearchSpace:
-        """Return the space with other limits; None leaves one as it is."""
+        """Return the space with other limits; None keeps one."""
         given = {k: v for k, v in limits.items() if v is not None}
         return replace(self, limits=tuple(sorted({**dict(self.limits), **given}.items())))
 
@@ -179,7 +179,7 @@ class SearchSpace:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a glob names something; a key may itself hold brackets."""
+    """Return whether a name equals a pattern or matches it as a glob; names may have brackets."""
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
@@ -189,5 +189,5 @@ Key: TypeAlias = tuple[tuple[str, str], ...]
 
 
 def key_of(assignment: Assignment) -> Key:
-    """Return the assignment as something that can be looked up."""
+    """Return the assignment as a dictionary key."""
     return tuple(sorted(assignment.items()))

@@ -1,4 +1,4 @@
-"""Space files: YAML that says which slots may change, and to what.
+"""Reads space files: YAML with the slots of a search space and their choices.
 
 For example::
 
@@ -7,13 +7,13 @@ For example::
     slots:
       neck.up_*: [keep, CARAFE, {DySample: {style: [lp, pl]}}]     # one slot for each match
       neck.c2f_*: {choices: [keep, C2f_SPConv], tie: true}         # all matches together: one slot
-      backbone.down_p2: {choices: [keep, SPConv], enabled: false}  # off until asked for
+      backbone.down_p2: {choices: [keep, SPConv], enabled: false}  # off by default
     forbid:
       - {neck.up_p4: CARAFE, neck.up_p3: keep}                     # no variant with both
     constraints: {max_gflops: 10, max_params: 4000000, max_latency_ms: 20, min_map: 0.3}
     modules: [my_block.py]    # own modules, for the choices above; paths are relative to this file
 
-Argument lists multiply out into plain choices, and every slot has ``keep`` (``none`` where something may be inserted),
+Argument lists expand into plain choices, and every slot has ``keep`` (``none`` where something may be inserted),
 so that a space is a flat product of categoricals. Reading a file reports all its problems at once, each with its line.
 """
 
@@ -32,7 +32,7 @@ from nas.errors import HostError, ModuleFileError, SpaceError
 from nas.ops.registry import did_you_mean
 from nas.own import use
 from nas.own.files import ModuleFile, read_file
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, parse_choice
 from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
@@ -45,7 +45,7 @@ _LIMITS = ("max_gflops", "max_params", "max_latency_ms", "min_map")
 _MOST_CHOICES = 200
 
 
-def shipped() -> tuple[str, ...]:
+def shipped_spaces() -> tuple[str, ...]:
     """Return the names of the spaces that ship with the tool."""
     folder = resources.files("nas.studies.spaces")
     return tuple(sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml")))
@@ -64,15 +64,15 @@ def load_space(name: str) -> SearchSpace:
         except (OSError, UnicodeDecodeError) as error:
             raise SpaceError(f"cannot read the space file {name}: {error}") from None
         return read_space(text, str(path), path.stem)
-    if name not in shipped():
-        hint = did_you_mean(name, dict.fromkeys(shipped()))
+    if name not in shipped_spaces():
+        hint = did_you_mean(name, dict.fromkeys(shipped_spaces()))
         raise SpaceError(f"no space named {name!r}{hint}; or give a file that ends in .yaml")
     text = (resources.files("nas.studies.spaces") / f"{name}.yaml").read_text(encoding="utf-8")
     return read_space(text, f"{name}.yaml", name)
 
 
 def read_space(text: str, file: str, name: str) -> SearchSpace:
-    """Read a space from text; `file` stands in messages.
+    """Read a space from text; `file` is its name in messages.
 
     Raises:
         SpaceError: All problems, one a line, each with file and line.
@@ -92,7 +92,7 @@ class _SpaceReader(YamlReader):
     def mapping(
         self, node: yaml.Node, what: str, known: tuple[str, ...] = ()
     ) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """Return key to (key node, value node); unknown and double keys are problems."""
+        """Return key to (key node, value node); unknown and duplicate keys are problems."""
         if not isinstance(node, yaml.MappingNode):
             self.problem(node, f"{what}: expected a mapping (key: value)")
             return {}
@@ -102,7 +102,7 @@ class _SpaceReader(YamlReader):
             if key in found:
                 self.problem(
                     key_node,
-                    f"{what}: {key!r} stands here twice; the first is on line {found[key][0].start_mark.line + 1}",
+                    f"{what}: duplicate key {key!r}; the first is on line {found[key][0].start_mark.line + 1}",
                 )
             elif known and key not in known:
                 self.problem(key_node, f"{what}: unknown key {key!r}{did_you_mean(key, dict.fromkeys(known))}")
@@ -116,8 +116,8 @@ class _SpaceReader(YamlReader):
             return None
         top = self.mapping(root, "a space", _KEYS)
         base = str(self.value(top["base"][1])) if "base" in top else "yolov8"
-        if base not in bases():
-            self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(bases()))}")
+        if base not in base_names():
+            self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(base_names()))}")
             return None
         graph = load_base(base)
         scale = str(self.value(top["scale"][1])) if "scale" in top else graph.default_scale
@@ -129,7 +129,7 @@ class _SpaceReader(YamlReader):
             self.problem(root, "a space needs slots")
             return None
         modules = self.modules(top["modules"][1]) if "modules" in top else ()
-        if modules is None:  # every choice of theirs would be one more problem
+        if modules is None:  # each of their choices would be one more problem
             return None
         slots = self.slots(top["slots"][1], graph)
         forbid = self.forbid(top["forbid"][1], slots) if "forbid" in top else ()
@@ -137,7 +137,7 @@ class _SpaceReader(YamlReader):
         return SearchSpace(name, base, scale, tuple(slots), forbid, limits, modules)
 
     def modules(self, node: yaml.Node) -> tuple[ModuleFile, ...] | None:
-        """Return the files of own modules, registered; None where one has a problem."""
+        """Return the files of own modules, registered; None if one has a problem."""
         if not isinstance(node, yaml.SequenceNode):
             self.problem(node, "modules: expected a list of Python files, such as [my_block.py]")
             return None
@@ -148,7 +148,7 @@ class _SpaceReader(YamlReader):
                 file = read_file(Path(self.file).parent / str(item.value))
                 use([*files.values(), file])
                 if file.name in files:
-                    self.problem(item, f"modules: {file.name} stands here twice")
+                    self.problem(item, f"modules: {file.name} is listed twice")
                 files[file.name] = file
             except (ModuleFileError, HostError) as error:
                 self.problem(item, f"modules: {error}")
@@ -192,7 +192,7 @@ class _SpaceReader(YamlReader):
         return value
 
     def choices(self, node: yaml.Node, key: str) -> tuple[str, ...]:
-        """Return the labels of a slot, `keep` first, argument lists multiplied out."""
+        """Return the labels of a slot, `keep` first, argument lists expanded to their product."""
         if not isinstance(node, yaml.SequenceNode):
             self.problem(node, f"{key}: expected a list of choices")
             return ()
@@ -206,7 +206,7 @@ class _SpaceReader(YamlReader):
                 continue
             for label in self.multiply(item, key):
                 if label in labels:
-                    self.problem(item, f"{key}: {label} stands here twice (arguments at their defaults are left out)")
+                    self.problem(item, f"{key}: {label} is listed twice (arguments at their defaults are dropped)")
                 else:
                     labels.append(label)
         if len(labels) == 1 and len(self.problems) == before:

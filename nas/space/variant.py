@@ -1,6 +1,6 @@
-"""A variant: which layers of a base are swapped for what.
+"""A variant: a base, a scale, and the swaps of its layers.
 
-The id depends on the swaps alone, not on the space that offered them: a tied swap, the same swaps made one by one, and
+The id depends on the swaps alone, not on the space that they are from: a tied swap, the same swaps made one by one, and
 the same ``--swap`` options give the same id on every machine.
 """
 
@@ -51,7 +51,7 @@ class Variant:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether nothing is swapped."""
+        """True without any swap."""
         return not self.swaps
 
     @property
@@ -61,7 +61,7 @@ class Variant:
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Those of `modules` that Ultralytics does not have: they need registration."""
+        """Those of `modules` that Ultralytics lacks: they need registration."""
         return tuple(name for name in self.modules if not registry.get(name).native)
 
     def with_scale(self, scale: str) -> Variant:
@@ -70,18 +70,18 @@ class Variant:
         return replace(self, scale=scale)
 
     def describe(self) -> str:
-        """Return the swaps in one line; layers that are swapped alike are named together."""
+        """Return the swaps in one line; layers with the same swap are grouped."""
         return describe_swaps(self.swaps)
 
     def graph(self) -> LayerGraph:
-        """Return the base's graph with the swaps made.
+        """Return the base's graph with the swaps.
 
         Raises:
             SpaceError: A slot does not exist, or a module does not fit its slot.
         """
         base = load_base(self.base)
         graph = base
-        # Insertions come last: whoever takes the output of a layer, a guided module too, then takes the inserted one's.
+        # Insertions come last: every consumer of a layer's output, guided modules too, then takes the inserted layer's.
         for slot, label in sorted(self.swaps, key=lambda swap: swap[0].startswith(AFTER)):
             choice = parse_choice(label)
             name = slot.removeprefix(AFTER)
@@ -113,7 +113,7 @@ def make_variant(base: str, scale: str, swaps: Mapping[str, str]) -> Variant:
 
 
 def parse_swaps(base: str, scale: str, texts: Iterable[str]) -> Variant:
-    """Return the variant of ``SLOT=CHOICE`` texts; a slot may be a glob such as ``neck.c2f_*``; a later text wins.
+    """Return the variant of ``SLOT=CHOICE`` texts; slots may be globs such as ``neck.c2f_*``; the last text wins.
 
     Raises:
         SpaceError: A text cannot be read, or a slot or choice is wrong.
@@ -130,7 +130,7 @@ def parse_swaps(base: str, scale: str, texts: Iterable[str]) -> Variant:
 
 
 def match_slots(graph: LayerGraph, key: str) -> tuple[str, ...]:
-    """Return the slots that a key names, in order of the layers: a name, a glob, or either behind ``after ``.
+    """Return the slots that a key names, in order of the layers: a name or a glob, with or without ``after ``.
 
     Raises:
         SpaceError: It names no layer.
@@ -154,15 +154,15 @@ def check_scale(graph: LayerGraph, scale: str) -> None:
 
 
 def describe_swaps(swaps: Iterable[tuple[str, str]]) -> str:
-    """Return slots and choices in one line; slots with the same choice are named together."""
+    """Return slots and choices in one line; slots with the same choice are grouped."""
     by_choice: dict[str, list[str]] = {}
     for slot, label in swaps:
         by_choice.setdefault(label, []).append(slot)
-    return "  ".join(f"{_together(slots)}={label}" for label, slots in by_choice.items()) or "baseline"
+    return "  ".join(f"{_grouped(slots)}={label}" for label, slots in by_choice.items()) or "baseline"
 
 
-def _together(slots: list[str]) -> str:
-    """Return slots in one word: what they share, then what differs in braces."""
+def _grouped(slots: list[str]) -> str:
+    """Return slots as one word: the common part, then the others in braces."""
     if len(slots) == 1:
         return slots[0]
     sections: dict[str, list[str]] = {}

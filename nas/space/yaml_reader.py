@@ -20,7 +20,7 @@ class YamlReader:
     error: ClassVar[type[NasError]]
     """Raised for a file with problems."""
     most_problems: ClassVar[int | None] = None
-    """How many problems are reported; None for all."""
+    """Maximum number of reported problems; None for all."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -46,7 +46,7 @@ class YamlReader:
             return None
 
     def problem(self, node: yaml.Node | None, text: str) -> None:
-        """Note a problem; each line of `text` is one of its own."""
+        """Record a problem for each line of `text`."""
         line = node.start_mark.line + 1 if node else 1
         self.problems += [(line, part) for part in text.splitlines()]
 

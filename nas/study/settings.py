@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from nas.errors import OptionError, StudyError
-from nas.own.files import differences as module_differences
+from nas.own.files import file_differences
 from nas.space.search_space import SearchSpace
 from nas.study.budget import ETA, Rung
 from nas.study.objective import Goal, Prior
@@ -164,7 +164,7 @@ class Settings:
         found = []
         if self.space.fingerprint != other.space.fingerprint:
             found.append(f"space: it searches {_space_words(self.space)}, not {_space_words(other.space)}")
-            found += module_differences(self.space.modules, other.space.modules)
+            found += file_differences(self.space.modules, other.space.modules)
         if self.fingerprint != other.fingerprint:
             found.append(
                 f"data: it was made on {self.data or 'the demo data'} (fingerprint {self.fingerprint}), "

@@ -14,7 +14,7 @@ from releases import RELEASES, fetched, run_each, stand_ins
 from nas.cli import cli
 from nas.emit.forms import texts_of
 from nas.emit.patch import apply_patch, diff, patched, revert_patch, reverted
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.emit.tree import MODULES, TASKS, read_tree, write_tree
 from nas.errors import HostError, OutputError
 from nas.model.render import render, render_branch
@@ -283,7 +283,7 @@ def test_every_release_builds_the_same_patched_and_in_memory(version, shared_cac
     root = tmp_path / "patched"
     shutil.copytree(original, root)
     stubs = stand_ins(tmp_path / "stubs")
-    (stubs / "modules.py").write_text(f"from __future__ import annotations\n\n{standalone(VARIANT.modules)}")
+    (stubs / "modules.py").write_text(f"from __future__ import annotations\n\n{standalone_source(VARIANT.modules)}")
     (stubs / "branch.txt").write_text(render_branch(VARIANT.modules))
     files = render(VARIANT)
     model = tmp_path / f"{files.name}.yaml"

@@ -20,7 +20,7 @@ from nas.cli import cli
 from nas.emit.forms import texts_of
 from nas.emit.output import write_files
 from nas.emit.patch import apply_patch
-from nas.emit.pretrained import pretrained, read_weights
+from nas.emit.pretrained import pretrained_checkpoint, read_weights
 from nas.errors import WeightsError
 from nas.model.host import build
 from nas.model.render import render
@@ -54,7 +54,7 @@ def stock(tmp_path_factory):
 def made(swaps, path):
     variant = parse_swaps("yolov8", "n", swaps)
     files = render(variant)
-    return pretrained(variant, files, read_weights(path, GRAPH)), files
+    return pretrained_checkpoint(variant, files, read_weights(path, GRAPH)), files
 
 
 def loaded(result, path):

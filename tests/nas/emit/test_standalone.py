@@ -13,7 +13,7 @@ from contract_cases import Case, slots_of
 from host_backend import COMPILER, Host
 
 import nas.ops  # noqa: F401  registers the modules
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.ops.registry import entries, macs_rules
 
 OURS = [e for e in entries().values() if not e.native]
@@ -21,7 +21,7 @@ OURS = [e for e in entries().values() if not e.native]
 
 def imported(path, *names):
     """Return the standalone file of some modules, imported from where it is written."""
-    path.write_text(f'"""Generated."""\n\nfrom __future__ import annotations\n\n{standalone(names)}')
+    path.write_text(f'"""Generated."""\n\nfrom __future__ import annotations\n\n{standalone_source(names)}')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
@@ -96,16 +96,16 @@ def test_its_kernels_compute_the_same(name, everything, tmp_path, monkeypatch):
 
 
 def test_only_what_is_used_is_in_it():
-    text = standalone(["DynamicConv"])
+    text = standalone_source(["DynamicConv"])
     assert "class CondConv2d" in text
     for other in ("class CARAFE", "class DCNv4", "__global__", "custom_op", "def _start", "@register"):
         assert other not in text
-    assert "__global__" in standalone(["CARAFE"])
-    assert "dysample_forward" not in standalone(["CARAFE"])
+    assert "__global__" in standalone_source(["CARAFE"])
+    assert "dysample_forward" not in standalone_source(["CARAFE"])
 
 
 def test_it_says_where_its_modules_come_from():
-    text = standalone(["DySample"])
+    text = standalone_source(["DySample"])
     assert '# Paper: Liu et al., "Learning to Upsample by Learning to Sample"' in text
     assert "# Deliberate differences:" in text
     assert "nas.ops" not in text
@@ -114,13 +114,13 @@ def test_it_says_where_its_modules_come_from():
 
 
 def test_same_modules_same_bytes():
-    assert standalone(["CARAFE", "DCNv4"]) == standalone(["DCNv4", "CARAFE", "CARAFE"])
+    assert standalone_source(["CARAFE", "DCNv4"]) == standalone_source(["DCNv4", "CARAFE", "CARAFE"])
 
 
 @pytest.mark.parametrize("names", [["C2f_DCNv4"], ["SPConv", "DySample"], [e.name for e in OURS]], ids=str)
 def test_names_are_all_there_and_none_is_of_the_package(names, tmp_path):
     path = tmp_path / "modules.py"
-    path.write_text("from __future__ import annotations\n\n" + standalone(names))
+    path.write_text("from __future__ import annotations\n\n" + standalone_source(names))
     assert "import nas" not in path.read_text()
     assert "from nas" not in path.read_text()
     checked = subprocess.run(
@@ -131,4 +131,4 @@ def test_names_are_all_there_and_none_is_of_the_package(names, tmp_path):
 
 def test_an_unknown_module_is_named():
     with pytest.raises(ValueError, match="unknown module 'CARAFFE'; did you mean CARAFE"):
-        standalone(["CARAFFE"])
+        standalone_source(["CARAFFE"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas import own
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.errors import ModuleFileError
 from nas.ops import registry
 from nas.own.files import ModuleFile
@@ -45,7 +45,7 @@ def with_plain(more, c2="c2"):
 
 
 def imported(path, *names):
-    path.write_text(f'"""Generated."""\n\nfrom __future__ import annotations\n\n{standalone(names)}')
+    path.write_text(f'"""Generated."""\n\nfrom __future__ import annotations\n\n{standalone_source(names)}')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -103,7 +103,7 @@ nas.module(rule="block", kinds={"block"}, paper="-", summary="-")(type("Other", 
 Other = nas.ops.registry.get("Other").cls
 """)]
     )  # fmt: skip
-    text = standalone(["Plain"])
+    text = standalone_source(["Plain"])
     for gone in ("UNUSED", "__main__", "nas.module", "kinds"):
         assert gone not in text
 
@@ -116,7 +116,7 @@ Other = nas.ops.registry.get("Other").cls
         ("", "nas.Trainer.c", r"it uses nas.Trainer; what own modules may use of nas is nas.Arg"),
         ("", "len(str(nas))", r"it uses nas itself"),
         ("", "len(__file__)", r"it uses __file__ itself"),
-        ("a = 1; b = 2", "a", r"two statements stand on one line"),
+        ("a = 1; b = 2", "a", r"two statements are on one line"),
         ("class CARAFE:\n    width = 3", "CARAFE.width", r"plain.py .*: CARAFE means something else in carafe"),
         ("class Trainer:\n    width = 3", "Trainer.width", r"Trainer means something else in the file of a bundle"),
         ("def torch():\n    return 3", "torch()", r"torch means something else in "),
@@ -125,4 +125,4 @@ Other = nas.ops.registry.get("Other").cls
 def test_what_cannot_be_collected_is_named(more, c2, words):
     with_plain(more, c2)
     with pytest.raises(ModuleFileError, match=words):
-        standalone(["Plain", "CARAFE"])
+        standalone_source(["Plain", "CARAFE"])

@@ -9,14 +9,14 @@ from nas.cli import cli
 from nas.emit.starter_space import space_of, starting_space
 from nas.errors import SpaceError
 from nas.model.check_space import check_space
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import Choice, misfit
 from nas.space.graph import IMAGE
 from nas.space.space_file import read_space
 from nas.space.variant import make_variant
 
 
-@pytest.mark.parametrize("base", bases())
+@pytest.mark.parametrize("base", base_names())
 def test_every_base_has_a_space_with_every_layer_that_something_fits(base):
     space = read_space(starting_space(base), "my.yaml", "my")
     graph = load_base(base)

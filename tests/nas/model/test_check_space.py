@@ -13,7 +13,7 @@ from nas.model.render import render
 from nas.model.transfer import copy_matching, named_state
 from nas.ops import registry
 from nas.space.bases import load_base
-from nas.space.space_file import load_space, read_space, shipped
+from nas.space.space_file import load_space, read_space, shipped_spaces
 from nas.space.variant import Variant, make_variant
 
 
@@ -66,7 +66,7 @@ def test_every_choice_of_seeds_at_every_scale(scale):
 
 
 def test_what_ships_is_sound():
-    for name in shipped():
+    for name in shipped_spaces():
         if name != "seeds":
             assert check_space(load_space(name)) > 0
 
@@ -91,7 +91,7 @@ def test_an_insertion_from_space_to_tensors(attention):
 
 
 def test_what_cannot_be_inserted(attention):
-    for slot, message in (("after head.detect", "nothing can stand behind a head"), ("after neck.c2f_*", "")):
+    for slot, message in (("after head.detect", "nothing can be inserted after a head"), ("after neck.c2f_*", "")):
         if message:
             with pytest.raises(SpaceError, match=message):
                 read_space(f"slots: {{{slot}: [Gate]}}", "s.yaml", "s")

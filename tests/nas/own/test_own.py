@@ -14,7 +14,7 @@ import torch
 
 from nas import own
 from nas.emit.forms import texts_of
-from nas.emit.standalone import standalone
+from nas.emit.standalone import standalone_source
 from nas.errors import ModuleFileError, SpaceError
 from nas.model.host import build
 from nas.model.render import render
@@ -78,12 +78,12 @@ def test_what_was_searched_is_what_is_emitted(folder):
     (folder / "my_block.py").write_text(original.replace("HIDDEN = 0.5", "HIDDEN = 0.25"))
     edited = load_space(str(folder / "my_space.yaml"))
     wide = parse_swaps("yolov8", "n", ["neck.c2f_p4=MyBlock"])
-    assert "HIDDEN = 0.25" in standalone(["MyBlock"])
+    assert "HIDDEN = 0.25" in standalone_source(["MyBlock"])
     narrow_params = sum(p.numel() for p in build(render(wide).yaml, "n").parameters())
     (folder / "my_block.py").unlink()
     space = SearchSpace.from_json(stored)
     own.use(space.modules)
-    assert "HIDDEN = 0.5" in standalone(["MyBlock"])
+    assert "HIDDEN = 0.5" in standalone_source(["MyBlock"])
     files = render(wide)
     assert sum(p.numel() for p in build(files.yaml, "n").parameters()) > narrow_params
     texts = texts_of(wide, files, ["yaml", "plugin"])
@@ -92,7 +92,7 @@ def test_what_was_searched_is_what_is_emitted(folder):
     assert name in files.yaml
     assert f"import {name}  #" in files.train
     assert edited.fingerprint != space.fingerprint
-    assert module_files.differences(space.modules, edited.modules) == [
+    assert module_files.file_differences(space.modules, edited.modules) == [
         f"modules: my_block.py was {space.modules[0].digest}, is {edited.modules[0].digest} now"
     ]
 
@@ -127,7 +127,7 @@ def test_line_ends_and_marks_do_not_make_another_file(tmp_path):
 
 @pytest.mark.parametrize("place", ["cache", "NAS_MODULES", "path"])
 def test_a_checkpoint_finds_the_file(place, tmp_path, monkeypatch):
-    """By name and content; another content of that name is passed over."""
+    """By name and content; other content under that name is passed over."""
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     text = f"# {place}\n{PLAIN}"
     pickled = pickle.dumps(loaded(text).Plain(2, 2))
@@ -155,7 +155,7 @@ def test_a_file_that_is_nowhere_is_named(tmp_path, monkeypatch):
         pickle.loads(b"cnas.own.lost_0123abcd\nPlain\n.")
     assert not isinstance(error.value, ModuleNotFoundError), "Ultralytics would ask a package index for it"
     assert "the file lost.py whose SHA-256 starts with 0123abcd, and it is not here" in str(error.value)
-    assert f"lost.py has another content ({digest})" in str(error.value)
+    assert f"lost.py has other content ({digest})" in str(error.value)
     assert "NAS_MODULES" in str(error.value)
 
 

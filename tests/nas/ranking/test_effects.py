@@ -115,7 +115,7 @@ def test_the_command(ranked_study):
     result = CliRunner().invoke(cli, where)
     assert result.exit_code == 0, result.output
     assert "neck.c2f_*=C2f_DCNv4" in result.output
-    assert "interactions cannot be told" in result.output
+    assert "interactions cannot be estimated" in result.output
     body = json.loads(CliRunner().invoke(cli, [*where, "--json"]).stdout)
     assert body["effects"][0]["kind"] == "module"
     assert body["variants"] == 7

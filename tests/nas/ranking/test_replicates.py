@@ -145,20 +145,22 @@ def test_the_conclusion_counts_verdicts(with_a_better_one):
     [
         ({"recipe": Recipe(init="scratch")}, ""),
         ({"recipe": Recipe(init="bank"), "baselines": PER_SEED}, ""),
-        ({"recipe": Recipe(init="/w.pt")}, "; a study of others may say otherwise"),
-        ({"recipe": Recipe(init="bank", base_epochs=0, weights="/w.pt")}, "; a study of others may say otherwise"),
-        ({"recipe": Recipe(init="baseline")}, "; a study with another --seed, which trains its own, may say otherwise"),
-        ({"recipe": Recipe(init="baseline"), "table": "t"}, "; a study of others may say otherwise"),
+        ({"recipe": Recipe(init="/w.pt")}, "; a study with other weights may differ"),
+        ({"recipe": Recipe(init="bank", base_epochs=0, weights="/w.pt")}, "; a study with other weights may differ"),
+        ({"recipe": Recipe(init="baseline")}, "; a study with another --seed, which trains its own, may differ"),
+        ({"recipe": Recipe(init="baseline"), "table": "t"}, "; a study with other weights may differ"),
     ],
 )
 def test_a_verdict_is_of_the_weights_that_all_share(with_a_better_one, changes, words):
     study = with_a_better_one(**changes)
     lines = conclusion(study)[0]
-    shared = f", with the trained weights that all share{words}" if words else ""
-    assert f"){shared}. Against the baseline's mAP50-95" in lines
+    shared = f", given the trained weights that all variants share{words}" if words else ""
+    assert f"){shared}. mAP50-95 against the baseline" in lines
     of_seeds = next(line for line in ranking_notes(study) if line.startswith("Seeds:"))
-    assert ("The trained weights that all share are in no interval" in of_seeds) == bool(words)
-    assert ("(new values, the trained baseline, the bank, order" in of_seeds) == (study.settings.baselines == PER_SEED)
+    assert ("The intervals do not cover the trained weights that all variants share" in of_seeds) == bool(words)
+    assert ("(initial values, the trained baseline, the bank, order" in of_seeds) == (
+        study.settings.baselines == PER_SEED
+    )
 
 
 def test_what_is_exported_with_a_mean_belongs_to_it():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas.ops.kernels import runtime
-from nas.report.doctor import report
+from nas.report.doctor import environment_report
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from nas.report.doctor import report
 def test_kernels(chosen, missing, words, monkeypatch):
     monkeypatch.setenv("NAS_KERNELS", chosen)
     monkeypatch.setattr(runtime, "unavailable", lambda: missing)
-    assert report()["kernels"].startswith(words)
+    assert environment_report()["kernels"].startswith(words)

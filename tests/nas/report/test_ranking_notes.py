@@ -67,7 +67,7 @@ def test_conclusion_without_a_gain_or_a_start(ranked_study):
 
 
 def test_the_answer_is_among_what_was_confirmed(ranked_study):
-    """What stands above it by one seed is named, with what confirms it."""
+    """The number of variants above it with one seed is reported, with the command that confirms them."""
     singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.425), ({DOWN: "DynamicConv"}, 0.424)]
     study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
     study.set_seeds(None, Confirm(2, 2))
@@ -77,7 +77,7 @@ def test_the_answer_is_among_what_was_confirmed(ranked_study):
         study.start(replace(trial, number=-1, seed=1, status="running", curve=())).end(status="done", curve=curve)
     sentence, _, further = conclusion(study)
     assert "First: neck.up_*=CARAFE, with +5.0% mAP50-95 per GFLOP" in sentence
-    assert " Above it by one seed: 2 variants, which have not been looked at again." in sentence
+    assert " Above it with one seed: 2 variants, not confirmed." in sentence
     assert further.endswith(" --confirm 4:2")
     assert [t.variant.describe() for t in chosen_trials(study)] == ["neck.{up_p3,up_p4}=CARAFE"]
 
@@ -109,7 +109,11 @@ def test_a_study_that_has_nothing_yet_has_notes(ranked_study):
         ({"init": "scratch"}, "map", "8 epochs at 160 px, batch 16, seed 0, from scratch;"),
         ({"init": "/a/b.pt"}, "map", "seed 0, inheriting from /a/b.pt;"),
         ({"init": "bank", "epochs": 0}, "map", "Proxy: no training at 160 px"),
-        ({"init": "scratch"}, "map_average", "from scratch; mAP50-95 of the averaged weights counts; 4 training and 2"),
+        (
+            {"init": "scratch"},
+            "map_average",
+            "from scratch; scored by mAP50-95 of the averaged weights; 4 training and 2",
+        ),
     ],
 )
 def test_what_a_proxy_is(ranked_study, recipe, score, words):
@@ -120,7 +124,7 @@ def test_what_a_proxy_is(ranked_study, recipe, score, words):
 
 def test_without_a_calibration_nobody_knows(of_maps):
     notes = "\n".join(of_maps([0.41, 0.42]))
-    assert "One seed a variant, and nobody has measured what this proxy can see here: this is a screening." in notes
+    assert "Screening: one seed per variant, and the resolution of this proxy is not known here." in notes
     assert "`nas calibrate quick` measures it" in notes
     assert "Resolution" not in notes
 
@@ -128,19 +132,19 @@ def test_without_a_calibration_nobody_knows(of_maps):
 def test_a_calibration_says_what_can_be_seen(of_maps):
     notes = "\n".join(of_maps([0.38, 0.42], ANSWER))
     assert (
-        "Resolution: 0.0036 mAP50-95, the smallest difference whose sign one run each gets right in 9 of 10; "
-        "Spearman 0.81 [0.51, 0.93] with full training (calibrated with 9 variants of seeds on /data/a.yaml)."
+        "Resolution: 0.0036 mAP50-95, the smallest difference whose sign is right in 9 of 10 comparisons of one run "
+        "each; Spearman 0.81 [0.51, 0.93] with full training (calibrated with 9 variants of seeds on /data/a.yaml)."
     ) in notes
     assert "nas calibrate" not in notes
     assert "other data" not in notes
-    assert "cannot be told apart" not in notes
+    assert "cannot be distinguished" not in notes
 
 
 def test_a_calibration_on_other_data_and_without_an_interval(of_maps):
     other = replace(ANSWER, fingerprint="e" * 16, spearman_interval=None)
     notes = "\n".join(of_maps([0.38, 0.42], other))
     assert "Spearman 0.81 with full training" in notes
-    assert "These are other data: it may differ here." in notes
+    assert "It was calibrated on other data and may differ here." in notes
 
 
 MAPS = [0.402, 0.405, 0.398, 0.41]
@@ -152,14 +156,14 @@ def test_told_apart_is_what_spreads_by_more_than_the_resolution(of_maps, factor,
     far = [m + 0.1 for m in MAPS]
     spread = statistics.stdev(far)
     notes = of_maps(far, replace(ANSWER, resolution=factor * spread))
-    assert any("cannot be told apart" in line for line in notes) != apart
-    assert any(f"they spread by {spread:.4f}, less than the resolution" in line for line in notes) != apart
+    assert any("cannot be distinguished" in line for line in notes) != apart
+    assert any(f"standard deviation of {spread:.4f} is below the resolution" in line for line in notes) != apart
 
 
 def test_a_single_variant_has_no_spread(of_maps):
     notes = "\n".join(of_maps([0.41], ANSWER))
     assert "Resolution" in notes
-    assert "cannot be told apart" not in notes
+    assert "cannot be distinguished" not in notes
 
 
 def test_how_many_are_as_good_as_the_best(of_maps):
@@ -191,9 +195,11 @@ def combined(strange: float = 0.0) -> list[tuple[dict[str, str], str, float, flo
 
 def test_parts_of_a_sum(ranked_study):
     notes = ranking_notes(ranked_study(combined(), ANSWER))
-    (parts,) = [line for line in notes if line.startswith("Parts: ")]
-    assert parts.startswith("Parts: 6 combinations predicted from the others, root mean square error 0.00")
-    alone, base = (float(parts.split(word)[1][:6]) for word in ("mean alone ", "baseline's score alone "))
+    (parts,) = [line for line in notes if line.startswith("Additive model: ")]
+    assert parts.startswith(
+        "Additive model: 6 combinations predicted from the other variants, root mean square error 0.00"
+    )
+    alone, base = (float(parts.split(word)[1][:6]) for word in ("from their mean ", "from the baseline's score "))
     assert float(parts.split("error ")[1][:6]) < 0.25 * min(alone, base)
     assert not any("its parts" in line for line in notes)
 
@@ -208,7 +214,7 @@ def test_a_combination_that_is_not_its_parts(ranked_study, strange, how):
 
 
 def test_without_combinations_nothing_is_said_of_parts(of_maps):
-    assert not any("arts" in line for line in of_maps(MAPS, ANSWER))
+    assert not any("combinations" in line for line in of_maps(MAPS, ANSWER))
 
 
 def test_what_the_bank_found(ranked_study, tmp_path):
@@ -223,18 +229,19 @@ def test_what_the_bank_found(ranked_study, tmp_path):
     study.store_bank(bank)
     notes = ranking_notes(study)
     assert (
-        "No swap can matter on these data in neck.c2f_p3, neck.up_p3: the baseline loses nothing without what they say."
+        "No swap can matter on these data in neck.c2f_p3, neck.up_p3: the baseline loses less than 0.001 mAP50-95 "
+        "when the layer's output is replaced by its channel means."
     ) in notes
     assert [line for line in notes if "kept out" in line] == [
         "kept out of the search: neck.up_p4=CARAFE: its distillation diverged"
     ]
-    assert "distil: the largest distillation error of the swaps; `nas bank s` shows all." in notes
+    assert "distil: the largest distillation error among the swaps; `nas bank s` lists all." in notes
     study.store_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
     assert not any("No swap can matter" in line or "kept out" in line for line in ranking_notes(study))
 
 
 def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
-    """It is told apart, and the next command does not ask for less than is confirmed."""
+    """It is reported apart, and the next command does not request less than is confirmed."""
     singles = [({}, 0.40), (SWAP, 0.44), (OTHER, 0.43), ({DOWN: "SPConv"}, 0.42)]
     study = ranked_study([(swaps, "done", score, 8.0) for swaps, score in singles])
     study.set_seeds(None, Confirm(3, 2))
@@ -246,6 +253,6 @@ def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
         else:
             handle.end(status="done", curve=curve)
     sentence, _, further = conclusion(study)
-    assert " Above it by one seed, and failed under another: 1 variant." in sentence
-    assert "not been looked at" not in sentence
+    assert " Above it with one seed, but failed with another: 1 variant." in sentence
+    assert "not confirmed" not in sentence
     assert further.endswith(" --trials 10")

@@ -155,13 +155,13 @@ def test_only_the_studys_own_recipe_is_ranked_and_a_lower_rung_where_it_is_asked
     assert [t.fidelity for t in chosen_trials(study, which="best")] == [""]
     assert chosen_trials(study, number=3)[0].fidelity == LOW.fidelity  # by its number any can be had
     said = "\n".join(ranking_notes(study))
-    assert "Rungs: one of 3 goes on" in said
+    assert "Successive halving, keep 1 of 3; every rung retrains from the start" in said
     assert "1: 8 variants with 1 epoch at 96 px with 50% of the training images; 2: 3 variants with 2 epochs" in said
-    assert "3: 1 variant with the study's own recipe. Only the last is ranked here" in said
+    assert "3: 1 variant with the full recipe. Only the last rung is ranked here" in said
     assert "Compared 2 variants" in conclusion(study)[0]
     lower = "\n".join(ranking_notes(study, LOW.fidelity))
     assert lower.startswith("Proxy: 1 epoch at 96 px, batch 16") or "Proxy: 1 epoch at 96 px with 50%" in lower
-    assert "Nobody has measured what this rung can see" in lower
+    assert "The resolution of this rung is not known" in lower
 
 
 def test_a_study_without_rungs_says_so(make_study):
@@ -192,7 +192,7 @@ def test_who_stops_on_a_lower_rung_is_told_where_to_look(run, halved, graded):
     with pytest.raises(KeyboardInterrupt):
         run(study, EVERY, graded(stop_at=4), WeightsObserver())
     (said,) = conclusion(study)
-    assert said.startswith("No variant has got as far as the study's own recipe yet; ")
+    assert said.startswith("No variant has reached the full recipe yet; ")
     assert said.endswith(f"`nas rank s --storage {study.location.url} --rung 1` shows the lowest rung.")
     assert len(ranking_of(study, study.fidelity_of(1))) == 3
 

@@ -80,8 +80,8 @@ def test_a_further_seed_whose_baseline_has_not_learnt_is_left_out(run, make_stud
     assert {t.status for t in trials if t.seed == 1} == {"interrupted"}
     assert sum(job.save is not None and job.seed == 1 for job in trainer.jobs) == 1
     assert sum(said.startswith("seed 1 is left out, and the next one takes its place: ") for said in observer.said) == 1
-    (line,) = [note for note in ranking_notes(study) if "left out" in note]
-    assert line.startswith("Seed 1 is left out, for all variants: the baseline ")
+    (line,) = [note for note in ranking_notes(study) if "excluded" in note]
+    assert line.startswith("Seed 1 is excluded for all variants: the baseline ")
     todo = plan(study, None)
     assert is_finished(study, todo)
     again, _, idle = run(study, None)

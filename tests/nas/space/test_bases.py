@@ -15,7 +15,7 @@ from nas.model import host
 from nas.model.cost import costed
 from nas.model.render import render
 from nas.ops import registry
-from nas.space.bases import HEADS, bases, load_base, name_layers
+from nas.space.bases import HEADS, base_names, load_base, name_layers
 from nas.space.choice import Choice, misfit
 from nas.space.graph import IMAGE, with_letter
 from nas.space.model_yaml import read_model_yaml
@@ -49,11 +49,13 @@ def test_every_detection_yaml_of_the_host_is_a_base():
         for name, file in FILES.items()
         if name.startswith("yolo") and yaml.safe_load(file.read_text())["head"][-1][2] in HEADS
     }
-    assert set(bases()) == with_head
-    assert {"yolov3", "yolov5", "yolov6", "yolov8", "yolov9c", "yolov10n", "yolo11", "yolo12", "yolo26"} <= set(bases())
+    assert set(base_names()) == with_head
+    assert {"yolov3", "yolov5", "yolov6", "yolov8", "yolov9c", "yolov10n", "yolo11", "yolo12", "yolo26"} <= set(
+        base_names()
+    )
 
 
-@pytest.mark.parametrize("name", bases())
+@pytest.mark.parametrize("name", base_names())
 def test_layers_have_names_of_their_own_and_the_files_rows(name):
     graph, file = load_base(name), read_model_yaml(FILES[name])
     assert len(set(graph.names)) == len(graph.names) == len(file.rows)

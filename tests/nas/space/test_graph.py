@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from nas.errors import SpaceError
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 
 
 def host_yaml(name: str) -> dict:
@@ -90,6 +90,6 @@ def test_unknown_layer_names_close_matches():
 
 
 def test_unknown_base():
-    assert "yolov8" in bases()
+    assert "yolov8" in base_names()
     with pytest.raises(SpaceError, match="unknown base 'yolo8'; did you mean yolov8"):
         load_base("yolo8")

@@ -12,11 +12,11 @@ from torch import nn
 from nas.errors import ModelError, SpaceError
 from nas.model.render import render
 from nas.ops import registry
-from nas.space.bases import bases, load_base
+from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, Choice, misfit
-from nas.space.import_yaml import import_model
+from nas.space.import_yaml import variant_of_yaml
 from nas.space.model_yaml import parse_model_yaml
-from nas.space.space_file import load_space, shipped
+from nas.space.space_file import load_space, shipped_spaces
 from nas.space.variant import Variant, make_variant
 
 STOCK = (Path(ultralytics.__file__).parent / "cfg/models/v8/yolov8.yaml").read_text()
@@ -43,7 +43,7 @@ def attention():
 
 
 def came_back(variant: Variant, **given: str) -> bool:
-    found = import_model(parse_model_yaml(render(variant).yaml, f"{variant.name}.yaml"), **given)
+    found = variant_of_yaml(parse_model_yaml(render(variant).yaml, f"{variant.name}.yaml"), **given)
     return found.variant == variant and not found.left_out
 
 
@@ -62,7 +62,7 @@ def random_swaps(base: str, rng: random.Random, share: float) -> dict[str, str]:
     return swaps
 
 
-@pytest.mark.parametrize("base", bases())
+@pytest.mark.parametrize("base", base_names())
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_any_variant_of_any_base_survives(base, share):
     scale = load_base(base).default_scale
@@ -70,7 +70,7 @@ def test_any_variant_of_any_base_survives(base, share):
     assert came_back(variant, base=base, scale=scale)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_spaces())
 def test_any_variant_of_any_space_survives(name):
     space, rng = load_space(name), random.Random(0)
     for _ in range(40):
@@ -87,14 +87,14 @@ def test_the_base_is_found(base):
 
 
 def test_the_scale_is_read_from_the_name_as_the_host_does():
-    assert import_model(parse_model_yaml(STOCK, "/exp2s/yolov8m-mine.yaml")).variant.scale == "m"
-    assert import_model(parse_model_yaml(STOCK, "mine.yaml")).variant.scale == "n"
-    assert import_model(parse_model_yaml(STOCK, "yolov8m.yaml"), "s").variant.scale == "s"
+    assert variant_of_yaml(parse_model_yaml(STOCK, "/exp2s/yolov8m-mine.yaml")).variant.scale == "m"
+    assert variant_of_yaml(parse_model_yaml(STOCK, "mine.yaml")).variant.scale == "n"
+    assert variant_of_yaml(parse_model_yaml(STOCK, "yolov8m.yaml"), "s").variant.scale == "s"
 
 
 def test_a_posts_upsamplers():
     text = STOCK.replace(UP, "[-1, 1, CARAFE, [3, 7]]").replace("nc: 80", "nc: 3")
-    found = import_model(parse_model_yaml(text, "yolov8n-carafe.yaml"))
+    found = variant_of_yaml(parse_model_yaml(text, "yolov8n-carafe.yaml"))
     assert dict(found.variant.swaps) == {"neck.up_p3": "CARAFE(k_up=7)", "neck.up_p4": "CARAFE(k_up=7)"}
     assert found.left_out == ()
     assert [text.splitlines()[swap.line - 1].strip()[2:15] for swap in found.swaps] == ["[-1, 1, CARAF"] * 2
@@ -107,7 +107,7 @@ def test_insertions(attention):
 
 def test_an_insertion_that_forgot_to_move_the_numbers(attention):
     text = STOCK.replace("[-1, 1, SPPF, [1024, 5]] # 9", "[-1, 1, SPPF, [1024, 5]]\n  - [-1, 1, TestAttention, []]")
-    found = import_model(parse_model_yaml(text, "yolov8n-post.yaml"))
+    found = variant_of_yaml(parse_model_yaml(text, "yolov8n-post.yaml"))
     assert dict(found.variant.swaps) == {"after backbone.sppf": "TestAttention"}
     with_swaps = "in yolov8 with these swaps"
     assert [text for _, text in found.left_out] == [
@@ -143,27 +143,27 @@ def test_an_insertion_that_forgot_to_move_the_numbers(attention):
 )
 def test_what_is_no_swap_is_listed(old, new, message):
     assert old in STOCK
-    found = import_model(parse_model_yaml(STOCK.replace(old, new), "yolov8n-post.yaml"), base="yolov8")
+    found = variant_of_yaml(parse_model_yaml(STOCK.replace(old, new), "yolov8n-post.yaml"), base="yolov8")
     assert any(message in text for _, text in found.left_out), found.left_out
 
 
 def test_a_missing_layer():
     text = STOCK.replace("  - [-1, 1, SPPF, [1024, 5]] # 9\n", "").replace("[[15, 18, 21]", "[[14, 17, 20]")
-    found = import_model(parse_model_yaml(text, "yolov8n-post.yaml"))
+    found = variant_of_yaml(parse_model_yaml(text, "yolov8n-post.yaml"))
     assert "backbone.sppf (SPPF) of yolov8 is missing" in [text for _, text in found.left_out]
 
 
 def test_what_is_near_no_base():
     text = "backbone:\n" + "  - [-1, 1, Conv, [64, 3, 1]]\n" * 9 + "head:\n  - [[-1], 1, Detect, [nc]]\n"
-    with pytest.raises(ModelError, match="no variant of any base that is known; the nearest is"):
-        import_model(parse_model_yaml(text, "m.yaml"))
+    with pytest.raises(ModelError, match="no variant of any known base; the most similar is"):
+        variant_of_yaml(parse_model_yaml(text, "m.yaml"))
     with pytest.raises(ModelError, match="no variant of yolo11: "):
-        import_model(parse_model_yaml(text, "m.yaml"), base="yolo11")
+        variant_of_yaml(parse_model_yaml(text, "m.yaml"), base="yolo11")
 
 
 def test_wrong_bases_and_scales():
     model = parse_model_yaml(STOCK, "m.yaml")
     with pytest.raises(SpaceError, match="unknown base 'yolo8'"):
-        import_model(model, base="yolo8")
+        variant_of_yaml(model, base="yolo8")
     with pytest.raises(SpaceError, match="no scale 'q'"):
-        import_model(model, "q")
+        variant_of_yaml(model, "q")

@@ -60,12 +60,12 @@ def test_what_is_forbidden_is_left_out():
     assert "neck.{up_p3,up_p4}=CARAFE" not in found
     assert "neck.up_p4=DySample" not in found
     assert len(set(found)) == 6
-    with pytest.raises(SpaceError, match="s has only 6 variants beside the baseline, not 7"):
+    with pytest.raises(SpaceError, match="s has only 6 variants besides the baseline, not 7"):
         representatives(space, 7)
 
 
 def test_more_than_there_are():
-    with pytest.raises(SpaceError, match="s has only 8 variants beside the baseline, not 9"):
+    with pytest.raises(SpaceError, match="s has only 8 variants besides the baseline, not 9"):
         representatives(small(), 9)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from nas.errors import SpaceError
 from nas.space.search_space import SearchSpace
-from nas.space.space_file import load_space, read_space, shipped
+from nas.space.space_file import load_space, read_space, shipped_spaces
 
 GOOD = """
 base: yolov8
@@ -104,13 +104,13 @@ slot: 1
         "bad.yaml:4: neck.up_*: DySample has no argument 'styl'; did you mean style?",
         "bad.yaml:4: neck.up_*: DySample: style='xx': expected one of lp, pl",
         "bad.yaml:5: yolov8 has no layer 'neck.c2f_p44'; did you mean neck.c2f_p4",
-        "bad.yaml:6: neck.c2f_*: C2f_SPConv stands here twice",
+        "bad.yaml:6: neck.c2f_*: C2f_SPConv is listed twice",
         "bad.yaml:6: neck.c2f_p4, neck.c2f_p3, neck.c2f_n4, neck.c2f_n5: CARAFE fits slots of kind up",
         "bad.yaml:7: neck.c2f_p3: unknown key 'ti'; did you mean tie?",
         "bad.yaml:7: neck.c2f_p3 is in two slots: 'neck.c2f_*' and 'neck.c2f_p3'",
         "bad.yaml:8: neck.cat_p4: Concat cannot be swapped",
         "bad.yaml:9: neck.down_n4: no choice besides 'keep'",
-        "bad.yaml:10: slots: 'neck.down_n4' stands here twice; the first is on line 9",
+        "bad.yaml:10: slots: duplicate key 'neck.down_n4'; the first is on line 9",
         "bad.yaml:11: forbid: no slot 'neck.up_p5'; did you mean neck.up_p4",
         "bad.yaml:11: forbid: neck.up_p4 has no choice 'SPConv'",
         "bad.yaml:11: forbid: expected a mapping",
@@ -146,7 +146,7 @@ def test_bad_files(text, message):
 
 
 def test_names_and_files(tmp_path):
-    assert {"seeds", "quick"} <= set(shipped())
+    assert {"seeds", "quick"} <= set(shipped_spaces())
     with pytest.raises(SpaceError, match="no space named 'seed'; did you mean seeds"):
         load_space("seed")
     with pytest.raises(SpaceError, match=r"cannot read the space file .*nothing.yaml"):
