@@ -22,7 +22,7 @@ from ultralytics.nn.modules.conv import Conv
 from nas.ops.functional.sample import centres, sample, sample_macs
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.slots import check_kernel, check_least, odd_kernel
-from nas.ops.start import covariance, fitted, set_norm, trained
+from nas.ops.warm_start import covariance, fitted, set_norm, trained
 
 
 def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

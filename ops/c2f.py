@@ -34,7 +34,7 @@ from nas.ops.pconv import PConv
 from nas.ops.registry import FromSlot, get, register
 from nas.ops.reparam import RepVGG
 from nas.ops.spconv import SPConv
-from nas.ops.start import begin, bottlenecks_of, copy_conv, trained, trained_like
+from nas.ops.warm_start import apply_start, bottlenecks_of, copy_conv, trained, trained_like
 
 
 class C2fWith(C2f):  # type: ignore[misc]  # Ultralytics is untyped
@@ -113,7 +113,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     for ours, theirs in zip(new.m, bottlenecks, strict=True):
         convolution = theirs.cv2
         assert isinstance(convolution, nn.Module)
-        begun = begin(ours.cv2, convolution)
+        begun = apply_start(ours.cv2, convolution)
         assert begun, "checked above"
 
 

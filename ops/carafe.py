@@ -19,7 +19,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.functional.carafe import carafe
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.start import upsampled
+from nas.ops.warm_start import upsampled
 
 
 def _macs(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

@@ -27,7 +27,7 @@ from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.functional.sample import sample_macs
 from nas.ops.registry import FromSlot, counts_macs, register
 from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
-from nas.ops.start import covariance, set_norm, trained
+from nas.ops.warm_start import covariance, set_norm, trained
 
 _FOCUS = 0.9
 """The weight of the tap that a group sees at the start; the others share the rest, so that all of them learn."""

@@ -26,7 +26,7 @@ from nas.ops.deformable import GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
 from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
-from nas.ops.start import covariance, set_norm, trained
+from nas.ops.warm_start import covariance, set_norm, trained
 
 
 def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

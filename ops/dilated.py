@@ -21,7 +21,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.registry import Arg, FromSlot, register
 from nas.ops.slots import check_kernel, check_least, odd_kernel, odd_kernel_in_place
-from nas.ops.start import fitted, set_norm, trained
+from nas.ops.warm_start import fitted, set_norm, trained
 
 _RATES = (1, 6, 12, 18)
 

@@ -28,7 +28,7 @@ from nas.ops.export import exporting
 from nas.ops.gaussian import activated
 from nas.ops.registry import FromSlot, register
 from nas.ops.slots import check_halving, halving
-from nas.ops.start import CannotStart, covariance, fitted, set_norm, trained
+from nas.ops.warm_start import CannotStart, covariance, fitted, set_norm, trained
 
 _PARAMS = (FromSlot("k", "kernel"), FromSlot("s", "stride"))
 

@@ -24,7 +24,7 @@ from nas.ops.functional.sample import centres, sample, sample_macs
 from nas.ops.gaussian import activated, again
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.slots import check_kernel, odd_kernel_in_place
-from nas.ops.start import copy_conv, set_norm, trained_like
+from nas.ops.warm_start import copy_conv, set_norm, trained_like
 
 
 def _macs(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

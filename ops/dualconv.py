@@ -23,7 +23,7 @@ from nas.ops.activation import activation
 from nas.ops.registry import Arg, FromSlot, register
 from nas.ops.reparam import Fusible, folded
 from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
-from nas.ops.start import fitted, set_norm, trained
+from nas.ops.warm_start import fitted, set_norm, trained
 
 
 def _start(new: nn.Module, old: nn.Module) -> None:

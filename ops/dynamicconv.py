@@ -22,7 +22,7 @@ from torch import nn
 from nas.ops.activation import activation
 from nas.ops.export import exporting
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.start import set_norm, trained
+from nas.ops.warm_start import set_norm, trained
 
 
 def _macs(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 
 from nas.ops.functional.dysample import dysample
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.start import upsampled
+from nas.ops.warm_start import upsampled
 
 
 def _macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

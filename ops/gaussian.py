@@ -1,6 +1,6 @@
 """What activations make of sums that are normally distributed, as a batch norm's outputs nearly are.
 
-Starts (`nas.ops.start`) of modules that have more activations in a row than the layer that they replace need it.
+Starts (`nas.ops.warm_start`) of modules that have more activations in a row than the layer that they replace need it.
 """
 
 from __future__ import annotations

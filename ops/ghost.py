@@ -18,7 +18,7 @@ from ultralytics.nn.modules.conv import Conv, GhostConv
 
 from nas.ops.gaussian import activated, predicted
 from nas.ops.registry import FromSlot, register
-from nas.ops.start import correlation, set_norm, trained
+from nas.ops.warm_start import correlation, set_norm, trained
 
 __all__ = ["C2f_Ghost", "GhostConv"]
 

@@ -24,7 +24,7 @@ from torch import nn
 from nas.ops.export import exporting
 from nas.ops.functional.carafe import carafe
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.start import upsampled
+from nas.ops.warm_start import upsampled
 
 
 def _pair(

@@ -30,7 +30,7 @@ from ultralytics.nn.modules.conv import Conv
 from nas.ops.activation import activation
 from nas.ops.registry import Arg, FromSlot, Value, register
 from nas.ops.slots import check_kernel, odd_kernel
-from nas.ops.start import Trained, bottlenecks_of, copy_conv, fitted, set_norm, trained, trained_like
+from nas.ops.warm_start import Trained, bottlenecks_of, copy_conv, fitted, set_norm, trained, trained_like
 
 _ALPHA = Arg("alpha", 0.5, "share of the channels at half the resolution", low=0.125, high=0.875)
 

@@ -24,7 +24,7 @@ from nas.ops.activation import activation
 from nas.ops.registry import FromSlot, counts_macs, register
 from nas.ops.reparam import Fusible, folded
 from nas.ops.slots import check_three, three
-from nas.ops.start import set_norm, trained
+from nas.ops.warm_start import set_norm, trained
 
 _EXPANSION = 8
 """Depthwise kernels a channel in the branch of a depthwise convolution and a 1x1."""

@@ -21,7 +21,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.registry import Arg, FromSlot, register
 from nas.ops.slots import check_kernel, check_least, odd_kernel_in_place
-from nas.ops.start import covariance, fitted, set_norm, trained
+from nas.ops.warm_start import covariance, fitted, set_norm, trained
 
 _DIVISION = Arg("n_div", 4, "the convolution sees one channel in n_div", low=2, high=16)
 

@@ -19,7 +19,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.attention.lska import KERNELS, LSKA, begin_gate
 from nas.ops.registry import Arg, register
-from nas.ops.start import CannotStart
+from nas.ops.warm_start import CannotStart
 
 _K = Arg("k", 5, "window of a pooling", low=3, high=13, odd=True)
 

@@ -131,8 +131,8 @@ class Entry:
         summary: One line.
         requires: What it needs of its place, in words; empty if nothing.
         fits: For a convolution: whether it takes this kernel and stride.
-        start: Called as ``start(new, old)`` by `nas.ops.start.begin`, without gradients: lets a new module start near
-            the trained layer that it replaces; see `nas.ops.start`.
+        start: Called as ``start(new, old)`` by `nas.ops.warm_start.apply_start`, without gradients: lets a new module
+            start near the trained layer that it replaces; see `nas.ops.warm_start`.
         starts: What it then starts as and how near, one sentence; empty if there is no `start`.
     """
 

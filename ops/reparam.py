@@ -18,7 +18,7 @@ from ultralytics.nn.modules.conv import RepConv
 
 from nas.ops.registry import FromSlot, register
 from nas.ops.slots import check_three, three
-from nas.ops.start import set_norm, trained
+from nas.ops.warm_start import set_norm, trained
 
 
 class Fusible(RepConv, ABC):  # type: ignore[misc]  # Ultralytics is untyped

@@ -25,7 +25,7 @@ from torch import nn
 from nas.ops.activation import activation
 from nas.ops.functional.spconv import spconv_blend
 from nas.ops.registry import Arg, FromSlot, Value, counts_macs, register
-from nas.ops.start import covariance, set_norm, trained
+from nas.ops.warm_start import covariance, set_norm, trained
 
 
 def _macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
-from nas.ops.start import upsampled
+from nas.ops.warm_start import upsampled
 
 
 def _bilinear_macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:

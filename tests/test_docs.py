@@ -22,7 +22,7 @@ from PIL import Image
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.cli import cli
-from nas.model.module_card import WHERE, in_order, kinds_of, measure, shipped, timed_how, timing, usage
+from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
 from nas.ops.registry import Entry, entries
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def modules_page() -> str:
 
 
 def module_row(entry: Entry) -> str:
-    figures, timed = measure(entry), timing(entry)
+    figures, timed = measure_module(entry), timing(entry)
     assert timed, f"no time of {entry.name}: python benchmarks/modules_cpu.py --only {entry.name}"
     macs = f"{figures.macs / 1e6:.3g} M" if figures.macs else "0"
     return f"| {entry.name} | {figures.params:,} | {macs} | {timed.text} | {figures.fuse} | {entry.paper} |"
@@ -157,7 +157,7 @@ def test_the_readme_is_short_and_has_both_ways_to_set_up():
     assert len(text.splitlines()) <= MOST_README_LINES
     assert "    pip install -e . && nas search " in text
     assert "    pip install -e '.[test]' && pytest -n 2 " in text
-    assert f"{sum(map(shipped, entries().values()))} modules" in text
+    assert f"{sum(map(is_shipped, entries().values()))} modules" in text
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=names(WRITTEN))

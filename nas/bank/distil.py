@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +27,10 @@ import torch
 from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, Distilled
 from nas.bank.student import Student, Tap
 from nas.errors import ProxyError
+from nas.files import replacing
 from nas.model.host import build
 from nas.model.render import render
-from nas.model.transfer import begin
+from nas.model.transfer import warm_start_layer
 from nas.space.choice import AFTER
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyJob
@@ -113,7 +113,7 @@ def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> St
     module: Any = build(render(variant).yaml, proxy.scale, nc).model[row]  # type: ignore[index]  # the host's list
     begun = False
     if not is_control and proxy.recipe.start == "near":
-        begun = begin(module, None if inserted else teacher.model[row])
+        begun = warm_start_layer(module, None if inserted else teacher.model[row])
     if proxy.recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
     device = next(teacher.parameters()).device
@@ -210,10 +210,8 @@ def _digest(*what: str) -> str:
 
 def _save(path: Path, body: dict[str, Any]) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    torch.save(body, beside)
-    beside.replace(path)
+    with replacing(path) as temporary:
+        torch.save(body, temporary)
 
 
 def _restore(path: Path, students: list[Student], steps: int) -> tuple[int, float]:

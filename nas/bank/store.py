@@ -16,9 +16,9 @@ from nas.space.choice import AFTER
 from nas.space.search_space import SearchSpace
 
 _OLD_CONTROL = "again"
-"""What `CONTROL` was called in the banks of earlier versions."""
+"""The value of `CONTROL` in the banks of earlier versions."""
 IDLE = 0.001
-"""mAP50-95 that the baseline has to lose without what a layer says, for the layer to matter."""
+"""mAP50-95 that the baseline must lose without a layer's information for the layer to matter."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class SwapBank:
     """The distilled candidates of a space.
 
     Attributes:
-        folder: Where their files lie.
-        teacher_map: mAP50-95 of the baseline that they learnt from.
-        drops: Slot to the mAP50-95 that the baseline loses without what the layer says.
+        folder: Folder of their files.
+        teacher_map: mAP50-95 of the baseline that they were distilled from.
+        drops: Slot to the mAP50-95 that the baseline loses without the layer's information.
         candidates: By slot and label.
-        cpu_seconds: Of distilling all of them.
+        cpu_seconds: CPU time of distilling all of them.
     """
 
     folder: Path
@@ -39,25 +39,25 @@ class SwapBank:
     candidates: dict[tuple[str, str], Distilled] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
-    def of(self, wanted: Sequence[Candidate]) -> SwapBank:
-        """Return the bank with these candidates alone: what other spaces have put into it does not concern this one."""
+    def subset(self, wanted: Sequence[Candidate]) -> SwapBank:
+        """Return the bank with these candidates only: other spaces may have added more."""
         kept = {(c.slot, c.label): self.candidates[c.slot, c.label] for c in wanted}
         slots = {slot for slot, _ in kept}
         return replace(self, drops={s: d for s, d in self.drops.items() if s in slots}, candidates=kept)
 
     def files(self, swaps: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-        """Return the files whose tensors make the swaps."""
+        """Return the files with the tensors of the swaps."""
         return tuple(str(self.folder / self.candidates[swap].file) for swap in swaps)
 
     def problem(self, swaps: Iterable[tuple[str, str]]) -> str:
-        """Say why a variant cannot be assembled; empty if it can."""
+        """Return why a variant cannot be assembled; empty if it can."""
         for slot, label in swaps:
             if self.candidates[slot, label].failure:
                 return f"{slot}={label}: {self.candidates[slot, label].failure}"
         return ""
 
     def is_suspect(self, swaps: Iterable[tuple[str, str]]) -> bool:
-        """Whether the problem is an error that was raised where nothing else was distilled: it may be the machine's."""
+        """Return whether the problem is an error of a candidate distilled without others: maybe the machine's fault."""
         return any(self.candidates[swap].raised for swap in swaps)
 
     def error(self, swaps: Iterable[tuple[str, str]]) -> float | None:
@@ -67,17 +67,17 @@ class SwapBank:
 
     @property
     def failures(self) -> list[Distilled]:
-        """The swaps that cannot be made."""
+        """The candidates that cannot be used."""
         return [c for c in self.candidates.values() if c.failure and c.candidate.label != CONTROL]
 
     @property
     def idle_slots(self) -> list[str]:
-        """The slots that cannot matter on these data: without what the layer says, nothing is lost."""
+        """The slots that cannot matter on these data: nothing is lost without the layer's information."""
         return [slot for slot, drop in self.drops.items() if drop < IDLE]
 
 
 def candidates_of(space: SearchSpace) -> tuple[Candidate, ...]:
-    """Return what a bank of a space holds: every choice of every layer, and each layer's own module anew."""
+    """Return the candidates of a space: every choice of every layer, and each layer's control."""
     found: dict[Candidate, None] = {}
     for slot in space.active:
         for layer in slot.layers:
@@ -93,7 +93,7 @@ def bank_json(bank: SwapBank) -> dict[str, Any]:
     candidates = [
         {
             **asdict(c),
-            "start_error": c.start_error if math.isfinite(c.start_error) else None,  # JSON has no other word for it
+            "start_error": c.start_error if math.isfinite(c.start_error) else None,  # JSON has no NaN
             "error": c.error if math.isfinite(c.error) else None,
             "sha256": _sha256(bank.folder / c.file) if c.file else "",
         }
@@ -104,10 +104,10 @@ def bank_json(bank: SwapBank) -> dict[str, Any]:
 
 
 def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
-    """Return the bank in a folder as far as it is there; candidates whose files are gone are left out.
+    """Return the bank in a folder, without candidates whose files are missing.
 
     Raises:
-        ArtifactError: It is the bank of something else, or a file is not what was distilled.
+        ArtifactError: It was made from something else, or a file is not the one that was distilled.
     """
     index = folder / "bank.json"
     if not index.exists():
@@ -128,7 +128,7 @@ def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
 
 
 def _read_bank(folder: Path, body: Any) -> tuple[dict[str, Any], SwapBank, dict[tuple[str, str], str]]:
-    """Return what `bank_json` wrote: what it is the bank of, the bank, and the digests of its files."""
+    """Return the content of a file of `bank_json`: what the bank was made from, the bank, the digests of its files."""
     found, digests = {}, {}
     for entry in body["candidates"]:
         slot, label = entry["candidate"]["slot"], entry["candidate"]["label"]

@@ -16,9 +16,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol, TypeVar
 
+from nas.bank.artifacts import ArtifactObserver, ArtifactStore
 from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Weights, WeightsObserver
 from nas.calibration.run_log import Finished, Run, RunFile
 from nas.errors import ArtifactError, OptionError, ProxyFailure
 from nas.model.render import render
@@ -111,13 +111,13 @@ def full_recipe(common: Recipe, epochs: int) -> Recipe:
     return replace(common, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
 
 
-class CalibrationObserver(WeightsObserver, Protocol):
+class CalibrationObserver(ArtifactObserver, Protocol):
     """Callbacks on the progress of a calibration."""
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
         """Handle the end of a run, the `position`-th of `total`; `left` is the remaining work in epochs."""
 
-    def for_worker(self, number: int) -> WeightsObserver:
+    def for_worker(self, number: int) -> ArtifactObserver:
         """Return the observer of one of several workers, counted from 0; called in its thread."""
 
 
@@ -157,7 +157,7 @@ class Calibrator:
 
     calibration: Calibration
     folder: Path
-    weights: Weights
+    weights: ArtifactStore
     workers: int
     cache: Path
     observer: CalibrationObserver
@@ -264,7 +264,7 @@ class Calibrator:
             return Finished(key, None, bank.problem(swaps)), True
         job = replace(
             self.weights.job(run.variant, run.recipe, run.seed),
-            **self.weights.inherited(run.recipe, swaps, bank, run.seed),
+            **self.weights.initial_files(run.recipe, swaps, bank, run.seed),
         )
         try:
             return Finished(key, worker.run(self.weights.resumable(job))), True

@@ -1,9 +1,8 @@
-"""Resolve and check an Ultralytics detection dataset, before anything is trained on it.
+"""Resolve and check an Ultralytics detection dataset, before any training.
 
-Ultralytics leaves out an image whose picture or label it cannot take, and says so in a line of its log: a study would
-then rank variants on less data than its user gave. Here every problem is found first, and all are reported at once.
-What is looked up, and where, follows Ultralytics with one difference: a relative `path` counts from the data.yaml's own
-folder, and from nowhere else.
+Ultralytics skips an image that it cannot read or whose label is invalid, with a line in its log: a study would then
+rank variants on less data than the user gave. Here all problems are found first, and reported together. Paths are
+resolved as by Ultralytics, with one difference: a relative `path` is relative to the data.yaml's folder only.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ import yaml
 from nas.data.demo import demo_dataset
 from nas.data.validate import SUFFIXES, Sample, inspect, label_path
 from nas.errors import DataError, OutputError
+from nas.files import write_atomic
 
 LISTED = 8
-"""How many problems of one kind a message lists."""
+"""Number of problems of one kind that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Dataset:
         names: Class names in order of index.
         train: Image files of the training split, sorted by their path within the dataset.
         val: The same of the validation split.
-        boxes: How many labelled boxes the training and the validation split hold.
-        fingerprint: 16 hex digits over class names, image paths and sizes, and labels; the same wherever the data lies.
+        boxes: Number of labelled boxes of the training and of the validation split.
+        fingerprint: 16 hex digits over class names, image paths and sizes, and labels; independent of its location.
         root: The folder that the splits are relative to.
-        sources: The folders and list files that each split is given as, absolute.
+        sources: The folders and list files of each split, absolute.
     """
 
     yaml: Path
@@ -51,10 +51,10 @@ class Dataset:
     sources: tuple[tuple[Path, ...], tuple[Path, ...]]
 
     def resolved(self) -> dict[str, object]:
-        """Return what Ultralytics is given: the user's splits, with absolute paths.
+        """Return the content of a data.yaml for Ultralytics: the user's splits, with absolute paths.
 
-        Lines of a list file are Ultralytics' to read, and it takes those that are neither absolute nor begin with `./`
-        from the working directory: `write_resolved` therefore writes lists anew.
+        Ultralytics resolves relative lines of a list file against the working directory, unless they start with `./`:
+        `write_resolved` therefore rewrites list files.
         """
         train, val = ([str(source) for source in sources] for sources in self.sources)
         return {
@@ -97,10 +97,10 @@ class _Problems:
 
 
 def load(path: str | Path) -> Dataset:
-    """Read and check the dataset that a data.yaml describes, or a folder that holds one.
+    """Read and check the dataset of a data.yaml, or of a folder that holds one.
 
     Raises:
-        DataError: It cannot be trained on. The message lists every problem that was found.
+        DataError: It is not valid. The message lists every problem.
     """
     file = _find_yaml(Path(os.path.abspath(path)))
     data = _read_yaml(file)
@@ -150,9 +150,9 @@ def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> 
     """Write a data.yaml with absolute paths for Ultralytics, and the lists that it points to.
 
     Args:
-        dataset: Checked.
+        dataset: A checked dataset.
         directory: Where to write.
-        fraction: Share of the training images to name, at least one; the validation images are all named.
+        fraction: Share of the training images to list, at least one; all validation images are listed.
 
     Returns:
         The path of the data.yaml.
@@ -171,12 +171,8 @@ def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> 
             content[split] = str(directory / f"{split}.txt")
     files["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            # Beside, then over: another process may be reading the file of the same name.
-            beside = directory / f".{name}.{os.getpid()}"
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(directory / name)
+            write_atomic(directory / name, text)  # another process may be reading the file of this name
     except OSError as error:
         raise OutputError(f"{directory}: cannot be written ({error}): give a directory that can") from error
     return directory / "data.yaml"
@@ -185,8 +181,8 @@ def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> 
 def train_share(dataset: Dataset, fraction: float) -> tuple[Path, ...]:
     """Return a share of the training images, above 0 to 1, in their order.
 
-    They are drawn by a digest of their path within the dataset: whatever order the files are in, as frames of a video
-    are, the share is like the whole, and a smaller share is a part of a larger one.
+    They are drawn by a digest of their path within the dataset: for any order of the files, such as frames of a video,
+    the share is a random sample, and a smaller share is a subset of a larger one.
     """
 
     def drawn(image: Path) -> bytes:
@@ -232,7 +228,7 @@ def _show(value: object) -> str:
 
 
 def _names(data: dict[object, object], found: _Problems) -> tuple[str, ...] | None:
-    """Return the class names in order of index, or None where they cannot be told."""
+    """Return the class names in order of index; None where they are not valid."""
     given, count = data.get("names"), data.get("nc")
     if not given or not isinstance(given, (list, dict)):
         wrong = f"is {_show(given)}" if given else "is missing"
@@ -288,12 +284,12 @@ def _sources(split: str, given: object, root: str | None, found: _Problems) -> l
 
 
 def _images(split: str, sources: list[str], root: str | None, found: _Problems) -> list[_Image]:
-    """Return the images of a split, sorted; one that is listed twice is there twice, as in training."""
+    """Return the images of a split, sorted; an image that is listed twice counts twice, as in training."""
     paths: list[str] = []
     for source in sources:
         try:
             if os.path.isdir(source):
-                os.scandir(source).close()  # glob passes over what it may not read
+                os.scandir(source).close()  # glob ignores folders without permission
                 here = glob.glob(os.path.join(glob.escape(source), "**", "*.*"), recursive=True)
             else:
                 with open(source, encoding="utf-8-sig") as file:
@@ -312,7 +308,7 @@ def _images(split: str, sources: list[str], root: str | None, found: _Problems) 
 
 
 def _key(path: str, root: str) -> str:
-    """Return the path within the root; of what lies elsewhere, the part that a copy of the dataset would share."""
+    """Return the path within the root; of an image elsewhere, the part that is the same in a copy of the dataset."""
     path = os.path.normpath(path)
     within = root.rstrip(os.sep) + os.sep
     if path.startswith(within):

@@ -1,8 +1,8 @@
 """The built-in demo data: 128-pixel scenes of five shapes among clutter, the same bytes on every machine.
 
-Pixels come from integer arithmetic and a random generator of our own, and are written as BMP, whose bytes depend on no
-compressor: the set is identical on every system, Python and NumPy, and `DIGEST` proves it. A change to the drawing is a
-new set: raise `VERSION`, so that it gets a folder of its own, and take over the new digest.
+Pixels come from integer arithmetic and our own random generator, and are written as BMP, whose bytes depend on no
+compressor: the set is identical on every system, Python and NumPy, which `DIGEST` checks. A change to the drawing is a
+new set: increase `VERSION`, which gives it another folder, and update the digest.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Random:
         return low + ((z >> 40) * (high - low + 1) >> 24)
 
     def odds(self, percent: int) -> bool:
-        """Say whether something happens that happens `percent` times in a hundred."""
+        """Return True with a probability of `percent` in a hundred."""
         return self.pick(0, 99) < percent
 
 
@@ -153,7 +153,7 @@ def _texture(rng: _Random, cells: tuple[int, ...], depth: int) -> _Ints:
 
 
 def _paint(rng: _Random, image: _Ints, window: _Window, cover: _Ints) -> None:
-    """Lay a fill over what `cover` covers. Its colour says nothing of the class, only that it can be seen."""
+    """Paint a fill over the covered pixels; its colour is visible, and independent of the class."""
     part, cover = image[window], cover[:, :, None]
     under = (part * cover).sum(axis=(0, 1)) // max(int(cover.sum()), 1)
     apart = rng.pick(150, 330)
@@ -183,7 +183,7 @@ def _scene(rng: _Random) -> tuple[npt.NDArray[np.uint8], list[str]]:
     owner = np.full((SIZE, SIZE), -1, np.int64)
     placed: list[tuple[int, int, int, int, int]] = []
     for _ in range(rng.pick(4, 7)):
-        if rng.odds(30):  # clutter lies between the shapes, and may hide what is below it
+        if rng.odds(30):  # clutter is between the shapes, and may hide those below it
             outline = _CLUTTER[rng.pick(0, len(_CLUTTER) - 1)]
             window, cover, _ = _cover(rng, outline, rng.pick(0, 1023), rng.pick(0, 1023), rng.pick(40, 260))
             _paint(rng, image, window, cover)
@@ -255,8 +255,8 @@ def digest(files: dict[str, bytes]) -> str:
 def demo_dataset(cache: Path | None = None) -> Path:
     """Make the demo data, unless it is there.
 
-    It is written beside its place and moved there whole, so that several processes may ask at once. A set with a file
-    that is missing or changed is mended.
+    It is written to a temporary folder and moved as a whole, so that several processes may make it at once. Missing or
+    changed files of an existing set are restored.
 
     Args:
         cache: The folder to keep it in; by default `cache_dir()`.

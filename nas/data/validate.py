@@ -1,7 +1,7 @@
-"""One image of a dataset and its label file: what Ultralytics would take amiss in them.
+"""Validation of an image and its label file.
 
-The rules are those of Ultralytics' scan, which leaves out an image that breaks one. Two more things are wrong here that
-pass there: a box without area, which trains nothing, and an outline with a point outside the image.
+The rules are those of Ultralytics' scan, which skips an image that breaks one. Two more are checked here: a box without
+area, which trains nothing, and an outline with a point outside the image.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = frozenset(("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"))
 WHOLE_LIMIT = 2000
-"""Up to so many images are decoded whole; of more, only headers and checksums are read."""
+"""Maximum number of images to decode completely; of a larger dataset only headers and checksums are read."""
 TOLERANCE = 0.01
-"""How far outside 0 to 1 Ultralytics lets a coordinate lie: exporters round."""
+"""Distance from the range 0 to 1 that Ultralytics tolerates in a coordinate: exporters round."""
 LEAST_SIDE = 10
-"""Pixels: Ultralytics leaves out an image with a shorter side."""
+"""Pixels: Ultralytics skips an image with a shorter side."""
 _NO_LABEL = hashlib.sha256().digest()
 
 
 class Sample(NamedTuple):
-    """What was found out about one image and its label file.
+    """One image and its label file, validated.
 
     Attributes:
         size: Bytes of the image file.
-        label: SHA-256 of the label file. One that is missing is as one that is empty: an image of background.
+        label: SHA-256 of the label file. A missing file counts as an empty one: an image of background.
         found: Whether there is a label file.
-        rows: How many rows it has, right or wrong.
-        boxes: How many of them are right.
+        rows: Number of its rows, valid or not.
+        boxes: Number of its valid rows.
         problems: Kind and text of each problem.
     """
 
@@ -54,12 +54,12 @@ def label_path(image: str, sep: str = os.sep) -> str:
 
 
 def inspect(images: Sequence[tuple[str, str]], classes: int, source: str) -> list[Sample]:
-    """Look at images and their labels.
+    """Validate images and their labels.
 
     Args:
-        images: Each image's name as messages show it, with slashes, and its path.
-        classes: How many classes there are; 0 if unknown.
-        source: The file that says so.
+        images: Each image's name for messages, with slashes, and its path.
+        classes: Number of classes; 0 if unknown.
+        source: Name of the file that defines them.
 
     Returns:
         A sample for each image.
@@ -100,7 +100,7 @@ def _sample(image: tuple[str, str], classes: int, source: str, whole: bool) -> S
 
 
 def _wrong_image(path: str, whole: bool) -> str:
-    """Say what is wrong with an image; nothing if it can be trained on."""
+    """Return what is wrong with an image; empty if it is valid."""
     try:
         with Image.open(path) as picture:
             form, sides = str(picture.format).lower(), picture.size
@@ -115,31 +115,31 @@ def _wrong_image(path: str, whole: bool) -> str:
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, ValueError, struct.error, ...
         return f"is damaged: {error}"
     if form not in SUFFIXES | {"jpeg2000"}:
-        return f"is a {form.upper()} file whatever its name says, and Ultralytics leaves it out: save it as PNG or JPEG"
+        return f"is a {form.upper()} file despite its name, and Ultralytics skips it: save it as PNG or JPEG"
     if min(sides) < LEAST_SIDE:
-        return f"is {sides[0]}x{sides[1]} pixels, and Ultralytics leaves out what has a side under {LEAST_SIDE}"
+        return f"is {sides[0]}x{sides[1]} pixels, and Ultralytics skips images with a side under {LEAST_SIDE}"
     if form == "jpeg":
         with open(path, "rb") as file:
             file.seek(-2, os.SEEK_END)
             if file.read() != b"\xff\xd9":
-                return "does not end as a JPEG file does, and Ultralytics would rewrite it in place: save it anew"
+                return "does not end as a JPEG file does, and Ultralytics would rewrite it in place: save it again"
     return ""
 
 
 def _wrong_row(words: list[str], outline: int, classes: int, source: str) -> tuple[str, str]:
-    """Say what is wrong with a label row: the kind of problem and its text; two empty texts if it can be trained on.
+    """Return what is wrong with a label row: the kind of problem and its text; both empty if it is valid.
 
     Args:
         words: The row's values.
-        outline: The number of the first line in the file that is an outline; 0 if none is.
-        classes: How many classes there are; 0 if unknown.
-        source: The file that says so.
+        outline: Number of the file's first line with an outline; 0 without one.
+        classes: Number of classes; 0 if unknown.
+        source: Name of the file that defines them.
     """
     count = len(words)
     if count != 5 and (count < 7 or count % 2 == 0):
         return "row", f"{count} values, where `class x y width height` or a class and 3 or more points are needed"
     if count == 5 and outline:
-        return "row", f"a box, but line {outline} is an outline, and Ultralytics leaves out images that have both"
+        return "row", f"a box, but line {outline} is an outline, and Ultralytics skips images that have both"
     try:
         index, *values = map(float, words)
     except ValueError:

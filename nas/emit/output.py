@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from nas.errors import OutputError
+from nas.files import write_all
 
 
 def write_files(
@@ -27,32 +27,15 @@ def write_files(
     if out := [path for path in texts if not _inside(path)]:
         raise OutputError(f"{', '.join(map(repr, map(str, out)))} would lie outside of {folder}: nothing is written")
     whole = {folder / path: text.encode() if isinstance(text, str) else text for path, text in texts.items()}
-    done: list[Path] = []
     try:
         if folders := [p for p in whole if p.is_dir()]:
             raise OutputError(f"{', '.join(map(str, folders))} is a folder: move it away, or give another -o")
-        old = {p: p.read_bytes() for p in whole if p.exists()}
-        exists = [p for p, before in old.items() if before != whole[p]]
+        exists = [p for p, content in whole.items() if p.exists() and p.read_bytes() != content]
         if exists and not force:
             raise OutputError(f"{', '.join(map(str, exists))} exists and differs; --force replaces it")
         if dry_run:
             return list(whole)
-        for parent in {path.parent for path in whole}:
-            parent.mkdir(parents=True, exist_ok=True)
-        scratch = {p: p.with_name(f".{p.name}.{os.getpid()}") for p in whole}
-        try:
-            for path, content in whole.items():
-                scratch[path].write_bytes(content)
-            for path in whole:
-                scratch[path].replace(path)
-                done.append(path)
-        except BaseException:
-            for path in done:
-                path.write_bytes(old[path]) if path in old else path.unlink()
-            raise
-        finally:
-            for path in scratch.values():
-                path.unlink(missing_ok=True)
+        write_all(whole)
     except OutputError:
         raise
     except OSError as error:

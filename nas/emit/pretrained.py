@@ -2,7 +2,7 @@
 
 Ultralytics matches tensors by row number: one row inserted at 5 leaves 84 of YOLOv8's 355 tensors with a partner. Here
 every layer that is the base's own inherits all of its tensors, a swapped one begins near what it replaces
-(`nas.model.transfer.begin`), and what nothing inherits is listed.
+(`nas.model.transfer.warm_start_layer`), and what nothing inherits is listed.
 
 The file is an Ultralytics checkpoint that pickles no class of ours: in place of a model it holds a call of
 Ultralytics' own ``DetectionModel`` with the model YAML's content, and a call that loads the tensors. So it loads
@@ -25,7 +25,7 @@ import yaml
 from nas.errors import WeightsError, one_line
 from nas.model.host import build, register
 from nas.model.render import ModelFiles, render
-from nas.model.transfer import begin, inherit, named_state, numbered_state
+from nas.model.transfer import copy_matching, named_state, numbered_state, warm_start_layer
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
 
@@ -139,14 +139,14 @@ def pretrained(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
         baseline = build(render(stock).yaml, variant.scale, given.nc)
         model = build(files.yaml, variant.scale, given.nc)
     _check(given, named_state(baseline.state_dict(), stock_graph), variant, stock_graph.names[-1])
-    inherit(baseline, stock_graph, given.tensors)
-    inherit(model, graph, given.tensors)
+    copy_matching(baseline, stock_graph, given.tensors)
+    copy_matching(model, graph, given.tensors)
     rows = {name: i for i, name in enumerate(stock_graph.names)}
     groups: dict[str, list[str]] = {"begun": [], "shared": [], "fresh": []}
     for layer, module in zip(graph.layers, _layers(model), strict=True):
         if not layer.swap:
             continue
-        begun = layer.name in rows and begin(module, _layers(baseline)[rows[layer.name]])
+        begun = layer.name in rows and warm_start_layer(module, _layers(baseline)[rows[layer.name]])
         partners = ((v, given.tensors.get(f"{layer.name}:{k}")) for k, v in module.state_dict().items())
         shared = any(old is not None and old.shape == new.shape for new, old in partners)
         groups["begun" if begun else "shared" if shared else "fresh"].append(layer.name)

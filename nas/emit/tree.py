@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import HostError
+from nas.files import write_all
 from nas.model.render import ModelFiles
 
 TASKS = Path("ultralytics/nn/tasks.py")
@@ -156,29 +157,11 @@ def write_tree(tree: Tree, changes: Mapping[Path, str | None]) -> list[Path]:
     Raises:
         HostError: A file cannot be written.
     """
-    old = {TASKS: tree.tasks, MODULES: tree.modules}
     # On the way in the module file comes first, on the way out last: tasks.py must never name one that is not there.
     order = sorted(changes, key=lambda path: (path == TASKS) == (changes.get(MODULES, "") is not None))
-    scratch = {path: tree.root / path.with_name(f".{path.name}.swapnas") for path in order if changes[path] is not None}
-    done: list[Path] = []
+    new = {path: changes[path] for path in order}
     try:
-        for path, copy in scratch.items():
-            copy.write_bytes((changes[path] or "").encode())
-        for path in order:
-            if path in scratch:
-                scratch[path].replace(tree.root / path)
-            else:
-                (tree.root / path).unlink()
-            done.append(path)
+        write_all({tree.root / path: None if text is None else text.encode() for path, text in new.items()})
     except OSError as error:
-        for path in done:
-            before = old[path]
-            if before is None:
-                (tree.root / path).unlink()
-            else:
-                (tree.root / path).write_bytes(before.encode())
         raise HostError(f"cannot write to the Ultralytics in {tree.root}: {error}") from None
-    finally:
-        for copy in scratch.values():
-            copy.unlink(missing_ok=True)
     return [tree.root / path for path in changes]

@@ -1,4 +1,4 @@
-"""Proves a search space before anything is trained: every choice builds, runs, and keeps its layer's output shape."""
+"""Checks a search space before any training: every choice builds, runs, and keeps its layer's output shape."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant, make_variant
 
 _SIZES = ((2, 3), (3, 2))
-"""Heights and widths that a model is run at, in its largest stride: not square, so that mixed-up axes show."""
+"""Heights and widths of test images, in units of the largest stride: not square, to detect swapped axes."""
 
 Shapes = dict[str, list[tuple[int, ...]]]
 
 
 def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
-    """Build and run every choice in every slot, switched off or not.
+    """Build and run every choice in every slot, enabled or not.
 
-    Several slots change in one model at once, each choice in at least one; a model that fails is taken apart, so that
-    the message names the slot and the choice.
+    One model changes several slots at once, so that few models contain all choices; the choices of a model that fails
+    are tried one by one, so that the message names the slot and the choice.
 
     Args:
-        space: What to prove.
+        space: The space.
         scales: Scale letters; the space's own if empty.
 
     Returns:
-        How many choices were proved, over all slots and scales.
+        Number of choices that were checked, over all slots and scales.
 
     Raises:
         SpaceError: All choices that fail, a line each.
     """
     problems: list[str] = []
-    proved = 0
+    checked = 0
     for scale in scales or (space.scale,):
         baseline = make_variant(space.base, scale, {})
         shapes = _shapes(baseline)
@@ -51,18 +51,18 @@ def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
                 problems += [f"{layer}={label} at scale {scale}: {why}" for layer, label, why in found if why]
                 if not any(why for *_, why in found):
                     problems.append(f"scale {scale}: {swaps} fail together, each alone does not")
-            proved += len(swaps)
+            checked += len(swaps)
     if problems:
         raise SpaceError("\n".join(problems))
-    return proved
+    return checked
 
 
 def _problem(variant: Variant, expected: Shapes) -> str:
-    """Say what is wrong with a variant; empty if nothing is."""
+    """Return what is wrong with a variant; empty if nothing is."""
     try:
         shapes = _shapes(variant)
     except BuildError as error:
-        # A module that refuses its channels or arguments names itself; Python's kind of error says nothing more.
+        # A module that refuses its channels or arguments names itself; the type of the error adds nothing.
         return str(error).replace("cannot be built: ValueError: ", "cannot be built: ")
     swapped = [slot for slot, _ in variant.swaps]
     for slot in swapped:
@@ -96,6 +96,6 @@ def _shapes(variant: Variant) -> Shapes:
             stride = int(model.stride.max())  # type: ignore[operator]  # a tensor of the host's
             for height, width in _SIZES:
                 model(torch.rand(1, 3, height * stride, width * stride))
-    except Exception as error:  # whatever a module's forward raises is what the check is for
+    except Exception as error:  # any error of a module's forward is what the check looks for
         raise BuildError(f"cannot be run: {one_line(error)}") from error
     return shapes

@@ -1,10 +1,10 @@
-"""What a variant costs: parameters, GFLOPs, and what could not be counted.
+"""The cost of a variant: parameters, GFLOPs, and the operations that are not counted.
 
-GFLOPs follow Ultralytics' convention, so that they can stand beside published tables: twice the multiply-accumulates of
-one 640 x 640 image (plus what its counter charges for normalisation and upsampling), with the YAML's number of classes.
-Work that its counter does not see (a convolution with computed weights, a sampling) is stated by each module's own rule
-(`nas.ops.registry.counts_macs`). What nobody counts, such as activations, is listed with its size; a cost is never
-silently 0.
+GFLOPs follow Ultralytics' convention, so that they are comparable with published tables: twice the multiply-accumulates
+of one 640 x 640 image (plus what its counter adds for normalisation and upsampling), with the YAML's number of classes.
+Work that its counter does not see (a convolution with computed weights, a sampling) is counted by each module's own
+rule (`nas.ops.registry.counts_macs`). Operations that no rule counts, such as activations, are listed with their size;
+a cost is never silently 0.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ _MOVES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """The cost of a model.
 
     Attributes:
         params: Parameters.
         gflops: 1e9 floating point operations for one image of 640 px, in Ultralytics' convention, all rules applied.
-        stock_gflops: What Ultralytics' counter says without the rules of the registered modules.
+        stock_gflops: GFLOPs by Ultralytics' counter, without the rules of the registered modules.
         uncounted: Operation to the elements that it writes for one image of 640 px, largest first; none is in `gflops`.
     """
 
@@ -69,7 +69,7 @@ class Cost:
 
     @property
     def summary(self) -> str:
-        """One line, as model YAMLs have it beside a scale."""
+        """One line, as in the comment after a scale of a model YAML."""
         return f"{self.params} parameters, {self.gflops:.1f} GFLOPs"
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def model_cost(model: nn.Module) -> Cost:
         finally:
             register_costs()
         uncounted = _uncounted(model)
-    except Exception as error:  # whatever a module's rule or forward raises is the variant's failure
+    except Exception as error:  # any error of a module's rule or forward is the variant's failure
         raise BuildError(f"cannot be costed: {one_line(error)}") from error
     if not gflops > 0:
         raise BuildError("cannot be costed: the counter found no operations")
@@ -133,7 +133,7 @@ def _uncounted(model: nn.Module) -> tuple[tuple[str, int], ...]:
 
 
 class _Listing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base class is untyped
-    """Sums up the elements written by each operation, while no module with a rule of its own runs."""
+    """Sums up the elements written by each operation, outside of modules that have a rule."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's base class is untyped
@@ -152,7 +152,7 @@ class _Listing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's b
 
 @contextmanager
 def _covered(model: nn.Module, listing: _Listing) -> Iterator[None]:
-    """Let the listing know while modules run whose own rule states what they do."""
+    """Suspend the listing while a module runs that has a rule."""
     rules = tuple(registry.macs_rules())
 
     def enter(*_: object) -> None:

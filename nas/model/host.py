@@ -1,7 +1,7 @@
-"""Everything known about Ultralytics: how modules get into its models, and how its tensors map to named layers.
+"""Ultralytics: how modules get into its models, its FLOP counter and its loader; building a model of a model YAML.
 
-Nothing is written to site-packages. `register` takes the source of the installed ``parse_model``, sets the rendered
-branch in before its anchor, and rebinds the function in memory, as someone would who edited the file by hand.
+Nothing is written to site-packages. `register` takes the source of the installed ``parse_model``, inserts the rendered
+branch before its anchor, and rebinds the function in memory, with the same result as editing the file by hand.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def version() -> str:
 
 
 def register() -> None:
-    """Let Ultralytics build, train and load models with the registered modules, in this process.
+    """Register the modules with Ultralytics in this process: it builds, trains, loads and costs models with them.
 
-    Safe to call again: modules that were registered since are added. Their costs go to the host's own counter.
+    Idempotent: a later call adds modules that were registered since, and removes those that were dropped.
 
     Raises:
-        HostError: The installed Ultralytics has no place for the branch, or uses a module's name for something else.
+        HostError: The installed Ultralytics has no anchor for the branch, or has another class of a module's name.
     """
     global _pristine, _rebound
     tasks: Any = importlib.import_module("ultralytics.nn.tasks")
@@ -63,7 +63,7 @@ def register() -> None:
     filename = f"<ultralytics {version()} parse_model with {_MARK} branch>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     scope: dict[str, Any] = {}
-    for name in before.keys() - modules.keys():  # dropped since: what stands there must not keep its name
+    for name in before.keys() - modules.keys():  # dropped since: the name must be free again
         if getattr(tasks, name, None) is before[name]:
             delattr(tasks, name)
     for name, entry in entries.items():
@@ -71,7 +71,7 @@ def register() -> None:
     exec(compile(text, filename, "exec"), tasks.__dict__, scope)
     tasks.parse_model = scope["parse_model"]
     _rebound = (modules, tasks.parse_model)
-    # What a checkpoint of `nas.emit.pretrained` calls; PyTorch's restricted loading asks for leave.
+    # A checkpoint of `nas.emit.pretrained` calls this; PyTorch's restricted loading must allow it.
     serialization: Any = importlib.import_module("torch.serialization")
     serialization.add_safe_globals([importlib.import_module("torch").nn.Module.load_state_dict])
     register_costs()
@@ -79,9 +79,9 @@ def register() -> None:
 
 
 def allow_loading(classes: Iterable[type[nn.Module]]) -> None:
-    """Let checkpoints with these classes load where only known classes may be (``ULTRALYTICS_SAFE_LOAD=1``).
+    """Allow these classes in PyTorch's restricted loading of checkpoints (``ULTRALYTICS_SAFE_LOAD=1``).
 
-    So may the other modules of their files, which they are built of.
+    The other modules of their files, which they are built of, are allowed too.
     """
     from torch import nn, serialization
 
@@ -112,14 +112,14 @@ def patched_source(source: str, branch: str) -> str:
     found = source.count(ANCHOR)
     if found != 1:
         raise HostError(
-            f"Ultralytics {version()}: the anchor {ANCHOR.strip()!r} stands {found} times in parse_model, not once; "
+            f"Ultralytics {version()}: the anchor {ANCHOR.strip()!r} occurs {found} times in parse_model, not once; "
             "releases from 8.4.190 on are supported"
         )
     return source.replace(ANCHOR, branch + ANCHOR)
 
 
 def _check_strings(entry: registry.Entry, parse_model: Any) -> None:
-    """Refuse argument values that parse_model would take for one of its own variables."""
+    """Refuse argument values that parse_model would mistake for one of its own variables."""
     local = set(parse_model.__code__.co_varnames) | set(parse_model.__code__.co_cellvars)
     for arg in entry.args.values():
         for option in arg.options:
@@ -131,14 +131,14 @@ def _check_strings(entry: registry.Entry, parse_model: Any) -> None:
 
 
 def register_costs() -> None:
-    """Give the host's FLOP counter the MACs of every registered module, so that its own summary is right."""
+    """Register every module's MACs with the host's FLOP counter, so that its own summary is right."""
     hooks = _counter_hooks()
     for cls, rule in registry.macs_rules().items():
         hooks[cls] = _hook(rule)
 
 
 def unregister_costs() -> None:
-    """Take the costs away again, to ask what the stock counter would have said."""
+    """Remove the MACs of registered modules again, to compute what the stock counter would count."""
     hooks = _counter_hooks()
     for cls in registry.macs_rules():
         hooks.pop(cls, None)
@@ -169,7 +169,7 @@ def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
         nc: Number of classes; the YAML's if None.
 
     Raises:
-        BuildError: It cannot be built; the message says what the host said.
+        BuildError: It cannot be built; the message contains the host's error.
     """
     register()
     tasks = importlib.import_module("ultralytics.nn.tasks")
@@ -177,7 +177,7 @@ def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
     config["scale"] = scale
     try:
         model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
-    except Exception as error:  # whatever a module's constructor or forward raises is the variant's failure
+    except Exception as error:  # any error of a module's constructor or forward is the variant's failure
         raise BuildError(f"cannot be built: {one_line(error)}") from error
     return model.eval()
 
@@ -186,7 +186,7 @@ def scale_of(path: Path, text: str) -> str:
     """Return the scale letter that the host reads from a model YAML's file name.
 
     Raises:
-        BuildError: The text is no model YAML, or the name gives no scale that it has.
+        BuildError: The text is not a model YAML, or it does not have the scale of the name.
     """
     try:
         config = yaml.safe_load(text)

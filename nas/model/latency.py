@@ -1,9 +1,9 @@
-"""Latency: how long one image takes on this machine.
+"""Latency: the time of one image on this machine.
 
-A latency is true of one machine: a processor or GPU, and the versions that run on it. It is measured with the model
-fused, as it is deployed, in float32, at batch 1 and a stated image size, warm, and its median is kept; the same model
-is not measured twice on the same machine. On a CPU it is the time of one thread that computes alone, so that trainings
-and other work beside it move it little: several threads would wait for each other, up to a hundredfold.
+A latency is valid for one machine: a processor or GPU, and the software versions on it. It is the median of warm runs
+of the fused model, as deployed, in float32, at batch 1 and a given image size; results are cached for each model and
+machine. On a CPU it is the CPU time of one thread, which other work on the machine changes little: several threads
+would wait for each other, up to a hundredfold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from nas.errors import BuildError, OptionError, OutputError, one_line
+from nas.files import write_atomic
 from nas.model.host import build, version
 
 _WARM_RUNS, _WARM_S = 5, 0.3
@@ -33,14 +33,14 @@ _LEAST_RUNS, _MOST_RUNS, _MEASURE_S = 10, 200, 2.0
 
 @dataclass(frozen=True)
 class Latency:
-    """What was measured.
+    """A measured latency.
 
     Attributes:
         ms: Median milliseconds of one image.
-        spread_ms: Range of the middle half of the runs.
-        runs: How many.
+        spread_ms: Interquartile range of the runs.
+        runs: Number of runs.
         imgsz: Image side in pixels.
-        on: The machine, as `machine` says it.
+        on: The machine, as described by `machine`.
     """
 
     ms: float
@@ -51,7 +51,7 @@ class Latency:
 
 
 def machine(device: str) -> str:
-    """Return all that a latency depends on besides model and image size, in one line.
+    """Return everything that a latency depends on besides model and image size, in one line.
 
     Args:
         device: ``cpu`` or a CUDA device number.
@@ -71,13 +71,13 @@ def machine(device: str) -> str:
 
 
 class LatencyMeter:
-    """Measures models on one machine at one image size, and remembers them in a folder."""
+    """Measures models on one machine at one image size, with a cache in a folder."""
 
     def __init__(self, folder: Path, device: str, imgsz: int) -> None:
         """Prepare.
 
         Args:
-            folder: Where to keep what was measured; other machines and sizes may share it.
+            folder: Folder of the cache; other machines and sizes may share it.
             device: ``cpu`` or a CUDA device number.
             imgsz: Image side in pixels.
 
@@ -92,29 +92,26 @@ class LatencyMeter:
 
         Raises:
             BuildError: It cannot be built or run.
-            OutputError: What was measured cannot be kept.
+            OutputError: The cache cannot be written.
         """
         file = self._folder / f"{self._key(yaml, scale)}.json"
         with contextlib.suppress(OSError, ValueError, TypeError):  # missing, or not whole: measured again
             return Latency(**json.loads(file.read_text(encoding="utf-8")))
-        found = measure(build(yaml, scale), self._device, self._imgsz, self.on)
+        found = measure_latency(build(yaml, scale), self._device, self._imgsz, self.on)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._folder, delete=False, encoding="utf-8") as beside:
-                json.dump(asdict(found), beside)
-            Path(beside.name).replace(file)
+            write_atomic(file, json.dumps(asdict(found)))
         except OSError as error:
             raise OutputError(f"cannot write to {self._folder}: {error.strerror or error}") from None
         return found
 
     def _key(self, yaml: str, scale: str) -> str:
-        """Return a digest of the model and of what it is measured on; comments of the YAML are no part of it."""
+        """Return a digest of the model and the machine; comments of the YAML do not count."""
         code = "\n".join(line.split(" #")[0].rstrip() for line in yaml.splitlines() if not line.startswith("#"))
         return hashlib.sha256(json.dumps([code, scale, self._imgsz, self.on]).encode()).hexdigest()[:24]
 
 
-def measure(model: nn.Module, device: str, imgsz: int, on: str) -> Latency:
-    """Measure a model that nothing else needs any more: it is fused and moved.
+def measure_latency(model: nn.Module, device: str, imgsz: int, on: str) -> Latency:
+    """Measure a model; it is fused and moved to the device, and not usable for training afterwards.
 
     Raises:
         BuildError: It cannot run.
@@ -126,7 +123,7 @@ def measure(model: nn.Module, device: str, imgsz: int, on: str) -> Latency:
             fused = fused.fuse(verbose=False).to(where)
             image = torch.zeros(1, 3, imgsz, imgsz, device=where)
             times = _times(lambda: fused(image), where)
-    except Exception as error:  # whatever a module's forward raises is the variant's failure
+    except Exception as error:  # any error of a module's forward is the variant's failure
         raise BuildError(f"cannot be timed: {one_line(error)}") from error
     quarters = statistics.quantiles(times, n=4)
     return Latency(statistics.median(times), quarters[2] - quarters[0], len(times), imgsz, on)

@@ -1,4 +1,4 @@
-"""What a registered module comes to at one reference size: for lists and benchmarks, not for the cost of a variant."""
+"""Figures of a registered module at one reference size: for lists and benchmarks, not for the cost of a variant."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Reference:
 
     @property
     def fuse(self) -> str:
-        """What ``fuse()`` leaves, in words."""
+        """Share of the batch norms that ``fuse()`` folds, in words."""
         if not self.norms:
             return "no norm"
         return "all" if self.folded == self.norms else f"{self.folded} of {self.norms}"
@@ -55,20 +55,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a step of a module takes on a CPU, beside a stock layer; `benchmarks/modules_cpu.py` measures it.
+    """CPU time of a training step of a module, relative to a stock layer; measured by `benchmarks/modules_cpu.py`.
 
     Attributes:
         ratio: Its time over the layer's.
-        beside: The layer: what it replaces, or the block that it is inserted behind.
+        layer: The layer that it replaces, or the block that it is inserted after.
     """
 
     ratio: float
-    beside: str
+    layer: str
 
     @property
     def text(self) -> str:
-        """The same in words, such as ``2.1 x C2f``."""
-        return f"{self.ratio:g} x {self.beside}"
+        """The ratio in words, such as ``2.1 x C2f``."""
+        return f"{self.ratio:g} x {self.layer}"
 
 
 @functools.cache
@@ -79,18 +79,18 @@ def _timed() -> dict[str, Any]:
 
 
 def timing(entry: Entry) -> Timing | None:
-    """Return what was measured of a module; None for a user's own."""
-    found = _timed()["modules"].get(entry.name) if shipped(entry) else None
+    """Return the measured time of a module; None for a user's module."""
+    found = _timed()["modules"].get(entry.name) if is_shipped(entry) else None
     return found and Timing(found["time"], found["beside"])
 
 
 def timed_how() -> str:
-    """Say how the times were measured."""
+    """Return how the times were measured."""
     return str(_timed()["how"])
 
 
-def shipped(entry: Entry) -> bool:
-    """Whether a module comes with the tool, and so is tested by its contract: it is not of a user's file."""
+def is_shipped(entry: Entry) -> bool:
+    """Return whether a module ships with the tool, and is not from a user's file."""
     return not files_of([entry.name])
 
 
@@ -100,7 +100,7 @@ def kinds_of(entry: Entry) -> str:
 
 
 def in_order(entry: Entry) -> tuple[int, str]:
-    """Return what sorts modules by the first kind of slot that they fit."""
+    """Return a sort key: the first kind of slot that a module fits."""
     return min(map(_ORDER.index, entry.kinds)), kinds_of(entry)
 
 
@@ -115,7 +115,7 @@ def example(entry: Entry) -> tuple[nn.Module, Any]:
     return entry.cls(*channels, *entry.row_args(slot, {})), inputs
 
 
-def measure(entry: Entry) -> Reference:
+def measure_module(entry: Entry) -> Reference:
     """Build a module at the reference size and count it."""
     from ultralytics.nn.modules.block import RepVGGDW
     from ultralytics.nn.modules.conv import Conv, ConvTranspose, DWConv, RepConv

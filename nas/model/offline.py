@@ -6,11 +6,11 @@ This has to happen before Ultralytics is imported, so nothing here imports it, o
 from __future__ import annotations
 
 import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from nas.errors import HostError
+from nas.files import write_atomic
 
 
 def offline_environment(cache: Path) -> dict[str, str]:
@@ -29,7 +29,7 @@ def offline_environment(cache: Path) -> dict[str, str]:
 
 
 def go_offline(cache: Path) -> None:
-    """Set `offline_environment` for this process, and put a font where the host would download one to.
+    """Set `offline_environment` for this process, and provide the font that the host would download.
 
     Raises:
         HostError: The folder cannot be written.
@@ -44,10 +44,7 @@ def go_offline(cache: Path) -> None:
         return
     own = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     try:
-        font.parent.mkdir(parents=True, exist_ok=True)
-        beside = font.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(own, beside)
-        beside.replace(font)
+        write_atomic(font, own.read_bytes())
     except OSError as error:
         raise HostError(
             f"cannot write {font}: {error}; set NAS_CACHE or YOLO_CONFIG_DIR to a folder that can be"

@@ -1,7 +1,7 @@
 """Variant to text: the model YAML, the registration branch, the files around them.
 
 Rendering is pure: the same variant gives the same bytes, with no date and no path in them. It is the only way from a
-variant to a model: what `nas.model.host` builds is what stands here. Python computes, the templates print.
+variant to a model: `nas.model.host` builds what is rendered here. Python computes, the templates print.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nas.space.variant import Variant
 from nas.version import __version__
 
 Dispatch: TypeAlias = Literal["tuple", "set", "frozenset"]
-"""How parse_model lists the modules that it treats alike, by release."""
+"""Type of the lists of modules in parse_model, by release."""
 
 ANCHOR = "        elif m is Concat:\n"
 """The line of Ultralytics' parse_model before which the branch goes; unique in every release from 8.0.0 to 8.4.190."""
@@ -28,12 +28,12 @@ ANCHOR = "        elif m is Concat:\n"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What is rendered for one variant.
+    """The rendered files of one variant.
 
     Attributes:
         name: Stem of the file names, such as ``yolov8n-1a2b3c4d``.
         yaml: The model YAML.
-        snippet: How to register its modules by hand; says so where it needs none.
+        snippet: How to register its modules by hand, or that it needs no registration.
         train: A script that trains it.
     """
 
@@ -48,7 +48,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
 
     Args:
         variant: What to render.
-        summaries: Scale letter to one line on its cost, printed beside the scale's constants.
+        summaries: Scale letter to one line on its cost, printed after the scale's constants.
 
     Raises:
         SpaceError: The variant does not fit its base.
@@ -77,7 +77,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
 
 
 def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> str:
-    """Return the branch of parse_model that knows the channels of registered modules; empty if it needs none.
+    """Return the branch of parse_model that computes the channels of registered modules; empty if it needs none.
 
     Args:
         modules: Their names.
@@ -98,7 +98,7 @@ def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> s
 
 
 def render_snippet(variant: Variant) -> str:
-    """Return the text that tells how to register a variant's modules by hand."""
+    """Return instructions to register a variant's modules by hand."""
     modules = variant.added
     if not modules:
         what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"

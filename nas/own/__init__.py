@@ -26,6 +26,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from nas.errors import ModuleFileError
+from nas.files import cache_dir, write_atomic
 from nas.import_hook import register_now, try_register
 from nas.own.files import AT_HAND, OWN, REGISTERED, ModuleFile, from_files, read_file
 
@@ -88,15 +89,10 @@ def keep_copy(file: ModuleFile) -> None:
     path = _copy_of(file.import_name)
     with contextlib.suppress(OSError):
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            beside.write_text(file.text, encoding="utf-8", newline="\n")
-            beside.replace(path)
+            write_atomic(path, file.text)
 
 
 def _copy_of(import_name: str) -> Path:
-    from nas.files import cache_dir
-
     return cache_dir() / "modules" / f"{import_name.rpartition('.')[2]}.py"
 
 

@@ -156,7 +156,7 @@ def _interactions(
         verdict = "cannot tell" if p >= LEVEL else "more" if beyond.mean > 0 else "less"
         both = len(having[one] & having[other])
         found.append(Interaction((_name(one), _name(other)), both, beyond.mean, _interval(beyond), float(p), verdict))
-    return tuple(sorted(found, key=lambda i: (i.p, -abs(i.map), i.swaps)))
+    return tuple(sorted(found, key=lambda i: (i.p, -round(abs(i.map), 9), i.swaps)))
 
 
 def _mixed(tried: Sequence[SwapKey], having: Mapping[SwapKey, set[int]], variants: int) -> dict[SwapKey, list[SwapKey]]:

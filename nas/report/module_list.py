@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nas.errors import SpaceError
-from nas.model.module_card import WHERE, in_order, kinds_of, measure, shipped, timed_how, timing, usage
+from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
 from nas.ops import registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
@@ -36,7 +36,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         right = ("parameters", "MACs", "time")
         table = make_table("module", *right, "fuse()", "what it is", "paper", right=right)
         for e in (e for e in entries if kinds_of(e) == kinds):
-            figures, timed = measure(e), timing(e)
+            figures, timed = measure_module(e), timing(e)
             ratio = f"{timed.ratio:g} x" if timed else ""
             table.add_row(
                 e.name, f"{figures.params:,}", _millions(figures.macs), ratio, figures.fuse, e.summary, e.paper
@@ -59,7 +59,7 @@ def _millions(macs: int) -> str:
 
 def _module_json(entry: Entry) -> dict[str, Any]:
     """Return all that is known of a module as plain values."""
-    figures, timed = measure(entry), timing(entry)
+    figures, timed = measure_module(entry), timing(entry)
     return {
         "name": entry.name,
         "fits": sorted(entry.kinds),
@@ -74,8 +74,8 @@ def _module_json(entry: Entry) -> dict[str, Any]:
         "norms": figures.norms,
         "norms_folded": figures.folded,
         "time": timed and timed.ratio,
-        "time_beside": timed and timed.beside,
-        "exports": ["onnx", "torchscript", "torch.export"] if shipped(entry) else None,
+        "time_beside": timed and timed.layer,
+        "exports": ["onnx", "torchscript", "torch.export"] if is_shipped(entry) else None,
         "arguments": {
             a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
         },
@@ -84,7 +84,7 @@ def _module_json(entry: Entry) -> dict[str, Any]:
 
 def _print_module(entry: Entry) -> None:
     """Print one module in full."""
-    figures, timed = measure(entry), timing(entry)
+    figures, timed = measure_module(entry), timing(entry)
     console = make_console()
     facts = {
         "": entry.summary,
@@ -93,7 +93,7 @@ def _print_module(entry: Entry) -> None:
         "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
         "time": timed and f"{timed.text}: a training step on a CPU ({timed_how()})",
         "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
-        "exports": _EXPORT.partition(";")[0] if shipped(entry) else "not tested: a module of your own",
+        "exports": _EXPORT.partition(";")[0] if is_shipped(entry) else "not tested: a module of your own",
         "from": "Ultralytics itself: needs no registration" if entry.native else "",
         "takes": "two maps: its layer's input, and a guide of its output's size" if entry.rule == "guided" else "",
         "needs": entry.requires,

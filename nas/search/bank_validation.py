@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas.bank.artifacts import ArtifactObserver
 from nas.bank.jobs import CONTROL
 from nas.bank.store import SwapBank
-from nas.bank.weights import WeightsObserver
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.search.inheritance import weights_of
@@ -63,7 +63,7 @@ class BankValidation:
         }
 
 
-def validate_bank(study: Study, cache: Path, observer: WeightsObserver) -> BankValidation:
+def validate_bank(study: Study, cache: Path, observer: ArtifactObserver) -> BankValidation:
     """Validate the baseline with each candidate of a study's bank in its layer's place.
 
     Raises:
@@ -85,7 +85,7 @@ def validate_bank(study: Study, cache: Path, observer: WeightsObserver) -> BankV
         def score(swaps: tuple[tuple[str, str], ...]) -> float:
             labels = {slot: label for slot, label in swaps if label != CONTROL}
             variant = make_variant(baseline.base, baseline.scale, labels) if labels else baseline
-            job = replace(weights.job(variant, recipe, s.seed), **weights.inherited(recipe, swaps, bank))
+            job = replace(weights.job(variant, recipe, s.seed), **weights.initial_files(recipe, swaps, bank))
             seen = worker.run(job).curve[-1].validation
             return seen.map if seen else 0.0
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from nas.bank.artifacts import ArtifactObserver, ArtifactStore, Baseline, Worker
 from nas.bank.jobs import Candidate
 from nas.bank.store import SwapBank
-from nas.bank.weights import Baseline, Weights, WeightsObserver, Worker
 from nas.errors import (
     STOPPED,
     ArtifactError,
@@ -43,7 +43,9 @@ class Inheritance:
     nothing about any variant, and the next seed can replace it.
     """
 
-    def __init__(self, study: Study, weights: Weights, device_lock: DeviceLock, observer: WeightsObserver) -> None:
+    def __init__(
+        self, study: Study, weights: ArtifactStore, device_lock: DeviceLock, observer: ArtifactObserver
+    ) -> None:
         """Prepare.
 
         Args:
@@ -80,7 +82,7 @@ class Inheritance:
         """Return whether this worker has yet to make or find weights that a run inherits."""
         if self.recipe.init not in ("bank", "baseline"):
             return False
-        return (self.weights.apart and job.seed not in self._seen) or self._lacks_swaps(job, variant)
+        return (self.weights.per_seed and job.seed not in self._seen) or self._lacks_swaps(job, variant)
 
     def _lacks_swaps(self, job: Job, variant: Variant) -> bool:
         held = self.banks.get(job.seed)
@@ -98,7 +100,7 @@ class Inheritance:
         """
         if self.recipe.init not in ("bank", "baseline"):
             return None
-        if self.weights.apart and job.seed not in self._seen:
+        if self.weights.per_seed and job.seed not in self._seen:
             self._wait_for(job.seed)
             self._make_baseline(job.seed)
         if self.recipe.init != "bank" or not variant.swaps:
@@ -120,7 +122,7 @@ class Inheritance:
             if self.weights.stopped.is_set() or not company():
                 raise
         self.observer.note(f"{what}: out of memory in parallel with other trainings; it is made again alone")
-        with self.device_lock.alone():
+        with self.device_lock.exclusive():
             return make()
 
     def _wait_for(self, seed: int) -> None:
@@ -232,10 +234,10 @@ class Inheritance:
                     raise
 
 
-def weights_of(study: Study, data: Path, worker: Worker, observer: WeightsObserver, device: str = "") -> Weights:
-    """Return the weights that the proxies of a study inherit; `data` is a data.yaml that Ultralytics can read."""
+def weights_of(study: Study, data: Path, worker: Worker, observer: ArtifactObserver, device: str = "") -> ArtifactStore:
+    """Return the store of what a study's proxies inherit; `data` is a data.yaml that Ultralytics can read."""
     s = study.settings
-    return Weights(
+    return ArtifactStore(
         folder=study.location.weights,
         space=s.space,
         data=data,
@@ -246,7 +248,7 @@ def weights_of(study: Study, data: Path, worker: Worker, observer: WeightsObserv
         observer=observer,
         scratch=study.scratch,
         device=device,
-        apart=s.baselines == PER_SEED,
+        per_seed=s.baselines == PER_SEED,
     )
 
 

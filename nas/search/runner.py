@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas.bank.artifacts import ArtifactObserver, Worker
 from nas.bank.store import SwapBank
-from nas.bank.weights import WeightsObserver, Worker
 from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
 from nas.model.cost import Cost, costed
 from nas.model.latency import LatencyMeter
@@ -36,7 +36,7 @@ _COSTING = threading.Lock()
 """Ultralytics counts FLOPs by hooks on modules, some of which its models share, such as the activation."""
 
 
-class SearchObserver(WeightsObserver, Protocol):
+class SearchObserver(ArtifactObserver, Protocol):
     """Callbacks on the progress of a search."""
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
@@ -230,7 +230,7 @@ class Runner:
             return self.replay.run(trial.assignment)
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
-        inherited = self.weights.inherited(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
+        inherited = self.weights.initial_files(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
         job = replace(job, **inherited, average=SCORES[trial.score].needs_average)
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")
@@ -257,7 +257,7 @@ class Runner:
                 raise
             why = "out of memory" if failure.kind == "memory" else "killed, as the system does when memory runs out,"
         self.observer.note(f"{name}: {why} in parallel with other trainings; it is trained again alone")
-        with self.device_lock.alone():
+        with self.device_lock.exclusive():
             return train()
 
     def _failed(self, handle: RunningTrial, failure: ProxyFailure, seconds: float) -> Trial:
@@ -309,7 +309,7 @@ class Runner:
         job = self.weights.job(
             Variant(space.base, space.scale), replace(recipe, device=self.device), self.settings.seed
         )
-        self._run_job(replace(job, **self.weights.inherited(own, (), None, self.settings.seed)), "baseline")
+        self._run_job(replace(job, **self.weights.initial_files(own, (), None, self.settings.seed)), "baseline")
 
 
 _OF_COST = ("yaml", "params", "gflops", "stock_gflops", "uncounted", "latency_ms")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nas.bank.weights import Weights
+from nas.bank.artifacts import ArtifactStore
 from nas.calibration.calibrator import (
     CALIBRATION_SUFFIX,
     DEFAULT_PROXIES,
@@ -60,7 +60,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
     name = locate(options.name or Path(options.space).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
     workers = options.workers or (available_cores() if common.device == "cpu" else 1)
-    weights = Weights(
+    weights = ArtifactStore(
         folder=Path("studies") / "weights",
         space=space,
         data=write_resolved(dataset, folder),
@@ -70,7 +70,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         worker=ProxyWorker(cache),
         observer=observer,
         scratch=folder / "run",
-        apart=calibration.baselines == PER_SEED,
+        per_seed=calibration.baselines == PER_SEED,
     )
     made = Calibrator(calibration, folder, weights, workers, cache, observer)
     return _as_started(made) if options.baseline_per_seed is None else made
@@ -79,7 +79,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
 def _as_started(made: Calibrator) -> Calibrator:
     """Return the calibration with one shared baseline if it was started so, as those of earlier versions were."""
     as_one = replace(made.calibration, baselines=SHARED)
-    one = replace(made, calibration=as_one, weights=replace(made.weights, apart=False))
+    one = replace(made, calibration=as_one, weights=replace(made.weights, per_seed=False))
     if made.calibration.baselines == SHARED or made.has_begun or not one.has_begun:
         return made
     made.observer.note(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import random
 import time
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.files import replacing
 from nas.training.jobs import ProxyJob
 from nas.training.scores import EpochScore
 
@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether enough time has passed since the last save."""
+        """True if enough time has passed since the last save."""
         return time.monotonic() - self._last >= self._every_s
 
     def save(self, body: dict[str, Any]) -> bool:
@@ -55,17 +55,13 @@ class Checkpoint:
         started = time.monotonic()
         payload = io.BytesIO()
         torch.save({**body, "key": self.path.name}, payload)
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            with open(beside, "wb") as file:
-                file.write(_MARK + hashlib.sha256(payload.getbuffer()).digest())
-                file.write(payload.getbuffer())
-            beside.replace(self.path)
+            with replacing(self.path) as temporary:
+                self._sweep()
+                with open(temporary, "wb") as file:
+                    file.write(_MARK + hashlib.sha256(payload.getbuffer()).digest())
+                    file.write(payload.getbuffer())
         except OSError:  # a full disk, above all: a training is worth more than its checkpoint
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             return False
         finally:
             self._last = time.monotonic()

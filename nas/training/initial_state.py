@@ -11,7 +11,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from nas.errors import ProxyError
 from nas.model.host import build
 from nas.model.render import render
-from nas.model.transfer import inherit, named_state
+from nas.model.transfer import copy_matching, named_state
 from nas.space.bases import load_base
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
@@ -49,7 +49,7 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[nn.Module, State, State]:
             f"{job.init} holds only {len(shared)} of the {len(own)} tensors of {job.base}{job.scale}: "
             "it is of another model or scale"
         )
-    inherit(model, load_base(job.base), shared)
+    copy_matching(model, load_base(job.base), shared)
     for file in job.overlay:
         shared.update(_read_state(file, job.base))
     return model, own, shared

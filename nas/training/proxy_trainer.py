@@ -16,7 +16,7 @@ from ultralytics.utils.torch_utils import ModelEMA
 
 from nas.errors import BuildError, NotANumber, one_line
 from nas.model.trainer import Trainer
-from nas.model.transfer import begin_swaps, inherit
+from nas.model.transfer import copy_matching, warm_start_swaps
 from nas.training.batch_cache import BatchCache, detach_cache
 from nas.training.initial_state import graph_of, initial_state
 from nas.training.jobs import ProxyJob
@@ -174,10 +174,10 @@ class ProxyTrainer(Trainer):
         except Exception as error:  # any error that a module raises is the variant's failure
             raise BuildError(f"cannot be built: {one_line(error)}") from error
         graph = graph_of(self.job)
-        inherit(model, graph, own)
-        self.inherited = inherit(model, graph, given)
+        copy_matching(model, graph, own)
+        self.inherited = copy_matching(model, graph, given)
         if self.job.init and self.job.recipe.start == "near":
-            begin_swaps(model, graph, baseline, {**own, **given})
+            warm_start_swaps(model, graph, baseline, {**own, **given})
         if self.job.recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         torch.manual_seed(start)  # variants draw differently while they are built; from here on they are paired

@@ -18,12 +18,12 @@ BANK_FINE_TUNE_LR0 = 1e-4
 """AdamW's learning rate of a variant from the bank: at five times that, the error of a comparison was three times as
 large (yolov8n on bccd, 2 epochs)."""
 BANK_LR0 = 6e-3
-"""AdamW's learning rate of distilling single layers: a regression, which bears more than a detector."""
+"""AdamW's learning rate of distilling single layers: a regression, which tolerates more than a detector."""
 KINDS = ("bank", "baseline", "scratch")
-"""What `Recipe.init` may be beside the name of a file."""
+"""Values of `Recipe.init` other than the name of a file."""
 
 BASE_EPOCHS = 40
-"""Epochs of a baseline unless something else is asked for: what is not learnt cannot be taught."""
+"""Default epochs of a baseline, which is the teacher of the bank."""
 
 _FROM_SCRATCH: dict[str, Any] = {"warmup_epochs": 1.0, "warmup_bias_lr": 0.1, "mosaic": 1.0}
 """The host's own warm-up, which untrained weights need."""
@@ -31,37 +31,37 @@ _FROM_SCRATCH: dict[str, Any] = {"warmup_epochs": 1.0, "warmup_bias_lr": 0.1, "m
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every proxy of a study is trained. Pinned: nothing here is chosen by the host at run time.
+    """The training recipe of every proxy of a study. Pinned: the host chooses nothing of it at run time.
 
     Attributes:
-        epochs: Epochs of a proxy; its schedule (warm-up, linear decay to `lrf`) spans exactly these. None are a score
-            too: BatchNorm statistics are refreshed and the weights validated as they are.
+        epochs: Epochs of a proxy; its schedule (warm-up, linear decay to `lrf`) spans exactly these. With 0, BatchNorm
+            statistics are recomputed and the initial weights validated.
         imgsz: Image side in pixels.
-        batch: Images a step; the nominal batch size too, so that each batch is a step.
-        init: ``bank`` (inherit from a trained baseline, and swapped layers from the bank that was distilled from it),
-            ``baseline`` (from the trained baseline alone), ``scratch``, or a .pt file to inherit from.
-        init_digest: SHA-256 of that file, so that another one under its name is noticed; empty without one.
-        start: How swapped modules begin when something is inherited: ``near`` (as close to what they replace as their
-            maths allows) or ``fresh`` (with initial values of their own).
+        batch: Images a step, and the nominal batch size, so that each batch is a step.
+        init: Initial weights: ``bank`` (a trained baseline, and the bank distilled from it for swapped layers),
+            ``baseline`` (the trained baseline only), ``scratch``, or a .pt file.
+        init_digest: SHA-256 of that file, so that a changed file is noticed; empty without one.
+        start: Initial values of swapped modules when other layers are trained: ``near`` (a warm start, as close to the
+            replaced layer as the module's formula allows) or ``fresh`` (random).
         weights: A .pt file that the baseline's training starts from; empty for scratch.
         weights_digest: SHA-256 of that file.
-        base_epochs: Epochs of that baseline; with weights it may be none.
+        base_epochs: Epochs of that baseline; with `weights` it may be 0.
         bank_epochs: Epochs of distilling the bank.
-        bank_lr0: Initial learning rate of that.
-        validations: How many of the last epochs are validated.
+        bank_lr0: Initial learning rate of distilling the bank.
+        validations: Number of the last epochs that are validated.
         lr0: Initial learning rate of a proxy.
         base_lr0: Initial learning rate of the baseline's training.
         lrf: Final learning rate over the initial one.
         warmup_epochs: Epochs of linear warm-up, of a proxy.
-        warmup_bias_lr: Learning rate at which biases start the warm-up. High, it helps a training from scratch off the
-            ground; trained weights it sets back.
+        warmup_bias_lr: Learning rate of biases at the start of the warm-up. A high one helps a training from scratch,
+            and harms trained weights.
         weight_decay: AdamW's weight decay.
-        mosaic: Probability of an image being put together from four.
-        channels_last: Whether tensors lie in memory with the channels last: the same numbers but for rounding, sooner.
-        optimizer: By the host's name for it.
+        mosaic: Probability of mosaic augmentation (an image composed of four).
+        channels_last: Whether tensors have the channels-last memory format: faster, and equal up to rounding.
+        optimizer: The host's name of the optimizer.
         device: ``cpu`` or a CUDA device number.
-        amp: ``bf16`` lets forward and backward compute in bfloat16 where torch's autocast says so, on GPUs and CPUs;
-            weights, loss (on CPUs) and validation (on CPUs) stay in float32. False trains in float32.
+        amp: ``bf16`` trains with torch's autocast to bfloat16, on GPUs and CPUs; weights, loss (on CPUs) and validation
+            (on CPUs) stay in float32. False trains in float32.
     """
 
     epochs: int = 8
@@ -93,7 +93,7 @@ class Recipe:
         return asdict(self)
 
     def differences(self, other: Recipe) -> list[str]:
-        """Say what differs, a line each; a file of weights may have moved."""
+        """Return the differences, a line each; a moved file of weights is none."""
         mine, theirs = self.to_json(), other.to_json()
         for key in ("init", "weights"):
             digest = mine[f"{key}_digest"]
@@ -102,7 +102,7 @@ class Recipe:
         return [f"{key}: {mine[key]!r}, not {theirs[key]!r}" for key in mine if mine[key] != theirs[key]]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides a result: not where a file lies, nor settings that this kind of start does not use."""
+        """Return what decides a result: no paths of files, and no settings that its kind of initial weights ignores."""
         body = self.to_json()
         base = ("weights_digest", "base_epochs", "base_lr0")
         kind = self.init if self.init in KINDS else "file"
@@ -115,11 +115,11 @@ class Recipe:
 
     @property
     def trains_baseline(self) -> bool:
-        """Whether variants inherit from a baseline that is trained here, and not from tensors that are given."""
+        """True if variants start from a baseline that is trained here, not from a given file."""
         return self.init in ("bank", "baseline") and self.base_epochs > 0
 
     def for_baseline(self) -> Recipe:
-        """Return the recipe of the baseline that others inherit from."""
+        """Return the recipe of the baseline that variants start from."""
         if self.weights:
             start = {"init": self.weights, "init_digest": self.weights_digest, **start_of(self.weights)}
         else:
@@ -128,12 +128,12 @@ class Recipe:
 
 
 def start_of(init: str) -> dict[str, Any]:
-    """Return what of a recipe goes with a kind of start."""
+    """Return the settings that depend on the kind of initial weights."""
     if init == "scratch":
         return {"lr0": SCRATCH_LR0, **_FROM_SCRATCH}
     if init == "bank":
-        # Swaps come distilled: there is little left to learn, and every step beyond it adds noise. Images put together
-        # from four would end a few epochs on another kind of image than they are judged by.
+        # Swaps are distilled already: there is little left to learn, and every further step adds noise. With mosaic, a
+        # few epochs would end on another kind of image than those of the validation.
         return {"lr0": BANK_FINE_TUNE_LR0, "mosaic": 0.0}
     return {"lr0": FINE_TUNE_LR0, "mosaic": 1.0}
 
@@ -149,7 +149,7 @@ def make_recipe(
     weights: str = "",
     amp: str | bool | None = None,
 ) -> Recipe:
-    """Return the recipe of a new study; what is None is chosen from the rest and the machine."""
+    """Return the recipe of a new study; values of None are chosen from the others and the machine."""
     device = device or ("0" if _cuda() else "cpu")
     return Recipe(
         epochs=epochs,
@@ -168,7 +168,7 @@ def make_recipe(
 
 
 def digest_of(init: str) -> str:
-    """Return the SHA-256 of the file that a recipe inherits from; empty if it names none.
+    """Return the SHA-256 of a recipe's file of initial weights; empty if `init` names none.
 
     Raises:
         ProxyError: The file cannot be read.

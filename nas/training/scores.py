@@ -1,7 +1,7 @@
-"""Scores: what a training shows, and the numbers that variants can be compared by.
+"""The results of a training, and the scores that variants can be compared by.
 
-Several numbers can stand for how good a variant is. Which of them tells variants apart best is measured, by
-``nas calibrate``; a study keeps what all of them are made of, but for the averaged weights, which cost a validation.
+Several scores can estimate how good a variant is. ``nas calibrate`` measures which of them separates variants best; a
+study stores what all of them are computed from, except the averaged weights, which cost a validation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Validation:
-    """What the validation images say about weights: mAP50, mAP50-95 and the summed losses."""
+    """The validation of some weights: mAP50, mAP50-95 and the sum of the losses."""
 
     map50: float
     map: float
@@ -22,13 +22,13 @@ class Validation:
 
 @dataclass(frozen=True)
 class EpochScore:
-    """What one epoch has shown.
+    """The results of one epoch.
 
     Attributes:
-        epoch: From 1; 0 for weights that were not trained on.
-        train_loss: Mean over its batches of the summed losses.
+        epoch: From 1; 0 for initial weights.
+        train_loss: Mean over its batches of the sum of the losses.
         seconds: Wall time.
-        validation: Of the weights after it; None where the recipe asks for none.
+        validation: Of the weights after it; None where the recipe has none.
     """
 
     epoch: int
@@ -38,7 +38,7 @@ class EpochScore:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> EpochScore:
-        """Return what `dataclasses.asdict` made plain."""
+        """Return the score of a dictionary that `dataclasses.asdict` made."""
         seen = body["validation"]
         return cls(body["epoch"], body["train_loss"], body["seconds"], Validation(**seen) if seen else None)
 
@@ -47,13 +47,13 @@ Curve = tuple[EpochScore, ...]
 """The epochs of a training."""
 
 DIVERGED = 10.0
-"""How many times its lowest value so far a training loss may be, before its training is given up."""
+"""Ratio of a training loss to its lowest value so far above which a training is stopped."""
 
 
 def diverges(before: Sequence[EpochScore], now: EpochScore) -> bool:
-    """Whether an epoch's loss has left what the training had reached, and there is nothing to wait for.
+    """Return whether a training has diverged, by the loss of an epoch.
 
-    This is a safety stop, no pruning: on a handful of images a healthy loss may triple from one epoch to the next.
+    This is a safety stop, not pruning: on few images a healthy loss may triple from one epoch to the next.
     """
     return bool(before) and now.train_loss > DIVERGED * min(score.train_loss for score in before)
 
@@ -117,6 +117,6 @@ def scores(curve: Curve, average: Validation | None) -> dict[str, float]:
 
 
 def signed(value: float, digits: int) -> str:
-    """Return a difference with its sign; what rounds to nothing has none."""
+    """Return a difference with its sign; one that rounds to zero has none."""
     text = f"{value:+.{digits}f}"
     return text if float(text) else text[1:]

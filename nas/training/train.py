@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from nas.errors import BatchHalved, Diverged, NotANumber
+from nas.files import replacing
 from nas.model.transfer import named_state
 from nas.training.checkpoint import Checkpointer
 from nas.training.host_patches import patched_host
@@ -159,9 +159,7 @@ def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
 def _save_named(trainer: ProxyTrainer, job: ProxyJob) -> None:
     """Write the trained tensors by layer name, whole or not at all."""
     assert job.save
-    target = Path(job.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().clone() for k, v in trainer.ema.ema.state_dict().items()}
-    beside = Path(job.scratch or target.parent) / f"{target.name}.{os.getpid()}"
-    torch.save(named_state(state, graph_of(job)), beside)
-    beside.replace(target)
+    # In the scratch folder, the file of a killed process is removed later.
+    with replacing(Path(job.save), folder=Path(job.scratch) if job.scratch else None) as temporary:
+        torch.save(named_state(state, graph_of(job)), temporary)

@@ -1,4 +1,4 @@
-"""A crew: several trainings side by side, each in a process of its own, driven by a thread each."""
+"""Parallel trainings: a thread for each training process, and a lock for each device."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Protocol, TypeVar
 
 
 class Member(Protocol):
-    """Who can be made to stop from another thread, in the middle of what it does."""
+    """Can be stopped from another thread at any time."""
 
     def kill(self) -> None:
-        """End what it does, for good; whoever waits for it hears of a failure."""
+        """Stop for good; a caller that waits for it gets an error."""
 
 
 M = TypeVar("M", bound=Member)
 
 
 def run_parallel(members: Sequence[M], do: Callable[[M, threading.Event], None]) -> None:
-    """Let every member do its work; the first failure, or Ctrl-C, stops all of them.
+    """Run `do` for every member in parallel; the first error, or Ctrl-C, stops all of them.
 
     Args:
-        members: Who works. A single one works in this thread.
+        members: The members; a single one runs in this thread.
         do: Its work; it ends early when the event is set.
 
     Raises:
-        BaseException: What the first of them raises.
+        BaseException: The first error.
     """
     stop = threading.Event()
     if len(members) == 1:
@@ -46,7 +46,10 @@ def run_parallel(members: Sequence[M], do: Callable[[M, threading.Event], None])
 
 
 class DeviceLock:
-    """Who trains on one device just now."""
+    """A readers-writer lock of one device: trainings share it, or one training has it exclusively.
+
+    A training that waits for exclusive use goes before others that would share.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -56,7 +59,7 @@ class DeviceLock:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[Callable[[], bool]]:
-        """Train beside others, after those that have to be alone; gives what says whether there were others."""
+        """Share the device; gives a function that returns whether there has been another training meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting)
             before = self._entered
@@ -69,8 +72,8 @@ class DeviceLock:
             self._leave()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Train when nobody else does; nobody begins meanwhile."""
+    def exclusive(self) -> Iterator[None]:
+        """Use the device with no other training on it."""
         with self._changed:
             self._waiting += 1
             self._changed.wait_for(lambda: not self._inside)

@@ -1,8 +1,7 @@
-"""Proxies: short trainings that stand for full ones.
+"""The training process, seen from the parent process; `nas.workers.worker` is the other side.
 
-A proxy is one variant, one seed, one pinned recipe, and gives a curve. It runs in a process of its own that is kept
-from one proxy to the next: imports and decoded images stay, and what a failing variant breaks dies with the process.
-This file is the parent's side; `nas.workers.worker` trains.
+A process is kept from one job to the next, with its imports and decoded images; after a failure that may have broken
+something in it, it is replaced.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from nas.training.scores import EpochScore
 
 
 class ProxyWorker:
-    """A training process that is kept from proxy to proxy, and replaced when it dies."""
+    """A training process that is kept from job to job, and replaced when it dies."""
 
     def __init__(self, cache: Path, threads: int | None = None) -> None:
         """Prepare; the process starts with the first job, or with `start`.
 
         Args:
             cache: Where the host may write (settings, a font).
-            threads: CPU threads; None takes the cores that this process may use.
+            threads: CPU threads; None is the number of cores that this process may use.
         """
         self._cache = cache
         self._threads = threads or available_cores()
@@ -43,17 +42,16 @@ class ProxyWorker:
         self._killed = False
 
     def start(self) -> None:
-        """Start the process now: it imports what it needs, which takes seconds, before there is a job."""
-        with contextlib.suppress(ProxyFailure):  # the first job tries again
+        """Start the process now, so that its imports, which take seconds, are done before the first job."""
+        with contextlib.suppress(ProxyFailure):  # the first job retries
             self._start()
 
     def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
         """Train one job and return its result.
 
         Args:
-            job: What to train.
-            on_epoch: Called with each epoch's score as it comes; of a training that goes on, first with those that it
-                had.
+            job: The training.
+            on_epoch: Called with each epoch's score; when a training is resumed, first with those of its checkpoint.
 
         Raises:
             ProxyFailure: It failed; the worker stays usable.
@@ -63,7 +61,7 @@ class ProxyWorker:
         return replace(result, seconds=result.seconds + time.monotonic() - started)
 
     def work(self, job: Any, on_progress: Callable[[Any], None] | None = None) -> Any:
-        """Do any job that the process knows, and return what it gives; as `run`.
+        """Do a job of any kind, and return its result; as `run`.
 
         Raises:
             ProxyFailure: It failed; the worker stays usable.
@@ -80,7 +78,7 @@ class ProxyWorker:
                     return body
                 else:
                     failure, message = body
-                    if failure in ("memory", "error"):  # what it has broken in its process is unknown
+                    if failure in ("memory", "error"):  # the state of the process is unknown
                         self.close()
                     raise ProxyFailure(failure, message)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -92,12 +90,12 @@ class ProxyWorker:
             raise ProxyFailure("died", f"the training process died ({why}){hint}", out_of_memory=code == -9) from None
         except ProxyFailure:
             raise
-        except BaseException:  # Ctrl-C above all: a training that nobody waits for must not go on
+        except BaseException:  # Ctrl-C above all: the training must not continue without its caller
             self.close()
             raise
 
     def kill(self) -> None:
-        """End the process for good, from another thread; whoever waits for it hears that it died."""
+        """End the process for good, from another thread; a caller that waits for it gets a `ProxyFailure`."""
         with self._starting:
             self._killed = True
             process = self._process
@@ -105,7 +103,7 @@ class ProxyWorker:
                 process.kill()
 
     def close(self) -> None:
-        """Stop the process, whatever it does."""
+        """Stop the process, also in the middle of a job."""
         if self._process is None:
             return
         with contextlib.suppress(OSError):
@@ -138,8 +136,8 @@ class ProxyWorker:
             try:
                 pipe, theirs = context.Pipe()
                 process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
-                # Not a daemon: it starts processes of its own where images are loaded beside a GPU. It ends with its
-                # pipe, with its parent, or in `close`.
+                # Not a daemon: with a GPU it starts processes that load images. It ends with its pipe, with its parent,
+                # or in `close`.
                 with _uninterrupted():
                     process.start()
             except OSError as error:  # too many processes or files, or no memory for one more
@@ -152,11 +150,11 @@ class ProxyWorker:
 
 @contextlib.contextmanager
 def trainers_of(cache: Path, workers: int) -> Iterator[list[ProxyWorker]]:
-    """Give training processes that share the cores, and start them: they import while this process is at other things.
+    """Give started training processes that share the cores; they import while this process does other things.
 
     Args:
-        cache: Where they may write.
-        workers: How many.
+        cache: Where the host may write.
+        workers: Number of processes.
     """
     threads = max(1, available_cores() // workers)
     with contextlib.ExitStack() as stack:
@@ -168,7 +166,7 @@ def trainers_of(cache: Path, workers: int) -> Iterator[list[ProxyWorker]]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait, for what is started meanwhile too: until a process ignores it, it would die with a traceback."""
+    """Block Ctrl-C, also for a process that is started: until that ignores it, it would die with a traceback."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

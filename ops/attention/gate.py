@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from nas.ops.start import CannotStart
+from nas.ops.warm_start import CannotStart
 
 INSERTED = 0.1
 """What the residual scale starts at behind a trained layer."""
@@ -37,7 +37,7 @@ def inserted(old: nn.Module) -> None:
 
 
 def begin_inserted(new: nn.Module, old: nn.Module) -> None:
-    """Start an `Attention` near the identity; see `nas.ops.start`."""
+    """Start an `Attention` near the identity; see `nas.ops.warm_start`."""
     assert isinstance(new, Attention)
     inserted(old)
     new.residual_scale.fill_(INSERTED)

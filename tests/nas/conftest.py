@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import nas.study.storage
+from nas.bank.artifacts import ArtifactStore, Baseline
 from nas.bank.jobs import Bank, DistilJob, Distilled
 from nas.bank.store import SwapBank
-from nas.bank.weights import Baseline, Weights
 from nas.calibration.calibrator import Calibration, Calibrator, full_recipe, proxy_recipe
 from nas.calibration.result import CalibrationResult
 from nas.data.dataset import load, write_resolved
@@ -92,7 +92,7 @@ class Taught:
     recipe: Recipe
     baseline: Baseline
     worker: ProxyWorker
-    weights: Weights
+    weights: ArtifactStore
     maps: dict = field(default_factory=dict)
 
     @property
@@ -100,7 +100,7 @@ class Taught:
         """The recipe of variants that are assembled from a bank, which is distilled in 16 steps."""
         return replace(self.recipe, init="bank", mosaic=0.0, bank_epochs=2)
 
-    def weights_in(self, folder: Path, space: SearchSpace | None = None, **changes) -> Weights:
+    def weights_in(self, folder: Path, space: SearchSpace | None = None, **changes) -> ArtifactStore:
         """Return a maker in another folder, with a copy of the baseline."""
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.weights.folder.glob("baseline-*.*"):
@@ -156,13 +156,13 @@ def boxes_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(boxes_data: Path, own_cache: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory):
     """Train the baseline, and keep a process that trains.
 
-    It is trained once for all processes that run the tests: `Weights` waits for another one that is at it.
+    It is trained once for all processes that run the tests: `ArtifactStore` waits for another one that is at it.
     """
     dataset = load(boxes_data)
     data = write_resolved(dataset, tmp_path_factory.mktemp("boxes-resolved"))
     recipe = make_recipe(init="baseline", epochs=0, imgsz=64, batch=8, base_epochs=BASE_EPOCHS, device="cpu")
     with ProxyWorker(own_cache, threads=1) as worker:
-        weights = Weights(
+        weights = ArtifactStore(
             folder=shared_cache / "taught",
             space=read_space(SPACE, "small.yaml", "small"),
             data=data,
@@ -352,7 +352,7 @@ def calibrator(fake_worker: type[FakeWorker], recorder: RecordingObserver, tmp_p
             versions=(("swapnas", "1"),),
         )
         calibration = replace(calibration, **given)
-        weights = Weights(
+        weights = ArtifactStore(
             folder=tmp_path / "studies" / "weights",
             space=calibration.space,
             data=Path("data.yaml"),
@@ -362,7 +362,7 @@ def calibrator(fake_worker: type[FakeWorker], recorder: RecordingObserver, tmp_p
             worker=fake_worker(tmp_path),
             observer=recorder,
             scratch=tmp_path / "run",
-            apart=calibration.baselines == PER_SEED,
+            per_seed=calibration.baselines == PER_SEED,
         )
         return Calibrator(calibration, folder, weights, workers, tmp_path, recorder)
 

@@ -8,7 +8,7 @@ from ultralytics.nn.modules.conv import GhostConv
 
 from nas.ops.ghost import C2f_Ghost
 from nas.ops.registry import entries
-from nas.ops.start import begin
+from nas.ops.warm_start import apply_start
 
 
 def half(x, conv):
@@ -63,7 +63,7 @@ def test_the_first_half_starts_as_the_replaced_layer():
     old, new, x = Conv(16, 24, 3, 2).train(), GhostConv(16, 24, 3, 2), torch.randn(4, 16, 12, 14)
     for _ in range(40):
         old(x)
-    assert begin(new, old)
+    assert apply_start(new, old)
     torch.testing.assert_close(new.eval()(x)[:, :12], old.eval()(x)[:, :12], rtol=1e-4, atol=1e-5)
     halves = [y[:, 12:] for y in (new(x), old(x))]
     assert (halves[0].mean((0, 2, 3)) - halves[1].mean((0, 2, 3))).abs().max() < 0.15

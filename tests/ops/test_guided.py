@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas.ops.guided import FADE, SAPA
-from nas.ops.start import begin
+from nas.ops.warm_start import apply_start
 
 C, G = 6, 4
 
@@ -91,11 +91,11 @@ def test_fade_starts_near_nearest_upsampling(scale, gated):
     x = functional.silu(torch.randn(2, 32, 12, 15))
     guide = functional.silu(torch.randn(2, 24, 12 * scale, 15 * scale))
     fresh = (module([x, guide]) - old(x)).square().mean() / old(x).var()
-    assert begin(module, old)
+    assert apply_start(module, old)
     begun = (module([x, guide]) - old(x)).square().mean() / old(x).var()
     assert begun < 0.03
     assert begun < fresh / 10
-    assert not begin(module, nn.Upsample(scale_factor=5))
+    assert not apply_start(module, nn.Upsample(scale_factor=5))
 
 
 def test_macs_are_the_closed_form():

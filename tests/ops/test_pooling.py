@@ -12,7 +12,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.pooling import SPPF_LSKA
 from nas.ops.registry import entries
-from nas.ops.start import begin
+from nas.ops.warm_start import apply_start
 
 
 def trained(c1: int = 16, c2: int = 12, k: int = 5) -> SPPF:
@@ -48,7 +48,7 @@ def test_starts_as_the_replaced_block(perturb, new):
     old, x = perturb(trained()).eval(), torch.randn(2, 16, 9, 7)
     if isinstance(new, SPPF):
         new.cv1.act = Conv.default_act
-    assert begin(new, old)
+    assert apply_start(new, old)
     torch.testing.assert_close(new.eval()(x), old(x))
 
 
@@ -61,7 +61,7 @@ def test_what_it_does_not_understand_changes_nothing():
         (SPP(12, 12), SPPF(12, 12, 5, 3, True)),
     ):
         before = {key: value.clone() for key, value in new.state_dict().items()}
-        assert begin(new, old) is False
+        assert apply_start(new, old) is False
         assert all(torch.equal(new.state_dict()[key], value) for key, value in before.items())
 
 

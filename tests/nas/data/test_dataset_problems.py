@@ -116,7 +116,7 @@ def test_damaged_images(tmp_path):
     assert "images/train/text.jpg: is not an image that Pillow can read" in message
     assert "images/train/empty.jpg: is not an image that Pillow can read" in message
     assert "images/train/folder.jpg: cannot be read: " in message
-    assert "images/train/gif.png: is a GIF file whatever its name says" in message
+    assert "images/train/gif.png: is a GIF file despite its name" in message
     assert "images/train/tail.jpg: does not end as a JPEG file does" in message
     (folder / "gif.png").unlink()
     assert "images/train/tiny.png: is 9x40 pixels" in complaint(file)  # was the ninth, of which eight are listed

@@ -10,6 +10,7 @@ from nas.errors import SpaceError
 from nas.model import host
 from nas.model.check_space import check_space
 from nas.model.render import render
+from nas.model.transfer import copy_matching, named_state
 from nas.ops import registry
 from nas.space.bases import load_base
 from nas.space.space_file import load_space, read_space, shipped
@@ -83,8 +84,8 @@ def test_an_insertion_from_space_to_tensors(attention):
     baseline = host.build(render(Variant("yolov8", "n")).yaml, "n")
     only = make_variant("yolov8", "n", {"after neck.c2f_p3": "Gate"})
     model = host.build(render(only).yaml, "n")
-    named = host.named_state(baseline.state_dict(), load_base("yolov8"))
-    assert host.inherit(model, only.graph(), named) == (355, 356)
+    named = named_state(baseline.state_dict(), load_base("yolov8"))
+    assert copy_matching(model, only.graph(), named) == (355, 356)
     image = torch.rand(1, 3, 64, 96)
     assert torch.allclose(model(image)[0], baseline(image)[0], atol=1e-4)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import nas.model.latency
 from nas.errors import BuildError, OptionError, OutputError
-from nas.model.latency import Latency, LatencyMeter, machine, measure
+from nas.model.latency import Latency, LatencyMeter, machine, measure_latency
 from nas.model.render import render
 from nas.space.variant import Variant
 
@@ -31,19 +31,19 @@ def counted(monkeypatch) -> list[str]:
         calls.append(on)
         return Latency(1.0 + len(calls), 0.1, 3, imgsz, on)
 
-    monkeypatch.setattr(nas.model.latency, "measure", calibrated)
+    monkeypatch.setattr(nas.model.latency, "measure_latency", calibrated)
     return calls
 
 
 def test_a_model_is_timed(quick):
-    found = measure(nas.model.latency.build(YAML, "n"), "cpu", 64, "here")
+    found = measure_latency(nas.model.latency.build(YAML, "n"), "cpu", 64, "here")
     assert 0.1 < found.ms < 10_000
     assert (found.runs, found.imgsz, found.on) == (3, 64, "here")
 
 
 def test_it_leaves_the_threads_as_they_were(quick):
     before = torch.get_num_threads()
-    measure(nas.model.latency.build(YAML, "n"), "cpu", 64, "here")
+    measure_latency(nas.model.latency.build(YAML, "n"), "cpu", 64, "here")
     assert torch.get_num_threads() == before
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_run_is_the_variants_failure(quick):
             raise ValueError("no")
 
     with pytest.raises(BuildError, match="cannot be timed: ValueError: no"):
-        measure(Broken(), "cpu", 64, "here")
+        measure_latency(Broken(), "cpu", 64, "here")
 
 
 def test_a_folder_that_cannot_be_written(counted, tmp_path):

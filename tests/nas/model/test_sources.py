@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from nas.emit.bundle import bundle_files
 from nas.errors import OutputError, SpaceError
@@ -14,7 +13,6 @@ from nas.model import host
 from nas.model.check_space import check_space
 from nas.model.cost import model_cost
 from nas.model.render import render, render_branch, render_snippet
-from nas.model.transfer import begin, begin_swaps
 from nas.space.bases import load_base
 from nas.space.choice import misfit, parse_choice
 from nas.space.graph import Layer
@@ -96,36 +94,6 @@ def test_every_new_kind_of_choice_is_proved():
       after neck.c2f_p3: [SE, EMA, LSKA]
     """
     assert check_space(read_space(text, "s.yaml", "s")) == 2 * 5 + 4 + 3
-
-
-# Where they start
-
-
-def test_an_inserted_module_begins_near_the_identity():
-    baseline = host.build(render(make_variant("yolov8", "n", {})).yaml, "n")
-    variant = parse_swaps("yolov8", "n", ["after neck.c2f_p3=LSKA", "after neck.c2f_n4=SE"])
-    model, graph = host.build(render(variant).yaml, "n"), variant.graph()
-    host.inherit(model, graph, host.named_state(baseline.state_dict(), load_base("yolov8")))
-    image = torch.rand(1, 3, 64, 96)
-    fresh = (model(image)[0] - baseline(image)[0]).abs().max()
-    begin_swaps(model, graph, baseline, {})
-    places = dict(zip(graph.names, model.model, strict=True))
-    assert torch.equal(places["neck.c2f_p3+LSKA"].conv1.bias, torch.ones(64))
-    assert places["neck.c2f_n4+SE"].residual_scale.item() == pytest.approx(0.1)
-    assert (model(image)[0] - baseline(image)[0]).abs().max() < fresh / 2
-
-
-def test_tensors_of_its_own_come_before_a_start():
-    variant = parse_swaps("yolov8", "n", ["after neck.c2f_p3=SE"])
-    model, graph = host.build(render(variant).yaml, "n"), variant.graph()
-    place = graph.names.index("neck.c2f_p3+SE")
-    given = {f"neck.c2f_p3+SE:{key}": None for key in model.model[place].state_dict()}
-    begin_swaps(model, graph, model, given)
-    assert model.model[place].residual_scale.item() == 1
-
-
-def test_what_has_no_start_says_so():
-    assert begin(nn.Conv2d(4, 4, 1), None) is False
 
 
 # What Ultralytics has

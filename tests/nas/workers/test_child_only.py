@@ -24,7 +24,7 @@ CHILD_ONLY = {
 }
 DOOR = "nas.workers.worker"
 """The main function of a training process, which imports them when it has set the environment."""
-PARENT = ("nas.cli", "nas.session.search", "nas.search.loop", "nas.bank.weights", "nas.calibration.calibrator")
+PARENT = ("nas.cli", "nas.session.search", "nas.search.loop", "nas.bank.artifacts", "nas.calibration.calibrator")
 
 
 def imports_of(file: Path) -> set[str]:

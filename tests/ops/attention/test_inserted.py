@@ -10,7 +10,7 @@ from contract_cases import CASES, REDUNDANT
 from torch import nn
 
 from nas.ops.registry import entries
-from nas.ops.start import begin
+from nas.ops.warm_start import apply_start
 
 EXACT = {"LSKA", "ContextAggregation"}
 """Start as the identity, bit for bit."""
@@ -29,7 +29,7 @@ def maps() -> torch.Tensor:
 @pytest.mark.parametrize("training", [False, True])
 def test_starts_near_the_identity(case, training):
     new, x = case.build(C).train(training), maps()
-    assert begin(new, nn.Identity())
+    assert apply_start(new, nn.Identity())
     with torch.no_grad():
         y = new(x)
     if case.entry.name in EXACT:
@@ -42,7 +42,7 @@ def test_starts_near_the_identity(case, training):
 @every_attention
 def test_every_parameter_learns_behind_a_trained_layer(case):
     new, x = case.build(C).double().train(), maps().double()
-    assert begin(new, nn.Identity())
+    assert apply_start(new, nn.Identity())
     target = torch.randn_like(x)
     before = {name: p.detach().clone() for name, p in new.named_parameters()}
     optimizer = torch.optim.SGD(new.parameters(), 0.05)
@@ -61,9 +61,9 @@ def test_every_parameter_learns_behind_a_trained_layer(case):
 def test_begins_the_same_again_and_without_chance(case):
     new = case.build(C)
     state = torch.get_rng_state()
-    assert begin(new, nn.Identity())
+    assert apply_start(new, nn.Identity())
     first = copy.deepcopy(new.state_dict())
-    assert begin(new, nn.Identity())
+    assert apply_start(new, nn.Identity())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(new.state_dict()[key], value) for key, value in first.items())
 
@@ -73,7 +73,7 @@ def test_replaces_nothing(case):
     new = case.build(C)
     before = copy.deepcopy(new.state_dict())
     for old in (nn.Upsample(scale_factor=2), nn.Conv2d(C, C, 1)):
-        assert begin(new, old) is False
+        assert apply_start(new, old) is False
     assert all(torch.equal(new.state_dict()[key], value) for key, value in before.items())
 
 

@@ -1,4 +1,4 @@
-"""Where a module starts that takes the place of a trained layer.
+"""Warm starts: initial values of a module that takes the place of a trained layer.
 
 A module's own initial values throw away what the replaced layer has learnt. Its *start* sets them so that it computes
 what that layer computed, as nearly as its formula allows; its entry says how near (`nas.ops.registry.Entry.starts`).
@@ -28,7 +28,7 @@ class CannotStart(ValueError):
     """The replaced layer is not of a kind that a start understands, or of other sizes."""
 
 
-def begin(new: nn.Module, old: nn.Module) -> bool:
+def apply_start(new: nn.Module, old: nn.Module) -> bool:
     """Start `new` as near to the trained layer `old` as it can, in place.
 
     Args:

@@ -18,7 +18,7 @@ from ultralytics.nn.modules.conv import Conv
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.ops.registry import Entry, Value, entries, register
-from nas.ops.start import CannotStart, begin, trained
+from nas.ops.warm_start import CannotStart, apply_start, trained
 
 NO_START = {
     *("SAPA", "BilinearUp"),  # other upsamplings than the nearest
@@ -203,7 +203,7 @@ def test_starts_near_the_replaced_layer(case, smooth):
     new, old = pair(case, smooth)
     inputs = [maps(case.channels[0], smooth), maps(case.channels[0], smooth, 2, 24, 15)]
     before = [error(new, old, x) for x in inputs]
-    assert begin(new, old)
+    assert apply_start(new, old)
     bilinear = case.given.get("style") == "pl"
     for x, fresh in zip(inputs, before, strict=True):
         begun = error(new, old, x)
@@ -217,7 +217,7 @@ def test_statistics_of_a_batch_keep_it_near(case):
     new, old = pair(case)
     x = maps(case.channels[0], True, 8)
     fresh = error(copy.deepcopy(new).train(), old.train(), x)
-    assert begin(new, old)
+    assert apply_start(new, old)
     limit = BOUNDS[case.entry.name + " pl" * (case.given.get("style") == "pl")][0]
     assert error(new.train(), old.train(), x) < min(1.4 * limit + 1e-3, fresh + 1e-6)
 
@@ -231,7 +231,7 @@ def test_dcnv4_is_exact_where_it_can_be(case):
     pattern[k // 2, k // 2] = float(new.center_feature_scale or not new.remove_center)
     old.conv.weight.data.copy_(torch.einsum("oi,hw->oihw", torch.randn(case.channels[::-1]), pattern))
     train(old, case.channels[0], True)
-    assert begin(new, old)
+    assert apply_start(new, old)
     assert error(new, old, maps(case.channels[0], True)) < 1e-9
 
 
@@ -247,13 +247,13 @@ def test_spconv_is_near_where_it_can_be(case):
         kernel[rows, columns] = torch.randn_like(kernel[rows, columns]) / 3
     old.conv.weight.data.copy_(kernel)
     train(old, case.channels[0], True)
-    assert begin(new, old)
+    assert apply_start(new, old)
     assert error(new, old, maps(case.channels[0], True, 8, 24, 30)) < 0.08
 
 
 def test_dynamic_experts_differ():
     new, old = pair(next(c for c in CASES if c.entry.name == "DynamicConv"))
-    assert begin(new, old)
+    assert apply_start(new, old)
     experts = new.cond_conv.weight
     apart = torch.pdist(experts) / experts.norm(dim=1).mean()
     assert apart.min() > 0.2
@@ -274,7 +274,7 @@ def learns(module: nn.Module) -> set[str]:
 @every_case
 def test_every_parameter_learns(case):
     new, old = pair(case)
-    assert begin(new, old)
+    assert apply_start(new, old)
     new.double().train()
     x = maps(case.channels[0], True).double()
     target = torch.randn_like(new(x))
@@ -299,9 +299,9 @@ def test_begins_the_same_again_and_only_changes_the_new_layer(case):
     new, old = pair(case)
     kept = copy.deepcopy(old.state_dict())
     state = torch.get_rng_state()
-    assert begin(new, old)
+    assert apply_start(new, old)
     first = copy.deepcopy(new.state_dict())
-    assert begin(new, old)
+    assert apply_start(new, old)
     assert torch.equal(torch.get_rng_state(), state)
     for before, after in ((first, new.state_dict()), (kept, old.state_dict())):
         assert all(torch.equal(after[key], value) for key, value in before.items())
@@ -344,13 +344,13 @@ def test_a_foreign_layer_is_refused_and_changes_nothing(case):
     new = case.new()
     before = copy.deepcopy(new.state_dict())
     for old in foreign(case):
-        assert begin(new, old) is False
+        assert apply_start(new, old) is False
     assert all(torch.equal(new.state_dict()[key], value) for key, value in before.items())
 
 
 def test_an_unregistered_module_has_no_start():
-    assert begin(nn.Identity(), Conv(4, 4)) is False
-    assert begin(type("DCNv4", (nn.Module,), {})(), Conv(4, 4)) is False
+    assert apply_start(nn.Identity(), Conv(4, 4)) is False
+    assert apply_start(type("DCNv4", (nn.Module,), {})(), Conv(4, 4)) is False
 
 
 def test_a_start_comes_with_its_words():
@@ -383,7 +383,7 @@ def test_other_precision_and_what_is_dead(name, dead):
     new, old = pair(next(c for c in CASES if c.entry.name == name))
     old.conv.weight.data[dead] = 0
     old.bn.running_var[dead] = 0
-    assert begin(new.bfloat16(), old.half())
+    assert apply_start(new.bfloat16(), old.half())
     assert all(p.isfinite().all() for p in new.state_dict().values())
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from nas.bank.artifacts import ArtifactStore
 from nas.bank.jobs import CONTROL, Bank, Candidate, DistilJob, Distilled
 from nas.bank.store import SwapBank, candidates_of
-from nas.bank.weights import Weights
 from nas.errors import ArtifactError, BaselineNotTrained, ProxyFailure
 from nas.model.render import render
 from nas.space.bases import load_base
@@ -88,8 +88,8 @@ class Refuses:
 
 @pytest.fixture
 def make(tmp_path, recorder):
-    def make(worker=None, **changes) -> Weights:
-        return Weights(
+    def make(worker=None, **changes) -> ArtifactStore:
+        return ArtifactStore(
             **{
                 "folder": tmp_path / "weights",
                 "space": read_space(SPACE, "s.yaml", "s"),
@@ -174,7 +174,7 @@ def test_a_training_that_fails_leaves_nothing(make):
 def test_an_unreadable_description_is_a_clear_error(make, text):
     about = make().baseline(RECIPE).file.with_suffix(".json")
     about.write_text(text)
-    with pytest.raises(ArtifactError, match=rf"cannot read .*{about.name}.*delete it to have it made anew"):
+    with pytest.raises(ArtifactError, match=rf"cannot read .*{about.name}.*delete it, and it will be made again"):
         make(Refuses()).baseline(RECIPE)
 
 
@@ -300,10 +300,10 @@ def test_what_a_job_inherits(make):
     weights = make(Refuses())
     file = str(weights.baseline(RECIPE).file)
     swaps = EVERY[1:3]
-    assert weights.inherited(replace(RECIPE, init="scratch"), swaps, None) == {"init": None}
-    assert weights.inherited(replace(RECIPE, init="/x.pt"), swaps, None) == {"init": "/x.pt"}
-    assert weights.inherited(replace(RECIPE, init="baseline"), swaps, None) == {"init": file, "overlay": ()}
-    assert weights.inherited(RECIPE, swaps, bank) == {"init": file, "overlay": bank.files(swaps)}
+    assert weights.initial_files(replace(RECIPE, init="scratch"), swaps, None) == {"init": None}
+    assert weights.initial_files(replace(RECIPE, init="/x.pt"), swaps, None) == {"init": "/x.pt"}
+    assert weights.initial_files(replace(RECIPE, init="baseline"), swaps, None) == {"init": file, "overlay": ()}
+    assert weights.initial_files(RECIPE, swaps, bank) == {"init": file, "overlay": bank.files(swaps)}
 
 
 def test_who_comes_second_waits(make, recorder, tmp_path):
@@ -387,7 +387,7 @@ def test_a_single_candidate_that_raises_is_tried_again_by_the_next_search(make):
 def test_seeds_may_have_baselines_of_their_own(make):
     """And then banks of those, so that what the trained baseline adds to the error is in it."""
     worker = FakeWorker()
-    weights = make(worker, apart=True)
+    weights = make(worker, per_seed=True)
     files = {weights.baseline(RECIPE, seed).file for seed in (0, 1, 2)}
     assert [job.seed for job in worker.jobs] == [0, 1, 2]
     assert len(files) == 3
@@ -395,5 +395,5 @@ def test_seeds_may_have_baselines_of_their_own(make):
     bank = weights.bank(RECIPE, 2)
     assert worker.distilled[0].proxy.init == str(weights.baseline(RECIPE, 2).file)
     assert bank.folder != make(FakeWorker()).bank(RECIPE, 2).folder
-    assert weights.inherited(RECIPE, (), None, 1)["init"] == str(weights.baseline(RECIPE, 1).file)
-    assert make(Refuses()).inherited(RECIPE, (), None, 1)["init"] == str(weights.baseline(RECIPE).file)
+    assert weights.initial_files(RECIPE, (), None, 1)["init"] == str(weights.baseline(RECIPE, 1).file)
+    assert make(Refuses()).initial_files(RECIPE, (), None, 1)["init"] == str(weights.baseline(RECIPE).file)

@@ -1,8 +1,8 @@
-"""Trained tensors that proxies inherit: the baseline and the bank, made once and found again by what decides them.
+"""Trained baselines and banks on disk: made once, and found again by everything that decides their content.
 
-They lie beside the studies of a storage, in ``weights/``: a later study on the same data with the same recipe takes
-them as they are. Names are digests of everything that decides the content, so nothing of another dataset, recipe or
-version is ever taken for it.
+They are in the folder ``weights/`` next to the studies of a storage: a later study on the same data with the same
+recipe reuses them. Names are digests of everything that decides the content, so that nothing of another dataset, recipe
+or version is ever reused.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ _MARK = "swapnas bank 1"
 
 
 class Worker(Protocol):
-    """Who trains and distils: `nas.workers.process.ProxyWorker`."""
+    """Trains and distils: a `nas.workers.process.ProxyWorker`, or a stand-in for tests."""
 
     def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
         """Train one job; raises `nas.errors.ProxyFailure`."""
 
     def work(self, job: Any, on_progress: Callable[[Any], None] | None = None) -> Any:
-        """Do a job of another kind; raises `nas.errors.ProxyFailure`."""
+        """Do a job of any kind; raises `nas.errors.ProxyFailure`."""
 
     def kill(self) -> None:
-        """Give up what is being done, from another thread; whoever waits for it hears of a failure."""
+        """Abort the running job from another thread; its caller gets a `nas.errors.ProxyFailure`."""
 
 
-class WeightsObserver(Protocol):
-    """Who is told while weights are made."""
+class ArtifactObserver(Protocol):
+    """Is notified while baselines and banks are made."""
 
     def baseline_training(self, recipe: Recipe, seed: int) -> None:
-        """Hear that the baseline that others inherit from starts to train."""
+        """Handle the start of a baseline's training."""
 
     def distilling(self, count: int) -> None:
-        """Hear that so many candidates start to be distilled."""
+        """Handle the start of the distillation of `count` candidates."""
 
     def epoch(self, score: EpochScore, epochs: int) -> None:
-        """Hear that an epoch of the baseline is over."""
+        """Handle the end of an epoch of the baseline."""
 
     def steps(self, done: int, total: int) -> None:
-        """Hear how far the distillation is."""
+        """Handle the end of a step of the distillation."""
 
     def note(self, text: str) -> None:
-        """Hear what a reader of the result should know."""
+        """Handle a note for the reader of the result."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,21 @@ class Baseline:
 
 
 @dataclass
-class Weights:
-    """Makes and finds the tensors that the proxies of one space and dataset inherit.
+class ArtifactStore:
+    """Makes and finds the baselines and banks that the proxies of one space and dataset start from.
 
     Attributes:
-        folder: Where they lie.
+        folder: Where they are.
         space: The space, for its base, scale and candidates.
-        data: A data.yaml that the host can read as it is, and `fingerprint` of what it names.
+        data: A data.yaml that the host can read as it is, and `fingerprint` of its content.
         versions: Of the tool and the packages that decide results.
         seed: Of the baseline's training.
-        worker: Who trains.
-        observer: Told of what is made.
-        scratch: Where jobs may make files, which they remove.
-        device: Where banks are distilled; empty is the recipe's, which names them in any case.
-        apart: Whether each seed has a trained baseline of its own, in place of the one of `seed`.
-        stopped: Set from another thread when nothing is to be waited for any more.
+        worker: Trains and distils.
+        observer: Is notified of both.
+        scratch: Folder for temporary files of jobs, which they remove.
+        device: Where baselines and banks are made; empty is the recipe's device, which is part of their names anyway.
+        per_seed: Whether each seed has its own trained baseline, instead of one shared baseline of `seed`.
+        stopped: Set from another thread to end all waiting.
     """
 
     folder: Path
@@ -103,14 +103,14 @@ class Weights:
     versions: tuple[tuple[str, str], ...]
     seed: int
     worker: Worker
-    observer: WeightsObserver
+    observer: ArtifactObserver
     scratch: Path
     device: str = ""
-    apart: bool = False
+    per_seed: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
-        """Return the training of a variant from initial values of its seed; nothing is inherited yet."""
+        """Return the training of a variant from the initial values of its seed, without trained weights."""
         return ProxyJob(
             name=variant.name,
             yaml=yaml or render(variant).yaml,
@@ -126,13 +126,13 @@ class Weights:
         )
 
     def resumable(self, job: ProxyJob) -> ProxyJob:
-        """Return a complete job with a checkpoint, from which it goes on when its training is killed."""
+        """Return a complete job with a checkpoint, from which a killed training resumes."""
         return replace(job, checkpoint=str(self.folder / "running" / checkpoint_key(job, self.versions)))
 
-    def inherited(
+    def initial_files(
         self, recipe: Recipe, swaps: Sequence[tuple[str, str]], bank: SwapBank | None, seed: int | None = None
     ) -> dict[str, Any]:
-        """Return what a job of a seed inherits, as the fields of `ProxyJob`; swaps may be controls."""
+        """Return the files of a job's initial weights, as fields of `ProxyJob`; swaps may be controls."""
         if recipe.init == "scratch":
             return {"init": None}
         if recipe.init not in ("baseline", "bank"):
@@ -141,10 +141,10 @@ class Weights:
         return {"init": file, "overlay": bank.files(swaps) if bank else ()}
 
     def _seed_of_baseline(self, seed: int | None) -> int:
-        return seed if self.apart and seed is not None else self.seed
+        return seed if self.per_seed and seed is not None else self.seed
 
     def baseline_key(self, recipe: Recipe, seed: int | None = None) -> str:
-        """Return the name of the baseline that a recipe's proxies of a seed inherit from."""
+        """Return the key of the baseline that a recipe's proxies of a seed start from."""
         own = self._seed_of_baseline(seed)
         return _key(
             [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own], self.versions
@@ -154,7 +154,7 @@ class Weights:
         return self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
 
     def is_being_made(self, recipe: Recipe, seed: int) -> bool:
-        """Whether another worker or search is making the baseline of a seed just now, which is not there yet."""
+        """Return whether the baseline of a seed is missing and another worker or search is making it."""
         file = self._baseline_file(recipe, seed)
         if file.exists() and file.with_suffix(".json").exists():
             return False
@@ -162,15 +162,16 @@ class Weights:
         return lock.exists() and not is_free(lock)
 
     def baseline(self, recipe: Recipe, seed: int | None = None) -> Baseline:
-        """Return the trained baseline that a recipe's proxies of a seed inherit from, training it if need be.
+        """Return the trained baseline that a recipe's proxies of a seed start from, training it if necessary.
 
         Raises:
             BaselineNotTrained: It diverges.
+            OutOfMemory: Memory ran out.
             ArtifactError: It cannot be trained.
         """
         file = self._baseline_file(recipe, seed)
         about = file.with_suffix(".json")
-        with self._alone(file):
+        with self._locked(file):
             if not (about.exists() and file.exists()):
                 self._train(recipe, file, about, self._seed_of_baseline(seed))
             return read_json(
@@ -202,11 +203,11 @@ class Weights:
         write_json(about, {"curve": [asdict(s) for s in result.curve], "cpu_seconds": result.cpu_seconds})
 
     def teacher(self, recipe: Recipe, seed: int | None = None) -> Baseline:
-        """Return the baseline of a seed, if it can be distilled from.
+        """Return the baseline of a seed, checked for use as a teacher.
 
         Raises:
-            BaselineNotTrained: It has not learnt.
-            ArtifactError: As `baseline`.
+            BaselineNotTrained: It has not learnt enough, or diverges.
+            OutOfMemory, ArtifactError: As `baseline`.
         """
         baseline = self.baseline(recipe, seed)
         if baseline.map < MIN_TEACHER_MAP:
@@ -218,15 +219,16 @@ class Weights:
         return baseline
 
     def bank(self, recipe: Recipe, seed: int, candidates: Sequence[Candidate] | None = None) -> SwapBank:
-        """Return the bank of a recipe, distilling what it does not hold yet.
+        """Return the bank of a recipe, distilling the candidates that it does not hold yet.
 
         Args:
             recipe: Of the proxies that will use it.
             seed: Of the distillation.
-            candidates: What it has to hold; None is the whole space.
+            candidates: The candidates that it must hold; None is those of the whole space.
 
         Raises:
-            ArtifactError: As `teacher`, or the bank on the disk is not the one that its name says.
+            BaselineNotTrained, OutOfMemory: As `teacher`.
+            ArtifactError: As `teacher`, or the bank on disk does not match its name.
         """
         baseline = self.teacher(recipe, seed)
         wanted = tuple(candidates_of(self.space) if candidates is None else candidates)
@@ -242,12 +244,12 @@ class Weights:
         if self.space.modules:
             about["modules"] = [file.import_name for file in self.space.modules]
         folder = self.folder / f"bank-{_key([about], ())}"
-        with self._alone(folder):
+        with self._locked(folder):
             bank = open_bank(folder, about)
             missing = tuple(c for c in wanted if (c.slot, c.label) not in bank.candidates)
             if missing:
                 bank = self._distil(bank, missing, recipe, seed, baseline, about)
-        return bank.of(wanted)
+        return bank.subset(wanted)
 
     def _distil(
         self,
@@ -274,31 +276,32 @@ class Weights:
             candidates={**bank.candidates, **{(c.candidate.slot, c.candidate.label): c for c in made.candidates}},
             cpu_seconds=bank.cpu_seconds + made.cpu_seconds,
         )
-        if not all(c.raised for c in made.candidates):  # alone, it may be the machine's: the next search tries again
+        # Where all raised (only one: `distil` refuses several), the machine may be the cause: the next search retries.
+        if not all(c.raised for c in made.candidates):
             write_json(bank.folder / "bank.json", {"about": about, **bank_json(bank)})
         return bank
 
     @contextlib.contextmanager
-    def _alone(self, what: Path) -> Iterator[None]:
-        """Hold a file or folder that is being made; another search that wants it waits."""
+    def _locked(self, what: Path) -> Iterator[None]:
+        """Lock a file or folder while it is made; another search that needs it waits."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(_lock_of(what), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
         except OSError as error:
             raise ArtifactError(f"cannot write to {self.folder}: {error}") from None
-        told = False
+        noted = False
         with lock:
             while not try_lock(lock):
-                if not told:
+                if not noted:
                     self.observer.note(f"another worker or search is making {what.name}; waiting for it")
-                    told = True
+                    noted = True
                 if self.stopped.wait(0.5):
                     raise LockError(STOPPED)
             yield
 
 
 def _lock_of(what: Path) -> Path:
-    """Return the file that is locked while another one, or a folder, is being made."""
+    """Return the lock file of a file or folder that is being made."""
     return what.with_name(f"{what.name}.lock")
 
 

@@ -81,7 +81,7 @@ def test_room_lets_nobody_in_beside_who_is_alone():
 
 
 def _alone(device_lock, order):
-    with device_lock.alone():
+    with device_lock.exclusive():
         order.append("alone")
 
 
