@@ -128,11 +128,7 @@ def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calib
     old.run()
     assert _as_started(new).calibration == old.calibration
     assert not _as_started(new).missing()
-<<<<<<< HEAD
-    assert "was begun with one trained baseline for all seeds" in recorder.said[-1]
-=======
     assert "was started with one shared baseline" in recorder.said[-1]
->>>>>>> h_study
     other = calibrator(baselines=PER_SEED, fingerprint="e" * 16)
     assert _as_started(other) is other  # nothing that is there applies
     new.run()
