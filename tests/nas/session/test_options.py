@@ -25,7 +25,7 @@ LIMITS = {"max_gflops", "max_params", "max_latency", "min_map"}
 @pytest.mark.parametrize(("command", "options"), [("search", SearchOptions), ("calibrate", CalibrationOptions)])
 def test_defaults_are_the_command_s(command, options):
     arguments = ["seeds"] if command == "calibrate" else []
-    context = cli.commands[command].make_context(command, arguments)
+    context = cli.commands[command].make_context(command, [*arguments])
     given = {name: value for name, value in context.params.items() if name != "as_json"}
     assert options(**given) == (options(space="seeds") if arguments else options())
 

@@ -144,7 +144,7 @@ def test_a_replay_of_a_removed_sampler_resumes_with_the_default_one(table):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("quick", "--epochs", "3"), "trains nothing, so there is nothing for --epochs, SPACE to change"),
+        (("quick", "--epochs", "3"), "trains nothing, so there is nothing for SPACE, --epochs to change"),
         (("--seed", "4"), "no finished baseline for --seed 4; its seeds: 5"),
         (("--max-gflops", "7"), "no variant is within the limits of the space"),
     ],
