@@ -17,9 +17,8 @@ Each side's mAP is mAP50-95 of the weights after the last epoch; the interval is
 differences, of the same variant under the same seed. All trials of a round share what was drawn for their seed, on
 either side, so by itself that interval says too much. With `--alike` both sides draw the same, batch by batch: in the
 script too, images stay in memory, and reading and validating leave the random states as they were. The modules that a
-variant swaps in begin near the layer that they replace in the search, and afresh in the script; with `--fresh` in both,
-so that what is left of the difference is of what makes the search faster. From scratch a short training is noise all
-the same (rounding decides), and so is the difference; `--init` with a trained baseline tells more.
+variant swaps in begin near the layer that they replace in the search, and afresh in the script; with `--fresh` in both.
+From scratch a short training is noise all the same: `--init` with a trained baseline tells more.
 
 Time is measured in the training processes, by timers of which only the innermost runs. Forward and backward holds the
 loss; the network's forward in validations stands apart. Of trainings side by side (`--extra "--workers 2"`) the times
@@ -123,17 +122,7 @@ def instrument(train: Call) -> Call:
 def instrument_trainings(do_job: Call) -> Call:
     """Return `nas.workers.worker.do_job` with timers around trainings."""
     timed = instrument(do_job)
-
-    def run(job: Any, *rest: Any) -> Any:
-        if not isinstance(job, ProxyJob):
-            return do_job(job, *rest)
-        if FRESH in os.environ:
-            import nas.training.proxy_trainer
-
-            nas.training.proxy_trainer.warm_start_swaps = lambda *_: None
-        return timed(job, *rest)
-
-    return run
+    return lambda job, *rest: (timed if isinstance(job, ProxyJob) else do_job)(job, *rest)
 
 
 def _patched() -> Timers:
@@ -404,5 +393,9 @@ def parsed() -> argparse.Namespace:
 
 if __name__ == "__mp_main__" and PHASES in os.environ:  # the search's training process, as it starts
     nas.workers.worker.do_job = instrument_trainings(nas.workers.worker.do_job)
+    if FRESH in os.environ:
+        import nas.training.proxy_trainer
+
+        nas.training.proxy_trainer.warm_start_swaps = lambda *_: None
 if __name__ == "__main__":
     main()
