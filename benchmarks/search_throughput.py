@@ -10,8 +10,7 @@ the epochs, the seed and the recipe in common (optimizer, learning rates, warm-u
 ends, each batch a step), which the script is given in the host's words. All else in the script is as the host has it:
 its threads, reading of images, checkpoints, a validation after each epoch and of the best checkpoint at the end. It
 is spared the plots. Variants train from scratch, or both from the same file (`--init`): a search that trains a
-baseline and distils a bank trains something that the script has no counterpart for. Nothing is confirmed, so that a
-trial is one training on either side. Start-up of either program is counted in.
+baseline and distils a bank has no counterpart in the script. Nothing is confirmed. Start-up is counted in.
 
 Each side's mAP is mAP50-95 of the weights after the last epoch; the interval is of Student's t over the paired
 differences, of the same variant under the same seed. All trials of a round share what was drawn for their seed, on
