@@ -86,7 +86,7 @@ def test_what_failed_is_left_out_and_counted(calibrator, fake_worker):
     assert found.failures == 3 * len(hit)
     assert found.merit.variants == len(calibrated.variants) - len(hit)
     assert calibrated.chosen.proxy == "bank-0"
-    files = calibration_report.write(calibrated, made.folder)
+    files = calibration_report.write_report(calibrated, made.folder)
     assert load_result(files[0]).proxy == "bank-0"
     row = next(line for line in files[1].read_text().splitlines() if calibrated.variants[hit[0]].describe() in line)
     assert row.endswith("| – – | – | – | – |")
@@ -107,13 +107,13 @@ def test_one_seed_of_full_training_does_not_know_itself(calibrator):
     made.run()
     calibrated = assess(made)
     assert (calibrated.ceiling, calibrated.attainable, calibrated.full_merit) == (None, None, None)
-    files = calibration_report.write(calibrated, made.folder)
+    files = calibration_report.write_report(calibrated, made.folder)
     assert "so its agreement with itself is unknown" in "\n".join(next_steps(calibrated, made.folder, files))
 
 
 def test_the_answer_survives_its_file(judged):
     made, calibrated = judged
-    path, tables, picture = calibration_report.write(calibrated, made.folder)
+    path, tables, picture = calibration_report.write_report(calibrated, made.folder)
     assert [p.name for p in (path, tables, picture)] == [RESULT_FILE, "calibration.md", "calibration.png"]
     assert picture.read_bytes().startswith(b"\x89PNG")
     kept = load_result(path)
@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written(judged):
     made, calibrated = judged
     (made.folder / "calibration.md").mkdir()
     with pytest.raises(OutputError, match="cannot write to"):
-        calibration_report.write(calibrated, made.folder)
+        calibration_report.write_report(calibrated, made.folder)
     assert not (made.folder / RESULT_FILE).exists()  # it comes last: where it is, everything is
 
 
