@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nas import files
-from nas.errors import StudyError
+from nas.errors import ArtifactError
 from nas.files import read_json, replacing, write_all, write_atomic, write_json
 
 
@@ -81,7 +81,7 @@ def test_a_disk_that_fails_at_the_end_leaves_the_old_content_and_no_litter(tmp_p
     monkeypatch.setattr(*((files.os, "fsync") if step == "fsync" else (Path, "replace")), fail)
     with pytest.raises(OSError, match="Input/output error"):
         write_atomic(tmp_path / "x", "new")
-    with pytest.raises(StudyError, match=r"cannot write .*x: .*Input/output error"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*x: .*Input/output error"):
         write_json(tmp_path / "x", {})
     assert contents(tmp_path) == {"x": b"old"}
 
@@ -153,12 +153,12 @@ def test_several_files_are_written_all_or_none(tmp_path, monkeypatch, way):
 
 def test_json_that_cannot_be_read_is_a_clear_error(tmp_path):
     file = tmp_path / "x.json"
-    with pytest.raises(StudyError, match=r"cannot read .*x\.json: .*No such file.*; delete it, and it will be made"):
+    with pytest.raises(ArtifactError, match=r"cannot read .*x\.json: .*No such file.*; delete it, and it will be made"):
         read_json(file, dict)
     write_json(file, {"a": [1, None]})
     assert read_json(file, dict) == {"a": [1, None]}
-    with pytest.raises(StudyError, match="it is not in the format of this version; delete it"):
+    with pytest.raises(ArtifactError, match="it is not in the format of this version; delete it"):
         read_json(file, lambda body: body["b"])
     file.write_text("{")
-    with pytest.raises(StudyError, match="cannot read"):
+    with pytest.raises(ArtifactError, match="cannot read"):
         read_json(file, dict)

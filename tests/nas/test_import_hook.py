@@ -60,7 +60,7 @@ nas.register()
     assert out == "True\n"
     assert "RuntimeWarning: the modules of nas are not registered" in said
     assert "HostError" in said
-    assert "stands 0 times in parse_model" in said
+    assert "occurs 0 times in parse_model" in said
 
 
 def test_public_names_are_all_there():

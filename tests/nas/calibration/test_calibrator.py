@@ -136,7 +136,7 @@ def test_a_calibration_goes_on_with_as_many_baselines_as_it_was_begun_with(calib
 
 
 @pytest.mark.parametrize(
-    ("seed", "words"), [(0, r"^the baseline could not"), (1, r"^the baseline of seed 1: .*\n`--one")]
+    ("seed", "words"), [(0, r"^the baseline could not"), (1, r"^the baseline of seed 1: .*\nto calibrate .*`--one")]
 )
 def test_a_baseline_that_fails_says_of_which_seed(calibrator, fake_worker, monkeypatch, seed, words):
     train = fake_worker.run

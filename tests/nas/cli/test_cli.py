@@ -150,7 +150,7 @@ def test_known_failures_exit_with_1(tmp_path, monkeypatch):
         (["search", "seeds", "--init", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
         (["search", "seeds", "--weights", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
         (["search", "seeds", "--proxy", "blood"], "no calibration 'blood'"),
-        (["search", "seeds", "--epochs", "0", "--init", "scratch"], "there is nothing to validate"),
+        (["search", "seeds", "--epochs", "0", "--init", "scratch"], "with --init scratch there are none"),
         (["search", "seeds", "--base-epochs", "0"], "give a trained one by --weights FILE.pt"),
         (["bank", "blood"], "no study 'blood'"),
         (["search", "nothing.yaml"], "cannot read the space file nothing.yaml"),
@@ -251,7 +251,7 @@ def test_killed_search_ends_with_the_trials_asked_for(tiny_data, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     done = invoke(*args)
     assert done.exit_code == 0, done.stderr
-    assert "1 of 3 trials are done; finishing what was asked for" in done.stderr
+    assert "1 of 3 trials are done; finishing the request" in done.stderr
     assert "training the baseline" not in done.stderr
     body = json.loads(invoke("rank", "k", "--json").stdout)
     assert len(body["rows"]) == 3
@@ -277,7 +277,7 @@ def test_ctrl_c_loses_nothing_that_was_finished(tiny_data, tmp_path, number):
             break
     rest = victim.stderr.read()
     assert victim.wait(30) == 130, rest
-    assert "stopped; what was finished is stored" in rest
+    assert "stopped; finished work is stored" in rest
     assert "Traceback" not in rest
     from nas.study.location import locate
     from nas.study.study import Study

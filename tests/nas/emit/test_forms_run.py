@@ -101,7 +101,7 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Emitted:
     entries = registry.entries()
     root = tmp_path_factory.mktemp("forms")
     out = root / "out"
-    own.load_modules(HERE / "own" / "my_block.py")
+    own.load_modules(HERE.parent / "own" / "my_block.py")
     variant = parse_swaps("yolov8", "n", SWAPS)
     files = files_of_variant(variant)
     write_files(texts_of(variant, files, ["yaml", "snippet", "plugin", "bundle"]), out)

@@ -229,4 +229,4 @@ def test_a_study_that_was_asked_for_one_seed_each_stays_so(run, make_study, nois
     assert len(keys(trials)) == EVERY
     assert is_finished(study, plan(study, None))
     assert [t.pooled for t in pool_replicates(trials)] == [None] * EVERY
-    assert any("--confirm 3:3` gives the first of it further seeds" in line for line in ranking_notes(study))
+    assert any("--confirm 3:3` trains the top variants with further seeds" in line for line in ranking_notes(study))

@@ -277,7 +277,7 @@ def test_what_is_written_while_a_server_goes_away_is_written_again(study, run, f
             lost.extend(new)
             raise LeaseLost("the connection was lost")
 
-    monkeypatch.setattr(study.leases, "alone", goes_away)
+    monkeypatch.setattr(study.leases, "claim_lock", goes_away)
     monkeypatch.setattr("nas.search.inheritance._PAUSE_S", 0.01)
     trials, observer, _ = run(study, 4, fails_under(1))
     assert sum("is left out" in said for said in observer.said) == 1

@@ -64,7 +64,7 @@ def test_a_worker_does_what_is_left_and_two_train_side_by_side(asked, database, 
 def test_nothing_to_join(nas_cli):
     done = nas_cli("worker", "--study", "t")
     assert done.exit_code == 1
-    assert "no study 't' in studies/t.db to join; `nas search SPACE --study t` makes one" in done.stderr
+    assert "no study 't' in studies/t.db to join; `nas search SPACE --study t` creates it" in done.stderr
 
 
 def test_a_worker_that_waits_sees_the_study_come(asked, nas_cli, monkeypatch):
