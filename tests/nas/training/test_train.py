@@ -21,14 +21,15 @@ from nas.workers.process import ProxyWorker
 # Of a baseline with a mAP50-95 of 0.7, where the swapped layer matters: what its own start may lose at step 0, before
 # any training or distillation, and what initial values of its own lose at least (None: no more than the rest forgives).
 # Measured: DCNv4 .006, SPConv .029, C2f_DCNv4 .011, C2f_SPConv .014, the others 0 to three digits; and afresh .67, .71,
-# .71, .047, .038, .099 in the order of this table.
+# .71, .047, .038, .099 in the order of this table. Which of two C2f blocks matters differs from processor to processor,
+# so that both are swapped: on another one backbone.c2f_p3 alone loses -.006 and .010 afresh, neck.c2f_p3 .062 and .030.
 BOUNDS = {
     "DCNv4": ("backbone.down_p3", 0.06, 0.3),
     "SPConv": ("backbone.down_p3", 0.10, 0.3),
     "DynamicConv": ("backbone.down_p3", 0.005, 0.3),
-    "C2f_DCNv4": ("backbone.c2f_p3", 0.05, 0.02),
+    "C2f_DCNv4": ("backbone.c2f_p3 neck.c2f_p3", 0.05, 0.02),
     "C2f_SPConv": ("backbone.c2f_p3", 0.05, None),
-    "C2f_DynamicConv": ("backbone.c2f_p3", 0.005, 0.04),
+    "C2f_DynamicConv": ("backbone.c2f_p3 neck.c2f_p3", 0.005, 0.04),
     "CARAFE": ("neck.up_p3", 0.01, None),
     "DySample": ("neck.up_p3", 0.005, None),
     "FADE": ("neck.up_p3", 0.02, None),
@@ -44,11 +45,17 @@ def seen(result):
     return [replace(score, seconds=0.0) for score in result.curve], result.average, result.inherited
 
 
+def slots_of(text: str) -> list[str]:
+    """Return the slots that an entry of `BOUNDS` names."""
+    return [text] if text.startswith(AFTER) else text.split()
+
+
 def test_bounds_are_of_modules_that_fit():
     assert BOUNDS.keys() <= entries().keys()
-    for name, (slot, *_) in BOUNDS.items():
-        inserted = slot.startswith(AFTER)
-        assert not misfit(load_base("yolov8"), slot.removeprefix(AFTER), parse_choice(name), inserted=inserted)
+    for name, (slots, *_) in BOUNDS.items():
+        for slot in slots_of(slots):
+            inserted = slot.startswith(AFTER)
+            assert not misfit(load_base("yolov8"), slot.removeprefix(AFTER), parse_choice(name), inserted=inserted)
 
 
 def test_the_baseline_keeps_its_map(taught):
@@ -58,10 +65,11 @@ def test_the_baseline_keeps_its_map(taught):
 
 @pytest.mark.parametrize("name", sorted(BOUNDS))
 def test_a_swapped_layer_starts_near_what_it_replaces(taught, name):
-    slot, most, afresh = BOUNDS[name]
+    slots, most, afresh = BOUNDS[name]
+    swaps = [f"{slot}={name}" for slot in slots_of(slots)]
     whole = taught.map_of()
-    near = whole - taught.map_of(f"{slot}={name}")
-    fresh = whole - taught.map_of(f"{slot}={name}", start="fresh")
+    near = whole - taught.map_of(*swaps)
+    fresh = whole - taught.map_of(*swaps, start="fresh")
     assert near <= most
     if afresh is not None:
         assert fresh >= afresh
