@@ -21,7 +21,7 @@ _ESTIMATE_AFTER_S = 20.0
 
 
 class Progress:
-    """Shows the progress of a search (see `nas.search.runner.Observer`): live lines on a terminal, else plain lines."""
+    """Shows the progress of a search (see `SearchObserver`): live lines on a terminal, else plain lines."""
 
     def __init__(self, console: Console, study: Study) -> None:
         self.console = console
@@ -37,7 +37,7 @@ class Progress:
         self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
 
     def for_worker(self, number: int) -> Progress:
-        """See `nas.search.runner.Observer`: a copy for one worker that shares the console and the finished trials."""
+        """See `SearchObserver`: a copy for one worker that shares the console and the finished trials."""
         other = copy.copy(self)
         other._number = number
         return other
@@ -53,16 +53,16 @@ class Progress:
             self._live.stop()
 
     def baseline_training(self, recipe: Recipe, seed: int) -> None:
-        """See `nas.search.runner.Observer`."""
+        """See `SearchObserver`."""
         whose = "variants inherit" if seed == self._seed else f"variants of seed {seed} inherit"
         self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs; it is stored)")
 
     def distilling(self, count: int) -> None:
-        """See `nas.search.runner.Observer`."""
+        """See `SearchObserver`."""
         self._begin(f"distilling the bank: {count} swaps learn from the baseline at once; it is stored")
 
     def steps(self, done: int, total: int) -> None:
-        """See `nas.search.runner.Observer`; the first step includes the setup, so the estimate starts after it."""
+        """See `SearchObserver`; the first step includes the setup, so the estimate starts after it."""
         now = time.monotonic()
         since, first = self._first_step = self._first_step or (now, done)
         line = f"{self._head}  step {done}/{total}"
@@ -74,11 +74,11 @@ class Progress:
             self._say(f"  {line}")
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
-        """See `nas.search.runner.Observer`."""
+        """See `SearchObserver`."""
         self._begin(f"[{position}/{target}] {self._named(trial)} ({trial.gflops:.2f} GFLOPs)")
 
     def epoch(self, score: EpochScore, epochs: int) -> None:
-        """See `nas.search.runner.Observer`."""
+        """See `SearchObserver`."""
         if not score.epoch:  # weights that were validated without training
             return
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
@@ -89,7 +89,7 @@ class Progress:
             self._say(f"  {line}")
 
     def trial_ended(self, trial: Trial) -> None:
-        """See `nas.search.runner.Observer`."""
+        """See `SearchObserver`."""
         words = {"done": f"mAP50-95 {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
         text = words.get(trial.status, f"{trial.status}: {trial.failure}")
         self.console.print(f"trial {trial.number}: {self._named(trial)}: {text}", markup=False)
@@ -101,7 +101,7 @@ class Progress:
         return trial.describe() + ("" if trial.seed == self._seed else f", seed {trial.seed}") + rung
 
     def note(self, text: str) -> None:
-        """See `nas.search.runner.Observer`."""
+        """See `SearchObserver`."""
         self.console.print(text, markup=False)
 
     def _begin(self, head: str) -> None:
@@ -134,7 +134,7 @@ class Progress:
 
 
 class CalibrationProgress(Progress):
-    """Prints the progress of a calibration, one line per run. See `nas.calibration.calibrator.Observer`."""
+    """Prints the progress of a calibration, one line per run. See `CalibrationObserver`."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -143,10 +143,10 @@ class CalibrationProgress(Progress):
         self._first: tuple[float, float] | None = None
 
     def steps(self, done: int, total: int) -> None:
-        """See `nas.calibration.calibrator.Observer`; not shown, for banks are distilled in parallel and would mix."""
+        """See `CalibrationObserver`; not shown, for banks are distilled in parallel and would mix."""
 
     def run_ended(self, run: Run, done: Finished, position: int, total: int, left: float) -> None:
-        """See `nas.calibration.calibrator.Observer`."""
+        """See `CalibrationObserver`."""
         now = time.monotonic()
         since, then = self._first = self._first or (now, left)
         what = f"control {', '.join(run.controls)}" if run.controls else run.variant.describe()

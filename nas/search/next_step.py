@@ -148,7 +148,7 @@ def _variant(
     rules: Rules,
     among: Sequence[Assignment] | None,
 ) -> Job | str:
-    """Return a run of a new variant, or a message why there is none, with a placeholder for the number of variants."""
+    """Return a run of a new variant, or a message why there is none; `{}` in it is the number of variants."""
     if again := next(interrupted_runs(trials, rules), None):
         return again
     rejected = _rejected_in_a_row(trials)

@@ -43,7 +43,9 @@ class ReplaySession:
         """Make or resume a study of a table; the options are those of ``nas search``, None for what was not given.
 
         Raises:
-            StudyError: The table or the storage cannot be used, or an option says how to train.
+            OptionError: An option says how to train.
+            TableError: The table cannot be used.
+            StudyError: The study was made with other settings.
         """
         if idle := options.idle_in_replay():
             raise OptionError(

@@ -60,7 +60,7 @@ class Study:
     ) -> Study:
         """Create a study, and store the number of variants and seeds and how the best are confirmed.
 
-        With the options (`nas.session.settings.kept_options`) it can be created again while it has no results. A study
+        With the options (`SearchOptions.to_store`) it can be created again while it has no results. A study
         whose creation was interrupted before it had settings is completed.
 
         Raises:
@@ -91,7 +91,7 @@ class Study:
 
     @property
     def options(self) -> dict[str, Any] | None:
-        """The options that it was created with (`nas.session.settings.kept_options`); None in older studies."""
+        """The options that it was created with (`SearchOptions.to_store`); None in older studies."""
         kept = self._attribute(_OPTIONS, None)
         return None if kept is None else dict(kept)
 
