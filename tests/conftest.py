@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,33 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         return None
     config.option.loadscopereorder = False  # sorted by their number of tests, the slowest would come last
     return LoadFileScheduling(config, log)
+
+
+@contextmanager
+def _registry_restored() -> Iterator[None]:
+    """Leave the registry with the modules that it had."""
+    from nas.ops import registry  # brings torch, which the environment above has to be set for
+
+    before = registry.entries()
+    yield
+    for name in registry.entries():
+        registry.drop(name)
+    for entry in before.values():
+        registry.replace(entry)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_of_one_file() -> Iterator[None]:
+    """Keep modules that one file of tests registers from the next: a checkpoint registers its own when it is loaded."""
+    with _registry_restored():
+        yield
+
+
+@pytest.fixture
+def registry_as_before() -> Iterator[None]:
+    """Leave the registry after each test as it was before it."""
+    with _registry_restored():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from nas.errors import ModuleFileError
 from nas.ops import registry
 from nas.own.files import ModuleFile
 
+pytestmark = pytest.mark.usefixtures("registry_as_before")
 HERE = Path(__file__).parents[1] / "own"
 START = """
 import nas
@@ -27,17 +28,6 @@ class Plain(nn.Conv2d):
     def __init__(self, c1, c2, n=1):
         super().__init__(c1, {c2}, 1)
 """
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Leave the registry as it was."""
-    before = registry.entries()
-    yield
-    for name in registry.entries():
-        registry.drop(name)
-    for entry in before.values():
-        registry.replace(entry)
 
 
 def with_plain(more, c2="c2"):

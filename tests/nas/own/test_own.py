@@ -25,6 +25,7 @@ from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.space.variant import parse_swaps
 
+pytestmark = pytest.mark.usefixtures("registry_as_before")
 HERE = Path(__file__).parent
 PLAIN = """
 import nas
@@ -35,17 +36,6 @@ class Plain(nn.Conv2d):
     def __init__(self, c1, c2, n=1):
         super().__init__(c1, c2, 1)
 """
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    """Leave the registry as it was."""
-    before = registry.entries()
-    yield
-    for name in registry.entries():
-        registry.drop(name)
-    for entry in before.values():
-        registry.replace(entry)
 
 
 @pytest.fixture

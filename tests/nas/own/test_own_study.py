@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from nas.cli import cli
-from nas.ops import registry
 
 HERE = Path(__file__).parent
 
@@ -33,20 +32,15 @@ def nas(folder, *arguments, **environment):
 
 
 @pytest.fixture
-def command(folder, monkeypatch):
+def command(folder, monkeypatch, registry_as_before):
     """Return what runs a command in this process, in that folder; the registry is as before then."""
-    before = registry.entries()
     monkeypatch.chdir(folder)
 
     def run(*arguments):
         done = CliRunner().invoke(cli, list(arguments))
         return done.exit_code, done.stdout, done.stderr
 
-    yield run
-    for name in registry.entries():
-        registry.drop(name)
-    for entry in before.values():
-        registry.replace(entry)
+    return run
 
 
 @pytest.mark.slow
