@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
 
-    from nas.workers.process import available_cores
+    from nas.workers.count import available_cores
 
     threads = args.threads or available_cores()
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -12,12 +12,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.bank.jobs import MIN_TEACHER_MAP, Bank, Candidate, DistilJob
-from nas.bank.store import SwapBank, bank_json, candidates_of, open_bank
+from nas.bank.store import SwapBank, bank_json, candidates_of, divide_by_slot, open_bank
 from nas.errors import STOPPED, ArtifactError, BaselineNotTrained, LockError, OutOfMemory, ProxyFailure
 from nas.files import read_json, write_json
 from nas.locks import is_free, try_lock
@@ -32,7 +33,13 @@ _MARK = "swapnas bank 1"
 
 
 class Worker(Protocol):
-    """Trains and distils: a `nas.workers.process.ProxyWorker`, or a stand-in for tests."""
+    """Trains and distils: a `nas.workers.process.ProxyWorker`, or a stand-in for tests.
+
+    Attributes:
+        threads: CPU threads of its next job.
+    """
+
+    threads: int
 
     def run(self, job: ProxyJob, on_epoch: Callable[[EpochScore], None] | None = None) -> ProxyResult:
         """Train one job; raises `nas.errors.ProxyFailure`."""
@@ -94,6 +101,7 @@ class ArtifactStore:
         device: Where baselines and banks are made; empty is the recipe's device, which is part of their names anyway.
         per_seed: Whether each seed has its own trained baseline, instead of one shared baseline of `seed`.
         stopped: Set from another thread to end all waiting.
+        helpers: Further workers that each distil a part of a bank, with their devices.
     """
 
     folder: Path
@@ -108,6 +116,7 @@ class ArtifactStore:
     device: str = ""
     per_seed: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
+    helpers: tuple[tuple[Worker, str], ...] = ()
 
     def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
         """Return the training of a variant from the initial values of its seed, without trained weights."""
@@ -261,23 +270,51 @@ class ArtifactStore:
         about: dict[str, Any],
     ) -> SwapBank:
         self.observer.distilling(len(missing))
-        recipe = replace(recipe, init="baseline", device=self.device or recipe.device)
-        proxy = self.job(Variant(self.space.base, self.space.scale), recipe, seed)
-        job = DistilJob(replace(proxy, init=str(baseline.file)), missing, str(bank.folder))
+        proxy = self.job(Variant(self.space.base, self.space.scale), replace(recipe, init="baseline"), seed)
+        proxy = replace(proxy, init=str(baseline.file))
+        workers = [(self.worker, self.device or recipe.device), *self.helpers]
+        parts = divide_by_slot(missing, len(workers))
+        progress = [(0, 1)] * len(parts)
+
+        def distil(part: int) -> Bank:
+            worker, device = workers[part]
+            job = DistilJob(replace(proxy, recipe=replace(proxy.recipe, device=device)), parts[part], str(bank.folder))
+
+            def on_progress(seen: tuple[int, int]) -> None:
+                before = min(progress)
+                progress[part] = seen
+                if min(progress) > before:  # all parts have as many steps
+                    self.observer.steps(*min(progress))
+
+            made: Bank = worker.work(job, on_progress)
+            return made
+
         try:
-            made: Bank = self.worker.work(job, lambda seen: self.observer.steps(*seen))
+            if len(parts) == 1:
+                made = [distil(0)]
+            else:
+                with ThreadPoolExecutor(len(parts)) as pool:
+                    made = list(pool.map(distil, range(len(parts))))
         except ProxyFailure as failure:
             kind = OutOfMemory if failure.out_of_memory else ArtifactError
             raise kind(f"the bank could not be distilled: {failure}") from None
+        places = {c: place for place, c in enumerate(missing)}
+        found = sorted((c for part in made for c in part.candidates), key=lambda c: places[c.candidate])
+        drops = {slot: drop for part in made for slot, drop in part.drops}
+        if len(found) > 1 and all(c.raised for c in found):
+            last = found[-1]
+            raise ArtifactError(
+                "the bank could not be distilled: every candidate failed; the last, "
+                f"{last.candidate.slot}={last.candidate.label}: {last.failure}"
+            )
         bank = replace(
             bank,
-            teacher_map=made.teacher_map,
-            drops={**bank.drops, **dict(made.drops)},
-            candidates={**bank.candidates, **{(c.candidate.slot, c.candidate.label): c for c in made.candidates}},
-            cpu_seconds=bank.cpu_seconds + made.cpu_seconds,
+            teacher_map=made[0].teacher_map,
+            drops={**bank.drops, **{c.slot: drops[c.slot] for c in missing if c.slot in drops}},
+            candidates={**bank.candidates, **{(c.candidate.slot, c.candidate.label): c for c in found}},
+            cpu_seconds=bank.cpu_seconds + sum(part.cpu_seconds for part in made),
         )
-        # Where all raised (only one: `distil` refuses several), the machine may be the cause: the next search retries.
-        if not all(c.raised for c in made.candidates):
+        if not all(c.raised for c in found):  # else the machine may be the cause: the next search retries
             write_json(bank.folder / "bank.json", {"about": about, **bank_json(bank)})
         return bank
 

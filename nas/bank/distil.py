@@ -50,8 +50,7 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         report: Called after each step, with the steps done and all steps.
 
     Raises:
-        ProxyError: The baseline has not learnt enough to be a teacher; or each of several candidates raises an error,
-            so the cause is hardly theirs.
+        ProxyError: The baseline has not learnt enough to be a teacher.
     """
     started = time.process_time()
     recipe = job.proxy.recipe
@@ -91,9 +90,6 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         errors = [
             student.settle(error) for student, error in zip(students, _errors(teacher, students, trainer), strict=True)
         ]
-        if len(students) > 1 and all(student.raised for student in students):
-            saved.unlink(missing_ok=True)
-            raise ProxyError(f"every candidate failed; the last, {students[-1].name}: {students[-1].failure}")
         found = tuple(_finish(x, error, job) for x, error in zip(students, errors, strict=True))
         drops = tuple((slot, teacher_map - value) for slot, value in _ablated(teacher, students, trainer))
         saved.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -86,6 +87,18 @@ def candidates_of(space: SearchSpace) -> tuple[Candidate, ...]:
             if not layer.startswith(AFTER) and space.graph[layer].kind != "up":  # an upsampling has nothing to learn
                 found[Candidate(layer, CONTROL)] = None
     return tuple(found)
+
+
+def divide_by_slot(candidates: Sequence[Candidate], parts: int) -> list[tuple[Candidate, ...]]:
+    """Divide candidates into at most `parts` parts of similar size, those of a slot in one part, in their order.
+
+    What a slot costs once, such as the validation without it, is then spent once.
+    """
+    sizes = Counter(c.slot for c in candidates)
+    taken: list[set[str]] = [set() for _ in range(min(parts, len(sizes)))]
+    for slot, _ in sizes.most_common():
+        min(taken, key=lambda slots: sum(sizes[s] for s in slots)).add(slot)
+    return [tuple(c for c in candidates if c.slot in slots) for slots in taken]
 
 
 def bank_json(bank: SwapBank) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from nas.cli.options import (
     SCALE,
     STORAGE,
     WEIGHTS,
+    WORKERS,
     open_study,
     prepare,
 )
@@ -46,12 +47,7 @@ from nas.cli.options import (
 @BASELINES
 @BANK_EPOCHS
 @DEVICE
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Number of parallel trainings. Default: one per core; on a GPU one.",
-)
+@WORKERS
 @click.option("--name", help="Name of the calibration; an existing one is resumed. Default: the name of the space.")
 @JSON
 def calibrate(as_json: bool, **given: Any) -> None:

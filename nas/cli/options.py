@@ -24,11 +24,29 @@ STORAGE = click.option(
     help="sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE for several machines. Default: "
     "studies/<study>.db in this folder.",
 )
+
+
+class _Workers(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in the newest click alone
+    """A number, or ``auto``, which is None."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number of workers; None where the tool chooses it."""
+        if value == "auto":
+            return None
+        number = str(value)
+        if not number.isdecimal() or not int(number):
+            self.fail(f"expected auto or a number from 1, not {value!r}", param, ctx)
+        return int(number)
+
+
 WORKERS = click.option(
     "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Number of parallel trainings, each in its own process; GPUs are assigned in turn. Default: 1.",
+    type=_Workers(),
+    metavar="auto|N",
+    help="Number of parallel trainings, each in its own process; GPUs are assigned in turn. Default: auto, which is as "
+    "many as cores and memory allow, one thread each; on a GPU one.",
 )
 WEIGHTS = click.option("--weights", metavar="FILE.pt", help="Initial weights of the baseline training.")
 BASE_EPOCHS = click.option(

@@ -75,7 +75,8 @@ if TYPE_CHECKING:
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    help="Random seed of training and sampling; the same seed repeats a search on a CPU bit for bit. Default: 0.",
+    help="Random seed of training and sampling; with --workers 1 the same seed repeats a search on a CPU bit for bit. "
+    "Default: 0.",
 )
 @click.option(
     "--floor",
@@ -139,15 +140,22 @@ def search(as_json: bool, **given: Any) -> None:
 
 def _searched(cache: Path, options: SearchOptions) -> Study:
     """Search by training, and return the study."""
-    from nas.workers.process import trainers_of
+    from nas.workers.process import ProxyWorker, trainers_of
 
-    with trainers_of(cache, options.workers or 1) as trainers:  # first: they import while this process does
+    with ProxyWorker(cache) as first:
+        first.start()  # it imports while this process does
         from nas.report.console import make_console
         from nas.report.progress import Progress
         from nas.session.search import Session
+        from nas.session.settings import auto_workers
 
         session = Session.open(cache, options)
-        with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
+        workers = options.workers or auto_workers(session.study.settings)
+        with (
+            trainers_of(cache, workers, first) as trainers,
+            session.study.locked(),
+            Progress(make_console(stderr=True), session.study) as progress,
+        ):
             session.run(progress, trainers)
     return session.study
 
@@ -191,6 +199,6 @@ def worker(study: str, storage: str | None, workers: int | None, data: str | Non
     from nas.session.worker import Joining
     from nas.study.location import locate
 
-    joining = Joining.open(cache, locate(study, storage), data=data, workers=workers or 1, wait=wait)
+    joining = Joining.open(cache, locate(study, storage), data=data, workers=workers, wait=wait)
     with Progress(make_console(stderr=True), joining.study) as progress:
         joining.run(progress)

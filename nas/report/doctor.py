@@ -18,7 +18,7 @@ def environment_report() -> dict[str, str]:
     """Return facts about this installation, the most useful first."""
     import torch
 
-    from nas.workers.process import available_cores
+    from nas.workers.count import available_cores
 
     facts = dict(current_versions())
     facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"

@@ -18,6 +18,8 @@ from nas.training.scores import EpochScore
 
 _ESTIMATE_AFTER_S = 20.0
 """How long a calibration has to run before its remaining time is estimated."""
+_QUIET_S = 60.0
+"""Seconds without a line after which the progress of a long step is printed where nothing is live."""
 
 
 class Progress:
@@ -33,6 +35,7 @@ class Progress:
         self._head = ""
         self._since = 0.0
         self._first_step: tuple[float, int] | None = None
+        self._printed = 0.0
         self._finished = study.runs()
         self._rungs = {rung.fidelity: rung.words for rung in study.settings.rungs}
 
@@ -55,11 +58,11 @@ class Progress:
     def baseline_training(self, recipe: Recipe, seed: int) -> None:
         """See `SearchObserver`."""
         whose = "variants inherit" if seed == self._seed else f"variants of seed {seed} inherit"
-        self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs; it is stored)")
+        self._begin(f"training the baseline that {whose} from ({recipe.epochs} epochs; it is stored)", print_now=True)
 
     def distilling(self, count: int) -> None:
         """See `SearchObserver`."""
-        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once; it is stored")
+        self._begin(f"distilling the bank: {count} swaps learn from the baseline at once; it is stored", print_now=True)
 
     def steps(self, done: int, total: int) -> None:
         """See `SearchObserver`; the first step includes the setup, so the estimate starts after it."""
@@ -68,10 +71,7 @@ class Progress:
         line = f"{self._head}  step {done}/{total}"
         if done > first:
             line += f"  {_duration((now - since) / (done - first) * (total - done))} left"
-        if self._live:
-            self._show(line)
-        elif done in (1, total) or done % max(1, total // 4) == 0:
-            self._say(f"  {line}")
+        self._show(line)
 
     def trial_started(self, trial: Trial, position: int, target: int) -> None:
         """See `SearchObserver`."""
@@ -82,11 +82,7 @@ class Progress:
         if not score.epoch:  # weights that were validated without training
             return
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
-        line = f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left"
-        if self._live:
-            self._show(line)
-        elif score.epoch in (1, epochs) or score.epoch % max(1, epochs // 4) == 0:
-            self._say(f"  {line}")
+        self._show(f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left")
 
     def trial_ended(self, trial: Trial) -> None:
         """See `SearchObserver`."""
@@ -104,19 +100,21 @@ class Progress:
         """See `SearchObserver`."""
         self.console.print(text, markup=False)
 
-    def _begin(self, head: str) -> None:
-        self._head, self._since, self._first_step = head, time.monotonic(), None
-        if self._live:
-            self._show(f"{head}  starting")
-        else:
-            self._say(head)
-
-    def _say(self, line: str) -> None:
-        worker = "" if self._number is None else f"worker {self._number + 1}: "
-        self.console.print(worker + line, markup=False)
+    def _begin(self, head: str, *, print_now: bool = False) -> None:
+        self._head, self._first_step = head, None
+        self._since = self._printed = time.monotonic()
+        if print_now and not self._live:
+            self.console.print(head, markup=False)
+        self._show(f"{head}  starting")
 
     def _show(self, line: str) -> None:
-        assert self._live
+        """Show the state of this worker; where nothing is live, print it if the worker has been quiet for long."""
+        if not self._live:
+            if time.monotonic() - self._printed > _QUIET_S:
+                self._printed = time.monotonic()
+                worker = "" if self._number is None else f"worker {self._number + 1}: "
+                self.console.print(f"  {worker}{line}", markup=False)
+            return
         self._texts[self._number or 0] = line
         lines = [
             Text(text, overflow="ellipsis", no_wrap=len(self._texts) > 1) for _, text in sorted(self._texts.items())
@@ -139,7 +137,7 @@ class CalibrationProgress(Progress):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live, self._head, self._since, self._number = None, "", 0.0, None
-        self._seed = 0
+        self._printed, self._seed = 0.0, 0
         self._first: tuple[float, float] | None = None
 
     def steps(self, done: int, total: int) -> None:

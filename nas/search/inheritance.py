@@ -67,8 +67,7 @@ class Inheritance:
         """
         space = self.study.settings.space
         if self.recipe.init in ("baseline", "bank"):
-            self._keep(self.weights.baseline(self.recipe), self.first)
-            self._seen.add(self.first)
+            self.make_first_baseline()
         if self.recipe.init == "bank":
             bank = self.banks[self.first] = self.weights.bank(self.recipe, self.first)
             for failed in bank.failures:
@@ -77,6 +76,16 @@ class Inheritance:
             space = _without(space, bank)
             self.study.store_bank(bank)
         return space
+
+    def make_first_baseline(self) -> None:
+        """Make the baseline of the study's first seed, unless it is there.
+
+        Raises:
+            ArtifactError: It cannot be made, or is not that of the study.
+        """
+        made = self.make_parallel(lambda: self.weights.baseline(self.recipe), "the baseline")
+        self._keep(made, self.first)
+        self._seen.add(self.first)
 
     def lacks(self, job: Job, variant: Variant) -> bool:
         """Return whether this worker has yet to make or find weights that a run inherits."""
@@ -102,7 +111,7 @@ class Inheritance:
             return None
         if self.weights.per_seed and job.seed not in self._seen:
             self._wait_for(job.seed)
-            self._make_baseline(job.seed)
+            self.make_baseline(job.seed)
         if self.recipe.init != "bank" or not variant.swaps:
             return None
         if self._lacks_swaps(job, variant):
@@ -136,7 +145,7 @@ class Inheritance:
                 other = ahead.pop(0)
                 if not self.weights.is_being_made(self.recipe, other):
                     with contextlib.suppress(NasError):  # it is reported when its turn comes
-                        self._make_baseline(other)
+                        self.make_baseline(other)
             elif not noted:
                 noted = True
                 self.observer.note(f"another worker or search is making the baseline of seed {seed}; waiting for it")
@@ -146,7 +155,7 @@ class Inheritance:
         if waited:  # if the other worker failed, it is about to exclude the seed
             self.weights.stopped.wait(_PAUSE_S)
 
-    def _make_baseline(self, seed: int) -> None:
+    def make_baseline(self, seed: int) -> None:
         """Make the baseline of a seed, and check that it is the one of the study.
 
         Raises:

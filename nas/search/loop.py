@@ -15,6 +15,7 @@ from nas.errors import STOPPED, StorageError, StudyError
 from nas.ranking.race import rules_of
 from nas.ranking.rank import baseline_of
 from nas.search.next_step import Step, choose_step, is_complete
+from nas.search.preparation import prepare
 from nas.search.runner import Runner
 from nas.search.schedule import baseline_seeds
 from nas.study.leases import LeaseLost
@@ -66,7 +67,7 @@ def run_search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
 
     Args:
         study: The study; other workers may be working on it.
-        runners: Run trials in parallel; the first one prepares the weights that all of them inherit.
+        runners: Run trials in parallel, after they have prepared the weights that all of them inherit.
 
     Raises:
         ProxyError: The baseline fails: nothing could be compared with it; or no training succeeds here.
@@ -74,8 +75,7 @@ def run_search(study: Study, runners: Sequence[Runner]) -> list[Trial]:
         SpaceError: No variant is within the space's limits.
     """
     runners[0].check_limits()
-    for runner in runners:
-        runner.prepare()
+    prepare(runners)
     announced: dict[str, object] = {}
     run_parallel(runners, lambda runner, stop: _work(runner, stop, announced))
     return study.runs()

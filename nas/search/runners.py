@@ -19,7 +19,7 @@ from nas.workers.process import ProxyWorker
 def runners_of(
     study: Study, dataset: Dataset, cache: Path, observer: SearchObserver, trainers: Sequence[ProxyWorker]
 ) -> Iterator[list[Runner]]:
-    """Yield runners that train in parallel, each in its own process; if there are several, inherited weights are ready.
+    """Yield runners that train in parallel, each in its own process.
 
     Args:
         study: The study whose trials they run.
@@ -30,7 +30,6 @@ def runners_of(
 
     Raises:
         OptionError: The study measures latencies, which parallel trainings would disturb.
-        ArtifactError: What the proxies inherit cannot be made.
     """
     s = study.settings
     workers = len(trainers)
@@ -47,9 +46,6 @@ def runners_of(
         fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)
         for fraction in {rung.fraction for rung in s.rungs} - {1.0}
     }
-    if workers > 1:  # with all cores, because the runners would wait for one that has only its share of them
-        with ProxyWorker(cache) as first:
-            Runner(study, data, first, observer).prepare()
     devices = assign_devices(s.recipe.device, workers)
     device_locks = {device: DeviceLock() for device in devices}
     yield [

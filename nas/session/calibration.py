@@ -22,7 +22,8 @@ from nas.space.space_file import load_space
 from nas.study.location import locate
 from nas.study.settings import PER_SEED, SHARED, baselines_of, current_versions
 from nas.training.recipe import make_recipe
-from nas.workers.process import ProxyWorker, available_cores
+from nas.workers.count import fitting_workers
+from nas.workers.process import ProxyWorker
 
 
 def open_calibrator(cache: Path, observer: CalibrationObserver, options: CalibrationOptions) -> Calibrator:
@@ -59,7 +60,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
     )
     name = locate(options.name or Path(options.space).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
-    workers = options.workers or (available_cores() if common.device == "cpu" else 1)
+    workers = options.workers or fitting_workers(common.device, common.batch, common.imgsz, space.width)
     weights = ArtifactStore(
         folder=Path("studies") / "weights",
         space=space,

@@ -20,7 +20,7 @@ from nas.study.leases import claim_lock
 from nas.study.location import StudyLocation, locate
 from nas.study.settings import PER_SEED, Settings
 from nas.study.study import Study
-from nas.workers.process import ProxyWorker, available_cores, trainers_of
+from nas.workers.process import ProxyWorker, trainers_of
 
 _DEMO_SPACE = "quick"
 _MOST_TRIALS = 40
@@ -170,8 +170,12 @@ class Session:
                 names = [*(rung.words for rung in s.rungs), "the study's own recipe"]
                 steps = "; ".join(f"{count} with {name}" for count, name in zip(counts, names, strict=True))
                 observer.note(f"rungs: {steps}; and the baseline on each")
-            if hint := hint_of(s, len(trainers), available_cores()):
-                observer.note(hint)
+            if len(trainers) > 1 and s.recipe.device == "cpu":
+                observer.note(
+                    f"{len(trainers)} trainings in parallel, one thread each"
+                    if trainers[0].threads == 1
+                    else f"{len(trainers)} trainings in parallel, {trainers[0].threads} threads each"
+                )
         with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
             searching.run_search(study, runners)
         return None
@@ -181,16 +185,6 @@ def _most_trials(settings: Settings) -> int:
     """Return the default number of trials: the baseline and every single swap, up to a maximum."""
     every = 1 + len(settings.space.single_swaps())
     return min(every, _MOST_TRIALS) if settings.data else every + 1
-
-
-def hint_of(settings: Settings, workers: int, cores: int) -> str:
-    """Return a hint to use more workers on this machine; empty where they would not help or are not allowed."""
-    if workers > 1 or cores < 2 or settings.recipe.device != "cpu" or settings.latency_on:
-        return ""
-    return (
-        f"one training at a time, with {cores} threads: --workers {cores} completes more trials per hour, {cores} in "
-        "parallel with one thread each; each needs a gigabyte of memory or more"
-    )
 
 
 def train_baseline_seeds(cache: Path, study: Study, count: int, observer: SearchObserver) -> Study:

@@ -21,6 +21,7 @@ from nas.study.objective import Goal
 from nas.study.settings import SHARED, Settings, baselines_of, current_versions
 from nas.study.study import Study
 from nas.training.recipe import Recipe
+from nas.workers.count import fitting_workers
 
 
 def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, Dataset]:
@@ -131,6 +132,12 @@ def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
         raise DataError(
             f"{error}\nthe study {study.location.name!r} was made on {data}; if it moved, give --data"
         ) from None
+
+
+def auto_workers(settings: Settings) -> int:
+    """Return the number of parallel trainings for ``--workers auto``; one where latencies are measured."""
+    recipe, width = settings.recipe, settings.space.width
+    return 1 if settings.latency_on else fitting_workers(recipe.device, recipe.batch, recipe.imgsz, width)
 
 
 def _under(calibrated: CalibrationResult | None, recipe: Recipe, baselines: str) -> str:

@@ -11,7 +11,7 @@ from nas.errors import StudyError, Unreachable
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
-from nas.session.settings import unchanged_dataset
+from nas.session.settings import auto_workers, unchanged_dataset
 from nas.study.location import StudyLocation
 from nas.study.study import Study
 from nas.workers.process import trainers_of
@@ -50,23 +50,23 @@ class Joining:
         study: Open for writing.
         dataset: Checked; its fingerprint is the study's.
         cache: Where training processes may write.
-        workers: Number of parallel trainings.
+        workers: Number of parallel trainings; None is as many as fit.
     """
 
     study: Study
     dataset: Dataset
     cache: Path
-    workers: int
+    workers: int | None
 
     @classmethod
-    def open(cls, cache: Path, where: StudyLocation, *, data: str | None, workers: int, wait: float) -> Joining:
+    def open(cls, cache: Path, where: StudyLocation, *, data: str | None, workers: int | None, wait: float) -> Joining:
         """Open a study to join it.
 
         Args:
             cache: Where training processes may write.
             where: The study's place.
             data: Path of the dataset here, if it is not the study's.
-            workers: Number of parallel trainings.
+            workers: Number of parallel trainings; None is as many as fit.
             wait: Minutes to wait for the study to be created and for its server to respond.
 
         Raises:
@@ -90,7 +90,7 @@ class Joining:
             "trials are done or under way"
         )
         with (
-            trainers_of(self.cache, self.workers) as trainers,
+            trainers_of(self.cache, self.workers or auto_workers(self.study.settings)) as trainers,
             runners_of(self.study, self.dataset, self.cache, observer, trainers) as runners,
         ):
             searching.run_search(self.study, runners)

@@ -79,6 +79,12 @@ class SearchSpace:
         """The base's layers."""
         return load_base(self.base)
 
+    @property
+    def width(self) -> float:
+        """The width multiple of its scale; 1 for a base of one size."""
+        scales = self.graph.scales
+        return scales[self.scale][1] if self.scale in scales else 1.0
+
     def to_json(self) -> str:
         """Return the space as text that `from_json` reads; equal spaces give equal text."""
         body = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any
 from nas.errors import ProxyFailure
 from nas.training.jobs import ProxyJob, ProxyResult
 from nas.training.scores import EpochScore
+from nas.workers.count import available_cores
 
 
 class ProxyWorker:
@@ -32,10 +32,10 @@ class ProxyWorker:
 
         Args:
             cache: Where the host may write (settings, a font).
-            threads: CPU threads; None is the number of cores that this process may use.
+            threads: CPU threads of each job, `self.threads` from then on; None is the number of cores.
         """
         self._cache = cache
-        self._threads = threads or available_cores()
+        self.threads = threads or available_cores()
         self._process: Any = None
         self._pipe: Any = None
         self._starting = threading.Lock()
@@ -68,7 +68,7 @@ class ProxyWorker:
         """
         self._start()
         try:
-            self._pipe.send(job)
+            self._pipe.send((job, self.threads))
             while True:
                 kind, body = self._pipe.recv()
                 if kind == "progress":
@@ -135,7 +135,7 @@ class ProxyWorker:
                 raise ProxyFailure("died", "the training process was stopped")
             try:
                 pipe, theirs = context.Pipe()
-                process = context.Process(target=serve, args=(theirs, str(self._cache), self._threads))
+                process = context.Process(target=serve, args=(theirs, str(self._cache), self.threads))
                 # Not a daemon: with a GPU it starts processes that load images. It ends with its pipe, with its parent,
                 # or in `close`.
                 with _uninterrupted():
@@ -149,17 +149,20 @@ class ProxyWorker:
 
 
 @contextlib.contextmanager
-def trainers_of(cache: Path, workers: int) -> Iterator[list[ProxyWorker]]:
-    """Give started training processes that share the cores; they import while this process does other things.
+def trainers_of(cache: Path, workers: int, first: ProxyWorker | None = None) -> Iterator[list[ProxyWorker]]:
+    """Yield started training processes that share the cores; they import while this process does other things.
 
     Args:
         cache: Where the host may write.
         workers: Number of processes.
+        first: The first of them, if there is one already; the caller closes it.
     """
     threads = max(1, available_cores() // workers)
     with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(ProxyWorker(cache, threads)) for _ in range(workers)]
+        made = [first] if first else []
+        made += [stack.enter_context(ProxyWorker(cache)) for _ in range(workers - len(made))]
         for trainer in made:
+            trainer.threads = threads
             trainer.start()
         yield made
 
@@ -176,8 +179,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 
 def serve(pipe: Connection, cache: str, threads: int) -> None:
-    """Do jobs until the pipe closes. Runs as the main function of its own process."""
+    """Do jobs until the pipe closes. Runs as the main function of its own process.
+
+    Args:
+        pipe: Brings jobs, each with its number of CPU threads.
+        cache: Where the host may write.
+        threads: CPU threads of what does not set its own.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ultralytics sets 1 where it is unset
@@ -42,12 +48,12 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
         _import_all()
     while True:
         try:
-            job = pipe.recv()
+            job, of_job = pipe.recv()
         except (EOFError, OSError):
             return
         try:
             go_offline(Path(cache))
-            message = ("done", do_job(job, threads, lambda progress: pipe.send(("progress", progress))))
+            message = ("done", do_job(job, of_job, lambda progress: pipe.send(("progress", progress))))
         except BrokenPipeError:
             return
         except Exception as error:  # sent to the parent, which records it with the variant

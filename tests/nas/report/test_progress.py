@@ -42,51 +42,62 @@ def plain_progress(study: Study) -> tuple[Progress, io.StringIO]:
     return Progress(Console(file=text, width=200), study), text
 
 
-def test_progress_in_a_file(ranked_study):
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a list with the seconds that progress sees."""
+    seconds = [0.0]
+    monkeypatch.setattr(progress_file.time, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+def test_progress_in_a_file(ranked_study, clock):
+    """A line for each long stage, and one a minute from whatever takes longer."""
     study = ranked_study([({}, "done", 0.4, 8.0)])
     progress, text = plain_progress(study)
     with progress:
         progress.distilling(13)
         for step in range(1, 101):
             progress.steps(step, 100)
-        progress.trial_started(study.trials()[0], 1, 9)
+            clock[0] += 1
+        second = progress.for_worker(1)
+        second.trial_started(study.trials()[0], 1, 9)
         for epoch in range(1, 5):
+            clock[0] += 40
             seen = Validation(0.5, 0.3, 1.0) if epoch > 2 else None
-            progress.epoch(EpochScore(epoch, 3.14159, 1.0, seen), 4)
-    said = text.getvalue().splitlines()
-    assert [line.split("step ")[1].split()[0] for line in said if "step" in line] == [
-        "1/100", "25/100", "50/100", "75/100", "100/100",
-    ]  # fmt: skip
-    # What is not validated has only a loss.
-    assert [line.split("  ")[2:4] for line in said if "epoch" in line] == [
-        ["epoch 1/4", "loss 3.14"], ["epoch 2/4", "loss 3.14"],
-        ["epoch 3/4", "mAP50-95 0.300"], ["epoch 4/4", "mAP50-95 0.300"],
-    ]  # fmt: skip
+            second.epoch(EpochScore(epoch, 3.14159, 1.0, seen), 4)
+        second.trial_ended(study.trials()[0])
+    assert text.getvalue().splitlines() == [
+        "distilling the bank: 13 swaps learn from the baseline at once; it is stored",
+        "  distilling the bank: 13 swaps learn from the baseline at once; it is stored  step 62/100  38 s left",
+        "  worker 2: [1/9] baseline (8.00 GFLOPs)  epoch 2/4  loss 3.14  1 min 20 s left",
+        "  worker 2: [1/9] baseline (8.00 GFLOPs)  epoch 4/4  mAP50-95 0.300  0 s left",
+        "trial 0: baseline: mAP50-95 0.400, 0.0500 per GFLOP, 0 s",
+    ]
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(ranked_study, epochs):
+def test_weights_that_are_only_validated_have_no_epochs_to_tell_of(ranked_study, clock):
     study = ranked_study([({}, "done", 0.4, 8.0)])
     progress, text = plain_progress(study)
     with progress:
         progress.trial_started(study.trials()[0], 1, 9)
-        progress.epoch(EpochScore(0, 2.0, 1.0, Validation(0.5, 0.3, 1.0)), epochs)
-    assert text.getvalue().splitlines() == ["[1/9] baseline (8.00 GFLOPs)"]
+        clock[0] += 100
+        progress.epoch(EpochScore(0, 2.0, 1.0, Validation(0.5, 0.3, 1.0)), 1)
+    assert text.getvalue() == ""
 
 
-def test_what_is_left_of_a_distillation_is_estimated_without_its_preparations(ranked_study, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(progress_file.time, "monotonic", lambda: clock[0])
+def test_what_is_left_of_a_distillation_is_estimated_without_its_preparations(ranked_study, clock):
     progress, text = plain_progress(ranked_study([({}, "done", 0.4, 8.0)]))
-    for first in (1, 41):  # one that begins, and one that goes on
+    for first in (1, 41):  # one that begins, and one that is resumed
         progress.distilling(13)
         clock[0] += 60
         for step in range(first, 101):
             progress.steps(step, 100)
             clock[0] += 2
     lines = [line.rpartition("step ")[2] for line in text.getvalue().splitlines() if "step" in line]
-    assert lines[:3] == ["1/100", "25/100  2 min 30 s left", "50/100  1 min 40 s left"]
-    assert lines[5:] == ["50/100  1 min 40 s left", "75/100  50 s left", "100/100  0 s left"]
+    assert lines == [
+        "2/100  3 min 16 s left", "33/100  2 min 14 s left", "64/100  1 min 12 s left", "95/100  10 s left",
+        "42/100  1 min 56 s left", "73/100  54 s left",
+    ]  # fmt: skip
 
 
 def test_progress_of_a_calibration(monkeypatch):

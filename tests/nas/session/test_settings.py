@@ -10,7 +10,8 @@ import nas.model.latency
 from nas.errors import OptionError, StudyError
 from nas.model.latency import machine
 from nas.ranking.rank import ranking_of
-from nas.session.search import Session, hint_of
+from nas.session.search import Session
+from nas.session.settings import auto_workers
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
 from nas.study.settings import PER_SEED, SHARED
@@ -23,19 +24,14 @@ def recipe_of(session: Session) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("workers", "cores", "changes", "expected"),
-    [
-        (1, 8, {}, "one training at a time, with 8 threads: --workers 8 completes more trials per hour"),
-        (2, 8, {}, ""),
-        (1, 1, {}, ""),
-        (1, 8, {"recipe": Recipe(device="0")}, ""),
-        (1, 8, {"latency_on": "this machine"}, ""),  # trainings beside each other would disturb what is timed
-    ],
+    ("changes", "expected"),
+    [({}, 8), ({"recipe": Recipe(device="0")}, 1), ({"latency_on": "this machine"}, 1)],
 )
-def test_who_has_more_cores_is_told_of_workers(begin, workers, cores, changes, expected):
-    hint = hint_of(replace(begin().study.settings, **changes), workers, cores)
-    assert hint.startswith(expected)
-    assert bool(hint) == bool(expected)
+def test_workers_by_default(begin, monkeypatch, changes, expected):
+    """One for each core; parallel trainings would disturb what is timed."""
+    monkeypatch.setattr("nas.workers.count.available_cores", lambda: 8)
+    monkeypatch.setattr("nas.workers.count.available_memory", lambda: 64e9)
+    assert auto_workers(replace(begin().study.settings, **changes)) == expected
 
 
 def test_a_bank_unless_told_otherwise(begin):
