@@ -150,7 +150,8 @@ def _register(block: type[C2fWith]) -> None:
 def _starts(name: str) -> str:
     """Say how a block starts whose convolution has a start."""
     if name not in _NEAR:
-        return f"the replaced block exactly, its second convolutions begun as {name}"
+        held = ", or what their groups hold" if "groups" in get(name).args else ""
+        return f"the replaced block exactly, its second convolutions begun as {name}{held}"
     return (
         f"the replaced block, its second convolutions begun as {name}: "
         f"off by {_NEAR[name]} of the output's variance on a trained YOLOv8n"

@@ -9,6 +9,8 @@ Deliberate differences:
       form upsamples first and unfolds the large map: the same function, many times the memory.
     - Softmax and sums run in float32 at least; the output has the dtype of the input, or that of the active autocast.
     - ``Conv`` is Ultralytics', so its activation is the model's (SiLU rather than ReLU) and ``fuse()`` reaches it.
+    - All channels share their weights, as in that PyTorch version: no ``up_group``, and no ``encoder_dilation``, which
+      the authors' module has.
 """
 
 from __future__ import annotations

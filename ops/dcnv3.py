@@ -2,7 +2,8 @@
 
 Paper: Wang et al., "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions", CVPR
 2023, https://arxiv.org/abs/2211.05778.
-Origin: written from the formulas; the names of layers are those of OpenGVLab/InternImage (MIT).
+Origin: written from the formulas; layers are called as in OpenGVLab/InternImage (MIT), whose weights do not fit: the
+norms and activations are others.
 
 Deliberate differences:
     - The sum over points is `nas.ops.functional.dcnv4.dcnv4`, which is the same with its weights given: any device,
@@ -12,7 +13,8 @@ Deliberate differences:
     - What points are predicted from goes through Ultralytics' ``Conv``: batch norm (the authors' ``norm_layer="BN"``)
       and its activation, where their default is layer norm and GELU.
     - With a stride, offsets are predicted at the centres of the kernels; the authors' module cannot stride.
-    - `group_width` channels share their points, or the largest divisor of c1 below it. No centre feature scale.
+    - `group_width` channels share their points, or the largest divisor of c1 below it. No centre feature scale; the
+      depthwise kernel is as large as the other, and the padding half of the kernel's reach.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from torch import nn
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.activation import activation
-from nas.ops.deformable import GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
+from nas.ops.deformable import DILATION, GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
 from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.functional.sample import sample_macs
 from nas.ops.registry import FromSlot, counts_macs, register
@@ -75,7 +77,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     new.input_proj.weight.copy_(value)
     new.input_proj.bias.zero_()
     new.output_proj.weight.copy_(output)
-    back = 1 / new.offset_scale - 1
+    back = 1 / new.offset_scale - new.dilation
     places = torch.arange(taps)
     offsets = torch.stack((places.div(k, rounding_mode="floor") - k // 2, places % k - k // 2), 1).flatten() * back
     for conv, bias in ((new.offset, offsets.repeat(groups)), (new.mask, m.log().flatten())):
@@ -93,6 +95,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
         FromSlot("s", "stride"),
         GROUP_WIDTH,
         OFFSET_SCALE,
+        DILATION,
     ),
     paper="DCNv3, CVPR 2023, arXiv:2211.05778",
     summary="deformable convolution: groups of channels sampled at predicted points, softmax over the points",
@@ -109,7 +112,7 @@ class DCNv3(nn.Module):
     Input (N, c1, H, W), output (N, c2, ceil(H / s), ceil(W / s)). ``t = dw_conv(x)`` (depthwise, batch norm,
     activation) predicts for every group and tap k an offset and, by softmax over the taps, a weight::
 
-        y = act(bn(output_proj(sum_k m_k * input_proj(x)(s * p + offset_scale * (k + offset_k)))))
+        y = act(bn(output_proj(sum_k m_k * input_proj(x)(s * p + offset_scale * (dilation * k + offset_k)))))
 
     Args:
         c1: Input channels.
@@ -118,11 +121,14 @@ class DCNv3(nn.Module):
         s: Stride.
         group_width: Channels that share their points: the largest divisor of c1 that is not above it.
         offset_scale: Scale of the grid and its offsets.
+        dilation: Pixels from tap to tap, before they are scaled.
         act: Activation, as `nas.ops.activation.activation` takes it.
 
     Raises:
-        ValueError: An even kernel, or a stride or width below 1.
+        ValueError: An even kernel, or a stride, width or dilation below 1.
     """
+
+    dilation = 1  # of modules that were pickled before there was the argument
 
     def __init__(
         self,
@@ -132,15 +138,17 @@ class DCNv3(nn.Module):
         s: int = 1,
         group_width: int = 16,
         offset_scale: float = 1.0,
+        dilation: int = 1,
         act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
         check_kernel("DCNv3", k, s)
-        check_least("DCNv3", group_width=group_width)
+        check_least("DCNv3", group_width=group_width, dilation=dilation)
         self.k = k
         self.s = s
         self.groups = c1 // divisor(group_width, c1)
         self.offset_scale = float(offset_scale)
+        self.dilation = dilation
         taps = self.groups * k * k
         self.dw_conv = Conv(c1, c1, k, s, g=c1)
         self.offset = nn.Conv2d(c1, 2 * taps, 1)
@@ -166,7 +174,8 @@ class DCNv3(nn.Module):
             points.flatten(3),
             kernel=self.k,
             stride=self.s,
-            pad=self.k // 2,
+            pad=self.dilation * (self.k // 2),
+            dilation=self.dilation,
             groups=self.groups,
             offset_scale=self.offset_scale,
         )

@@ -5,11 +5,13 @@ CVPR 2024, https://arxiv.org/abs/2401.06197.
 Origin: written from the formulas; state keys and layouts are those of OpenGVLab/DCNv4 (MIT).
 
 Deliberate differences:
-    - Any device, dtype, kernel, stride, dilation and group width, where the authors' kernel takes 3x3, widths that are
-      multiples of 16 and certain batches. Coordinates are float32 at least.
+    - Any device and dtype, odd kernel, stride, dilation and group width, where the authors' kernel takes 3x3, widths
+      that are multiples of 16 and certain batches; padding by half of the kernel's reach. Coordinates are float32 at
+      least.
     - NCHW in and out, c1 to c2 channels, batch norm and activation follow, so that it stands in for Ultralytics'
       ``Conv``; ``bn=False, act=False`` with c1 = c2 and stride 1 is the authors' module. The output bias exists only
-      without batch norm, which would cancel it.
+      without batch norm, which would cancel it: where it is loaded, the norm's mean takes it up. The projections are
+      always there (no ``without_pointwise``).
     - With a stride, offsets are predicted at the centres of the kernels; the authors' module cannot stride.
     - The bias of the tap weights starts at 1 / K, so that the sum starts as the mean of the kernel's window. From zero,
       as the authors start it, the output is zero, and neither offsets nor projections learn at the first step.
@@ -18,14 +20,17 @@ Deliberate differences:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from nas.ops.activation import activation
-from nas.ops.deformable import GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
+from nas.ops.deformable import DILATION, GROUP_WIDTH, OFFSET_SCALE, as_maps, projection
 from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
+from nas.ops.state import fold_bias
 from nas.ops.warm_start import covariance, set_norm, trained
 
 
@@ -48,8 +53,8 @@ def _start(new: nn.Module, old: nn.Module) -> None:
 
     A group computes ``sum_k m[k] U V x_k``, V its rows of ``value_proj`` and U its columns of ``output_proj``. The
     kernel's principal patterns under the assumed covariance of pixels have a channel matrix each; a group takes the
-    pattern and the singular vectors that leave the least error. Offsets undo `offset_scale`; all that depends on the
-    input stays zero.
+    pattern and the singular vectors that leave the least error. Offsets undo `offset_scale` and `dilation`; all that
+    depends on the input stays zero.
     """
     assert isinstance(new, DCNv4)
     assert isinstance(new.bn, nn.BatchNorm2d)
@@ -97,7 +102,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
         new.center_feature_scale_proj_bias.copy_(a.logit())
         m[:, at] -= a
         m = m[:, taps] / (1 - a).unsqueeze(1)
-    back = 1 / new.offset_scale - 1
+    back = 1 / new.offset_scale - new.dilation
     offsets = torch.stack((taps.div(k, rounding_mode="floor") - k // 2, taps % k - k // 2), 1).flatten() * back
     new.offset_mask.weight.zero_()
     new.offset_mask.bias.zero_()
@@ -117,6 +122,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
         Arg("dw_kernel_size", 0, "depthwise kernel before the offsets, odd; 0 for none", low=0, high=7),
         Arg("center_feature_scale", False, "blend in the projected centre by a learned gate"),
         Arg("remove_center", False, "leave out the centre tap"),
+        DILATION,
     ),
     paper="DCNv4, CVPR 2024, arXiv:2401.06197",
     summary="deformable convolution: taps sample the input at learned points with learned weights",
@@ -144,6 +150,7 @@ class DCNv4(nn.Module):
         center_feature_scale: Whether ``y * (1 - a) + value * a`` follows the sum, with a gate ``a`` per group that is
             predicted from y.
         remove_center: Whether the centre tap is left out.
+        dilation: Pixels from tap to tap, before they are scaled.
         output_bias: Whether ``output_proj`` has a bias. With batch norm it has none.
         bn: Whether batch norm follows.
         act: Activation, as `nas.ops.activation.activation` takes it.
@@ -151,6 +158,8 @@ class DCNv4(nn.Module):
     Raises:
         ValueError: An argument that it is not defined for.
     """
+
+    dilation = 1  # of modules that were pickled before there was the argument
 
     def __init__(
         self,
@@ -163,13 +172,14 @@ class DCNv4(nn.Module):
         dw_kernel_size: int = 0,
         center_feature_scale: bool = False,
         remove_center: bool = False,
+        dilation: int = 1,
         output_bias: bool = True,
         bn: bool = True,
         act: bool | nn.Module = True,
     ) -> None:
         super().__init__()
         check_kernel("DCNv4", k, s)
-        check_least("DCNv4", group_width=group_width)
+        check_least("DCNv4", group_width=group_width, dilation=dilation)
         if k == 1 and remove_center:
             raise ValueError("DCNv4: k=1 with remove_center: no tap is left; expected a kernel of 3 or more")
         if dw_kernel_size < 0 or (dw_kernel_size > 0 and dw_kernel_size % 2 == 0):
@@ -179,6 +189,7 @@ class DCNv4(nn.Module):
         self.groups = c1 // divisor(group_width, c1)
         self.taps = k * k - remove_center
         self.offset_scale = float(offset_scale)
+        self.dilation = dilation
         self.center_feature_scale = center_feature_scale
         self.remove_center = remove_center
 
@@ -209,7 +220,8 @@ class DCNv4(nn.Module):
             self.offset_mask(source.permute(0, 2, 3, 1)),
             kernel=self.k,
             stride=self.s,
-            pad=self.k // 2,
+            pad=self.dilation * (self.k // 2),
+            dilation=self.dilation,
             groups=self.groups,
             offset_scale=self.offset_scale,
             remove_center=self.remove_center,
@@ -222,3 +234,9 @@ class DCNv4(nn.Module):
             y = torch.lerp(y, value[:, :: self.s, :: self.s], gate)
         out: torch.Tensor = self.act(self.bn(as_maps(self.output_proj(y), x)))
         return out
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Fold the authors' output bias into the batch norm, where there is one."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            fold_bias(state, prefix, "output_proj", "bn", self.bn)
+        super()._load_from_state_dict(state, prefix, *rest)

@@ -1,7 +1,7 @@
-"""What the deformable convolutions with a sum over groups (DCNv3, DCNv4) have in common.
+"""What the deformable convolutions (DCNv2, DCNv3, DCNv4) have in common.
 
-Both sample projected channels at points that groups of them share, and project the sums; see `nas.ops.dcnv3` and
-`nas.ops.dcnv4` for their papers. The operator itself is `nas.ops.functional.dcnv4`.
+DCNv3 and DCNv4 sample projected channels at points that groups of them share, and project the sums; see
+`nas.ops.dcnv3` and `nas.ops.dcnv4` for their papers. Their operator is `nas.ops.functional.dcnv4`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import nn
 from nas.ops.registry import Arg
 
 GROUP_WIDTH = Arg("group_width", 16, "channels that share their sampling points", low=1, high=256)
+DILATION = Arg("dilation", 1, "pixels from tap to tap, before offsets", low=1, high=8, optional=True)
 OFFSET_SCALE = Arg("offset_scale", 1.0, "scale of the sampling grid and its offsets", low=0.1, high=8.0)
 
 

@@ -6,6 +6,8 @@ Origin: written from the formulas; zhengshuchen/HCFNet is Apache-2.0.
 
 Deliberate differences of MDCR:
     - As many groups as the greatest common divisor of the quarters' channels allows, where the authors fix 128.
+    - The dilations are the paper's 1, 6, 12 and 18, and the norms batch norms; the authors' ``rate`` and ``norm_type``
+      are not arguments here.
     - All of its convolutions are Ultralytics' ``Conv`` (no bias, SiLU), which ``fuse()`` folds.
     - The norm that all groups of four share takes its statistics over all of them, as it is used for inference, where
       the authors' takes those of one group after another. It is one small convolution, not one per group.

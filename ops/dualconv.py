@@ -23,7 +23,7 @@ from nas.ops.activation import activation
 from nas.ops.registry import Arg, FromSlot, register
 from nas.ops.reparam import Fusible, folded
 from nas.ops.slots import check_kernel, check_least, divisor, odd_kernel
-from nas.ops.warm_start import fitted, set_norm, trained
+from nas.ops.warm_start import fitted, set_norm, trained, within
 
 
 def _start(new: nn.Module, old: nn.Module) -> None:
@@ -36,8 +36,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     centre[0, k // 2, k // 2] = 1
     own = _block_diagonal(c1, c2, groups).to(weight.device)
     point = fitted(weight, centre).masked_fill(own.unsqueeze(2), 0)
-    grouped = weight.view(groups, c2 // groups, groups, c1 // groups, k, k)
-    new.gc.weight.copy_(torch.cat([grouped[g, :, g] for g in range(groups)]))
+    new.gc.weight.copy_(within(weight, groups))
     new.pwc.weight.copy_(point.unsqueeze(3))
     near = torch.where(own[:, :, None, None], weight, point.unsqueeze(3) * centre.to(weight))
     set_norm(new.bn, *layer.moments(near), layer.gain, layer.bias)

@@ -7,7 +7,10 @@ Origin: written from the formulas; FishAndWasabi/YOLO-MS is CC BY-NC 4.0 (none o
 Deliberate differences:
     - Ultralytics' ``Conv``, which ``fuse()`` folds. No attention behind the block: that is a choice of its own.
     - The slices are as many channels as fit into the expanded width, so that every width works; where three divides it
-      they are the authors'.
+      they are the authors'. There are always three, the first without layers: the authors' kernels 1, k, k; the layers'
+      inner width is always twice the slice's, their default.
+    - C2f_MSBlock: the form that circulates in YOLO models has three layers in a chain, and none of its arguments; here
+      it is one layer, so that the block costs less than the C2f in whose place it comes. Both ignore C2f's shortcut.
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ class Arg:
         high: Largest value allowed, for numbers.
         odd: Whether only odd integers are allowed.
         options: The only values allowed: always for strings, for numbers in place of bounds.
+        optional: Whether a row of a model YAML leaves it out where it, and all that follow it, have their defaults. For
+            arguments that a module gets later: rows stay what they were.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Arg:
     high: float | None = None
     odd: bool = False
     options: tuple[Value, ...] = ()
+    optional: bool = False
 
     @property
     def accepts(self) -> str:
@@ -180,11 +183,18 @@ class Entry:
     def row_args(self, slot: Mapping[str, Value], given: Mapping[str, Value]) -> list[Value]:
         """Return the constructor arguments after the channels, in order: the slot's, the choice's, else the defaults.
 
+        Optional ones at the end are left out while they have their defaults.
+
         Args:
             slot: What the replaced layer gives (`FromSlot.key` to value).
             given: What the choice sets.
         """
-        return [slot[p.key] if isinstance(p, FromSlot) else given.get(p.name, p.default) for p in self.params]
+        values = [slot[p.key] if isinstance(p, FromSlot) else given.get(p.name, p.default) for p in self.params]
+        for param in reversed(self.params):
+            if not isinstance(param, Arg) or not param.optional or values[-1] != param.default:
+                break
+            values.pop()
+        return values
 
 
 _ENTRIES: dict[str, Entry] = {}

@@ -6,6 +6,8 @@ Origin: Ultralytics' ``RepConv`` is imported, not copied (AGPL-3.0, as this proj
 Deliberate differences of `RepVGG`:
     - It is Ultralytics' ``RepConv`` with the identity branch that the paper has and ``RepConv`` leaves out by default,
       and with its activation (SiLU, where the paper has ReLU). State keys are those of ``RepConv``.
+    - The authors' attention behind the sum (``use_se``) is a choice of its own here. No dilation, which ``RepConv``
+      takes and ignores.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from torch import nn
 from ultralytics.nn.modules.conv import RepConv
 
 from nas.ops.registry import FromSlot, register
-from nas.ops.slots import check_three, three
-from nas.ops.warm_start import set_norm, trained
+from nas.ops.slots import GROUPS, check_groups, check_three, three
+from nas.ops.warm_start import dense, set_norm, trained, within
 
 
 class Fusible(RepConv, ABC):  # type: ignore[misc]  # Ultralytics is untyped
@@ -49,12 +51,13 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     """Keep the 1x1 branch as it is and let the 3x3 branch make up for it; the identity starts at zero."""
     assert isinstance(new, RepVGG)
     three_by_three, point = new.conv1, new.conv2
-    layer = trained(old, new.c1, new.c2, 3, three_by_three.conv.stride[0])
-    own = nn.functional.pad(point.conv.weight.to(layer.weight), (1, 1, 1, 1))
+    layer, groups = trained(old, new.c1, new.c2, 3, three_by_three.conv.stride[0]), point.conv.groups
+    own = dense(nn.functional.pad(point.conv.weight.to(layer.weight), (1, 1, 1, 1)), groups)
     own_mean, own_var = own.sum((2, 3)) @ layer.inputs, layer.moments(own)[1]
-    rest = layer.weight - own
-    three_by_three.conv.weight.copy_(rest)
-    set_norm(three_by_three.bn, layer.mean - own_mean, layer.moments(rest)[1], layer.gain, layer.bias)
+    near = dense(within(layer.weight, groups), groups)
+    rest = near - own
+    three_by_three.conv.weight.copy_(within(rest, groups))
+    set_norm(three_by_three.bn, layer.moments(near)[0] - own_mean, layer.moments(rest)[1], layer.gain, layer.bias)
     set_norm(point.bn, own_mean, own_var, layer.gain, torch.zeros_like(layer.bias))
     if new.bn is not None:
         zero = torch.zeros_like(layer.inputs)
@@ -64,13 +67,14 @@ def _start(new: nn.Module, old: nn.Module) -> None:
 @register(
     rule="conv",
     kinds={"conv", "down"},
-    params=(FromSlot("k", "kernel"), FromSlot("s", "stride")),
+    params=(FromSlot("k", "kernel"), FromSlot("s", "stride"), GROUPS),
     paper="RepVGG, CVPR 2021, arXiv:2101.03697",
     summary="3x3, 1x1 and identity branches in training, one 3x3 convolution after fuse()",
-    requires="a 3x3 kernel",
+    requires="a 3x3 kernel, channels that the groups divide",
     fits=three,
     start=_start,
-    starts="the replaced layer, exactly where its batch norm's statistics are those of its data",
+    starts="the replaced layer, or what the groups hold of it, exactly where its batch norm's statistics are those of "
+    "its data",
 )
 class RepVGG(RepConv):  # type: ignore[misc]  # Ultralytics is untyped
     """Convolution of three branches, each with its batch norm; (N, c1, H, W) to (N, c2, ceil(H / s), ceil(W / s)).
@@ -82,12 +86,14 @@ class RepVGG(RepConv):  # type: ignore[misc]  # Ultralytics is untyped
         c2: Output channels.
         k: Kernel size; only 3.
         s: Stride.
+        groups: Groups of channels of both convolutions.
         act: Activation, as Ultralytics' ``Conv`` takes it.
 
     Raises:
-        ValueError: Another kernel or stride.
+        ValueError: Another kernel or stride, or groups that do not divide the channels.
     """
 
-    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, act: bool | nn.Module = True) -> None:
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, groups: int = 1, act: bool | nn.Module = True) -> None:
         check_three("RepVGG", k, s)
-        super().__init__(c1, c2, k, s, act=act, bn=True)
+        check_groups("RepVGG", groups, c1, c2)
+        super().__init__(c1, c2, k, s, g=groups, act=act, bn=True)

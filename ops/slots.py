@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from nas.ops.registry import Value
+from nas.ops.registry import Arg, Value
+
+GROUPS = Arg("groups", 1, "groups of channels, which they divide", low=1, high=256, optional=True)
+"""The groups of a convolution, as ``nn.Conv2d`` has them."""
 
 
 def odd_kernel(slot: Mapping[str, Value]) -> bool:
@@ -79,6 +82,22 @@ def check_least(name: str, least: int = 1, **values: int) -> None:
     for argument, value in values.items():
         if value < least:
             raise ValueError(f"{name}: {argument}={value}: expected {least} or more")
+
+
+def check_groups(name: str, groups: int, *channels: int) -> None:
+    """Refuse groups that do not divide the channels.
+
+    Args:
+        name: Of the module, for the message.
+        groups: Groups of channels.
+        *channels: What they divide.
+
+    Raises:
+        ValueError: They do not, or are less than 1.
+    """
+    if groups < 1 or any(c % groups for c in channels):
+        given = " to ".join(map(str, channels))
+        raise ValueError(f"{name}: {given} channels, groups={groups}: expected groups that divide the channels")
 
 
 def divisor(limit: int, *channels: int) -> int:

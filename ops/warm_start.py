@@ -107,11 +107,7 @@ def trained(old: nn.Module, c1: int, c2: int, k: int, s: int) -> Trained:
     if found != (c1, c2, (k, k), (s, s), (k // 2, k // 2), (1, 1)):
         raise CannotStart(f"{type(old).__name__}: {conv}: expected {c1} to {c2} channels, kernel {k} and stride {s}")
     weight = conv.weight.detach().float()
-    if conv.groups > 1:
-        rows = torch.arange(c2, device=weight.device) // (c2 // conv.groups)
-        columns = torch.arange(c1, device=weight.device) // (c1 // conv.groups)
-        inside = (rows.unsqueeze(1) == columns)[:, :, None, None]
-        weight = weight.repeat(1, conv.groups, 1, 1) * inside
+    weight = dense(weight, conv.groups)
     mean, var = bn.running_mean.float(), bn.running_var.float()
     gain = bn.weight.detach().float() * (var + bn.eps).rsqrt()
     # The means of the sums are those of the input, times the kernel's sums: solved for the flattest input that fits.
@@ -160,6 +156,41 @@ def bottlenecks_of(old: nn.Module, adds: list[bool]) -> nn.ModuleList:
         if getattr(bottleneck, "add", None) != add:
             raise CannotStart(f"{type(bottleneck).__name__}: expected a bottleneck with shortcut={add}")
     return found
+
+
+def dense(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """Return a kernel of groups as that of a plain convolution, with zeros between the groups.
+
+    Args:
+        weight: (c2, c1 / groups, k, k).
+        groups: Groups of channels.
+
+    Returns:
+        (c2, c1, k, k).
+    """
+    if groups == 1:
+        return weight
+    c2, c1 = weight.shape[0], weight.shape[1] * groups
+    rows = torch.arange(c2, device=weight.device) // (c2 // groups)
+    columns = torch.arange(c1, device=weight.device) // (c1 // groups)
+    return weight.repeat(1, groups, 1, 1) * (rows.unsqueeze(1) == columns)[:, :, None, None]
+
+
+def within(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """Return what groups of channels hold of a plain kernel: the nearest that a convolution of groups comes to it.
+
+    Nearest under the assumption that channels vary independently; see this file.
+
+    Args:
+        weight: (c2, c1, k, k).
+        groups: Groups of channels.
+
+    Returns:
+        (c2, c1 / groups, k, k).
+    """
+    c2, c1, *size = weight.shape
+    blocks = weight.view(groups, c2 // groups, groups, c1 // groups, *size)
+    return torch.cat([blocks[g, :, g] for g in range(groups)])
 
 
 def set_norm(bn: nn.BatchNorm2d, mean: torch.Tensor, var: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> None:

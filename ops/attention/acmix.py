@@ -7,7 +7,9 @@ here).
 Deliberate differences:
     - Weighed against its input by a residual scale, 1 unless inserted into a trained network; see
       `nas.ops.attention.gate`.
-    - Channels stay as they are and the stride is 1: it is inserted here, not swapped in for a convolution.
+    - Channels stay as they are and the stride is 1: it is inserted here, not swapped in for a convolution. The authors'
+      ``out_planes`` and ``stride`` are no arguments; nor are ``kernel_conv`` and ``dilation``, for which theirs works
+      with 3 and 1 alone.
     - The window is walked row by row: the usual form lays all of it out, 49 times the map.
     - Maps smaller than the window reaches are reflected as far as they go, then repeated; the usual form fails below
       4 pixels a side. Larger maps are reflected as usual.

@@ -4,14 +4,16 @@ Papers: CBAM, Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 201
 CoordAtt, Hou et al., "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021,
 https://arxiv.org/abs/2103.02907; GAM, Liu et al., "Global Attention Mechanism: Retain Information to Enhance
 Channel-Spatial Interactions", 2021, https://arxiv.org/abs/2112.05561.
-Origin: written from the formulas. State keys of CoordAtt are those of houqb/CoordAttention (MIT).
+Origin: written from the formulas. State keys of CoordAtt are those of houqb/CoordAttention (MIT), without
+``conv1.bias``: the mean of ``bn1`` takes it up when it is loaded.
 
 Deliberate differences:
     - Weighed against their input by a residual scale, 1 unless inserted into a trained network; see
       `nas.ops.attention.gate`.
     - A hidden layer has at least one unit. Convolutions before a batch norm have no bias, which it would cancel.
-    - CBAM is the paper's. Ultralytics has a class of that name in its own package, which no model YAML can use: without
-      the hidden layer, the maximum and the norm.
+    - CBAM is the paper's, with means and maxima; the authors' other poolings (``pool_types``, ``no_spatial``) are not
+      here. Ultralytics has a class of that name in its own package, which no model YAML can use: without the hidden
+      layer, the maximum and the norm.
     - Sizes are taken by means and maxima over axes, which export for every size and are deterministic on CUDA.
     - GAM has the paper's sigmoid behind the channel part; most copies leave it out, which `channel_sigmoid` does too.
       The grouped form for large networks, which some copies have, is not here.
@@ -19,11 +21,14 @@ Deliberate differences:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from nas.ops.attention.gate import STARTS, Gate, begin_inserted, hidden_width
 from nas.ops.registry import Arg, register
+from nas.ops.state import fold_bias
 
 
 @register(
@@ -106,6 +111,11 @@ class CoordAtt(Gate):
         rows, columns = self.act(self.bn1(self.conv1(both))).split((h, w), 2)
         gate: torch.Tensor = self.conv_h(rows).sigmoid() * self.conv_w(columns.transpose(2, 3)).sigmoid()
         return gate
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Fold the authors' bias of the first convolution into its batch norm."""
+        fold_bias(state, prefix, "conv1", "bn1", self.bn1)
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 @register(

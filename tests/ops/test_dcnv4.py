@@ -1,5 +1,6 @@
 """DCNv4 against loops over pixels, taps and corners."""
 
+import copy
 import math
 
 import pytest
@@ -187,6 +188,8 @@ def test_refuses(groups, om, message):
         {"dw_kernel_size": 3},
         {"center_feature_scale": True},
         {"remove_center": True, "offset_scale": 2.0},
+        {"dilation": 2},
+        {"dilation": 3, "remove_center": True, "offset_scale": 0.5},
         {"output_bias": False, "dw_kernel_size": 5, "center_feature_scale": True},
     ],
     ids=str,
@@ -206,8 +209,8 @@ def test_bare_module_is_the_authors(perturb, options):
             source = functional.conv2d(x, p["offset_mask_dw.weight"], p["offset_mask_dw.bias"], 1, dw // 2, groups=c)
             source = source.permute(0, 2, 3, 1)
         om = source @ p["offset_mask.weight"].T + p["offset_mask.bias"]
-        one = (1, 1)
-        y = oracle(value, om, (3, 3), one, one, one, groups, options.get("offset_scale", 1.0), k == 8)
+        one, apart = (1, 1), (options.get("dilation", 1),) * 2
+        y = oracle(value, om, (3, 3), one, apart, apart, groups, options.get("offset_scale", 1.0), k == 8)
         if options.get("center_feature_scale"):
             weight, bias = p["center_feature_scale_proj_weight"], p["center_feature_scale_proj_bias"]
             a = (y @ weight.T + bias).sigmoid().repeat_interleave(c // groups, -1)
@@ -233,7 +236,23 @@ def test_state_keys_and_shapes():
     assert "output_proj.bias" not in DCNv4(32, 32).state_dict()
 
 
-@pytest.mark.parametrize("options", [{}, {"dw_kernel_size": 3}, {"center_feature_scale": True}, {"k": 5}], ids=str)
+def test_the_authors_output_bias_goes_into_the_norm(perturb):
+    """What loads into the module without a norm computes the same in front of one."""
+    bare, module = perturb(DCNv4(8, 8, bn=False, act=False), 0.3), perturb(DCNv4(8, 8, act=False)).eval()
+    state = {key: value.clone() for key, value in bare.state_dict().items()}
+    x, bn = torch.randn(2, 8, 5, 6), copy.deepcopy(module.bn)
+    loaded = module.load_state_dict(state, strict=False)
+    assert set(loaded.missing_keys) == {"bn.weight", "bn.bias", "bn.running_var"}
+    assert not loaded.unexpected_keys
+    torch.testing.assert_close(module(x), bn(bare(x)), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, bare.state_dict()[key]) for key, value in state.items()), "what is given stays"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dw_kernel_size": 3}, {"center_feature_scale": True}, {"k": 5}, {"dilation": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize("s", [2, 3])
 @pytest.mark.parametrize("size", [(7, 6), (1, 1), (4, 9)])
 def test_stride_takes_every_s_th_pixel(perturb, options, s, size):
@@ -298,6 +317,7 @@ def test_macs_are_the_closed_form():
         ({"k": 1, "remove_center": True}, "no tap is left"),
         ({"dw_kernel_size": 2}, "0 for none"),
         ({"group_width": 0}, "group_width=0: expected 1 or more"),
+        ({"dilation": 0}, "dilation=0: expected 1 or more"),
     ],
 )
 def test_module_refuses(wrong, message):

@@ -51,38 +51,53 @@ def test_akconv_predicts_constants_at_first():
     assert module.p_conv.bias.all()
 
 
-@pytest.mark.parametrize(("k", "s"), [(3, 1), (3, 2), (5, 2), (1, 1)])
-def test_dcnv2_is_torchvisions(perturb, k, s):
-    module = perturb(DCNv2(4, 6, k, s), 0.3).double().eval()
-    x = torch.randn(2, 4, 7, 6, dtype=torch.float64)
-    with torch.no_grad():
-        predicted = module.conv_offset_mask(x)
-        offset, mask = predicted[:, : 2 * k * k], predicted[:, 2 * k * k :].sigmoid()
-        weight = module.conv.conv.weight.view(6, 4, k, k)
-        y = deform_conv2d(x, offset, weight, None, s, k // 2, mask=mask)
-        torch.testing.assert_close(module(x), functional.silu(module.conv.bn(y)))
+def same_with_gradients(module, x, expected):
+    """Compare a module's output and the gradients of all that it depends on with those of a formula's."""
+    y, by = module(x), [x, *module.parameters()]
+    torch.testing.assert_close(y, expected)
+    weight = torch.randn_like(y)
+    wanted = torch.autograd.grad((expected * weight).sum(), by)
+    for found, grad in zip(torch.autograd.grad((y * weight).sum(), by), wanted, strict=True):
+        torch.testing.assert_close(found, grad)
 
 
-@pytest.mark.parametrize(("k", "s", "width", "scale"), [(3, 1, 4, 1.0), (3, 2, 8, 1.0), (5, 1, 2, 1.0), (3, 1, 4, 2.0)])
-def test_dcnv3_is_torchvisions(perturb, k, s, width, scale):
+@pytest.mark.parametrize(
+    ("k", "s", "dilation", "groups"),
+    [(3, 1, 1, 1), (3, 2, 1, 1), (5, 2, 1, 1), (1, 1, 1, 1), (3, 1, 2, 1), (3, 2, 3, 2), (3, 1, 1, 2), (5, 1, 2, 2)],
+)
+def test_dcnv2_is_torchvisions(perturb, k, s, dilation, groups):
+    module = perturb(DCNv2(4, 6, k, s, dilation, groups), 0.3).double().eval()
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=True)
+    pad, predict = dilation * (k // 2), module.conv_offset_mask
+    predicted = functional.conv2d(x, predict.weight, predict.bias, s, pad, dilation)
+    offset, mask = predicted[:, : 2 * k * k], predicted[:, 2 * k * k :].sigmoid()
+    weight = module.conv.conv.weight.view(6, 4 // groups, k, k)
+    y = deform_conv2d(x, offset, weight, None, s, pad, dilation, mask)
+    same_with_gradients(module, x, functional.silu(module.conv.bn(y)))
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "width", "scale", "dilation"),
+    [(3, 1, 4, 1.0, 1), (3, 2, 8, 1.0, 1), (5, 1, 2, 1.0, 1), (3, 1, 4, 2.0, 1), (3, 2, 4, 1.0, 3), (3, 1, 8, 0.5, 2)],
+)
+def test_dcnv3_is_torchvisions(perturb, k, s, width, scale, dilation):
     """A depthwise kernel of ones; the paper's points go down columns, torchvision's along rows."""
-    module = perturb(DCNv3(8, 6, k, s, width, scale), 0.3).double().eval()
-    x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
+    module = perturb(DCNv3(8, 6, k, s, width, scale, dilation), 0.3).double().eval()
+    x = torch.randn(2, 8, 7, 6, dtype=torch.float64, requires_grad=True)
     groups = 8 // width
-    with torch.no_grad():
-        value = functional.linear(x.movedim(1, 3), module.input_proj.weight, module.input_proj.bias).movedim(3, 1)
-        t = module.dw_conv(x)
-        offset = module.offset(t).unflatten(1, (groups, k, k, 2))  # column of the tap, its row; x, y
-        mask = module.mask(t).unflatten(1, (groups, k * k)).softmax(2).unflatten(2, (k, k))
-        line = torch.arange(k, dtype=torch.float64) - k // 2
-        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), 2)[None, None, ..., None, None]
-        offset = scale * offset + (scale - 1) * grid
-        offset = offset.transpose(2, 3).flip(4).flatten(1, 4)
-        mask = mask.transpose(2, 3).flatten(1, 3)
-        ones = torch.ones(8, 1, k, k, dtype=torch.float64)
-        y = deform_conv2d(value, offset, ones, None, s, k // 2, mask=mask)
-        y = functional.conv2d(y, module.output_proj.weight[:, :, None, None])
-        torch.testing.assert_close(module(x), functional.silu(module.bn(y)))
+    value = functional.linear(x.movedim(1, 3), module.input_proj.weight, module.input_proj.bias).movedim(3, 1)
+    t = module.dw_conv(x)
+    offset = module.offset(t).unflatten(1, (groups, k, k, 2))  # column of the tap, its row; x, y
+    mask = module.mask(t).unflatten(1, (groups, k * k)).softmax(2).unflatten(2, (k, k))
+    line = dilation * (torch.arange(k, dtype=torch.float64) - k // 2)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), 2)[None, None, ..., None, None]
+    offset = scale * offset + (scale - 1) * grid
+    offset = offset.transpose(2, 3).flip(4).flatten(1, 4)
+    mask = mask.transpose(2, 3).flatten(1, 3)
+    ones = torch.ones(8, 1, k, k, dtype=torch.float64)
+    y = deform_conv2d(value, offset, ones, None, s, dilation * (k // 2), dilation, mask)
+    y = functional.conv2d(y, module.output_proj.weight[:, :, None, None])
+    same_with_gradients(module, x, functional.silu(module.bn(y)))
 
 
 @pytest.mark.parametrize(("points", "scope"), [(3, 1.0), (5, 2.0)])
@@ -113,9 +128,11 @@ def test_macs_are_the_closed_form(macs):
     x, pixels = torch.randn(1, 16, 10, 12), 5 * 6
     assert macs(AKConv(16, 24, 3, 2, 5), x) == pixels * (9 * 16 * 10 + 5 * 16 * 24 + 5 * (4 * 16 + 10))
     assert macs(DCNv2(16, 24, 3, 2), x) == pixels * 9 * (16 * 24 + 3 * 9 * 16 + 4 * 16 + 10)
+    assert macs(DCNv2(16, 24, 3, 2, 2, 4), x) == pixels * 9 * (4 * 24 + 3 * 9 * 16 + 4 * 16 + 10)
     # depthwise, offsets and masks, the output; per pixel of the input its projection
     dcnv3 = pixels * (9 * 16 + 3 * 2 * 9 * 16 + 16 * 24 + 9 * (4 * 16 + 2 * 10)) + 10 * 12 * 16 * 16
     assert macs(DCNv3(16, 24, 3, 2, 8), x) == dcnv3
+    assert macs(DCNv3(16, 24, 3, 2, 8, dilation=3), x) == dcnv3
     snake = 9 * 16 * 24 + 9 * 16 * 2 * 7 + 2 * 7 * 16 * 24 + 3 * 24 * 24 + 2 * 7 * (4 * 16 + 10)
     assert macs(DSConv(16, 24, 3, 1, 7), x) == 10 * 12 * snake
 
@@ -136,6 +153,9 @@ def test_fuse_folds_every_norm_it_can(perturb, fused, cls):
         (lambda: AKConv(4, 4, 2), "AKConv: k=2, s=1: expected an odd kernel and a stride"),
         (lambda: AKConv(4, 4, num_param=0), "num_param=0: expected 1 or more"),
         (lambda: DCNv2(4, 4, 3, 0), "stride of 1 or more"),
+        (lambda: DCNv2(4, 4, dilation=0), "DCNv2: dilation=0: expected 1 or more"),
+        (lambda: DCNv2(4, 6, groups=4), "DCNv2: 4 to 6 channels, groups=4: expected groups that divide"),
+        (lambda: DCNv3(4, 4, dilation=0), "DCNv3: dilation=0: expected 1 or more"),
         (lambda: DCNv3(4, 4, group_width=0), "group_width=0: expected 1 or more"),
         (lambda: DSConv(4, 4, 3, 2), "expected an odd kernel and stride 1"),
         (lambda: DSConv(4, 4, points=4), "points=4: expected an odd number of 3 or more"),

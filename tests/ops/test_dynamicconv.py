@@ -8,14 +8,15 @@ from nas.ops import dynamicconv as dynamicconv_file
 from nas.ops.dynamicconv import CondConv2d, DynamicConv
 
 
-def per_image(x, r, weight, c2, k, s):
-    """Mix and convolve one image at a time, expert by expert."""
+def per_image(x, r, weight, c2, k, s, groups=1):
+    """Mix and convolve one image at a time, expert by expert and group by group."""
     out = []
     for image, row in zip(x, r, strict=True):
-        mixed = torch.zeros(c2, x.shape[1], k, k, dtype=x.dtype)
+        mixed = torch.zeros(c2, x.shape[1] // groups, k, k, dtype=x.dtype)
         for share, expert in zip(row, weight, strict=True):
-            mixed = mixed + share * expert.view(c2, x.shape[1], k, k)
-        out.append(functional.conv2d(image[None], mixed, None, s, k // 2))
+            mixed = mixed + share * expert.view(mixed.shape)
+        parts = zip(image[None].chunk(groups, 1), mixed.chunk(groups), strict=True)
+        out.append(torch.cat([functional.conv2d(part, own, None, s, k // 2) for part, own in parts], 1))
     return torch.cat(out)
 
 
@@ -39,6 +40,25 @@ def test_equals_one_convolution_per_image(monkeypatch, k, s, export, size):
     y = conv(x, r)
     torch.testing.assert_close(y, per_image(x, r, conv.weight, 6, k, s))
     torch.testing.assert_close(y, dense(x, r, conv.weight, 6, k, s))
+
+
+@pytest.mark.parametrize(("k", "s"), [(1, 1), (1, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("export", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_groups_equal_one_convolution_for_each(monkeypatch, k, s, groups, export, last):
+    """With their gradients."""
+    monkeypatch.setattr(dynamicconv_file, "exporting", lambda: export)
+    conv = CondConv2d(4, 8, k, s, 3, groups).double()
+    x, r = torch.randn(3, 4, 7, 5, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64, requires_grad=True)
+    x = (x.contiguous(memory_format=torch.channels_last) if last else x).requires_grad_()
+    y, expected = conv(x, r), per_image(x, r, conv.weight, 8, k, s, groups)
+    torch.testing.assert_close(y, expected)
+    weight = torch.randn_like(y)
+    by = (x, r, conv.weight)
+    wanted = torch.autograd.grad((expected * weight).sum(), by)
+    for found, grad in zip(torch.autograd.grad((y * weight).sum(), by), wanted, strict=True):
+        torch.testing.assert_close(found, grad)
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "softmax"])
@@ -90,6 +110,8 @@ def test_macs_are_the_closed_form():
     conv, x, r = CondConv2d(4, 6, 3, 2, 5), torch.randn(2, 4, 7, 9), torch.rand(2, 5)
     w = 6 * 4 * 9
     assert macs_rules()[CondConv2d](conv, (x, r), conv(x, r)) == 2 * (4 * 5 * w + 5 * w)
+    grouped = CondConv2d(4, 6, 3, 2, 5, 2)
+    assert macs_rules()[CondConv2d](grouped, (x, r), grouped(x, r)) == (4 * 5 * w + 5 * w)
 
 
 def test_batches_without_images():
@@ -97,8 +119,21 @@ def test_batches_without_images():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"gate": "tanh"}, "'sigmoid' or 'softmax'"), ({"num_experts": 0}, "at least 1")]
+    ("wrong", "message"),
+    [
+        ({"gate": "tanh"}, "'sigmoid' or 'softmax'"),
+        ({"num_experts": 0}, "at least 1"),
+        ({"groups": 4}, "DynamicConv: 4 to 6 channels, groups=4: expected groups that divide"),
+    ],
 )
 def test_refuses(wrong, message):
     with pytest.raises(ValueError, match=message):
         DynamicConv(4, 6, **wrong)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_refuses_the_authors_bias_rather_than_lose_it(strict):
+    module = DynamicConv(4, 6, 3)
+    state = module.state_dict() | {"cond_conv.bias": torch.ones(4, 6)}
+    with pytest.raises(RuntimeError, match=r"cond_conv\.bias: DynamicConv has no bias"):
+        module.load_state_dict(state, strict=strict)

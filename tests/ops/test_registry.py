@@ -156,6 +156,10 @@ def test_entry_arguments():
     entry = get("CARAFE")
     assert entry.check_args({"k_up": 7, "c_mid": 64}) == {"k_up": 7}, "defaults are left out"
     assert entry.row_args({"scale": 2}, {"k_up": 7}) == [3, 7, 64, 2]
+    row = get("DCNv2").row_args
+    assert row({"kernel": 3, "stride": 2}, {}) == [3, 2], "optional ones at the end are left out at their defaults"
+    assert row({"kernel": 3, "stride": 2}, {"dilation": 2}) == [3, 2, 2]
+    assert row({"kernel": 3, "stride": 2}, {"groups": 4}) == [3, 2, 1, 4]
     with pytest.raises(ValueError, match=r"CARAFE has no argument 'kup'; did you mean k_up\?"):
         entry.check_args({"kup": 7})
     with pytest.raises(ValueError, match=r"k_up=4: expected an odd whole number"):

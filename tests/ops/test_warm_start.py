@@ -17,7 +17,7 @@ from ultralytics.nn.modules.block import C2f
 from ultralytics.nn.modules.conv import Conv
 
 import nas.ops  # noqa: F401  registers the modules
-from nas.ops.registry import Entry, Value, entries, register
+from nas.ops.registry import Entry, Value, entries, get, register
 from nas.ops.warm_start import CannotStart, apply_start, trained
 
 NO_START = {
@@ -43,13 +43,21 @@ CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
     "DySample": [{"dyscope": True}, {"style": "pl"}, {"style": "pl", "dyscope": True, "groups": 2}],
     "TransposedUp": [{"depthwise": True}],
     "SPConv": [{"ratio": 0.25}, {"ratio": 0.75}],
-    "DynamicConv": [{"gate": "softmax"}, {"num_experts": 1}, {"num_experts": 6, "gate": "softmax"}],
+    "DynamicConv": [
+        {"gate": "softmax"},
+        {"num_experts": 1},
+        {"num_experts": 6, "gate": "softmax"},
+        {"gate": "softmax", "groups": 2},
+    ],
+    "OREPA": [{"groups": 2}, {"groups": 8}],
+    "RepVGG": [{"groups": 4}],
+    "DCNv2": [{"dilation": 2}, {"dilation": 3}, {"groups": 2}, {"dilation": 2, "groups": 4}],
     "AKConv": [{"num_param": 1}, {"num_param": 12}],
     "DilatedConv": [{"dilation": 1}, {"dilation": 3}],
     "DualConv": [{"g": 1}, {"g": 8}],
     "HetConv": [{"p": 2}],
     "OctConv": [{"alpha": 0.25}, {"alpha": 0.75}],
-    "DCNv3": [{"group_width": 4}, {"group_width": 8, "offset_scale": 2.0}],
+    "DCNv3": [{"group_width": 4}, {"group_width": 8, "offset_scale": 2.0}, {"group_width": 4, "dilation": 2}],
     "DSConv": [{"points": 3}],
     "PConv": [{"n_div": 2}, {"n_div": 16}],
     "DCNv4": [
@@ -58,6 +66,7 @@ CHOICES: dict[str, list[dict[str, Value]]] = {  # beside the defaults
         {"group_width": 8, "center_feature_scale": True},
         {"group_width": 8, "center_feature_scale": True, "remove_center": True},
         {"group_width": 8, "offset_scale": 2.0, "dw_kernel_size": 3},
+        {"group_width": 8, "offset_scale": 2.0, "dilation": 3},
     ],
 }
 CHANNELS = {"same": [(36, 36)], "conv": [(32, 24), (16, 48)], "block": [(24, 32)]}
@@ -193,8 +202,18 @@ BOUNDS = {  # on smooth maps and on white noise; what was measured, and a tenth
     "DCNv3": (0.92, 1.05),  # 5x5; 3x3 is 0.54 to 0.65, and 0.83 to 0.93
     "C2f_DCNv3": (0.42, 0.48),
 }
+GROUPED = ("OREPA", "RepVGG", "DCNv2", "DynamicConv")
+"""With groups: what they hold of the kernel, nothing of it if its energy is between them."""
 EXACT = ("OREPA", "C2f_OREPA", "DCNv2", "C2f_DCNv2", "SPDConv")
 BOUNDS |= dict.fromkeys(EXACT, (1e-9, 1e-9))
+BOUNDS |= dict.fromkeys((f"{name} groups" for name in GROUPED), (1.0, 1.0))
+BOUNDS |= dict.fromkeys((f"C2f_{name} groups" for name in GROUPED), (1.0, 1.0))
+
+
+def bound(case: Case) -> tuple[float, float]:
+    """Return the bounds of a case's error on smooth maps and on white noise."""
+    kind = "pl" if case.given.get("style") == "pl" else "groups" if "groups" in case.given else ""
+    return BOUNDS[f"{case.entry.name} {kind}".strip()]
 
 
 @every_case
@@ -207,7 +226,7 @@ def test_starts_near_the_replaced_layer(case, smooth):
     bilinear = case.given.get("style") == "pl"
     for x, fresh in zip(inputs, before, strict=True):
         begun = error(new, old, x)
-        assert begun < BOUNDS[case.entry.name + " pl" * bilinear][not smooth]
+        assert begun < bound(case)[not smooth]
         assert begun < fresh or bilinear or case.given == {"k_up": 1}, "these start there by themselves"
 
 
@@ -218,8 +237,7 @@ def test_statistics_of_a_batch_keep_it_near(case):
     x = maps(case.channels[0], True, 8)
     fresh = error(copy.deepcopy(new).train(), old.train(), x)
     assert apply_start(new, old)
-    limit = BOUNDS[case.entry.name + " pl" * (case.given.get("style") == "pl")][0]
-    assert error(new.train(), old.train(), x) < min(1.4 * limit + 1e-3, fresh + 1e-6)
+    assert error(new.train(), old.train(), x) < min(1.4 * bound(case)[0] + 1e-3, fresh + 1e-6)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.entry.name == "DCNv4"], ids=str)
@@ -249,6 +267,19 @@ def test_spconv_is_near_where_it_can_be(case):
     train(old, case.channels[0], True)
     assert apply_start(new, old)
     assert error(new, old, maps(case.channels[0], True, 8, 24, 30)) < 0.08
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize(("groups", "dilation"), [(2, 1), (4, 1), (8, 2)])
+def test_groups_are_exact_in_place_of_the_same_groups(name, groups, dilation):
+    entry, more = get(name), {"dilation": dilation} if name == "DCNv2" else {}
+    torch.manual_seed(1)
+    new = entry.cls(16, 24, 3, 2, groups=groups, **more).eval()
+    old = train(Conv(16, 24, 3, 2, g=groups), 16, True)
+    assert apply_start(new, old)
+    assert error(new, old, maps(16, True)) < (0.005 if name == "RepVGG" else 1e-9)
+    x = maps(16, True, 8)
+    assert error(new.train(), old.train(), x) < (0.01 if name == "RepVGG" else 1e-9)
 
 
 def test_dynamic_experts_differ():

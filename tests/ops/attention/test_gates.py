@@ -135,6 +135,28 @@ def test_equals_the_formula(perturb, module, formula, scale):
     torch.testing.assert_close(module(x), x + scale * (formula(module, x) - x))
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "no norm"])
+def test_coordatt_takes_the_authors_bias_into_its_norm(perturb, whole):
+    """A checkpoint of theirs gives what it gave, also one that has lost its norm's statistics."""
+    theirs, ours = perturb(CoordAtt(C), 0.3), perturb(CoordAtt(C), 0.3)
+    theirs.conv1 = perturb(torch.nn.Conv2d(C, 8, 1), 0.3)
+    theirs.double().eval()
+    state = {f"layer.{key}": value for key, value in theirs.state_dict().items()}
+    if not whole:
+        theirs.bn1.running_mean.copy_(ours.bn1.running_mean)
+        del state["layer.bn1.running_mean"]
+    before = {key: value.clone() for key, value in state.items()}
+    holder = torch.nn.ModuleDict({"layer": ours.double().eval()})
+    loaded = holder.load_state_dict(state, strict=False)
+    assert loaded == ([], [])
+    assert all(map(torch.equal, before.values(), state.values())), "what is given stays"
+    x = torch.randn(2, C, H, W, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x))
+    again = ours.state_dict()
+    ours.load_state_dict(again)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
 @pytest.mark.parametrize("size", KERNELS)
 def test_lska_equals_the_formula(perturb, size):
     """By one dense kernel: the outer product of the line of both thin kernels, one of them dilated."""

@@ -1,7 +1,7 @@
 """What the contract is tested on: every registered module, in every kind of place that it fits.
 
-Each entry is built with its defaults, and again with every other value of its flags and texts (of numbers with options,
-the last), for every stride and kernel of `SLOTS` that it fits.
+Each entry is built with its defaults for every stride and kernel of `SLOTS` that it fits, and again with every other
+value of its flags and texts, the last of numbers with options, and twice the default of optional numbers.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _cases() -> list[Case]:
             if isinstance(arg.default, bool):
                 others = [not arg.default]
             elif not isinstance(arg.default, str):
-                others = others[-1:]
+                others = [2 * arg.default] if arg.optional else others[-1:]
             cases += [Case(entry, slots[0], {arg.name: other}) for other in others]
     return cases
 

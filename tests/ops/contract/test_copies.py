@@ -7,7 +7,7 @@ import io
 import pickle
 
 import torch
-from contract_cases import every_case, run
+from contract_cases import Case, every_case, every_entry, run, slots_of
 
 
 @every_case
@@ -33,6 +33,19 @@ def test_pickle(case, perturb):
     buffer.seek(0)
     expected = run(module, x)
     assert torch.equal(run(torch.load(buffer, weights_only=False), x), expected)
+    assert torch.equal(run(pickle.loads(pickle.dumps(module)), x), expected)
+
+
+@every_entry
+def test_unpickles_from_before_it_had_its_optional_arguments(entry, perturb):
+    """Checkpoints hold whole modules: what is not in one of an earlier version has its default."""
+    case = Case(entry, slots_of(entry)[0])
+    module, x = perturb(case.build()).eval(), case.inputs()
+    expected = run(module, x)
+    for m in module.modules():
+        for name in ("groups", "dilation"):
+            if name in vars(type(m)):
+                del m.__dict__[name]
     assert torch.equal(run(pickle.loads(pickle.dumps(module)), x), expected)
 
 
