@@ -142,6 +142,7 @@ def _register(block: type[C2fWith]) -> None:
         params=(FromSlot("shortcut", "shortcut"), *entry.args.values()),
         paper=entry.paper,
         summary=f"C2f, its second convolutions {name}: {entry.summary}",
+        requires="inner channels, half of the output's, that the groups divide" if "groups" in entry.args else "",
         start=_start if entry.start else None,
         starts=_starts(name) if entry.start else "",
     )(block)

