@@ -6,6 +6,9 @@ Anything else that escapes is a bug of ours.
 
 from __future__ import annotations
 
+import errno
+import re
+import reprlib
 from typing import Literal
 
 
@@ -23,6 +26,10 @@ class ModelError(NasError, ValueError):
 
 class ModuleFileError(NasError, ImportError):
     """A user's module file cannot be read, fails on import, or registers no usable module."""
+
+
+class TrustError(NasError, RuntimeError):
+    """Code that came with a file would run, and the user has not said that it may."""
 
 
 class DataError(NasError, ValueError):
@@ -127,6 +134,8 @@ def failure_text(error: BaseException) -> str:
     """Return a failure as one line."""
     if failure_kind(error) == "memory" and not isinstance(error, NasError):
         return f"out of memory: {one_line(error)}"
+    if full := full_disk(error):
+        return f"{full}: {one_line(error)}"
     return str(error) if isinstance(error, NasError) else one_line(error)
 
 
@@ -148,3 +157,55 @@ class ProxyFailure(ProxyError):
 
 STOPPED = "its search was stopped"
 """Failure text of a trial that was interrupted because its search was stopped."""
+
+
+# ---- text of others in messages -------------------------------------------------------------------------------------
+
+_LONGEST_LINE = 1000
+_MOST_LINES = 200
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and line feed, and those that change the direction or the lines of a text."""
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as messages show it: like `repr`, on one line, and cut where it is long or deep.
+
+    Args:
+        value: Any value from a file.
+        most: Characters of a text, about.
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = most
+    short.maxlong = 40
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 6, 6, 4
+    try:
+        return short.repr(value)
+    except ValueError:  # Python refuses to write out whole numbers of more than 4300 digits
+        return f"a {type(value).__name__} that is too large to be shown"
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal: control characters as escapes such as ``\\x1b``, long lines and texts cut."""
+    lines = _UNPRINTABLE.sub(_escape, text).split("\n")
+    cut = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…" for line in lines]
+    more = len(cut) - _MOST_LINES
+    return "\n".join(cut if more <= 0 else [*cut[:_MOST_LINES], f"… and {more} more lines"])
+
+
+def escaped(text: str) -> str:
+    """Return a text with control characters as escapes such as ``\\x1b``; line feeds and tabs stay."""
+    return text if text.isprintable() else _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
+
+
+def full_disk(error: BaseException) -> str:
+    """Return what keeps a file from growing, if that is what an error of the system says; else an empty text."""
+    reasons = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the limit of the size of a file is reached"}
+    if hasattr(errno, "EDQUOT"):
+        reasons[errno.EDQUOT] = "the disk quota is used up"
+    if "PytorchStreamWriter failed" in str(error):  # torch.save does not say why
+        return "the disk cannot be written; is it full?"
+    return reasons.get(getattr(error, "errno", None) or 0, "")

@@ -9,10 +9,13 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from nas.errors import ArtifactError
+from nas.errors import ArtifactError, escaped, shown
 
 Parsed = TypeVar("Parsed")
 
@@ -100,6 +103,103 @@ def _move_over(temporary: Path, path: Path) -> None:
 # ---- JSON -----------------------------------------------------------------------------------------------------------
 
 
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, or it is nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+_LARGEST = 2**63
+
+
+def from_plain(kind: Any, value: Any, where: str = "it") -> Any:
+    """Return a plain value of a file as a type: a dataclass, tuple, mapping, union, literal or scalar.
+
+    Control characters in texts become escapes.
+
+    Args:
+        kind: The type, as a type hint.
+        value: The value: of JSON.
+        where: What it is, for the message.
+
+    Raises:
+        ValueError: It is of another type; the message says where.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _escaped(value)
+    if origin is Literal and isinstance(value, str | int) and value in parts:
+        return value
+    if isinstance(kind, type) and is_dataclass(kind):
+        return dataclass_from_plain(kind, value, where)
+    if origin in (Union, UnionType):
+        for part in parts:
+            with contextlib.suppress(ValueError):
+                return from_plain(part, value, where)
+    elif origin is tuple and isinstance(value, list | tuple):
+        kinds = [parts[0]] * len(value) if parts[-1] is ... else list(parts)
+        if len(kinds) == len(value):
+            return tuple(from_plain(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
+        return {from_plain(parts[0], k, where): from_plain(parts[1], v, f"{where}.{k}") for k, v in value.items()}
+    elif kind is str and isinstance(value, str):
+        return escaped(value)
+    elif kind in (bool, int, float, type(None)) and _is_of(kind, value):
+        return value
+    raise ValueError(f"{where} is {shown(value)}, expected {getattr(kind, '__name__', kind)}")
+
+
+def _escaped(value: Any) -> Any:
+    """Return plain values whose texts have escapes for control characters."""
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(part) for key, part in value.items()}
+    return [_escaped(part) for part in value] if isinstance(value, list) else value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Return whether a value is a truth value, a number or None as its kind says; whole numbers fit into 64 bits."""
+    kinds = (int, float) if kind is float else (kind,)
+    return type(value) in kinds and (type(value) is not int or abs(value) < _LARGEST)
+
+
+def dataclass_from_plain(kind: type[Parsed], value: Any, where: str = "it", **ready: Any) -> Parsed:
+    """Return a dataclass of plain values by the names of its fields, as `from_plain`.
+
+    Args:
+        kind: The class.
+        value: The plain values.
+        where: What it is, for the message.
+        ready: Fields that need no conversion, and are not among the values.
+
+    Raises:
+        ValueError: A field is missing, is not known, or is of another type.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {shown(value)}, expected {kind.__name__}")
+    members: Any = kind
+    hints = _hints(members)
+    if unknown := value.keys() - (hints.keys() - ready.keys()):
+        raise ValueError(f"{where} has an unknown entry {shown(min(unknown))}")
+    for member in fields(members):
+        if member.default is member.default_factory is MISSING and not {member.name} & (value.keys() | ready.keys()):
+            raise ValueError(f"{where} lacks the entry {member.name!r}")
+    return kind(**ready, **{key: from_plain(hints[key], part, f"{where}.{key}") for key, part in value.items()})
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {member.name: hints[member.name] for member in fields(kind)}
+
+
 def read_json(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
     """Return the content of a JSON file, parsed by `parse`.
 
@@ -107,10 +207,10 @@ def read_json(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
         ArtifactError: It cannot be read, or `parse` does not understand it.
     """
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         why = str(error)
-    except (KeyError, TypeError, AttributeError):
+    except (LookupError, TypeError, AttributeError, ArithmeticError):
         why = "it is not in the format of this version"
     raise ArtifactError(f"cannot read {path}: {why}; delete it, and it will be made again")
 

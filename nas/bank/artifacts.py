@@ -21,7 +21,7 @@ from nas.bank.jobs import MIN_TEACHER_MAP, Bank, Candidate, DistilJob
 from nas.bank.store import SwapBank, bank_json, candidates_of, divide_by_slot, open_bank
 from nas.errors import STOPPED, ArtifactError, BaselineNotTrained, LockError, OutOfMemory, ProxyFailure
 from nas.files import read_json, write_json
-from nas.locks import is_free, try_lock
+from nas.locks import LEASE_S, Lease, Watch, is_free, life_of
 from nas.model.render import render
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
@@ -117,6 +117,7 @@ class ArtifactStore:
     per_seed: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
     helpers: tuple[tuple[Worker, str], ...] = ()
+    _watch: Watch = field(default_factory=Watch, init=False)
 
     def job(self, variant: Variant, recipe: Recipe, seed: int, yaml: str = "") -> ProxyJob:
         """Return the training of a variant from the initial values of its seed, without trained weights."""
@@ -168,7 +169,8 @@ class ArtifactStore:
         if file.exists() and file.with_suffix(".json").exists():
             return False
         lock = _lock_of(file)
-        return lock.exists() and not is_free(lock)
+        still = self._watch.seconds_still(lock, life_of(lock), LEASE_S / 2)
+        return lock.exists() and not is_free(lock) and still < LEASE_S  # above that its maker is stopped
 
     def baseline(self, recipe: Recipe, seed: int | None = None) -> Baseline:
         """Return the trained baseline that a recipe's proxies of a seed start from, training it if necessary.
@@ -320,21 +322,26 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def _locked(self, what: Path) -> Iterator[None]:
-        """Lock a file or folder while it is made; another search that needs it waits."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(_lock_of(what), "a+", encoding="utf-8")  # noqa: SIM115  # by `with` below
-        except OSError as error:
-            raise ArtifactError(f"cannot write to {self.folder}: {error}") from None
+        """Lock a file or folder while it is made; another search that needs it waits, unless the maker is stopped."""
+        lease = Lease(_lock_of(what))
         noted = False
-        with lock:
-            while not try_lock(lock):
-                if not noted:
-                    self.observer.note(f"another worker or search is making {what.name}; waiting for it")
-                    noted = True
-                if self.stopped.wait(0.5):
-                    raise LockError(STOPPED)
+        while not self._acquired(lease):
+            if not noted:
+                self.observer.note(f"another worker or search is making {what.name}; waiting for it")
+                noted = True
+            if self.stopped.wait(0.5):
+                raise LockError(STOPPED)
+        # One that was stopped, and is deprived of the lease, makes the same once more when it continues.
+        try:
             yield
+        finally:
+            lease.release()
+
+    def _acquired(self, lease: Lease) -> bool:
+        try:
+            return lease.try_acquire()
+        except LockError as error:
+            raise ArtifactError(f"cannot write to {self.folder}: {error}") from None
 
 
 def _lock_of(what: Path) -> Path:

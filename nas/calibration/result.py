@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas.calibration.calibrator import CALIBRATION_SUFFIX
-from nas.errors import CalibrationError
+from nas.errors import CalibrationError, one_line, shown
+from nas.files import dataclass_from_plain, from_plain, parse_json
 from nas.study.settings import SHARED
 from nas.training.recipe import Recipe
+from nas.training.scores import SCORES
 
 RESULT_SCHEMA = 1
 DEFAULT_SCORE = "map_last"
@@ -71,7 +74,7 @@ def load_result(path: Path) -> CalibrationResult:
         CalibrationError: The file cannot be read, or is not a calibration.
     """
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CalibrationError(f"cannot read the calibration {path}: {error.strerror or error}") from None
     except ValueError:
@@ -80,25 +83,26 @@ def load_result(path: Path) -> CalibrationResult:
         if body["schema"] != RESULT_SCHEMA:
             raise CalibrationError(f"{path} was written by another version of the tool: calibrate again")
         chosen, made = body["chosen"], body["calibration"]
-        interval = chosen["spearman_interval"]
-        recipe = replace(Recipe(**chosen["recipe"]), weights="", weights_digest="")
-        return CalibrationResult(
-            proxy=chosen["proxy"],
-            score=chosen["score"],
-            recipe=recipe,
-            error=chosen["error"],
-            resolution=chosen["resolution"],
-            spread=chosen["spread"],
-            spearman=chosen["spearman"],
-            spearman_interval=(interval[0], interval[1]) if interval else None,
-            on=f"{chosen['variants']} variants of {made['space']['name']} on {made['data'] or 'the demo data'}",
-            fingerprint=made["fingerprint"],
-            base=made["space"]["base"] + made["space"]["scale"],
-            degrees=(chosen["variants"] - 1) * (chosen["seeds"] - 1),
-            baselines=made.get("baselines", SHARED) if recipe.trains_baseline else SHARED,
-        )
-    except (KeyError, TypeError) as error:
-        raise CalibrationError(f"{path} is not a calibration: {error}") from None
+        recipe = replace(from_plain(Recipe, chosen["recipe"], "recipe"), weights="", weights_digest="")
+        found = {
+            **{key: chosen[key] for key in ("proxy", "score", "error", "resolution", "spread", "spearman")},
+            "spearman_interval": chosen["spearman_interval"] or None,
+            "on": f"{chosen['variants']} variants of {made['space']['name']} on {made['data'] or 'the demo data'}",
+            "fingerprint": made["fingerprint"],
+            "base": made["space"]["base"] + made["space"]["scale"],
+            "degrees": (chosen["variants"] - 1) * (chosen["seeds"] - 1),
+            "baselines": made.get("baselines", SHARED) if recipe.trains_baseline else SHARED,
+        }
+        result = dataclass_from_plain(CalibrationResult, found, "the result", recipe=recipe)
+        if result.score not in SCORES:
+            raise ValueError(f"the score {shown(result.score)} is unknown")
+        if not 0 <= result.error < math.inf:
+            raise ValueError(f"the error is {result.error}, expected a number of at least 0")
+    except CalibrationError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CalibrationError(f"{path} is not a calibration: {one_line(error)}") from None
+    return result
 
 
 def calibration_file(text: str) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import CalibrationError, OutputError
+from nas.files import parse_json
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyResult
 from nas.training.recipe import Recipe
@@ -97,8 +98,8 @@ class RunFile:
             if not line.endswith("\n"):  # `append` will remove it
                 break
             try:
-                done = _read(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+                done = _read(parse_json(line))
+            except (ValueError, LookupError, TypeError, AttributeError):
                 raise CalibrationError(f"{self.path}:{number} is not a finished run") from None
             found[done.run_key] = done
         return found

@@ -5,6 +5,7 @@ Results go to stdout, progress and warnings to stderr. Exit code 0 is success, 1
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -20,7 +21,7 @@ from nas.cli.rank import effects, rank
 from nas.cli.search import search, worker
 from nas.cli.space import import_model, space
 from nas.cli.studies import studies
-from nas.errors import NasError
+from nas.errors import NasError, full_disk, printable
 from nas.version import __version__
 
 COMMANDS = {
@@ -40,14 +41,18 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (NasError, KeyboardInterrupt) as error:
-            if ctx.params.get("debug"):
+        except (NasError, KeyboardInterrupt, OSError) as error:
+            full = full_disk(error)
+            if ctx.params.get("debug") or (isinstance(error, OSError) and not (full or isinstance(error, NasError))):
                 raise
+            stored = "; finished work is stored" if ctx.invoked_subcommand in _STORES else ""
             if isinstance(error, KeyboardInterrupt):
-                stored = "; finished work is stored" if ctx.invoked_subcommand in _STORES else ""
                 click.echo(f"stopped{stored}", err=True)
+            elif full and not isinstance(error, NasError):
+                where = getattr(error, "filename", None) or "the output"
+                click.echo(printable(f"error: cannot write {where}: {full}{stored}"), err=True)
             else:
-                click.echo(f"error: {error}", err=True)
+                click.echo(f"error: {printable(str(error))}", err=True)
             ctx.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click calls it so
@@ -81,8 +86,23 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # a console that cannot show a sign shows another one
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    cli.main(prog_name="nas")
+    try:
+        cli.main(prog_name="nas")
+    finally:
+        _flush()
     sys.exit(0)
+
+
+def _flush() -> None:
+    """Write what is left in the output; a full disk is said here, as Python would end with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at the end
+        if why := full_disk(error):
+            click.echo(f"error: cannot write the output: {why}", err=True)
+            sys.exit(1)
 
 
 def _interrupt(*_: object) -> None:

@@ -17,6 +17,7 @@ from nas.cli.options import (
     JSON,
     SCALE,
     STORAGE,
+    TRUST,
     WEIGHTS,
     WORKERS,
     open_study,
@@ -87,6 +88,7 @@ def calibrate(as_json: bool, **given: Any) -> None:
 
 @click.command(short_help="Print the distilled swaps of a study.")
 @click.argument("study")
+@TRUST
 @STORAGE
 @JSON
 def bank(study: str, storage: str | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.options import JSON, MODULES, STORAGE, load_own, open_study, prepare
+from nas.cli.options import JSON, MODULES, STORAGE, TRUST, load_own, open_study, prepare
 from nas.emit.forms import DEFAULT, FORMS, texts_of
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class EmitOptions:
 @click.option("--revert", type=click.Path(path_type=Path), metavar="PATH", help="Undo --apply in this tree.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
+@TRUST
 @STORAGE
 @JSON
 def emit_yaml(as_json: bool, **given: Any) -> None:
@@ -274,7 +275,7 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, 
 def _chosen(options: EmitOptions) -> list[tuple[Variant, ModelFiles]]:
     """Return the variants that the options ask for, and their files."""
     from nas.emit.selection import Which, chosen_trials, files_at_scales, random_variants
-    from nas.own import use
+    from nas.own import use_stored
     from nas.space.bases import load_base
     from nas.space.space_file import load_space
     from nas.space.variant import parse_swaps
@@ -290,6 +291,6 @@ def _chosen(options: EmitOptions) -> list[tuple[Variant, ModelFiles]]:
         assert options.study
         which: Which = "front" if options.front else "all" if options.everything else "best"
         study = open_study(options.study, options.storage)
-        use(study.settings.space.modules)
+        use_stored(study.settings.space.modules, study.shown)
         found = chosen_trials(study, number=options.trial, which=which)
     return [pair for one in found for pair in files_at_scales(one, scales)]

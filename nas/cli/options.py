@@ -21,8 +21,8 @@ ENABLE = click.option(
 STORAGE = click.option(
     "--storage",
     metavar="URL",
-    help="sqlite:///PATH, or postgresql://USER:PASSWORD@HOST/DATABASE for several machines. Default: "
-    "studies/<study>.db in this folder.",
+    help="sqlite:///PATH, or postgresql://USER@HOST/DATABASE for several machines (password: PGPASSWORD or ~/.pgpass). "
+    "Default: studies/<study>.db in this folder.",
 )
 
 
@@ -62,6 +62,23 @@ MODULES = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE.py",
     help="A Python file with your own modules; repeat for several.",
+)
+
+
+def _give_trust(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Let the code of a study run in this command."""
+    if value:
+        from nas.own.trust import given
+
+        ctx.with_resource(given())
+
+
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    expose_value=False,
+    callback=_give_trust,
+    help="Run the Python code of own modules that the study brings, here and in later commands.",
 )
 
 

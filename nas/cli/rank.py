@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.options import JSON, RUNG, STORAGE, open_study, prepare
+from nas.cli.options import JSON, RUNG, STORAGE, TRUST, open_study, prepare
 
 if TYPE_CHECKING:
     from nas.ranking.aa_check import AACheck
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="Check the verdicts: train the baseline until it has N seeds, 12 or more to be of use, and count how often it "
     "is called different from itself. Exit code 1 if that is too often.",
 )
+@TRUST
 @click.pass_context
 def rank(
     ctx: click.Context,

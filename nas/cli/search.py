@@ -22,6 +22,7 @@ from nas.cli.options import (
     SCALE,
     SEEDS,
     STORAGE,
+    TRUST,
     WEIGHTS,
     WORKERS,
     prepare,
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
 @DEVICE
 @WORKERS
 @PRECISION
+@TRUST
 @STORAGE
 @JSON
 def search(as_json: bool, **given: Any) -> None:
@@ -174,6 +176,7 @@ def _replayed(options: SearchOptions) -> Study:
 
 @click.command(short_help="Join a running search, on any machine.")
 @click.option("--study", required=True, help="Name of the study.")
+@TRUST
 @STORAGE
 @WORKERS
 @click.option("--data", type=click.Path(), help="data.yaml of the dataset on this machine. Default: the study's path.")
@@ -191,7 +194,7 @@ def worker(study: str, storage: str | None, workers: int | None, data: str | Non
     for Slurm and Kubernetes.
 
     \b
-    nas worker --study blood --storage postgresql://me:secret@db.lab/studies
+    nas worker --study blood --storage postgresql://me@db.lab/studies
     """
     cache = prepare()
     from nas.report.console import make_console

@@ -50,8 +50,8 @@ def studies_copy(study: str, storage: str | None, target: str | None, name: str 
     """Copy STUDY to another storage, or to another name; the search can be resumed there.
 
     \b
-    nas studies copy blood --to postgresql://me:secret@db.lab/studies
-    nas studies copy blood --storage postgresql://me:secret@db.lab/studies
+    nas studies copy blood --to postgresql://me@db.lab/studies
+    nas studies copy blood --storage postgresql://me@db.lab/studies
     """
     opened = open_study(study, storage)
     from nas.study.catalog import copy_study

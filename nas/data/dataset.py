@@ -19,9 +19,12 @@ import yaml
 
 from nas.data.demo import demo_dataset
 from nas.data.validate import SUFFIXES, Sample, inspect, label_path
-from nas.errors import DataError, OutputError
+from nas.errors import DataError, OutputError, shown
 from nas.files import write_atomic
+from nas.space.yaml_reader import load_yaml
 
+_TIMES = 4
+"""Factor of the limits of a YAML file for a data.yaml, which may list thousands of classes."""
 LISTED = 8
 """Number of problems of one kind that a message lists."""
 
@@ -211,12 +214,12 @@ def _find_yaml(path: Path) -> Path:
 
 def _read_yaml(file: Path) -> dict[object, object]:
     try:
-        data = yaml.safe_load(file.read_bytes().decode("utf-8-sig"))
+        data = load_yaml(file.read_bytes().decode("utf-8-sig"), _TIMES)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not a YAML file: it is not text in UTF-8") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise DataError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise DataError(f"{file}: holds {_show(data)}, where a mapping with train, val and names is needed")
@@ -224,7 +227,7 @@ def _read_yaml(file: Path) -> dict[object, object]:
 
 
 def _show(value: object) -> str:
-    return "nothing" if value is None else f"{value!r:.60}"
+    return "nothing" if value is None else shown(value, 60)
 
 
 def _names(data: dict[object, object], found: _Problems) -> tuple[str, ...] | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,14 @@ from typing import Any
 import torch
 import yaml
 
-from nas.errors import WeightsError, one_line
-from nas.model.host import build, register
+from nas.errors import WeightsError
+from nas.model.host import build
 from nas.model.render import ModelFiles, render
 from nas.model.transfer import copy_matching, named_state, numbered_state, warm_start_layer
+from nas.model.weights_file import read_checkpoint
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
 
-_NUMBERED = re.compile(r"model\.\d+\..+")
 _SEED = 0
 """Seed of randomly initialised layers: the same variant and weights give the same tensors."""
 
@@ -83,9 +82,9 @@ class Pretrained:
 
 
 def read_weights(path: Path, graph: LayerGraph) -> Given:
-    """Read weights of a base's stock model: an Ultralytics checkpoint, or tensors alone. Nothing is ever downloaded.
+    """Read weights of a base's stock model: an Ultralytics checkpoint, or tensors alone.
 
-    Reading an Ultralytics checkpoint unpickles it, which can run code: use files from sources that you trust.
+    Nothing is ever downloaded, and no code of the file runs; see `nas.model.weights_file`.
 
     Args:
         path: The file.
@@ -94,33 +93,20 @@ def read_weights(path: Path, graph: LayerGraph) -> Given:
     Raises:
         WeightsError: It is missing, no checkpoint, or of a model with other layers.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path} is no file; weights are never downloaded: give the path of an existing .pt")
-    register()
-    names: dict[int, str] = {}
-    origin, layers = "", 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a checkpoint with classes in it, or no checkpoint: Ultralytics decides
-        model = _host_model(path)
-        state, layers = model.float().state_dict(), len(model.model)
-        names = dict(getattr(model, "names", None) or {})
-        config = getattr(model, "yaml", None) or {}
-        origin = f"{Path(str(config.get('yaml_file', 'a model'))).stem}, scale {config.get('scale') or 'unknown'}"
-    tensors = {k: v.float() if v.is_floating_point() else v for k, v in _tensors(state).items()}
-    if tensors and all(_NUMBERED.fullmatch(key) for key in tensors):
-        layers = layers or 1 + max(int(key.split(".")[1]) for key in tensors)
-        if layers != len(graph.layers):
-            said = f" ({origin})" if origin else ""
+    found = read_checkpoint(path)
+    tensors = found.tensors
+    if found.is_numbered:
+        if found.layer_count != len(graph.layers):
+            said = f" ({found.origin})" if found.origin else ""
             raise WeightsError(
-                f"{path} has {layers} layers{said}, {graph.title} has {len(graph.layers)}: give weights of the stock "
-                "model"
+                f"{path} has {found.layer_count} layers{said}, {graph.title} has {len(graph.layers)}: give weights of "
+                "the stock model"
             )
         tensors = named_state(tensors, graph)
     last = [key for key in tensors if key.startswith(f"{graph.names[-1]}:cv3.0.") and key.endswith(".bias")]
     if not last:
         raise WeightsError(f"{path} holds no detection model: expected an Ultralytics checkpoint of {graph.title}")
-    return Given(path, tensors, tensors[last[-1]].numel(), names, origin)
+    return Given(path, tensors, tensors[last[-1]].numel(), found.names, found.origin)
 
 
 def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
@@ -206,22 +192,6 @@ def _check(given: Given, own: Mapping[str, torch.Tensor], variant: Variant, head
             f"{given.path} is of another model or scale than {variant.base}{variant.scale}{said}: {fits} of the "
             f"{len(body)} tensors before the head fit; give weights of the stock {variant.base}{variant.scale}"
         )
-
-
-def _host_model(path: Path) -> Any:
-    """Return the model of an Ultralytics checkpoint."""
-    tasks = importlib.import_module("ultralytics.nn.tasks")
-    try:
-        return tasks.load_checkpoint(str(path))[0]
-    except Exception as error:  # unpickling an unknown file can raise anything
-        raise WeightsError(f"{path} is no checkpoint that can be read: {one_line(error)}") from None
-
-
-def _tensors(state: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors of a mapping by name; empty if it is no mapping."""
-    if not isinstance(state, Mapping):
-        return {}
-    return {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _layers(model: Any) -> Any:

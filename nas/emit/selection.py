@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from nas.errors import SpaceError, StudyError
 from nas.model.cost import costed
+from nas.model.host import check_yaml
 from nas.model.render import ModelFiles, render
 from nas.ranking.race import find_winner
 from nas.ranking.rank import ranking_of
@@ -58,7 +59,12 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
 
 
 def files_of_trial(trial: Trial) -> ModelFiles:
-    """Return the files of a trial; the model YAML is the one that it was built from, byte for byte."""
+    """Return the files of a trial; the model YAML is the one that it was built from, byte for byte.
+
+    Raises:
+        BuildError: The study, which may be of others, holds a YAML that this tool would not build.
+    """
+    check_yaml(trial.yaml)
     files = render(trial.variant)
     return ModelFiles(files.name, trial.yaml, files.snippet, files.train)
 

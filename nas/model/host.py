@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas.errors import BuildError, HostError, one_line
+from nas.errors import BuildError, HostError, escaped, one_line, shown
+from nas.model import host_input
+from nas.model.host_input import constructing, read_config
 from nas.model.render import ANCHOR, render_branch
 from nas.ops import registry
+from nas.space.yaml_reader import load_yaml
 
 if TYPE_CHECKING:
     import torch
@@ -173,13 +176,28 @@ def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
     """
     register()
     tasks = importlib.import_module("ultralytics.nn.tasks")
-    config = yaml.safe_load(yaml_text)
+    config = read_config(yaml_text, tasks)
     config["scale"] = scale
     try:
-        model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
+        with constructing(tasks):
+            model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
     except Exception as error:  # any error of a module's constructor or forward is the variant's failure
         raise BuildError(f"cannot be built: {one_line(error)}") from error
     return model.eval()
+
+
+def check_yaml(yaml_text: str) -> None:
+    """Raise BuildError unless a model YAML is one that `build` would give to Ultralytics; nothing is built."""
+    register()
+    if escaped(yaml_text) != yaml_text:
+        raise BuildError("cannot be built: the model YAML has control characters")
+    read_config(yaml_text, importlib.import_module("ultralytics.nn.tasks"))
+
+
+def check_size(yaml_text: str, scale: str) -> None:
+    """Raise BuildError if a model of a YAML is too large to be built."""
+    register()
+    host_input.check_size(yaml_text, scale, importlib.import_module("ultralytics.nn.tasks"))
 
 
 def scale_of(path: Path, text: str) -> str:
@@ -189,19 +207,20 @@ def scale_of(path: Path, text: str) -> str:
         BuildError: The text is not a model YAML, or it does not have the scale of the name.
     """
     try:
-        config = yaml.safe_load(text)
+        config = load_yaml(text)
     except yaml.YAMLError as error:
-        raise BuildError(f"{path} is not YAML: {one_line(error)}") from None
+        raise BuildError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or not {"backbone", "head"} <= set(config):
         raise BuildError(f"{path} is no model YAML: it has no backbone and head")
     tasks = importlib.import_module("ultralytics.nn.tasks")
     letter = str(tasks.guess_model_scale(path))
     scales = config.get("scales") or {letter: None}
+    if not isinstance(scales, dict):
+        raise BuildError(f"{path}: scales: {shown(scales)}; expected {{letter: [depth, width, max_channels]}}")
     if not letter and len(scales) == 1:  # such as yolov10b, whose letter the host does not know
         letter = str(next(iter(scales)))
     if letter not in scales:
         given = f"the scale {letter!r}" if letter else "no scale letter"
-        raise BuildError(
-            f"the file name {path.name} gives {given}, expected one of {', '.join(scales)}, as in yolov8n-name.yaml"
-        )
+        known = ", ".join(map(str, scales))
+        raise BuildError(f"the file name {path.name} gives {given}, expected one of {known}, as in yolov8n-name.yaml")
     return letter

@@ -6,6 +6,7 @@ variant to a model: `nas.model.host` builds what is rendered here. Python comput
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -177,7 +178,7 @@ def _value(value: RowArg) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, str):
-        return value if value == "nc" else f'"{value}"'
+        return value if value == "nc" else json.dumps(value, ensure_ascii=False)  # YAML reads JSON's quoting
     return repr(value)
 
 

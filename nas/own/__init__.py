@@ -29,6 +29,7 @@ from nas.errors import ModuleFileError
 from nas.files import cache_dir, write_atomic
 from nas.import_hook import register_now, try_register
 from nas.own.files import AT_HAND, OWN, REGISTERED, ModuleFile, from_files, read_file
+from nas.own.trust import check_trusted, trust_files
 
 if TYPE_CHECKING:
     from nas.ops.registry import Entry
@@ -46,25 +47,30 @@ def load_modules(*paths: str | Path) -> None:
         ModuleFileError: A file cannot be read, fails, registers nothing, or registers a name that is taken.
         HostError: Ultralytics has a module with that name.
     """
-    use([read_file(Path(path)) for path in paths])
+    files = [read_file(Path(path)) for path in paths]
+    use(files)
+    trust_files(files)
 
 
-def load_named(text: str, folder: Path) -> None:
-    """Register the own modules that an emitted file names, from its folder or the usual places.
+def own_modules_lacking(text: str) -> list[str]:
+    """Return the file names of own modules that an emitted file names and that are not imported; it imports none."""
+    named = {match[0]: f"{match['stem']}.py" for match in _NAME.finditer(text)}
+    return sorted({file for import_name, file in named.items() if import_name not in REGISTERED})
+
+
+def use_stored(files: Sequence[ModuleFile], whose: str) -> None:
+    """Import the module files that came with a study, as `use`, if the user trusts them.
 
     Args:
-        text: Text of the emitted file.
-        folder: Its folder.
+        files: The files.
+        whose: What they came with, for the message.
 
     Raises:
-        ModuleFileError: A file is not found, or cannot be used.
+        TrustError: The user has not said that they may run.
+        ModuleFileError: As `use`.
     """
-    for match in _NAME.finditer(text):
-        path = folder / f"{match['stem']}.py"
-        if match[0] not in AT_HAND and path.is_file() and read_file(path).import_name == match[0]:
-            AT_HAND[match[0]] = read_file(path)
-        importlib.import_module(match[0])
-        _put(REGISTERED[match[0]])
+    check_trusted(files, whose)
+    use(files)
 
 
 def use(files: Sequence[ModuleFile]) -> None:

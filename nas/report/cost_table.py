@@ -10,9 +10,9 @@ import click
 
 from nas.errors import BuildError
 from nas.model.cost import IMGSZ, Cost, model_cost
-from nas.model.host import build, scale_of
+from nas.model.host import build, check_size, scale_of
 from nas.model.latency import Latency, LatencyMeter
-from nas.own import load_named
+from nas.own import own_modules_lacking
 
 
 def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None = None) -> None:
@@ -25,16 +25,23 @@ def print_cost(path: Path, *, as_json: bool, timed: tuple[Path, str, int] | None
 
     Raises:
         BuildError: It is no model YAML, or cannot be built.
-        ModuleFileError: It names own modules that are not there.
         OptionError: There is no such device.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"cannot read {path}: {error}") from None
-    load_named(text, path.parent)
     scale = scale_of(path, text)
-    cost = model_cost(build(text, scale))
+    try:
+        check_size(text, scale)
+        cost = model_cost(build(text, scale))
+    except BuildError as error:
+        if missing := own_modules_lacking(text):  # a comment names them; nothing of it is imported
+            names = " ".join(f"--modules {file}" for file in missing)
+            raise BuildError(
+                f"{error}\n{path} says that it needs own modules; if you trust them, give {names}"
+            ) from None
+        raise
     latency = LatencyMeter(*timed).measure(text, scale) if timed else None
     if as_json:
         body = {"model": str(path), "imgsz": IMGSZ, **cost.to_json()}

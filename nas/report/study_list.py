@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nas.errors import NasError, printable
 from nas.ranking.race import find_winner
 from nas.ranking.rank import baseline_of, ranking_of
 from nas.ranking.replicates import pool_replicates
@@ -18,9 +19,14 @@ from nas.study.study import Study
 def print_studies(storage: str | None, *, as_json: bool) -> None:
     """Print the studies of a storage, and as warnings those that cannot be read."""
     found, problems = list_studies(storage)
-    body = [_study_json(study) for study in found]
+    body = []
+    for study in found:
+        try:
+            body.append(_study_json(study))
+        except NasError as error:  # a damaged one: the others are listed
+            problems.append(str(error))
     for problem in problems:
-        click.echo(f"warning: {problem}", err=True)
+        click.echo(f"warning: {printable(problem)}", err=True)
     if as_json:
         return click.echo(json.dumps(body, indent=2))
     if not body:

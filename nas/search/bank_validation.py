@@ -13,6 +13,7 @@ from nas.bank.jobs import CONTROL
 from nas.bank.store import SwapBank
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.errors import ProxyError, ProxyFailure, StudyError
+from nas.own.trust import check_trusted
 from nas.search.inheritance import weights_of
 from nas.space.variant import Variant, make_variant
 from nas.study.study import Study
@@ -68,11 +69,13 @@ def validate_bank(study: Study, cache: Path, observer: ArtifactObserver) -> Bank
 
     Raises:
         StudyError: The study has no bank, or its data have changed.
+        TrustError: It brings own modules that the user has not trusted.
         ProxyError: The baseline cannot be validated.
     """
     s = study.settings
     if s.recipe.init != "bank":
         raise StudyError(f"the study {study.location.name!r} has no bank: its variants start from {s.recipe.init}")
+    check_trusted(s.space.modules, study.shown)
     dataset = load_or_demo(s.data)
     if dataset.fingerprint != s.fingerprint:
         raise StudyError(f"the data of the study {study.location.name!r} have changed since its bank was distilled")

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import OutputError, ProxyFailure, StudyError, TableError
+from nas.errors import NasError, OutputError, ProxyFailure, StudyError, TableError, one_line, shown
+from nas.files import dataclass_from_plain, from_plain, parse_json
 from nas.model.cost import Cost
 from nas.space.search_space import Assignment, SearchSpace, key_of
 from nas.training.jobs import ProxyResult
@@ -87,19 +88,23 @@ class Table:
             TableError: It is not a table, or not complete.
         """
         try:
-            body = json.loads(text)
+            body = parse_json(text)
             if body["schema"] != TABLE_SCHEMA:
-                raise TableError(f"it has schema {body['schema']!r}, this version reads {TABLE_SCHEMA}")
+                raise TableError(f"it has schema {shown(body['schema'])}, this version reads {TABLE_SCHEMA}")
             space = SearchSpace.from_json(json.dumps(body["space"]))
             names = {f.name for f in fields(TableRow)}
-            rows = [TableRow(**{k: v for k, v in row.items() if k in names}) for row in body["rows"]]
-        except TableError:  # a ValueError too
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise TableError(f"it is not a table of `nas studies export`: {error!r}") from None
+            rows = [
+                dataclass_from_plain(TableRow, {k: v for k, v in row.items() if k in names}, f"rows[{number}]")
+                for number, row in enumerate(body["rows"])
+            ]
+            about = from_plain(Mapping[str, Any], body.get("about", {}), "about")
+        except NasError as error:  # a ValueError too
+            raise TableError(str(error)) from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise TableError(f"it is not a table of `nas studies export`: {one_line(error)}") from None
         for row in rows:
             _check(space, row)
-        return cls(space, rows, body.get("about", {}))
+        return cls(space, rows, about)
 
 
 def _check(space: SearchSpace, row: TableRow) -> None:
@@ -110,10 +115,12 @@ def _check(space: SearchSpace, row: TableRow) -> None:
     """
     slots = {slot.key: slot.choices for slot in space.active}
     if row.slots.keys() != slots.keys() or any(label not in slots[key] for key, label in row.slots.items()):
-        raise TableError(f"a row does not fit the slots of its space: {dict(row.slots)}")
+        raise TableError(f"a row does not fit the slots of its space: {shown(dict(row.slots))}")
     numbers = (row.map, row.map50, row.gflops, *row.scores.values())
     if not row.failure and not (all(map(math.isfinite, numbers)) and row.gflops > 0):
-        raise TableError(f"a row has scores that are not finite, or GFLOPs that are not above 0: {dict(row.slots)}")
+        raise TableError(
+            f"a row has scores that are not finite, or GFLOPs that are not above 0: {shown(dict(row.slots))}"
+        )
 
 
 def read_table(path: Path) -> Table:

@@ -6,10 +6,13 @@ The study is like any other: it is stored, ranked and resumed. Only the result o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from nas.errors import OptionError, StudyError, TableError
+from nas.files import from_plain
 from nas.samplers import AUTO, current_name
 from nas.search import loop as searching
 from nas.search.runner import Runner, SearchObserver
@@ -89,13 +92,29 @@ class ReplaySession:
         return None
 
 
+_ABOUT: Mapping[str, Any] = {
+    "floor": float,
+    "recipe": Recipe,
+    "data": str,
+    "fingerprint": str,
+    "classes": tuple[str, ...],
+    "images": tuple[int, int],
+    "latency_on": str,
+    "baselines": str,
+}
+"""What a study of a table takes over from the settings in it."""
+
+
 def _settings(table: Table, path: Path, options: SearchOptions, kept: Settings | None) -> Settings:
     """Return the settings of a study of a table; `kept` are those of one that is resumed.
 
     Raises:
         TableError: It lacks what the objective or a limit needs.
     """
-    about = table.about
+    try:
+        about = {key: from_plain(kind, table.about[key], key) for key, kind in _ABOUT.items() if key in table.about}
+    except ValueError as error:
+        raise TableError(f"cannot use the table {path}: {error}") from None
     seed = kept.seed if kept else table.seeds[0] if table.seeds else 0
     floor = kept.floor if kept else about.get("floor", 0.02)
     space = options.limit(kept.space if kept else table.space)
@@ -108,11 +127,11 @@ def _settings(table: Table, path: Path, options: SearchOptions, kept: Settings |
         )
     return Settings(
         space=space,
-        recipe=Recipe(**about["recipe"]) if "recipe" in about else replace(Recipe(), init="scratch"),
+        recipe=about["recipe"] if "recipe" in about else replace(Recipe(), init="scratch"),
         data=about.get("data", ""),
         fingerprint=about.get("fingerprint", ""),
-        classes=tuple(about.get("classes", ())),
-        images=tuple(about.get("images", (0, 0))),
+        classes=about.get("classes", ()),
+        images=about.get("images", (0, 0)),
         seed=seed if options.seed is None else options.seed,
         floor=floor if options.floor is None else options.floor,
         versions=current_versions(),

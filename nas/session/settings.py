@@ -10,7 +10,7 @@ from pathlib import Path
 from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration_file, load_result
 from nas.data.dataset import Dataset, load_or_demo
 from nas.errors import DataError, OptionError, StudyError
-from nas.own import use
+from nas.own import use_stored
 from nas.samplers import AUTO, current_name
 from nas.session.options import SearchOptions
 from nas.session.recipe import changed_recipe, new_recipe
@@ -65,7 +65,7 @@ def changed_settings(study: Study, options: SearchOptions) -> tuple[Settings, Da
     calibrated = _calibrated(options)
     recipe = changed_recipe(kept.recipe, options, calibrated)
     if not options.space:
-        use(kept.space.modules)
+        use_stored(kept.space.modules, study.shown)
     each = options.baseline_per_seed
     baselines = kept.baselines if each is None else baselines_of(recipe, each)
     wanted = replace(
@@ -97,7 +97,7 @@ def settings_as_created(study: Study, options: SearchOptions) -> tuple[Settings,
         return *changed_settings(study, options), replace(options, trials=trials)
     space = load_space(options.space) if options.space else kept.space
     if not options.space:
-        use(space.modules)
+        use_stored(space.modules, study.shown)
     known = {"data": kept.data or None, **stored, "sampler": current_name(kept.sampler)}
     whole = options.completed(known, same_space=space.name == kept.space.name)
     if "trials" in stored:

@@ -11,7 +11,7 @@ import inspect
 import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import partial
+from functools import lru_cache, partial
 
 from nas.errors import ModelError, SpaceError
 from nas.ops import registry
@@ -251,7 +251,12 @@ def _known(module: str) -> registry.Entry | str:
     known = registry.entries()
     if module in known:
         return known[module]
-    close = registry.did_you_mean(module, known)
+    return _unknown(module, tuple(known))
+
+
+@lru_cache(maxsize=4096)  # it is asked for each row and each layer
+def _unknown(module: str, known: tuple[str, ...]) -> str:
+    close = registry.did_you_mean(module, dict.fromkeys(known))
     return f"{module} is not registered{f' ({close[2:]})' if 'mean' in close else ''}"
 
 

@@ -6,6 +6,7 @@ where it is not; here it always counts from the first row, and the first row tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from nas.errors import ModelError
+from nas.errors import ModelError, shown
 from nas.space.graph import RowArg
+from nas.space.safe_text import activation_problem, argument_problem, module_problem
 from nas.space.yaml_reader import YamlReader
 
 IMAGE_ROW = -1
@@ -114,10 +116,10 @@ class _ModelReader(YamlReader):
             return None
         nc = self.value(top["nc"]) if "nc" in top else 80
         if isinstance(nc, bool) or not isinstance(nc, int) or nc < 1:
-            self.problem(top["nc"], f"nc: {nc!r}; expected a whole number of classes")
+            self.problem(top["nc"], f"nc: {shown(nc)}; expected a whole number of classes")
             nc = 80
         scales = self.scales(top["scales"]) if "scales" in top else {}
-        constants = tuple((key, self.argument(top[key], self.value(top[key]))) for key in _GLOBALS if key in top)
+        constants = tuple((key, self.constant(key, top[key])) for key in _GLOBALS if key in top)
         nodes = [*top["backbone"].value, *top["head"].value]
         if len(nodes) > _MOST_ROWS:
             self.problem(root, f"{len(nodes)} rows; at most {_MOST_ROWS} are read")
@@ -127,13 +129,17 @@ class _ModelReader(YamlReader):
             self.problem(root, "no rows under backbone and head")
         return ModelYaml(self.file, nc, scales, constants, tuple(r for r in rows if r), len(top["backbone"].value))
 
+    def constant(self, key: str, node: yaml.Node) -> RowArg:
+        """Return a setting for the whole model; one that Ultralytics would evaluate is checked."""
+        value = self.value(node)
+        if key == "activation" and value is not None and (why := activation_problem(str(value))):
+            self.problem(node, f"activation: {why}")
+            return None
+        return self.argument(node, value)
+
     def scales(self, node: yaml.Node) -> dict[str, tuple[float, float, int]]:
         given = self.value(node)
-        numbers = (int, float)
-        if not isinstance(given, dict) or not all(
-            isinstance(v, list) and len(v) == 3 and all(isinstance(x, numbers) and not isinstance(x, bool) for x in v)
-            for v in given.values()
-        ):
+        if not isinstance(given, dict) or not all(map(_is_scale, given.values())):
             self.problem(node, "scales: expected {letter: [depth, width, max_channels]}")
             return {}
         return {str(k): (float(v[0]), float(v[1]), int(v[2])) for k, v in given.items()}
@@ -145,13 +151,13 @@ class _ModelReader(YamlReader):
         source, repeats, module, args = (self.value(part) for part in node.value)
         sources = self.sources(node, number, source)
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-            self.problem(node, f"row {number}: repeats {repeats!r}; expected a whole number of at least 1")
+            self.problem(node, f"row {number}: repeats {shown(repeats)}; expected a whole number of at least 1")
             repeats = 1
-        if not isinstance(module, str) or not module:
-            self.problem(node, f"row {number}: module {module!r}; expected a class's name")
+        if not isinstance(module, str) or module_problem(module):
+            self.problem(node, f"row {number}: {module_problem(str(module)) or f'module {shown(module)}'}")
             module = ""
         if not isinstance(args, list):
-            self.problem(node, f"row {number}: args {args!r}; expected a list")
+            self.problem(node, f"row {number}: args {shown(args)}; expected a list")
             args = []
         plain = tuple(self.argument(node.value[3], a) for a in args)
         return ModelRow(node.start_mark.line + 1, sources, repeats, module, plain)
@@ -162,7 +168,9 @@ class _ModelReader(YamlReader):
         found = []
         for one in given:
             if isinstance(one, bool) or not isinstance(one, int):
-                self.problem(node, f"row {number}: takes {one!r}; expected a row's number, or -1 for the row before")
+                self.problem(
+                    node, f"row {number}: takes {shown(one)}; expected a row's number, or -1 for the row before"
+                )
                 continue
             row = number + one if one < 0 else one
             if number == 0 and one == -1:
@@ -182,6 +190,9 @@ class _ModelReader(YamlReader):
         """Return a value with tuples for lists; a type that no row has is a problem."""
         if value is None or value == "None":
             return None
+        if isinstance(value, str) and (why := argument_problem(value)):
+            self.problem(node, why)
+            return None
         if isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, list) and depth < _DEEPEST and len(value) <= _MOST_VALUES:
@@ -190,3 +201,9 @@ class _ModelReader(YamlReader):
             node, f"cannot use a {type(value).__name__} here: expected numbers, text, true, false, None, or lists"
         )
         return None
+
+
+def _is_scale(value: Any) -> bool:
+    """Return whether a value is three finite numbers."""
+    numbers = value if isinstance(value, list) and len(value) == 3 else [None]
+    return all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)

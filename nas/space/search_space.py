@@ -11,15 +11,19 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from nas.errors import SpaceError
+from nas.files import dataclass_from_plain, parse_json
 from nas.ops.registry import did_you_mean
 from nas.own.files import ModuleFile
 from nas.space.bases import load_base
+from nas.space.choice import KEEP
 from nas.space.graph import LayerGraph
+from nas.space.safe_text import check_variant_text
 from nas.space.variant import Variant, make_variant
 
 
@@ -38,6 +42,21 @@ class Slot:
     layers: tuple[str, ...]
     choices: tuple[str, ...]
     enabled: bool = True
+
+
+_MODULE_FILE = re.compile(r"[A-Za-z_]\w{0,99}\.py", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A space as `SearchSpace.to_json` writes it, without its module files."""
+
+    name: str
+    base: str
+    scale: str
+    slots: tuple[tuple[str, tuple[str, ...], tuple[str, ...], bool], ...]
+    forbid: tuple[tuple[tuple[str, str], ...], ...]
+    limits: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -101,17 +120,27 @@ class SearchSpace:
 
     @classmethod
     def from_json(cls, text: str) -> SearchSpace:
-        """Return the space that `to_json` wrote."""
-        body = json.loads(text)
-        return cls(
-            body["name"],
-            body["base"],
-            body["scale"],
-            tuple(Slot(k, tuple(ls), tuple(cs), e) for k, ls, cs, e in body["slots"]),
-            tuple(tuple((slot, label) for slot, label in rule) for rule in body["forbid"]),
-            tuple(sorted(body["limits"].items())),
-            tuple(ModuleFile(name, text) for name, text in body.get("modules", ())),
-        )
+        """Return the space that `to_json` wrote; its texts, which may be of others, are checked.
+
+        Raises:
+            SpaceError: It is not such a text, or has a text that is no name.
+        """
+        try:
+            body = parse_json(text)
+            files = tuple(ModuleFile(name, code) for name, code in body.pop("modules", ()))  # their texts as they are
+            stored = dataclass_from_plain(_Stored, body, "space")
+            if not all(isinstance(f.text, str) and _MODULE_FILE.fullmatch(f.name) for f in files):
+                raise ValueError("a module file has a name that none has, or no text")
+            if not all(choices and layers for _, layers, choices, _ in stored.slots):
+                raise ValueError("a slot has no choices, or no layers")
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise SpaceError(f"the stored space is damaged: {error}") from None
+        pairs = {(key, label) for key, _, choices, _ in stored.slots for label in choices}
+        pairs |= {(layer, KEEP) for _, layers, _, _ in stored.slots for layer in layers}
+        check_variant_text(stored.base, stored.scale, tuple(pairs))
+        slots = tuple(Slot(*slot) for slot in stored.slots)
+        limits = tuple(sorted(stored.limits.items()))
+        return cls(stored.name, stored.base, stored.scale, slots, stored.forbid, limits, files)
 
     @property
     def fingerprint(self) -> str:

@@ -22,16 +22,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 import yaml
 
-from nas.errors import HostError, ModuleFileError, SpaceError
+from nas.errors import HostError, ModuleFileError, SpaceError, shown
 from nas.ops.registry import did_you_mean
 from nas.own import use
 from nas.own.files import ModuleFile, read_file
+from nas.own.trust import trust_files
 from nas.space.bases import base_names, load_base
 from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, parse_choice
 from nas.space.graph import LayerGraph
@@ -147,6 +149,7 @@ class _SpaceReader(YamlReader):
             try:
                 file = read_file(Path(self.file).parent / str(item.value))
                 use([*files.values(), file])
+                trust_files([file])  # the user names this space
                 if file.name in files:
                     self.problem(item, f"modules: {file.name} is listed twice")
                 files[file.name] = file
@@ -187,7 +190,7 @@ class _SpaceReader(YamlReader):
             return default
         value = self.value(spec[key])
         if not isinstance(value, bool):
-            self.problem(spec[key], f"{key}: {value!r}; expected true or false")
+            self.problem(spec[key], f"{key}: {shown(value)}; expected true or false")
             return default
         return value
 
@@ -235,6 +238,9 @@ class _SpaceReader(YamlReader):
         lists = {k: v if isinstance(v, list) else [v] for k, v in args.items()}
         for name in (k for k, v in lists.items() if not v):
             self.problem(item, f"{key}: {module}: {name} has an empty list of values")
+        if (count := math.prod(map(len, lists.values()))) > _MOST_CHOICES:
+            self.problem(item, f"{key}: {count:,} choices of {module}; at most {_MOST_CHOICES} make sense in one slot")
+            return []
         labels = []
         for values in itertools.product(*lists.values()):
             try:
@@ -281,10 +287,10 @@ class _SpaceReader(YamlReader):
             if isinstance(value, str):  # YAML 1.1 reads 4e6 as text
                 with contextlib.suppress(ValueError):
                     value = float(value)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                self.problem(value_node, f"constraints: {key}={value!r}; expected a number above 0")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                self.problem(value_node, f"constraints: {key}={shown(value)}; expected a number above 0")
             elif key == "min_map" and value > 1:
-                self.problem(value_node, f"constraints: min_map={value!r}; expected an mAP50-95 between 0 and 1")
+                self.problem(value_node, f"constraints: min_map={shown(value)}; expected an mAP50-95 between 0 and 1")
             else:
                 limits[key] = float(value)
         return tuple(sorted(limits.items()))

@@ -16,6 +16,7 @@ from nas.ops import registry
 from nas.space.bases import load_base
 from nas.space.choice import AFTER, KEEP, NONE, misfit, parse_choice, row_args
 from nas.space.graph import LayerGraph, with_letter
+from nas.space.safe_text import check_variant_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Variant:
     base: str
     scale: str
     swaps: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise SpaceError for texts that are no names: studies of others bring them, and files are named by them."""
+        check_variant_text(self.base, self.scale, self.swaps)
 
     @property
     def canonical(self) -> str:

@@ -8,7 +8,7 @@ import optuna
 
 from nas.errors import StorageError, StudyError
 from nas.study.location import StudyLocation, locate
-from nas.study.storage import check_storage, open_storage, translate_errors
+from nas.study.storage import check_storage, open_storage, translate_damage, translate_errors
 from nas.study.study import Study
 
 
@@ -26,16 +26,17 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
         try:
             if not where.server and not where.file.exists():
                 raise StorageError(f"{where.file} does not exist")
-            with translate_errors(where):
+            with translate_damage(where), translate_errors(where):
                 names = optuna.get_all_study_names(open_storage(where)) if check_storage(where, write=False) else []
-        except StorageError as error:
+        except (StorageError, StudyError) as error:
             problems.append(str(error))
             continue
         for name in names:
             try:
-                found.append(Study.load(where.named(name)))
+                if locate(name).name == name:  # a name that the tool would not give is no path of a file
+                    found.append(Study.load(where.named(name)))
             except (StudyError, StorageError) as error:
-                problems.append(str(error))
+                problems.append(f"{where.shown}: {error}" if where.shown not in str(error) else str(error))
     return found, problems
 
 

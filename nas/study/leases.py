@@ -5,9 +5,14 @@ one lock, `Leases.claim_lock`, because the choice follows from what the study ho
 ends, or until its lease is stale; then another worker takes the trial over.
 
 Studies in a file have all workers on one machine: each holds a lock file, which the system releases when its process
-ends. Studies on a server use heartbeats: a worker increments a counter of each of its trials. Observers measure with
-their own clock for how long a counter has not changed while they could read it, so neither different clocks nor an
-unreachable server make a living worker look dead.
+ends. A process that is stopped (SIGSTOP, a debugger) keeps its lock, so the file is touched as a heartbeat as well.
+Studies on a server use heartbeats alone: a worker increments a counter of each of its trials. Observers measure with
+their own clock for how long a heartbeat has not changed while they could read it, so neither different clocks, nor an
+unreachable server, nor a laptop that slept make a living worker look dead.
+
+What SQLite cannot do: a process that is stopped in the middle of a write to the file, which takes milliseconds, keeps
+SQLite's own lock, and nobody can write until it continues or is killed. The others wait a minute, and then end with a
+message that says so; the study can be resumed.
 """
 
 from __future__ import annotations
@@ -23,7 +28,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -31,12 +35,12 @@ import sqlalchemy
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from nas.errors import LockError
-from nas.locks import awaited, is_free, try_lock
+from nas.locks import Watch, is_free, leased, life_of, try_lock
 from nas.study.location import StudyLocation
 from nas.study.storage import server_engine, translate_errors, with_retry
 
 HEARTBEAT_S = 15.0
-"""Seconds between heartbeats, for a study on a server."""
+"""Seconds between heartbeats."""
 GRACE_S = 120.0
 """Seconds without a heartbeat after which a lease is stale."""
 _LOCK_WAIT_S = 120.0
@@ -100,8 +104,10 @@ def make_leases(
 def claim_lock(where: StudyLocation) -> Iterator[None]:
     """Hold the lock under which trials of a study are claimed, and the study is created; see `Leases.claim_lock`."""
     if not where.server:
-        with awaited(where.workers / "turn", _LOCK_WAIT_S):
+        with leased(where.workers / "turn", _LOCK_WAIT_S) as lease:
             yield
+            if not lease.is_kept:  # this process was stopped meanwhile, and another took the lock
+                raise LeaseLost(f"the lock of {where.shown} was lost, as this process was stopped")
         return
     with contextlib.ExitStack() as stack:
         with translate_errors(where):
@@ -158,6 +164,7 @@ class FileLeases:
         self._where = where
         self._folder = where.workers
         self._mine: set[int] = set()
+        self._watch = Watch()
         self.owner = _new_owner()
         path = self._lock_of(self.owner)
         with self.claim_lock():  # otherwise another could find the file before it is locked, and think its owner dead
@@ -168,6 +175,7 @@ class FileLeases:
                 raise LockError(f"cannot write {path}: {error.strerror or error}") from None
             try_lock(self._held)
         atexit.register(path.unlink, missing_ok=True)
+        threading.Thread(target=self._beat_forever, args=(path,), daemon=True).start()
 
     def _lock_of(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
@@ -185,10 +193,23 @@ class FileLeases:
         gone = not owner or not path.exists() or is_free(path)
         if gone and owner:
             path.unlink(missing_ok=True)
-        return gone
+        return gone or self._seconds_still(path) >= GRACE_S
+
+    def _seconds_still(self, path: Path) -> float:
+        """Return for how many seconds this process has seen the lock file of another untouched."""
+        return self._watch.seconds_still(path, life_of(path), GRACE_S / 2)
+
+    def _beat_forever(self, path: Path) -> None:
+        """Touch the lock file of this process, and look at those of the others, as their trials may take hours."""
+        while not self._held.closed:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+                for other in self._folder.glob("*.lock"):
+                    self._seconds_still(other)
+            time.sleep(HEARTBEAT_S)
 
     def hold(self, trial: int) -> None:
-        """See `Leases`; the lock file needs no heartbeat."""
+        """See `Leases`; the heartbeat is that of the process."""
         self._mine.add(trial)
 
     def release(self, trial: int) -> None:
@@ -201,15 +222,6 @@ class FileLeases:
         return any(path != mine and not is_free(path) for path in self._folder.glob("*.lock"))
 
 
-@dataclass
-class _Seen:
-    """The heartbeat of another worker as this process has seen it; times in seconds of the monotonic clock."""
-
-    beat: int
-    since: float
-    last: float
-
-
 class ServerLeases:
     """Leases of a study on a server: each worker writes heartbeats, and watches those of the others."""
 
@@ -219,7 +231,7 @@ class ServerLeases:
         self._where, self._write_beat, self._read_beats = where, write_beat, read_beats
         self.owner = _new_owner()
         self._mine: dict[int, int] = {}
-        self._seen: dict[int, _Seen] = {}
+        self._seen = Watch()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -240,14 +252,8 @@ class ServerLeases:
 
     def _seconds_unchanged(self, trial: int, beat: int) -> float:
         """Record a heartbeat; return for how many seconds this process has seen it unchanged."""
-        now = time.monotonic()
         with self._lock:
-            seen = self._seen.get(trial)
-            if seen is None or seen.beat != beat or now - seen.last > GRACE_S / 2:  # too long unobserved
-                self._seen[trial] = _Seen(beat, now, now)
-                return 0.0
-            seen.last = now
-            return now - seen.since
+            return self._seen.seconds_still(trial, beat, GRACE_S / 2)
 
     def hold(self, trial: int) -> None:
         """See `Leases`."""

@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from nas.errors import StorageError, StudyError
+from nas.errors import StorageError, StudyError, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILE_PREFIX = "sqlite:///"
 _SERVER = re.compile(r"postgres(ql)?(\+\w+)?://")
 _DRIVER = "postgresql+psycopg"
-EXPECTED = "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+EXPECTED = "expected sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE (its password in PGPASSWORD or ~/.pgpass)"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,20 @@ class StudyLocation:
     @property
     def shown(self) -> str:
         """The storage for messages: a path, or the URL of a server without its password."""
-        return str(_parsed(self.server).set(drivername="postgresql")) if self.server else str(self.file)
+        if not self.server:
+            return str(self.file)
+        return str(_parsed(self.server).set(drivername="postgresql", query={}))  # a query may hold a password too
+
+    def without_secrets(self, text: str) -> str:
+        """Return a text of the server or its driver without what the URL gives as password or in its query."""
+        if not self.server:
+            return text
+        url = _parsed(self.server)
+        values = [value for part in url.query.values() for value in ([part] if isinstance(part, str) else part)]
+        for secret in [url.password, *values]:
+            for form in {secret, quote(secret or "", safe="")} if secret else ():
+                text = text.replace(form, "***")
+        return text
 
     @property
     def folder(self) -> Path:
@@ -88,20 +102,28 @@ def locate(name: str, storage: str | None = None) -> StudyLocation:
     """
     if not _NAME.fullmatch(name):
         raise StudyError(
-            f"a study cannot be called {name!r}: letters, digits, dots, dashes and underscores, at most 64"
+            f"a study cannot be called {shown(name)}: letters, digits, dots, dashes and underscores, at most 64"
         )
     if storage is None:
         return StudyLocation(name, default_file(name))
     if _SERVER.match(storage):
         url = _parsed(storage)
         if not url.database:
-            raise StorageError(f"the storage {str(url)!r} names no database: {EXPECTED}")
+            raise StorageError(f"the storage {str(url.set(query={}))!r} names no database: {EXPECTED}")
         return StudyLocation(
             name, default_file(name), url.set(drivername=_DRIVER).render_as_string(hide_password=False)
         )
     if not storage.startswith(_FILE_PREFIX) or not storage[len(_FILE_PREFIX) :]:
-        raise StorageError(f"cannot use the storage {storage!r}: {EXPECTED}")
+        raise StorageError(f"cannot use the storage {_without_password(storage)}: {EXPECTED}")
     return StudyLocation(name, Path(storage[len(_FILE_PREFIX) :]))
+
+
+def _without_password(storage: str) -> str:
+    """Return what can be shown of a text that is no URL of a storage: it may be a misspelt one, with a password."""
+    if not re.search(r"[@?=]|//[^/]*:", storage) and (storage.startswith("sqlite") or ":" not in storage):
+        return shown(storage)
+    scheme = re.match(r"[a-z0-9+]{1,20}:(?=/)", storage, re.IGNORECASE)
+    return f"'{scheme[0]}//…'" if scheme else "that is given"
 
 
 def _parsed(url: str) -> Any:

@@ -6,16 +6,20 @@ import contextlib
 import json
 import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
-from nas.errors import OptionError, StudyError
+from nas.errors import OptionError, StudyError, one_line, shown
+from nas.files import dataclass_from_plain, from_plain, parse_json
 from nas.own.files import file_differences
 from nas.space.search_space import SearchSpace
+from nas.study import OBJECTIVES
 from nas.study.budget import ETA, Rung
 from nas.study.objective import Goal, Prior
 from nas.training.recipe import Recipe
+from nas.training.scores import SCORES
 
 SHARED, PER_SEED = "one", "one for each seed"
 """Number of trained baselines: one for all seeds, or one for each."""
@@ -97,8 +101,7 @@ class Settings:
     @property
     def calibrated(self) -> dict[str, Any]:
         """The result of the calibration; empty without one."""
-        found: dict[str, Any] = json.loads(self.calibration) if self.calibration else {}
-        return found
+        return {**from_plain(Mapping[str, Any], parse_json(self.calibration))} if self.calibration else {}
 
     @property
     def error(self) -> float | None:
@@ -137,18 +140,30 @@ class Settings:
         """Return the settings that `to_json` wrote.
 
         Raises:
-            StudyError: A version of the tool wrote them that stores studies differently.
+            StudyError: A version of the tool wrote them that stores studies differently, or they are damaged.
         """
-        body = json.loads(text)
-        if body.pop("schema") not in _READABLE:
-            raise StudyError("it was made by another version of the tool, which stores studies differently")
-        body["space"] = SearchSpace.from_json(body["space"])
-        body["recipe"] = Recipe(**body["recipe"])
-        for key in ("classes", "images"):
-            body[key] = tuple(body[key])
-        body["versions"] = tuple((k, v) for k, v in body["versions"])
-        body["rungs"] = tuple(Rung(**rung) for rung in body.get("rungs", ()))
-        return cls(**body)
+        try:
+            body = parse_json(text)
+            if body.pop("schema") not in _READABLE:
+                raise StudyError("it was made by another version of the tool, which stores studies differently")
+            space = SearchSpace.from_json(body.pop("space"))
+            found = dataclass_from_plain(cls, body, "settings", space=space)
+            found._check()
+        except StudyError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise StudyError(f"its settings are damaged: {one_line(error)}") from None
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError for a value that no study has."""
+        for key, value, known in (("objective", self.objective, OBJECTIVES), ("score", self.score, SCORES)):
+            if value not in known:
+                raise ValueError(f"{key} is {shown(value)}, expected one of {', '.join(known)}")
+        calibrated = parse_json(self.calibration) if self.calibration else {}
+        for key in ("error", "degrees"):
+            if not isinstance(calibrated.get(key, 0.0), int | float):
+                raise ValueError(f"calibration: {key} is {shown(calibrated[key])}, expected a number")
 
     @staticmethod
     def upgraded(text: str) -> str | None:
@@ -156,7 +171,7 @@ class Settings:
 
         Once a study has a trial of this version, an older version must not read it.
         """
-        body = json.loads(text)
+        body = parse_json(text)
         return None if body["schema"] == _SCHEMA else json.dumps({**body, "schema": _SCHEMA}, sort_keys=True)
 
     def differences(self, other: Settings) -> list[str]:

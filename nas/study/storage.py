@@ -19,7 +19,7 @@ import optuna
 import sqlalchemy
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from nas.errors import NasError, StorageError, StudyError, Unreachable
+from nas.errors import NasError, SpaceError, StorageError, StudyError, Unreachable, escaped, full_disk, one_line, shown
 from nas.study.location import StudyLocation
 
 _LOCK_WAIT_S = 60
@@ -187,22 +187,62 @@ def translate_errors(where: StudyLocation) -> Iterator[None]:
         raise StudyError(f"{where.shown} holds a study {where.name!r} already") from None
 
 
+_OF_DAMAGE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def translate_damage(where: StudyLocation) -> Iterator[None]:
+    """Translate what reading a damaged study raises into a `StudyError`, which says that it is damaged."""
+    try:
+        yield
+    except SpaceError as error:  # of a text that is no name of a layer, scale or module
+        raise StudyError(f"the study {shown(where.name)} of {where.shown} is damaged: {error}") from None
+    except NasError:
+        raise
+    except _OF_DAMAGE as error:
+        raise StudyError(f"the study {shown(where.name)} of {where.shown} is damaged: {shortened(error)}") from None
+
+
+def shortened(error: BaseException) -> str:
+    """Return an error as one short line."""
+    text = one_line(error)
+    return escaped(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+_LONGEST = 200
+
+
 def _is_of_another_version(text: str) -> bool:
     return "runtime optuna version" in text.lower() or "schema version" in text.lower()
+
+
+_FULL = {
+    "disk is full": "the disk is full",
+    "No space left": "the disk is full",
+    "quota exceeded": "the disk quota is used up",
+    # SQLite says no more where a quota or a limit of the size of files (ulimit -f) is reached.
+    "disk I/O error": "the disk cannot be written; is it full, or a quota or limit of the size of a file reached?",
+}
+"""What the errors of storages say when there is no room, and the message."""
 
 
 def _explanation(where: StudyLocation, error: Exception, text: str) -> str:
     """Return a message for an error of a storage."""
     if _is_of_another_version(text):
         return f"{where.shown} was made by another version of Optuna ({optuna.__version__} runs): {text}"
-    if "disk is full" in text or "No space left" in text:
-        return f"{where.shown}: the disk is full; what was finished before is stored"
+    if full := full_disk(error) or next((why for sign, why in _FULL.items() if sign in text), ""):
+        return f"{where.shown}: {full}; what was finished before is stored"
     if where.server:
         return _explanation_of_server(where, text)
     if "not a database" in text:
         return f"{where.file} is not an SQLite file"
     if "locked" in text:
-        return f"{where.file} is locked by another program; close it and try again"
+        return (
+            f"{where.file} is locked by another program; close it and try again (a worker that is stopped while it "
+            "writes holds the lock: kill -CONT continues it)"
+        )
     if "readonly" in text or "read-only" in text.lower() or isinstance(error, PermissionError):
         return f"{where.file} cannot be written: it, or its folder, is read-only"
     if "unable to open" in text or isinstance(error, OSError):
@@ -211,6 +251,7 @@ def _explanation(where: StudyLocation, error: Exception, text: str) -> str:
 
 
 def _explanation_of_server(where: StudyLocation, text: str) -> str:
+    text = where.without_secrets(text)
     said = text.splitlines()[0].removeprefix("(psycopg.OperationalError) ")
     database = where.shown.rsplit("/", 1)[-1]
     if "authentication failed" in text or "no password supplied" in text or ("role" in text and "not exist" in text):

@@ -8,7 +8,7 @@ trials in parallel; `nas.study.leases` coordinates them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.bank.store import SwapBank
-from nas.errors import LockError, StudyError
+from nas.errors import LockError, SpaceError, StudyError, escaped
+from nas.files import Parsed, from_plain
 from nas.locks import held, private_folder
 from nas.study.budget import Confirm
 from nas.study.leases import Leases, claim_lock, make_leases
@@ -26,7 +27,7 @@ from nas.study.location import StudyLocation
 from nas.study.optuna_private import add_trial, open_trial, set_trial_attribute, trial_id
 from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, load_trial, take_over, trial_attributes
 from nas.study.settings import Settings
-from nas.study.storage import check_storage, open_storage, translate_errors, with_retry
+from nas.study.storage import check_storage, open_storage, translate_damage, translate_errors, with_retry
 from nas.study.trial import Trial, variants_spent
 from nas.training.scores import EpochScore
 
@@ -85,6 +86,11 @@ class Study:
             inner.set_metric_names(["mAP50-95 per GFLOP"])
         return cls(where, settings, inner)
 
+    @property
+    def shown(self) -> str:
+        """The study for messages: its name and storage."""
+        return f"the study {self.location.name!r} of {self.location.shown}"
+
     def store_settings(self) -> None:
         """Store the settings after a change on which no score depends, such as of the sampler or the calibration."""
         self._write({_SETTINGS: self.settings.to_json()})
@@ -92,8 +98,9 @@ class Study:
     @property
     def options(self) -> dict[str, Any] | None:
         """The options that it was created with (`SearchOptions.to_store`); None in older studies."""
-        kept = self._attribute(_OPTIONS, None)
-        return None if kept is None else dict(kept)
+        return self._attribute(
+            _OPTIONS, None, lambda kept: None if kept is None else {**from_plain(Mapping[str, Any], kept)}
+        )
 
     @property
     def has_no_results(self) -> bool:
@@ -132,7 +139,7 @@ class Study:
         """
         if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
-        with translate_errors(where):
+        with translate_damage(where), translate_errors(where):
             there = check_storage(where, write=write)
             try:
                 if where.server and not there:  # Optuna would create its tables
@@ -143,13 +150,13 @@ class Study:
                     f"{where.shown} holds no study {where.name!r}; `nas studies` lists what is here"
                 ) from None
             text = inner.user_attrs.get(_SETTINGS)
-            if not text:
+            if not isinstance(text, str) or not text:
                 raise StudyError(
                     f"{where.shown} holds {where.name!r}, but it is not a study of this tool: it has no settings"
                 )
             try:
                 settings = Settings.from_json(text)
-            except StudyError as error:
+            except (StudyError, SpaceError) as error:
                 raise StudyError(f"cannot use the study {where.name!r} of {where.shown}: {error}") from None
             return cls(where, settings, inner)
 
@@ -218,22 +225,22 @@ class Study:
     @property
     def target(self) -> int:
         """The total number of variants that were requested."""
-        return int(self._attribute(_TARGET, 0))
+        return self._attribute(_TARGET, 0, int)
 
     @property
     def request(self) -> int:
         """The number of variants of the last request."""
-        return int(self._attribute(_REQUEST, 0))
+        return self._attribute(_REQUEST, 0, int)
 
     @property
     def seeds(self) -> int:
         """The number of seeds of every variant; 1 in studies that are older than seeds."""
-        return int(self._attribute(_SEEDS, 1))
+        return self._attribute(_SEEDS, 1, int)
 
     @property
     def confirm(self) -> Confirm:
         """The confirmation of the ranking; none in studies that are older than confirmations."""
-        return Confirm(*self._attribute(_CONFIRM, (0, 0)))
+        return self._attribute(_CONFIRM, (0, 0), lambda pair: Confirm(*from_plain(tuple[int, int], pair)))
 
     def set_target(self, target: int, request: int) -> None:
         """Store the total number of variants, and that of this request, before the first of them starts."""
@@ -246,7 +253,7 @@ class Study:
             wanted[_SEEDS] = seeds
         if confirm is not None:
             wanted[_CONFIRM] = [confirm.top, confirm.seeds]
-        if newer := Settings.upgraded(self._attribute(_SETTINGS, "")):
+        if newer := Settings.upgraded(self._attribute(_SETTINGS, "", str)):
             wanted[_SETTINGS] = newer
         self._write(wanted)
 
@@ -257,14 +264,21 @@ class Study:
 
     def baseline_training_of(self, seed: int) -> tuple[EpochScore, ...]:
         """Return the curve of the baseline whose weights the runs of a seed inherit."""
-        return tuple(EpochScore.from_json(score) for score in self._attribute(self._baseline_of(seed), []))
+        return self._attribute(
+            self._baseline_of(seed), [], lambda scores: tuple(EpochScore.from_json(score) for score in scores)
+        )
 
     def _baseline_of(self, seed: int) -> str:
         return _BASELINE if seed == self.settings.seed else f"{_BASELINE}_{seed}"
 
-    def _attribute(self, key: str, default: Any) -> Any:
-        with translate_errors(self.location):
-            return with_retry(self.location, lambda: self._inner.user_attrs).get(key, default)
+    def _attribute(self, key: str, default: Any, parse: Callable[[Any], Parsed]) -> Parsed:
+        """Return an attribute of the study, parsed.
+
+        Raises:
+            StudyError: It is damaged.
+        """
+        with translate_damage(self.location), translate_errors(self.location):
+            return parse(with_retry(self.location, lambda: self._inner.user_attrs).get(key, default))
 
     def _write(self, values: Mapping[str, Any]) -> None:
         """Store attributes of the study, with retries."""
@@ -284,16 +298,16 @@ class Study:
     @property
     def excluded_seeds(self) -> dict[int, str]:
         """Excluded seeds, whose own baselines could not be used, with the reason."""
-        return {int(seed): why for seed, why in self._attribute(_EXCLUDED, {}).items()}
+        return self._attribute(_EXCLUDED, {}, lambda seeds: {int(k): escaped(why) for k, why in seeds.items()})
 
     def exclude_seed(self, seed: int, why: str) -> None:
         """Exclude a seed from the study; call it within `leases.claim_lock`."""
-        self._write({_EXCLUDED: {**self._attribute(_EXCLUDED, {}), str(seed): why}})
+        self._write({_EXCLUDED: {**self._attribute(_EXCLUDED, {}, dict), str(seed): why}})
 
     @property
     def bank(self) -> dict[str, Any]:
         """The facts about the bank that belong to a ranking; empty before there is a bank."""
-        return dict(self._attribute(_BANK, {}))
+        return self._attribute(_BANK, {}, lambda facts: {**from_plain(Mapping[str, Any], facts)})
 
     def store_bank(self, bank: SwapBank) -> None:
         """Store the facts about a bank that belong to a ranking."""
@@ -328,9 +342,9 @@ class Study:
 
     def runs(self) -> list[Trial]:
         """Return all trials of all fidelities, in order."""
-        with translate_errors(self.location):
+        with translate_damage(self.location), translate_errors(self.location):
             frozen = with_retry(self.location, lambda: self._inner.get_trials(deepcopy=False))
-        return [self._read(t) for t in frozen if RECORD in t.user_attrs]
+            return [self._read(t) for t in frozen if RECORD in t.user_attrs]
 
     def _read(self, frozen: FrozenTrial) -> Trial:
         """Return a stored trial; finished ones do not change and are parsed only once."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+from nas.errors import escaped, shown
 from nas.space.choice import KEEP, NONE
 from nas.space.variant import Variant, describe_swaps
-from nas.training.scores import EpochScore, Validation, scores
+from nas.training.scores import SCORES, EpochScore, Validation, scores
 
 Status = Literal["running", "done", "failed", "rejected", "interrupted"]
 """``rejected``: over a limit, never trained. ``interrupted``: its search was stopped; it will be retried."""
@@ -31,6 +32,15 @@ class RunKey(NamedTuple):
     variant: str
     seed: int
     fidelity: str
+
+
+_NUMBER = (float, int)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "status": (str,), "seed": (int,), "fidelity": (str,), "score": (str,), "yaml": (str,), "params": (int, float),
+    "gflops": _NUMBER, "stock_gflops": _NUMBER, "latency_ms": (*_NUMBER, type(None)), "curve": (list, tuple),
+    "distillation": (*_NUMBER, type(None)), "seconds": _NUMBER, "failure": (str,), "inherited": (list, tuple),
+}  # fmt: skip
+"""Types of the plain values of a stored trial; the others have constructors that refuse what they cannot use."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,20 @@ class Trial:
 
     @classmethod
     def from_json(cls, number: int, assignment: Mapping[str, str], body: dict[str, Any]) -> Trial:
-        """Return what `to_json` stored."""
+        """Return what `to_json` stored.
+
+        Raises:
+            SpaceError: It has a text that is no name.
+            ValueError, TypeError, LookupError, AttributeError: It is damaged.
+        """
+        for key, kinds in _KINDS.items():
+            if key in body and type(body[key]) not in kinds:
+                raise ValueError(f"{key} is {shown(body[key])}, expected a {kinds[0].__name__}")
+        if body["status"] not in get_args(Status) or body.get("score", "map") not in SCORES:
+            raise ValueError(f"status {shown(body['status'])} or score {shown(body.get('score'))} is unknown")
+        if body["status"] == "done" and not any(score["validation"] for score in body["curve"]):
+            raise ValueError("it is done, but has no validation")
+        body = {**body, "failure": escaped(body.get("failure", ""))}
         pairs = {"uncounted", "versions"}
         given: dict[str, Any] = {k: tuple((a, b) for a, b in v) if k in pairs else v for k, v in body.items()}
         given["variant"] = Variant(
@@ -145,7 +168,8 @@ class Trial:
         given["curve"] = tuple(EpochScore.from_json(score) for score in body["curve"])
         given["average"] = Validation(**body["average"]) if body["average"] else None
         given["inherited"] = (body["inherited"][0], body["inherited"][1])
-        return cls(number=number, assignment=dict(assignment), **given)
+        labels = {escaped(slot): escaped(label) for slot, label in assignment.items()}
+        return cls(number=number, assignment=labels, **given)
 
 
 def variants_spent(trials: Sequence[Trial]) -> int:

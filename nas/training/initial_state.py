@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
-from ultralytics.nn.tasks import load_checkpoint
 
 from nas.errors import ProxyError
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import copy_matching, named_state
+from nas.model.weights_file import read_checkpoint
 from nas.space.bases import load_base
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
@@ -56,13 +56,16 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[nn.Module, State, State]:
 
 
 def _read_state(path: str, base: str) -> State:
-    """Return named tensors from a file of this tool, or from an Ultralytics checkpoint of the same base."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a checkpoint that holds classes: the host can read it
-        model: Any = load_checkpoint(path)[0]
-        graph = load_base(base)
-        if len(model.model) != len(graph.layers):
-            raise ProxyError(f"{path} has {len(model.model)} layers, {base} has {len(graph.layers)}") from None
-        return named_state(model.float().state_dict(), graph)
-    return dict(state)
+    """Return named tensors from a file of this tool, from an Ultralytics checkpoint or tensors of the same base.
+
+    Raises:
+        WeightsError: It cannot be read.
+        ProxyError: It is of another base.
+    """
+    found = read_checkpoint(Path(path))
+    if not found.is_numbered:
+        return dict(found.tensors)
+    graph = load_base(base)
+    if found.layer_count != len(graph.layers):
+        raise ProxyError(f"{path} has {found.layer_count} layers, {base} has {len(graph.layers)}")
+    return dict(named_state(found.tensors, graph))

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._pytree import tree_map
+from ultralytics.nn import tasks
 from ultralytics.utils.torch_utils import ModelEMA
 
 from nas.errors import BuildError, NotANumber, one_line
+from nas.model.host import check_yaml
+from nas.model.host_input import constructing
 from nas.model.trainer import Trainer
 from nas.model.transfer import copy_matching, warm_start_swaps
 from nas.training.batch_cache import BatchCache, detach_cache
@@ -166,11 +169,13 @@ class ProxyTrainer(Trainer):
         Raises:
             BuildError: A module raises an error.
         """
+        check_yaml(self.job.yaml)
         start = torch.initial_seed()
         baseline, own, given = initial_state(self.job, self.data["nc"])
         torch.manual_seed(start)
         try:
-            model = super().get_model(cfg, None, verbose=False)
+            with constructing(tasks):
+                model = super().get_model(cfg, None, verbose=False)
         except Exception as error:  # any error that a module raises is the variant's failure
             raise BuildError(f"cannot be built: {one_line(error)}") from error
         graph = graph_of(self.job)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nas.errors import shown
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -38,9 +40,17 @@ class EpochScore:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> EpochScore:
-        """Return the score of a dictionary that `dataclasses.asdict` made."""
+        """Return the score of a dictionary that `dataclasses.asdict` made.
+
+        Raises:
+            ValueError: An entry is no number.
+        """
         seen = body["validation"]
-        return cls(body["epoch"], body["train_loss"], body["seconds"], Validation(**seen) if seen else None)
+        numbers = (body["epoch"], body["train_loss"], body["seconds"])
+        for number in (*numbers, *seen.values()) if seen else numbers:
+            if type(number) is not float and type(number) is not int:
+                raise ValueError(f"a curve has {shown(number)}, expected a number")
+        return cls(*numbers, Validation(**seen) if seen else None)
 
 
 Curve = tuple[EpochScore, ...]

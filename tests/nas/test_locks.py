@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from nas.errors import LockError
-from nas.locks import awaited, held, is_free, private_folder
+from nas.locks import Watch, held, is_free, leased, private_folder
 
 HOLD = "import sys; from pathlib import Path; from nas.locks import held\n"
 RACE = """
 import os, sys
 from pathlib import Path
-from nas.locks import awaited
+from nas.locks import leased
 
 lock, inside, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for _ in range(turns):
-    with awaited(lock, 60.0):
+    with leased(lock, 60.0):
         os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails where another one is inside
         os.unlink(inside)
 """
@@ -102,11 +102,11 @@ def test_two_processes_are_never_inside_at_once(tmp_path):
 def test_who_waits_for_a_lock_gives_up_in_time(tmp_path, holder):
     process, _ = holder()
     lock, began = tmp_path / "lock", time.monotonic()
-    with pytest.raises(LockError, match=r"^another process has held .*lock for 1 s"), awaited(lock, 0.6):
+    with pytest.raises(LockError, match=r"^another process has held .*lock for 1 s"), leased(lock, 0.6):
         pass
     assert time.monotonic() - began >= 0.6
     kill(process)
-    with awaited(lock, 0.6):
+    with leased(lock, 0.6):
         assert not is_free(lock)
 
 
@@ -118,7 +118,7 @@ def test_a_lock_in_a_folder_that_is_read_only():
     if superuser:
         os.seteuid(65534)
     try:
-        for lock in (lambda: held(folder / "lock", "it"), lambda: awaited(folder / "lock", 1.0)):
+        for lock in (lambda: held(folder / "lock", "it"), lambda: leased(folder / "lock", 1.0)):
             with pytest.raises(LockError, match=r"^cannot write .*lock: Permission denied$"), lock():
                 pass
         assert not is_free(folder / "lock")
@@ -163,5 +163,70 @@ def test_a_private_folder_outlives_nobody(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_lock_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LockError, match="cannot write"), awaited(tmp_path / "file" / "lock", 1.0):
+    with pytest.raises(LockError, match="cannot write"), leased(tmp_path / "file" / "lock", 1.0):
         pass
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from nas import locks
+locks.BEAT_S = 0.1
+with locks.leased(Path(sys.argv[1]), 10.0) as lease:
+    print("in", flush=True)
+    sys.stdin.readline()
+    print(lease.is_kept, flush=True)
+"""
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Let a lease be lost after a second or so."""
+    monkeypatch.setattr("nas.locks.BEAT_S", 0.1)
+    monkeypatch.setattr("nas.locks.LEASE_S", 1.5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_lease_is_taken_from_a_stopped_process_and_from_no_other(tmp_path, soon):
+    path = tmp_path / "turn"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(LockError, match="another process has held"), leased(path, 3.0):
+            pass  # it lives, and touches the file
+        other.send_signal(signal.SIGSTOP)
+        with leased(path, 20.0) as mine:
+            assert mine.is_kept
+            other.send_signal(signal.SIGCONT)
+            assert other.communicate("\n")[0] == "False\n"  # it knows that it cannot rely on what it did
+            assert mine.is_kept
+        with leased(path, 1.0) as again:
+            assert again.is_kept
+    assert not again.is_kept
+
+
+def test_a_lease_of_a_killed_process_is_free_at_once(tmp_path):
+    path = tmp_path / "turn"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "in\n"
+        other.kill()
+        other.wait()
+        with leased(path, 1.0) as mine:
+            assert mine.is_kept
+
+
+def test_a_watch_counts_only_while_it_looks(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("nas.locks.time.monotonic", lambda: clock[0])
+    watch = Watch()
+
+    def still_after(seconds, value):
+        clock[0] += seconds
+        return watch.seconds_still("a", value, 10.0)
+
+    assert [still_after(*step) for step in ((0, 1), (5, 1), (9, 1), (1, 2), (8, 2), (11, 2), (3, 2))] == [
+        0.0, 5.0, 14.0, 0.0, 8.0, 0.0, 3.0,
+    ]  # fmt: skip

@@ -13,6 +13,7 @@ from nas.cli import cli
 from nas.emit import selection
 from nas.emit.selection import chosen_trials, files_at_scales, random_variants, shuffled_variants
 from nas.errors import SpaceError, StudyError
+from nas.model.render import render
 from nas.space.space_file import load_space, read_space
 from nas.study.objective import Goal
 
@@ -71,7 +72,8 @@ def test_nothing_but_the_baseline(ranked_study):
 
 def test_a_trials_own_bytes_and_the_costs_of_all_scales(ranked_study):
     study = ranked_study([({"neck.up_*": "CARAFE"}, "done", 0.42, 8.2)])
-    trial = replace(study.trials()[0], yaml="what was trained\n")
+    trial = study.trials()[0]
+    trial = replace(trial, yaml=f"# what was trained\n{render(trial.variant).yaml}")
     (own,) = files_at_scales(trial)
     assert own[1].yaml == trial.yaml
     (n, s) = files_at_scales(trial, ["n", "s", "n"])

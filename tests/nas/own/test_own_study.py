@@ -67,11 +67,17 @@ def test_searched_resumed_moved_and_emitted(folder, tiny_data, tmp_path):
     elsewhere, fresh = tmp_path / "elsewhere", {"NAS_CACHE": str(tmp_path / "fresh")}
     emit = ("emit-yaml", "--study", "my_space", "--all", "--form", "yaml", "-o", "out")
     status, _, said = nas(elsewhere, *emit, **fresh)
+    assert status == 1
+    assert "brings Python code of own modules" in said
+    status, _, said = nas(elsewhere, *emit, "--trust", **fresh)
     assert status == 0, said
     assert (elsewhere / "out" / "my_block.py").read_text() == original
     (model,) = [p for p in (elsewhere / "out").glob("*.yaml") if "MyBlock" in p.read_text()]
     shutil.rmtree(tmp_path / "fresh", ignore_errors=True)
-    status, out, said = nas(elsewhere, "cost", model, **fresh)
+    status, _, said = nas(elsewhere, "cost", model, **fresh)
+    assert status == 1
+    assert said.rstrip().endswith("--modules my_block.py")
+    status, out, said = nas(elsewhere, "cost", model, "--modules", elsewhere / "out" / "my_block.py", **fresh)
     assert status == 0, said
     assert "GFLOPs" in out
 

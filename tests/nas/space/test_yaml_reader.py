@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from nas.errors import SpaceError
-from nas.space.yaml_reader import YamlReader
+from nas.space.yaml_reader import YamlReader, load_yaml
 
 
 class Reader(YamlReader):
@@ -43,3 +44,53 @@ def test_a_value_that_cannot_be_read(text):
     assert reader.value(reader.compose(f"\n{text}")) is None
     assert reader.problems[0][0] == 2
     assert reader.problems[0][1].startswith("cannot read this value: ")
+
+
+LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "line [15]: more than 50,000 values with aliases expanded"),
+        ("[" * 2000, "nested too deeply; at most 40 levels"),
+        ("[" * 50 + "]" * 50, "nested too deeply; at most 40 levels"),
+        ("{a: " * 3000, "nested too deeply"),
+        ("x: " + "9" * 400, "line 1: a number of 400 digits"),
+        ("x: 1" + ":59" * 9000, "a number of 27001 digits"),
+        ("# " + "x" * 300_000, "300,002 characters; at most 262,144 are read"),
+        ('"\\U0011FFFF"', "chr"),
+        ("!!timestamp 2026-13", "a value cannot be read"),
+        ("2026-13-45", "a value cannot be read: month must be in 1..12"),
+        ("!!int ''", "a value cannot be read"),
+        ("&a [*a]", "recursive"),
+        ("&a {*a : 1}", "recursive|unhashable"),
+    ],
+)
+def test_what_would_take_time_or_memory_is_refused(text, words):
+    with pytest.raises(yaml.YAMLError, match=words):
+        load_yaml(text)
+
+
+def test_aliases_and_lines_of_a_usual_size_are_read():
+    assert load_yaml("a: &a [1, 2]\nb: *a\nc: {<<: {x: 3}}\n") == {"a": [1, 2], "b": [1, 2], "c": {"x": 3}}
+    assert load_yaml("") is None
+
+
+def test_control_characters_are_read_as_escapes():
+    assert load_yaml('"\\e[31mred\\u202E"') == "\\x1b[31mred\\u202e"
+    assert load_yaml("|\n  a\n  b\n") == "a\nb\n"
+
+
+def test_a_long_problem_and_a_long_list_are_cut():
+    reader = YamlReader("a.yaml")
+    reader.error = SpaceError
+    for line in range(200):
+        reader.problem(None, f"{line} {'x' * 5000}")
+    with pytest.raises(SpaceError) as error:
+        reader.raise_problems()
+    lines = str(error.value).splitlines()
+    assert len(lines) == 50
+    assert max(map(len, lines)) < 450

@@ -14,7 +14,7 @@ import nas.study.leases
 from nas.errors import LockError
 from nas.ranking.race import rules_of
 from nas.search.next_step import choose_step
-from nas.study.leases import LeaseLost, ServerLeases, claim_lock
+from nas.study.leases import FileLeases, LeaseLost, ServerLeases, claim_lock
 from nas.study.location import locate
 from nas.study.running_trial import TAKEN_OVER
 from nas.study.study import Study
@@ -179,6 +179,35 @@ def test_a_worker_counts_beside_its_trial_and_looks_at_others(database, make_sha
     assert study.leases._seen
     handle.end(status="done", gflops=8.0, curve=SEEN)
     assert not study.leases._mine
+
+
+def test_a_stopped_worker_of_a_file_does_not_keep_its_trial(tmp_path, make_shared, monkeypatch):
+    """SIGSTOP leaves it the lock of its file, which nobody touches then."""
+    monkeypatch.setattr(FileLeases, "_beat_forever", lambda *_: None)
+    study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
+    stopped = begin(study)
+    other = Study.load(study.location)
+    clock = [1000.0]
+    monkeypatch.setattr(nas.study.leases.time, "monotonic", lambda: clock[0])
+    lock = study.leases._lock_of(study.leases.owner)
+    os.utime(lock, (1, 1))
+
+    def taken_over_after(seconds: float) -> int:
+        clock[0] += seconds
+        return other.take_over()
+
+    assert not any(taken_over_after(30) for _ in range(4))  # 90 s after the first look
+    os.utime(lock, (2, 2))  # it goes on
+    assert not any(taken_over_after(30) for _ in range(4))
+    assert taken_over_after(30) == 1
+    ended = stopped.end(status="done", gflops=8.0, curve=SEEN)
+    assert (ended.status, ended.failure) == ("interrupted", TAKEN_OVER)
+
+
+def test_a_claim_of_a_process_that_was_stopped_is_lost(tmp_path, make_shared):
+    study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
+    with pytest.raises(LeaseLost, match="as this process was stopped"), study.leases.claim_lock():
+        (study.location.workers / "turn").unlink()  # as another does that has waited long enough
 
 
 def test_an_older_trial_without_an_owner_is_nobodys(tmp_path, make_shared):

@@ -1,0 +1,225 @@
+"""Reads the tensors of a ``.pt`` file without running any code of it.
+
+A file of tensors alone is read by `torch.load(weights_only=True)`. An Ultralytics checkpoint pickles its model, and
+unpickling can run whatever a file names. So classes and functions are not looked up at all: each becomes a placeholder
+that only keeps what it is given, and the tensors are taken out of the placeholders of the modules, as `state_dict`
+would. That needs neither trust nor the classes: a fork's checkpoint is read without the fork.
+
+What is looked up is this: PyTorch's functions that make a tensor or parameter of a storage, its dtypes and sizes, and
+`collections.OrderedDict`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import _utils
+
+from nas.errors import WeightsError, one_line
+
+_DEEPEST = 100
+_SCRIPT = "it is a TorchScript archive; give the .pt that it was exported from"
+_NUMBERED = re.compile(r"model\.\d{1,6}\..+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a file, and what it says about its model.
+
+    Attributes:
+        tensors: As of `torch.nn.Module.state_dict`; float32 where they are floating point.
+        layers: Number of layers of its model; 0 if it holds tensors alone.
+        names: Class names by index; empty if it has none.
+        origin: Name and scale of its model, for messages; empty if it has none.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    layers: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+    origin: str = ""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its tensors are named by the numbers of their layers, as in Ultralytics' models."""
+        return bool(self.tensors) and all(_NUMBERED.fullmatch(key) for key in self.tensors)
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers of its model, by its tensors if it does not say; of numbered tensors."""
+        return self.layers or 1 + max(int(key.split(".")[1]) for key in self.tensors)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the tensors of a file: of an Ultralytics checkpoint those of its model (the averaged one if it has both).
+
+    Raises:
+        WeightsError: It is missing, no checkpoint, or damaged.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file; weights are never downloaded: give the path of an existing .pt")
+    why = _not_a_checkpoint(path)
+    with contextlib.suppress(Exception):  # it holds classes, or is damaged: what follows says which
+        if why != _SCRIPT:
+            return Checkpoint(_of_tensors(torch.load(path, map_location="cpu", weights_only=True)))
+    if why:
+        raise WeightsError(f"{path} is no checkpoint that can be read: {why}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PLACEHOLDERS)
+    except Exception as error:  # a damaged file may raise anything
+        raise WeightsError(f"{path} is no checkpoint that can be read: {one_line(error)}") from None
+    return _of_model(path, content)
+
+
+def _not_a_checkpoint(path: Path) -> str:
+    """Return why `torch.load` would not read a file as an archive with a pickle in it; empty if it would."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            file.seek(0)
+            if file.read(4) != b"PK\3\4":
+                return "it does not start as a file of torch.save"
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return "it is no file that torch.save wrote since PyTorch 1.6"
+    if any(name.endswith("constants.pkl") for name in names):
+        return _SCRIPT
+    return "" if any(name.endswith("data.pkl") for name in names) else "it holds no tensors of torch.save"
+
+
+def _of_tensors(state: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of a mapping by name; empty if it is no mapping."""
+    if not isinstance(state, Mapping):
+        return {}
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+def _of_model(path: Path, content: Any) -> Checkpoint:
+    """Return the tensors of an Ultralytics checkpoint."""
+    content = content if isinstance(content, Mapping) else {"model": content}
+    model = next((m for m in (content.get("ema"), content.get("model")) if isinstance(m, _Placeholder)), None)
+    if model is None:
+        raise WeightsError(f"{path} holds no model: expected an Ultralytics checkpoint, or tensors by name")
+    about = model.state
+    config = about.get("yaml")
+    if isinstance(filled := content.get("tensors"), _Placeholder):  # of `nas.emit.pretrained`: a call that loads them
+        tensors = _of_tensors(filled.given[1] if len(filled.given) > 1 else None)
+        layers, config = 0, model.given[0] if model.given else None
+    else:
+        tensors = _of_tensors(dict(_state(model, "", 0)))
+        inner = _entry(about, "_modules").get("model")
+        layers = len(_entry(inner.state, "_modules")) if isinstance(inner, _Placeholder) else 0
+    names = about.get("names")
+    origin = ""
+    if isinstance(config, Mapping):
+        origin = f"{Path(str(config.get('yaml_file', 'a model'))).stem}, scale {config.get('scale') or 'unknown'}"
+    names = names if isinstance(names, Mapping) else dict(enumerate(names if isinstance(names, list) else []))
+    named = {k: str(v) for k, v in names.items() if isinstance(k, int)}
+    return Checkpoint(tensors, layers, named, origin)
+
+
+def _state(module: _Placeholder, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Iterate over what `state_dict` of a module would hold: parameters, persistent buffers, then those of children."""
+    if depth > _DEEPEST:
+        raise WeightsError("a module of the checkpoint holds itself")
+    passing = module.state.get("_non_persistent_buffers_set", ())
+    passing = passing if isinstance(passing, set | list | tuple) else getattr(passing, "given", ([],))[0]
+    for kind in ("_parameters", "_buffers"):
+        for name, value in _entry(module.state, kind).items():
+            if value is not None and not (kind == "_buffers" and name in passing):
+                yield f"{prefix}{name}", value
+    for name, child in _entry(module.state, "_modules").items():
+        if isinstance(child, _Placeholder):
+            yield from _state(child, f"{prefix}{name}.", depth + 1)
+
+
+def _entry(state: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = state.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+class _Placeholder:
+    """Stands for an object of a class, or the result of a function, that is not looked up.
+
+    Attributes:
+        given: Arguments of its construction or call.
+        state: What would be its attributes.
+    """
+
+    def __new__(cls, *given: Any, **_named: Any) -> _Placeholder:
+        """Keep the arguments."""
+        made = super().__new__(cls)
+        made.given, made.state, made.items = given, {}, []
+        return made
+
+    given: tuple[Any, ...]
+    state: dict[str, Any]
+    items: list[Any]
+
+    def __init__(self, *_given: Any, **_named: Any) -> None:
+        """Accept any arguments; `__new__` has kept them."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the attributes; a pair holds them and those of slots."""
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, Mapping):
+                self.state.update((str(key), value) for key, value in part.items())
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Keep an item of what would be a dictionary."""
+        self.items.append((key, value))
+
+    def append(self, item: Any) -> None:
+        """Keep an item of what would be a list."""
+        self.items.append(item)
+
+    def extend(self, items: Any) -> None:
+        """Keep items of what would be a list."""
+        self.items.extend(items)
+
+    def __call__(self, *given: Any) -> _Placeholder:
+        """Return what stands for the result of a call."""
+        return _Placeholder(*given)
+
+
+_LOOKED_UP: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    **{
+        ("torch._utils", name): getattr(_utils, name)
+        for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Looks up nothing but what makes tensors."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what makes tensors, or a new class of placeholders."""
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        return _LOOKED_UP.get((module, name)) or type("_Placeholder", (_Placeholder,), {"of": f"{module}.{name}"})
+
+
+def _load(file: Any, **options: Any) -> Any:
+    return _Unpickler(file, **options).load()
+
+
+_PLACEHOLDERS: Any = SimpleNamespace(
+    Unpickler=_Unpickler, load=_load, UnpicklingError=pickle.UnpicklingError, __name__="placeholders"
+)
+"""In place of the module pickle for `torch.load`."""

@@ -1,0 +1,127 @@
+"""Tensors of a .pt file: no code of it runs, and they are those that loading it would give."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from ultralytics.nn.tasks import load_checkpoint
+
+from nas.errors import WeightsError
+from nas.model.host import build
+from nas.model.render import render
+from nas.model.weights_file import read_checkpoint
+from nas.space.variant import Variant
+
+
+class Evil:
+    """Pickles as a call."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = build(render(Variant("yolov8", "n")).yaml, "n", 3)
+    made.names = {0: "a", 1: "b", 2: "c"}
+    return made
+
+
+def test_the_tensors_are_those_of_ultralytics(model, tmp_path):
+    path = tmp_path / "yolov8n.pt"
+    torch.save({"model": model.half(), "ema": None, "train_args": {"x": 1}, "date": "d"}, path)
+    found, expected = read_checkpoint(path), load_checkpoint(str(path))[0].float().state_dict()
+    assert list(found.tensors) == list(expected)
+    assert all(torch.equal(found.tensors[key], value) for key, value in expected.items())
+    assert (found.layers, found.layer_count, found.names) == (23, 23, {0: "a", 1: "b", 2: "c"})
+    assert found.is_numbered
+    assert "scale n" in found.origin
+
+
+def test_the_averaged_model_comes_first(model, tmp_path):
+    other = torch.nn.Linear(2, 2)
+    torch.save({"model": model, "ema": other}, tmp_path / "a.pt")
+    assert set(read_checkpoint(tmp_path / "a.pt").tensors) == {"weight", "bias"}
+
+
+def test_buffers_that_are_not_kept_are_left_out(tmp_path):
+    module = torch.nn.Linear(1, 1)
+    module.register_buffer("passing", torch.zeros(3), persistent=False)
+    module.register_buffer("kept", torch.ones(3, dtype=torch.int64))
+    torch.save({"model": torch.nn.Sequential(module)}, tmp_path / "a.pt")
+    found = read_checkpoint(tmp_path / "a.pt")
+    assert set(found.tensors) == {"0.weight", "0.bias", "0.kept"}
+    assert found.tensors["0.kept"].dtype == torch.int64
+
+
+def test_tensors_alone(tmp_path):
+    torch.save({"a": torch.ones(2, dtype=torch.float16), "b": "text"}, tmp_path / "a.pt")
+    (key, value), *more = read_checkpoint(tmp_path / "a.pt").tensors.items()
+    assert (key, value.dtype, more) == ("a", torch.float32, [])
+
+
+@pytest.mark.parametrize("where", ["model", "beside", "inside"])
+def test_no_code_of_a_file_runs(where, model, tmp_path):
+    ran = tmp_path / "RAN"
+    module = torch.nn.Linear(1, 1)
+    content = {"model": module, "ema": None}
+    if where == "inside":
+        module.extra = Evil(ran)
+    else:
+        content[where] = Evil(ran)
+    torch.save(content, tmp_path / "a.pt")
+    expected = set() if where == "model" else {"weight", "bias"}
+    assert set(read_checkpoint(tmp_path / "a.pt").tensors) == expected
+    assert not ran.exists()
+
+
+def test_a_plain_pickle_is_not_read(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps(Evil(tmp_path / "RAN")))
+    with pytest.raises(WeightsError, match=r"no file that torch\.save wrote"):
+        read_checkpoint(tmp_path / "a.pt")
+    torch.save({"m": Evil(tmp_path / "RAN")}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError, match=r"no file that torch\.save wrote"):
+        read_checkpoint(tmp_path / "old.pt")
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_damaged_and_foreign_files(model, tmp_path):
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "a.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    for name, content in (("cut.pt", whole[:-40]), ("text.pt", b"weights"), ("empty.pt", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match="is no checkpoint that can be read"):
+            read_checkpoint(tmp_path / name)
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "script.pt")
+    with pytest.raises(WeightsError, match="TorchScript archive"):
+        read_checkpoint(tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("a.txt", "x")
+    with pytest.raises(WeightsError, match="holds no tensors"):
+        read_checkpoint(tmp_path / "zip.pt")
+    with pytest.raises(WeightsError, match="never downloaded"):
+        read_checkpoint(tmp_path / "none.pt")
+
+
+def test_a_class_that_is_not_installed_is_no_hindrance(tmp_path):
+    """As in a fork's checkpoint."""
+    namespace = {}
+    exec("from torch import nn\nclass OfAFork(nn.Linear): pass", namespace)
+    cls = namespace["OfAFork"]
+    cls.__module__ = "fork_that_is_gone"
+    import sys
+    import types
+
+    sys.modules["fork_that_is_gone"] = types.ModuleType("fork_that_is_gone")
+    sys.modules["fork_that_is_gone"].OfAFork = cls
+    torch.save({"model": cls(1, 1)}, tmp_path / "a.pt")
+    del sys.modules["fork_that_is_gone"]
+    assert set(read_checkpoint(tmp_path / "a.pt").tensors) == {"weight", "bias"}
