@@ -368,11 +368,15 @@ def _is_there(needed: str) -> bool:
 def _classes(source: str) -> frozenset[str]:
     """Return the classes that a file of Ultralytics defines."""
     package, *inner = source.split(".")
+    folder = folder_of(package)
+    path = folder and folder.joinpath(*inner).with_suffix(".py")
+    return frozenset(re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M) if path else ())
+
+
+def folder_of(package: str) -> Path | None:
+    """Return the folder of an installed package without importing it; None if it is not installed."""
     spec = importlib.machinery.PathFinder.find_spec(package) or importlib.util.find_spec(package)
-    if spec is None or not spec.origin:
-        return frozenset()
-    path = Path(spec.origin).parent.joinpath(*inner).with_suffix(".py")
-    return frozenset(re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M) if path.is_file() else ())
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def did_you_mean(name: str, known: Mapping[str, object]) -> str:

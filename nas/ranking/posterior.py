@@ -100,7 +100,7 @@ class NormalEquations:
         every = [self.level == k for k in range(len(levels))]
         grams = np.array([self.columns[own].T @ self.columns[own] for own in every])
         shares = np.array([self.columns[own].T @ self.scores[own] for own in every])
-        squares, counts = (np.array([part[own].sum() for own in every]) for part in (self.scores**2, data.root**0))
+        counts = np.bincount(self.level)
 
         ratios = np.log(data.noise / data.effect)
         _, first, self.at = np.unique(np.round(ratios, 9), return_index=True, return_inverse=True)
@@ -118,7 +118,8 @@ class NormalEquations:
             mean = inverse @ share
             self.inverses.append(inverse)
             log = counts @ np.log(variance) + 2 * np.log(np.diag(factor)).sum()
-            found.append((mean, log, (squares / variance).sum() - mean @ share))
+            errors = self.scores - self.columns @ mean
+            found.append((mean, log, errors**2 @ (1 / variance)[self.level] + mean**2 @ penalties))
         self.mean: Array = np.array([mean for mean, *_ in found])
         sizes = -np.log(penalties[1:]).sum() - np.log((data.root**2).sum())
         logs = np.array([log for _, log, _ in found]) + sizes

@@ -41,13 +41,15 @@ def test_both_posteriors_are_the_same(error, ratio, pairs, count):
     data = GroupedScores(observations, slots, error)
     learnt = data.pairs[:pairs]
     slow, fast = RotatedBasis(data, learnt, ratio), NormalEquations(data, learnt, ratio)
-    assert fast.evidence == pytest.approx(slow.evidence, rel=1e-9, abs=1e-6)
+    likely = np.flatnonzero(slow.evidence > slow.evidence.max() - 100)
+    assert fast.evidence[likely] == pytest.approx(slow.evidence[likely], rel=1e-9)
+    assert fast.evidence == pytest.approx(slow.evidence, rel=1e-6)
     assert fast.means() == pytest.approx(slow.means(), abs=1e-9)
     weights = np.random.default_rng(1).dirichlet(np.ones(len(data.noise)))
     assert fast.covariance(weights) == pytest.approx(slow.covariance(weights), abs=1e-9)
-    every = np.arange(len(data.scores)), np.arange(len(data.noise))
-    for mine, theirs in zip(fast.left_out(*every), slow.left_out(*every), strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-9)
+    (misses, precision), found = (b.left_out(np.arange(len(data.scores)), likely) for b in (slow, fast))
+    assert found[0] == pytest.approx(misses, abs=1e-9)
+    assert found[1] ** -0.5 == pytest.approx(precision**-0.5, abs=1e-9)
 
 
 @pytest.mark.parametrize("error", [None, 0.004])
