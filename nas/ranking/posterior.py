@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg import lapack
 
 from nas.ranking.grouped_scores import GroupedScores, Indices, Pairs
 from nas.study.objective import Array
@@ -110,14 +109,11 @@ class NormalEquations:
         found = []
         for variance in self.variances:
             matrix = np.tensordot(1 / variance, grams, 1) + np.diag(penalties)
-            factor, failed = lapack.dpotrf(matrix, lower=1)
-            assert not failed, failed
-            inverse, _ = lapack.dpotri(factor, lower=1)
-            inverse = np.tril(inverse) + np.tril(inverse, -1).T
+            inverse = np.linalg.inv(matrix)
             share = (1 / variance) @ shares
             mean = inverse @ share
             self.inverses.append(inverse)
-            log = counts @ np.log(variance) + 2 * np.log(np.diag(factor)).sum()
+            log = counts @ np.log(variance) + 2 * np.log(np.diag(np.linalg.cholesky(matrix))).sum()
             errors = self.scores - self.columns @ mean
             found.append((mean, log, errors**2 @ (1 / variance)[self.level] + mean**2 @ penalties))
         self.mean: Array = np.array([mean for mean, *_ in found])
