@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.ranking.grouped_scores import GroupedScores, Indices, Observation, Pairs, SwapKey
-from nas.ranking.posterior import Basis, NormalEquations, RotatedBasis
+from nas.ranking.posterior import Basis, RotatedBasis, basis_over_swaps
 from nas.space.search_space import Assignment, Slot
 from nas.study.objective import Array
 
@@ -33,8 +33,10 @@ _RATIOS = (0.0, 1 / 64, 1 / 16, 1 / 4)
 """Grid of the variance of an interaction over that of an effect."""
 _MAX_ERROR_RATIO = 0.9
 """Squared error on combinations with interactions, over that without, below which interactions are learnt."""
-_NEGLIGIBLE = 60.0
-"""Difference of log weights beyond which a point of the grid does not count: its share is below 1e-20."""
+_NEGLIGIBLE = 35.0
+"""Difference of log weights beyond which a point of the grid does not count: its share is below 1e-15."""
+_AT_ONCE = 48
+"""Number of points of the grid that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class AdditiveModel:
 
     def __init__(self, data: GroupedScores, learnt: Pairs, ratios: Sequence[float] = _RATIOS) -> None:
         self.data, self._learnt = data, learnt
-        make = NormalEquations if data.large else RotatedBasis
+        make = basis_over_swaps if data.large else RotatedBasis
         self._bases: list[Basis] = [make(data, learnt, ratio) for ratio in ratios]
         self._evidence = np.hstack([basis.evidence for basis in self._bases])
         weights = np.exp(self._evidence - self._evidence.max())
@@ -73,28 +75,29 @@ class AdditiveModel:
         return self.predict_left_out(np.arange(len(self.data.scores)))
 
     def predict_left_out(self, rows: Indices) -> tuple[Array, Array]:
-        """Return `leave_one_out` of some of the assignments, by their indices."""
-        points = self._points(rows)
-        misses, precision = self._left_out(rows, points)
-        without = self._evidence[points] + 0.5 * (misses**2 * precision - np.log(precision))
-        without = np.exp(without - without.max(1, keepdims=True))
+        """Return `leave_one_out` of some of the assignments, by their indices.
+
+        Points of the grid are taken in the order of their evidence, until those that follow have no weight for any row.
+        """
+        order, at_once = np.argsort(-self._evidence), len(self._evidence)
+        if self.data.large:
+            at_once = _AT_ONCE
+        found: list[tuple[Array, Array, Array]] = []
+        highest = np.full(len(rows), -np.inf)
+        for start in range(0, len(order), at_once):
+            points = np.sort(order[start : start + at_once])
+            misses, precision = self._left_out(rows, points)
+            without = self._evidence[points] + 0.5 * (misses**2 * precision - np.log(precision))
+            found.append((misses, precision, without))
+            highest = np.maximum(highest, without.max(1))
+            if (without.max(1) < highest - _NEGLIGIBLE).all():
+                break
+        misses, precision, without = (np.hstack(parts) for parts in zip(*found, strict=True))
+        without = np.exp(without - highest[:, None])
         without /= without.sum(1, keepdims=True)
         miss = (without * misses).sum(1)
         sd = np.sqrt((without * (1 / precision + (misses - miss[:, None]) ** 2)).sum(1))
         return self.data.scores[rows] - miss / self.data.root[rows], sd / self.data.root[rows]
-
-    def _points(self, rows: Indices) -> Indices:
-        """Return the points of all grids that can have a weight once a row is left out.
-
-        Without a row, the weight of a point grows by at most ``exp(miss**2 / (2 * noise))`` and a factor that is small
-        against `_NEGLIGIBLE`. Errors at other points are taken to be at most twice the largest at the best one.
-        """
-        if not self.data.large:
-            return np.arange(len(self._evidence))
-        misses, _ = self._left_out(rows, np.array([self._evidence.argmax()]))
-        largest = 2 * float(np.abs(misses).max())
-        reach = self._evidence + largest**2 / (2 * np.tile(self.data.noise, len(self._bases)))
-        return np.flatnonzero(reach > self._evidence.max() - _NEGLIGIBLE)
 
     def _left_out(self, rows: Indices, points: Indices) -> tuple[Array, Array]:
         """Return `Basis.left_out` at points of all grids, one after the other."""
