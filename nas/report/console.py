@@ -67,7 +67,7 @@ class LongTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines as Rich asks for them."""
-        widths = [max(map(cell_len, column)) for column in zip(self._columns, *self._rows, strict=True)]
+        widths = [max(map(_width, column)) for column in zip(self._columns, *self._rows, strict=True)]
         at = self._columns.index(self._wraps)
         room = options.max_width - sum(widths) + widths[at] - len(_GAP) * (len(widths) - 1)
         if room < 1:
@@ -78,22 +78,27 @@ class LongTable:
             yield table
             return
         widths[at] = min(widths[at], room)
+        before, after = ("".join(" " * w + _GAP for w in side) for side in (widths[:at], widths[at + 1 :]))
         for cells, bold in zip([self._columns, *self._rows], [True, *self._bold], strict=True):
             parts = [cells[at]]
-            if cell_len(cells[at]) > room:
+            if _width(cells[at]) > room:
                 parts = [line.plain for line in Text(cells[at]).wrap(console, room, overflow="fold")]
-            for number, part in enumerate(parts):
-                line = [part if place == at else "" if number else cell for place, cell in enumerate(cells)]
-                yield Segment(self._line(line, widths) + "\n", _BOLD if bold else None)
+            lines = [self._line([*cells[:at], parts[0], *cells[at + 1 :]], widths)]
+            lines += [before + part + " " * (widths[at] - _width(part)) + after for part in parts[1:]]
+            yield Segment("\n".join(lines) + "\n", _BOLD if bold else None)
 
     def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
         parts = []
         for name, cell, width in zip(self._columns, cells, widths, strict=True):
-            right = name in self._right
-            cell = cell.rstrip() if right else cell
-            space = " " * (width - cell_len(cell))
-            parts.append(space + cell if right else cell + space)
+            text = cell.rstrip() if name in self._right else cell
+            space = " " * (width - _width(text))
+            parts.append(space + text if name in self._right else text + space)
         return _GAP.join(parts)
+
+
+def _width(text: str) -> int:
+    """Return the number of cells of a terminal that a text takes."""
+    return len(text) if text.isascii() else cell_len(text)
 
 
 _GAP = "  "

@@ -22,11 +22,11 @@ from nas.study.trial import Trial
 from nas.training.scores import SCORES, signed
 
 
-def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
-    """Return the notes under the ranking of a study, or of a lower rung."""
+def ranking_notes(study: Study, fidelity: str = "", rows: Sequence[RankRow] | None = None) -> list[str]:
+    """Return the notes under the ranking of a study, or of a lower rung; `rows` is that ranking, if it is known."""
     s = study.settings.at(fidelity)
     trials = study.runs()
-    rows = ranking_of(study, fidelity)
+    rows = ranking_of(study, fidelity) if rows is None else rows
     notes = [
         (
             f"Proxy: {_proxy_words(study, fidelity)}; {s.images[0]} training and {s.images[1]} validation images of "
