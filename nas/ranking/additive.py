@@ -56,8 +56,10 @@ class AdditiveModel:
 
     def __init__(self, data: GroupedScores, learnt: Pairs, ratios: Sequence[float] = _RATIOS) -> None:
         self.data, self._learnt = data, learnt
-        make = basis_over_swaps if data.large else RotatedBasis
-        self._bases: list[Basis] = [make(data, learnt, ratio) for ratio in ratios]
+        self._bases: list[Basis] = [
+            basis_over_swaps(data, learnt, ratio) if data.large else RotatedBasis(data, learnt, ratio)
+            for ratio in ratios
+        ]
         self._evidence = np.hstack([basis.evidence for basis in self._bases])
         weights = np.exp(self._evidence - self._evidence.max())
         weights /= weights.sum()

@@ -112,7 +112,9 @@ def find_outliers(
     def judged(without: set[int], only: int | None = None) -> dict[int, Outlier]:
         fitted, left = model(without)
         wanted = left[data.combinations[left]] if only is None else np.array([only])
-        predictions = fitted.predict_left_out(np.searchsorted(left, wanted)) if len(wanted) else ((), ())
+        if not len(wanted):
+            return {}
+        predictions = fitted.predict_left_out(np.searchsorted(left, wanted))
         rows = zip(wanted.tolist(), data.scores[wanted].tolist(), *predictions, strict=True)
         return {i: Outlier(data.assignments[i], score, float(mean), float(sd)) for i, score, mean, sd in rows}
 

@@ -78,7 +78,7 @@ def outline_of(study: Study) -> Outline:
         if row.state == "FAIL":
             status = records[row.id][1]["status"] if row.id in records else "failed"
         # Equal scores stay equal: what the division by GFLOPs has rounded is far below the last digit that is kept.
-        score = round(value * facts["gflops"], 12) if status == "done" else None
+        score = round((value or 0.0) * facts["gflops"], 12) if status == "done" else None
         rest = {"seed": facts.get("seed", 0), "fidelity": facts.get("fidelity", ""), "gflops": facts["gflops"]}
         trials.append(Trial(row.number, variant, {}, status, pooled=score, **rest))
     return Outline(trials, {row.number: facts["swaps"] for row, _, facts in plain})
