@@ -74,7 +74,7 @@ def block(name: str):
     from torch import nn
     from ultralytics.nn.modules import C2f, Conv
 
-    import nas.ops  # noqa: F401  registers the modules
+    import nas.ops.families  # noqa: F401  registers the modules
     from nas.ops.registry import get
 
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ def main() -> None:
 
     import torch
 
-    import nas.ops  # noqa: F401  registers the modules
+    import nas.ops.families  # noqa: F401  registers the modules
     from nas.model.module_card import example, in_order
     from nas.ops.registry import entries
 

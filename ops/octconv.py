@@ -17,7 +17,6 @@ Deliberate differences:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 
@@ -28,8 +27,8 @@ from ultralytics.nn.modules.block import C2f
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.activation import activation
-from nas.ops.registry import Arg, FromSlot, Value, register
-from nas.ops.slots import check_kernel, odd_kernel
+from nas.ops.registry import Arg, FromSlot, register
+from nas.ops.slots import check_kernel, odd_kernel_by_two
 from nas.ops.warm_start import Trained, bottlenecks_of, copy_conv, fitted, set_norm, trained, trained_like
 
 _ALPHA = Arg("alpha", 0.5, "share of the channels at half the resolution", low=0.125, high=0.875)
@@ -107,11 +106,6 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     _begin_part(low.conv, low.bn, layer, slice(split, None), 2 * s, s)
 
 
-def _fits(slot: Mapping[str, Value]) -> bool:
-    """Odd kernels of 3 and more, stride 1 or 2."""
-    return odd_kernel(slot) and slot["stride"] in (1, 2)
-
-
 @register(
     rule="conv",
     kinds={"conv", "down"},
@@ -119,7 +113,7 @@ def _fits(slot: Mapping[str, Value]) -> bool:
     paper="OctConv, ICCV 2019, arXiv:1904.05049",
     summary="convolution that computes a part of its output channels at half the resolution",
     requires="an odd kernel of 3 or more with stride 1 or 2, channels of which the share alpha is one at least",
-    fits=_fits,
+    fits=odd_kernel_by_two,
     start=_start,
     starts="the replaced kernel for the high part (with stride 2 the nearest on means of 2x2 pixels), and the nearest "
     "on such means for the low part: off by a tenth to a fifth of the output's variance on a trained YOLOv8n",

@@ -5,6 +5,9 @@ and nothing else does: which slots it fits, how its constructor gets its channel
 bounds, and where it was published. Registering a module gives it the contract tests, a row in ``nas ops`` and a place
 in spaces.
 
+``modules.json`` lists what is registered here, without the classes: a command that only reads names and arguments needs
+no torch. In a process that has torch, `nas.ops.families` is imported, and what its files register counts.
+
 MACs that PyTorch modules spend outside child modules (a sampling, a product with computed weights) are stated by
 `counts_macs`, beside the class that spends them.
 """
@@ -12,13 +15,23 @@ MACs that PyTorch modules spend outside child modules (a sampling, a product wit
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import json
 import math
+import re
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 Value: TypeAlias = int | float | bool | str
 """A value that a module's argument may take in a space file or a model YAML."""
@@ -29,14 +42,14 @@ ChannelRule = Literal["same", "conv", "block", "guided"]
 ``guided`` (c, c_guide, ...). A guided module takes a list of two maps, its layer's input with c channels and a guide of
 its output's size with c_guide channels, and puts out c channels."""
 
-MacsRule = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], int]
+MacsRule: TypeAlias = "Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], int]"
 """(module, its forward's positional inputs, its output) -> multiply-accumulates spent outside its child modules. The
 input of a guided module is one list."""
 
-Start: TypeAlias = Callable[[nn.Module, nn.Module], None]
+Start: TypeAlias = "Callable[[nn.Module, nn.Module], None]"
 """(the new module, the trained layer that it replaces): sets the new module's parameters and statistics."""
 
-ModuleT = TypeVar("ModuleT", bound=type[nn.Module])
+ModuleT = TypeVar("ModuleT", bound="type[nn.Module]")
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ class Entry:
 
     Attributes:
         name: The class's name, which model YAMLs use.
-        cls: The class.
+        made: The class; in the list, the name of the Python module that defines it.
         rule: How its constructor gets its channels.
         kinds: The kinds of slot that it fits.
         params: Constructor parameters after the channels (and repeats), in order.
@@ -140,7 +153,7 @@ class Entry:
     """
 
     name: str
-    cls: type[nn.Module]
+    made: type[nn.Module] | str
     rule: ChannelRule
     kinds: frozenset[SlotKind]
     params: tuple[Arg | FromSlot, ...]
@@ -152,9 +165,22 @@ class Entry:
     starts: str = ""
 
     @property
+    def cls(self) -> type[nn.Module]:
+        """The class; imported at first use if the entry is from the list."""
+        if not isinstance(self.made, str):
+            return self.made
+        found: type[nn.Module] = getattr(importlib.import_module(self.made), self.name)
+        return found
+
+    @property
+    def source(self) -> str:
+        """The name of the Python module that defines the class."""
+        return self.made if isinstance(self.made, str) else self.made.__module__
+
+    @property
     def native(self) -> bool:
         """Whether Ultralytics has the class and its ``parse_model`` knows the channels: it needs no registration."""
-        return self.cls.__module__.startswith("ultralytics.")
+        return self.source.startswith("ultralytics.")
 
     @property
     def args(self) -> dict[str, Arg]:
@@ -232,8 +258,9 @@ def register(
                 f"{name} is defined in the script that runs, where checkpoints and other processes cannot find it: "
                 "put it into a file of its own"
             )
-        if name in _ENTRIES and _ENTRIES[name].cls is not cls:
-            raise ValueError(f"a module named {name!r} is registered already: {_ENTRIES[name].cls}")
+        known = _ENTRIES.get(name) or listed().get(name)
+        if known and known.made not in (cls, cls.__module__):
+            raise ValueError(f"a module named {name!r} is registered already: {known.cls}")
         _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits, start, starts)
         return cls
 
@@ -262,7 +289,10 @@ def drop(name: str) -> None:
 
 def entries() -> dict[str, Entry]:
     """Return every registered module by name, in the order of registration."""
-    return dict(_ENTRIES)
+    if "torch" in sys.modules and "nas.ops.families" not in sys.modules:
+        importlib.import_module("nas.ops.families")
+    known = {**listed(), **_ENTRIES}
+    return {name: entry for name, entry in known.items() if name in _ENTRIES} if _COMPLETE else known
 
 
 def macs_rules() -> dict[type[nn.Module], MacsRule]:
@@ -276,9 +306,87 @@ def get(name: str) -> Entry:
     Raises:
         ValueError: No such module; the message names close matches.
     """
-    if name not in _ENTRIES:
-        raise ValueError(f"unknown module {name!r}{did_you_mean(name, _ENTRIES)}")
-    return _ENTRIES[name]
+    known = _ENTRIES if name in _ENTRIES else entries()
+    if name not in known:
+        raise ValueError(f"unknown module {name!r}{did_you_mean(name, known)}")
+    return known[name]
+
+
+LIST = "modules.json"
+"""The list, a file of this package. `tests/ops/test_list.py` compares it with the registry and rewrites it."""
+_COMPLETE: list[bool] = []
+"""Not empty once all files with modules have been imported."""
+
+
+def complete() -> None:
+    """Let what is registered count alone, and the list no more."""
+    _COMPLETE.append(True)
+
+
+@functools.cache
+def listed() -> dict[str, Entry]:
+    """Return the entries of the list by name, without those whose classes the installed Ultralytics lacks."""
+    body: dict[str, Any] = json.loads((resources.files("nas.ops") / LIST).read_text(encoding="utf-8"))
+    return {name: _read_entry(name, facts) for name, facts in body.items() if all(map(_is_there, facts["needs"]))}
+
+
+def to_list(entry: Entry) -> dict[str, Any]:
+    """Return what the list holds of an entry, as plain values.
+
+    `needs` are the classes of Ultralytics that its class is derived from, or is.
+    """
+    params = [
+        {"slot": p.key, "name": p.name} if isinstance(p, FromSlot) else {**asdict(p), "options": list(p.options)}
+        for p in entry.params
+    ]
+    return {
+        "source": entry.source,
+        "rule": entry.rule,
+        "kinds": sorted(entry.kinds),
+        "params": params,
+        "paper": entry.paper,
+        "summary": entry.summary,
+        "requires": entry.requires,
+        "fits": entry.fits and f"{entry.fits.__module__}:{entry.fits.__name__}",
+        "starts": entry.starts,
+        "needs": [f"{c.__module__}:{c.__name__}" for c in entry.cls.__mro__ if c.__module__.startswith("ultralytics.")],
+    }
+
+
+def _read_entry(name: str, facts: Mapping[str, Any]) -> Entry:
+    """Return the entry that `to_list` wrote."""
+    params = tuple(
+        FromSlot(p["name"], p["slot"]) if "slot" in p else Arg(**{**p, "options": tuple(p["options"])})
+        for p in facts["params"]
+    )
+    fits = None
+    if facts["fits"]:
+        source, _, function = facts["fits"].partition(":")
+        fits = getattr(importlib.import_module(source), function)
+    words = (facts["paper"], facts["summary"], facts["requires"])
+    kinds = frozenset(facts["kinds"])
+    return Entry(name, facts["source"], facts["rule"], kinds, params, *words, fits, None, facts["starts"])
+
+
+def _is_there(needed: str) -> bool:
+    """Return whether the installed Ultralytics defines a class, ``module:name``, without importing it."""
+    source, _, name = needed.partition(":")
+    return name in _classes(source)
+
+
+@functools.cache
+def _classes(source: str) -> frozenset[str]:
+    """Return the classes that a file of Ultralytics defines."""
+    package, *inner = source.split(".")
+    folder = folder_of(package)
+    path = folder and folder.joinpath(*inner).with_suffix(".py")
+    return frozenset(re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M) if path else ())
+
+
+def folder_of(package: str) -> Path | None:
+    """Return the folder of an installed package without importing it; None if it is not installed."""
+    spec = importlib.machinery.PathFinder.find_spec(package) or importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def did_you_mean(name: str, known: Mapping[str, object]) -> str:

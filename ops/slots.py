@@ -26,6 +26,16 @@ def three(slot: Mapping[str, Value]) -> bool:
     return slot["kernel"] == 3
 
 
+def odd_kernel_by_two(slot: Mapping[str, Value]) -> bool:
+    """Odd kernels of 3 and more, stride 1 or 2."""
+    return odd_kernel(slot) and slot["stride"] in (1, 2)
+
+
+def three_by_two(slot: Mapping[str, Value]) -> bool:
+    """Only 3x3, stride 1 or 2."""
+    return three(slot) and slot["stride"] in (1, 2)
+
+
 def halving(slot: Mapping[str, Value]) -> bool:
     """Odd kernels of 3 and more, stride 2."""
     return odd_kernel(slot) and slot["stride"] == 2

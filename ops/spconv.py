@@ -17,25 +17,19 @@ Deliberate differences:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
 from nas.ops.activation import activation
 from nas.ops.functional.spconv import spconv_blend
-from nas.ops.registry import Arg, FromSlot, Value, counts_macs, register
+from nas.ops.registry import Arg, FromSlot, counts_macs, register
+from nas.ops.slots import three_by_two
 from nas.ops.warm_start import covariance, set_norm, trained
 
 
 def _macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> int:
     """Count the blend of the two branches, one per output element. The pools (additions) are not counted."""
     return output.numel()
-
-
-def _fits(slot: Mapping[str, Value]) -> bool:
-    """Only 3x3, stride 1 or 2."""
-    return slot["kernel"] == 3 and slot["stride"] in (1, 2)
 
 
 def _start(new: nn.Module, old: nn.Module) -> None:
@@ -86,7 +80,7 @@ def _start(new: nn.Module, old: nn.Module) -> None:
     paper="SPConv, IJCAI 2020, arXiv:2006.12085",
     summary="3x3 convolution on a part of the channels, 1x1 on the rest, blended by their means",
     requires="a 3x3 kernel with stride 1 or 2, at least 3 input channels, an even number of output channels",
-    fits=_fits,
+    fits=three_by_two,
     start=_start,
     starts="the replaced kernel where the grouped 3x3 holds it and the nearest 1x1 elsewhere: "
     "off by about a third of the output's variance on a trained YOLOv8n",

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import nas.ops  # noqa: F401  registers the modules
+import nas.ops.families  # noqa: F401  registers the modules
 from nas.cli import cli
 from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
 from nas.ops.registry import Entry, entries

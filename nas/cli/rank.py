@@ -98,7 +98,7 @@ def print_ranking(
     out = console.make_console()
     if rows:
         out.print(console.ranking_table(rows, out.width))
-    said = ["", *notes.ranking_notes(study, fidelity), *([checked.text] if checked else [])]
+    said = ["", *notes.ranking_notes(study, fidelity, rows), *([checked.text] if checked else [])]
     said += ["", *notes.conclusion(study)] if conclude or not rows else []
     for line in said:
         out.print(line, markup=False)

@@ -120,6 +120,11 @@ def read_source(name: str) -> SourceFile:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             _read_import(file, statement)
             continue
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING" and not file.is_own:
+            for inner in statement.body:
+                if isinstance(inner, ast.Import | ast.ImportFrom):
+                    _read_import(file, inner)
+            continue
         for defined in defines(statement):
             file.defined.setdefault(defined, []).append(place)
         if file.is_own and _acts(file, statement):

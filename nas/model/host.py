@@ -149,6 +149,7 @@ def unregister_costs() -> None:
 
 def _counter_hooks() -> dict[Any, Any]:
     """Return the counter's table of rules by class."""
+    importlib.import_module("nas.ops.families")  # states all rules
     importlib.import_module("thop")  # whose attribute `profile` is a function that hides the module
     hooks: dict[Any, Any] = sys.modules["thop.profile"].__dict__["register_hooks"]
     return hooks

@@ -7,15 +7,14 @@ import importlib
 import json
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from nas.model.host import register_costs
 from nas.ops.registry import Entry, Value
 from nas.own.files import files_of
 from nas.space.bases import load_base
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CHANNELS = 64
 SIDE = 40
@@ -72,10 +71,23 @@ class Timing:
 
 
 @functools.cache
-def _timed() -> dict[str, Any]:
-    text = (resources.files("nas.model") / "modules_cpu.json").read_text(encoding="utf-8")
-    body: dict[str, Any] = json.loads(text)
+def _stored(name: str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((resources.files("nas.model") / name).read_text(encoding="utf-8"))
     return body
+
+
+def _timed() -> dict[str, Any]:
+    return _stored("modules_cpu.json")
+
+
+SIZES = "modules_size.json"
+"""The figures of the modules that ship, a file of this package. `tests/ops/test_list.py` measures and rewrites it."""
+
+
+def figures_of(entry: Entry) -> Reference:
+    """Return the stored figures of a module, which need no torch; of a user's module, measure them."""
+    found = _stored(SIZES).get(entry.name) if is_shipped(entry) else None
+    return Reference(**found) if found else measure_module(entry)
 
 
 def timing(entry: Entry) -> Timing | None:
@@ -106,6 +118,8 @@ def in_order(entry: Entry) -> tuple[int, str]:
 
 def example(entry: Entry) -> tuple[nn.Module, Any]:
     """Return a module at the reference size, with an input of one image."""
+    import torch
+
     place = next((p for p in _PLACES if entry.fits is None or entry.fits(p)), _PLACES[0])
     slot: dict[str, Value] = {"scale": 2, "shortcut": True, **place}
     c = CHANNELS
@@ -117,8 +131,12 @@ def example(entry: Entry) -> tuple[nn.Module, Any]:
 
 def measure_module(entry: Entry) -> Reference:
     """Build a module at the reference size and count it."""
+    import torch
+    from torch import nn
     from ultralytics.nn.modules.block import RepVGGDW
     from ultralytics.nn.modules.conv import Conv, ConvTranspose, DWConv, RepConv
+
+    from nas.model.host import register_costs
 
     register_costs()
     state = torch.get_rng_state()

@@ -110,7 +110,7 @@ def render_snippet(variant: Variant) -> str:
         .render(
             name=variant.name,
             version=__version__,
-            imports=[f"from {registry.get(m).cls.__module__} import {m}" for m in modules],
+            imports=[f"from {registry.get(m).source} import {m}" for m in modules],
             anchor=ANCHOR.strip(),
             branch=render_branch(modules),
         )

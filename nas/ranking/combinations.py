@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.ranking.additive import AdditiveModel, GroupedScores, Observation, fit_both
-from nas.space.search_space import Assignment, Key, Slot, key_of
+from nas.ranking.additive import AdditiveModel, fit_both
+from nas.ranking.grouped_scores import GroupedScores, Indices, Observation
+from nas.space.search_space import Assignment, Slot, key_of
 from nas.study.objective import Array
 
 _MASKING = 3.0
 """Standard deviations beyond which a combination is set aside, so that it masks no other outlier."""
+MOST_ASIDE = 12
+"""Number of them among more than `nas.ranking.grouped_scores.LARGE`, where one hardly masks another."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,19 @@ class CrossValidation:
         rms_error: Root of the mean squared error.
         rms_mean: The same, of predicting the mean of the other combinations.
         rms_baseline: The same, of predicting the baseline's score; None if that was not measured.
+        pairs: Number of pairs of swaps whose interactions can be learnt, and of all that occur at least twice.
     """
 
     combinations: int
     rms_error: float
     rms_mean: float
     rms_baseline: float | None
+    pairs: tuple[int, int] = (0, 0)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether only the most frequent pairs of swaps can be learnt."""
+        return self.pairs[0] < self.pairs[1]
 
 
 def cross_validate(
@@ -55,6 +65,7 @@ def cross_validate(
         rms_error=rms(predicted),
         rms_mean=rms((measured.sum() - measured) / (count - 1)),
         rms_baseline=rms(base) if len(base) else None,
+        pairs=(len(data.pairs), data.pair_count),
     )
 
 
@@ -86,23 +97,32 @@ def find_outliers(
     """Return the combinations that miss the sum of their parts by more than `z` standard deviations, farthest first.
 
     The parts are the effects that all other observations give, without interactions. A combination that clearly misses
-    them is set aside, so that it neither moves the parts of others nor passes for a large error.
+    them is set aside, so that it neither moves the parts of others nor passes for a large error; of many variants, the
+    `MOST_ASIDE` that miss them most.
     """
     keep = {slot.key: slot.choices[0] for slot in slots}
-    full = [Observation(keep | dict(o.assignment), o.score) for o in observations]
-    aside: set[Key] = set()
+    data = GroupedScores([Observation(keep | dict(o.assignment), o.score) for o in observations], slots, error)
+    aside: set[int] = set()
 
-    def judged(without: set[Key]) -> dict[Key, Outlier]:
-        data = GroupedScores([o for o in full if key_of(o.assignment) not in without], slots, error)
-        predictions = AdditiveModel(data, data.pairs[:0], ratios=(0.0,)).leave_one_out
-        rows = zip(data.assignments, data.scores, *predictions, strict=True)
-        every = [Outlier(a, *map(float, numbers)) for a, *numbers in rows]
-        return {key_of(o.assignment): o for o, of in zip(every, data.combinations, strict=True) if of}
+    def model(without: set[int]) -> tuple[AdditiveModel, Indices]:
+        left = np.setdiff1d(np.arange(len(data.scores)), list(without))
+        part = data.without(without)
+        return AdditiveModel(part, part.pairs[:0], ratios=(0.0,)), left
 
-    while found := judged(aside):
-        farthest = max(found, key=lambda key: found[key].distance)
+    def judged(without: set[int], only: int | None = None) -> dict[int, Outlier]:
+        fitted, left = model(without)
+        wanted = left[data.combinations[left]] if only is None else np.array([only])
+        if not len(wanted):
+            return {}
+        predictions = fitted.predict_left_out(np.searchsorted(left, wanted))
+        rows = zip(wanted.tolist(), data.scores[wanted].tolist(), *predictions, strict=True)
+        return {i: Outlier(data.assignments[i], score, float(mean), float(sd)) for i, score, mean, sd in rows}
+
+    while (found := judged(aside)) and not (data.large and len(aside) == MOST_ASIDE):
+        farthest = max(found, key=lambda i: found[i].distance)
         if found[farthest].distance <= max(z, _MASKING):
             break
         aside.add(farthest)
-    found |= {key: judged(aside - {key})[key] for key in sorted(aside)}
+    for i in sorted(aside, key=lambda i: key_of(data.assignments[i])):
+        found |= judged(aside - {i}, only=i)
     return sorted((o for o in found.values() if o.distance > z), key=lambda o: -o.distance)

@@ -18,7 +18,8 @@ import numpy as np
 from scipy import special
 
 from nas.errors import StudyError
-from nas.ranking.additive import AdditiveModel, Estimate, SwapKey, fit_sums, observations_of
+from nas.ranking.additive import AdditiveModel, Estimate, fit_both, fit_sums
+from nas.ranking.grouped_scores import GroupedScores, SwapKey, observations_of
 from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEVEL, holm
 from nas.space.choice import parse_choice
@@ -83,22 +84,28 @@ class Effects:
     Attributes:
         variants: Number of finished ones, with the baseline.
         effects: The highest mAP first, by kind.
-        interactions: The surest first; of pairs that at least two variants have.
+        interactions: The surest first; of pairs that at least two variants have, of many variants only the
+            `nas.ranking.grouped_scores.MOST_PAIRS` that occur most often.
         untried: Swaps that no finished variant has.
+        pairs: Number of pairs that at least two variants have.
     """
 
     variants: int
     effects: tuple[Effect, ...]
     interactions: tuple[Interaction, ...]
     untried: tuple[str, ...]
+    pairs: int = 0
 
     def of(self, kind: str) -> list[Effect]:
         """Return the effects of a kind."""
         return [e for e in self.effects if e.kind == kind]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values; the number of pairs only where it is not that of `interactions`."""
+        body = asdict(self)
+        if self.pairs == len(self.interactions):
+            del body["pairs"]
+        return body
 
 
 def estimate_effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None = None) -> Effects:
@@ -118,7 +125,9 @@ def estimate_effects(trials: Sequence[Trial], slots: Sequence[Slot], error: floa
     every = [(slot.key, label) for slot in slots for label in slot.choices[1:]]
     having = {swap: {i for i, t in enumerate(done) if t.assignment.get(swap[0]) == swap[1]} for swap in every}
     tried = [swap for swap in every if having[swap]]
-    model = AdditiveModel.fit(observations_of(done), slots, error)
+    data = GroupedScores(observations_of(done), slots, error)
+    plain, paired, helps = fit_both(data)
+    model = paired if helps[-1] else plain
     cost = fit_sums([(t.assignment, t.gflops) for t in done], slots)
     mixed = _mixed(tried, having, len(done))
     sought: list[tuple[Literal["swap", "module", "slot"], str, list[SwapKey]]] = []
@@ -141,16 +150,15 @@ def estimate_effects(trials: Sequence[Trial], slots: Sequence[Slot], error: floa
     return Effects(
         variants=len(done),
         effects=tuple(sorted(found, key=lambda e: (("module", "slot", "swap").index(e.kind), -e.map, e.name))),
-        interactions=_interactions(done, slots, error, having),
+        interactions=_interactions(paired, having),
+        pairs=data.pair_count,
         untried=tuple(_name(swap) for swap in every if not having[swap]),
     )
 
 
-def _interactions(
-    done: Sequence[Trial], slots: Sequence[Slot], error: float | None, having: Mapping[SwapKey, set[int]]
-) -> tuple[Interaction, ...]:
-    """Return the interaction of each pair of swaps that at least two variants have."""
-    pairs = AdditiveModel.fit(observations_of(done), slots, error, interactions=True).interactions()
+def _interactions(paired: AdditiveModel, having: Mapping[SwapKey, set[int]]) -> tuple[Interaction, ...]:
+    """Return the interaction of each pair of swaps that the model has learnt."""
+    pairs = paired.interactions()
     found = []
     for ((one, other), beyond), p in zip(pairs, holm(_chances([b for _, b in pairs])), strict=True):
         verdict = "cannot tell" if p >= LEVEL else "more" if beyond.mean > 0 else "less"
@@ -169,7 +177,8 @@ def _mixed(tried: Sequence[SwapKey], having: Mapping[SwapKey, set[int]], variant
     design[:, 0] = 1
     for column, swap in enumerate(tried, 1):
         design[list(having[swap]), column] = 1
-    _, sizes, turned = np.linalg.svd(design)
+    triangle = np.linalg.qr(design, mode="r") if variants > design.shape[1] else design  # with the same null space
+    _, sizes, turned = np.linalg.svd(triangle)
     null = turned[int((sizes > _ROUNDING * sizes.max()).sum()) :, 1:]
     shared = np.abs(null.T @ null) > _ROUNDING
     return {

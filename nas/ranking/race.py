@@ -79,10 +79,16 @@ def rules_of(study: Study) -> Rules:
     return Rules(study.confirm, s.seed, study.seeds, s.floor, s.prior, s.goal, frozenset(study.excluded_seeds))
 
 
-def find_winner(study: Study, rows: Sequence[RankRow]) -> RankRow:
-    """Return the row of a study's ranking, not empty, that is recommended: the confirmed one once the race is over."""
+def find_winner(study: Study, rows: Sequence[RankRow], trials: Sequence[Trial] | None = None) -> RankRow:
+    """Return the row of a study's ranking, not empty, that is recommended: the confirmed one once the race is over.
+
+    Args:
+        study: The study.
+        rows: Its ranking.
+        trials: Its trials at its own recipe; by default they are read.
+    """
     rules = rules_of(study)
-    over = rules.confirm.top > 0 and next_round(study.trials(), rules) is None
+    over = rules.confirm.top > 0 and next_round(study.trials() if trials is None else trials, rules) is None
     return confirmed_winner(rows) if over else rows[0]
 
 

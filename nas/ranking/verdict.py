@@ -11,7 +11,8 @@ Verdicts are corrected by Holm's step-down procedure (A Simple Sequentially Reje
 over all compared variants, with further seeds or not: that corrects for the selection of those that had scored well.
 Intervals are those of single variants, without correction.
 
-This is arithmetic over arrays, without trials or trainings.
+This is arithmetic over arrays, without trials or trainings. SciPy is imported where there is an error to compare with:
+it takes longer to import than a ranking with one seed a variant.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
 
 from nas.study.objective import Prior
 
@@ -75,13 +75,17 @@ def compare(differences: Sequence[Sequence[float]], prior: Prior | None = None) 
     errors, degrees = moderated(squares, np.maximum(counts - 1, 0), prior)
     with np.errstate(divide="ignore", invalid="ignore"):
         errors = errors / np.sqrt(counts)
-        p = 2 * special.stdtr(degrees, -np.abs(means) / errors)
     known = (degrees > 0) & (counts > 0)
+    p, reach = np.full(len(counts), np.nan), np.zeros(len(counts))
+    if known.any():
+        from scipy import special
+
+        p[known] = 2 * special.stdtr(degrees[known], -np.abs(means[known]) / errors[known])
+        reach[known] = _t(degrees[known]) * errors[known]
     tested = known & (counts >= LEAST_SEEDS)
     corrected = holm(np.where(tested, p, 1.0)[counts > 0])
     at = np.cumsum(counts > 0) - 1
     shrunk = dict(zip(np.flatnonzero(known).tolist(), shrink(means[known], errors[known] ** 2), strict=False))
-    reach = np.where(known, _t(degrees), 0.0) * np.where(known, errors, 0.0)
     found = []
     for i, (n, mean) in enumerate(zip(counts, means, strict=True)):
         if not n:
@@ -103,6 +107,8 @@ def chance_below(comparison: Comparison) -> float:
     """Return the one-sided p-value that the difference is below zero; 1 if the error is unknown."""
     if comparison.delta is None or comparison.error is None:
         return 1.0
+    from scipy import special
+
     return float(special.stdtr(comparison.degrees, comparison.delta / comparison.error))
 
 
@@ -118,8 +124,11 @@ def moderated(squares: np.ndarray, degrees: np.ndarray, prior: Prior | None = No
         Standard deviations, NaN with 0 degrees of freedom: seeds that change nothing at all give no error.
     """
     every, of_every = float(squares.sum()), float(degrees.sum())
-    if prior and of_every and every / of_every > prior.sd**2 * special.fdtri(of_every, prior.degrees, 1 - LEVEL):
-        prior = None
+    if prior and of_every:
+        from scipy import special
+
+        if every / of_every > prior.sd**2 * special.fdtri(of_every, prior.degrees, 1 - LEVEL):
+            prior = None
     known, of_known = (prior.sd**2 * prior.degrees, prior.degrees) if prior else (0.0, 0.0)
     others = np.maximum(every - squares, 0.0) + known
     of_others = of_every - degrees + of_known
@@ -174,6 +183,8 @@ def interval_of_mean(scores: Sequence[float]) -> tuple[float, float] | None:
 
 def _t(degrees: np.ndarray) -> np.ndarray:
     """Return the half-width of a 95 % interval in standard errors."""
+    from scipy import special
+
     return np.asarray(special.stdtrit(np.maximum(degrees, 1e-9), 0.975))
 
 

@@ -58,6 +58,8 @@ def _notes(found: Effects) -> list[str]:
             f"{len(found.effects)} effects, and over all {len(found.interactions)} pairs)."
         ),
     ]
+    if len(found.interactions) < found.pairs:
+        lines.append(f"Pairs: the {len(found.interactions)} most frequent of {found.pairs}; others widen intervals.")
     clear = [i for i in found.interactions if i.verdict != "cannot tell"]
     if not found.interactions:
         lines.append("No two swaps occur together in two or more variants: interactions cannot be estimated.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nas.errors import SpaceError
-from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
+from nas.model.module_card import WHERE, figures_of, in_order, is_shipped, kinds_of, timed_how, timing, usage
 from nas.ops import registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
@@ -36,7 +36,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         right = ("parameters", "MACs", "time")
         table = make_table("module", *right, "fuse()", "what it is", "paper", right=right)
         for e in (e for e in entries if kinds_of(e) == kinds):
-            figures, timed = measure_module(e), timing(e)
+            figures, timed = figures_of(e), timing(e)
             ratio = f"{timed.ratio:g} x" if timed else ""
             table.add_row(
                 e.name, f"{figures.params:,}", _millions(figures.macs), ratio, figures.fuse, e.summary, e.paper
@@ -59,7 +59,7 @@ def _millions(macs: int) -> str:
 
 def _module_json(entry: Entry) -> dict[str, Any]:
     """Return everything about a module as plain values."""
-    figures, timed = measure_module(entry), timing(entry)
+    figures, timed = figures_of(entry), timing(entry)
     return {
         "name": entry.name,
         "fits": sorted(entry.kinds),
@@ -84,7 +84,7 @@ def _module_json(entry: Entry) -> dict[str, Any]:
 
 def _print_module(entry: Entry) -> None:
     """Print one module in full."""
-    figures, timed = measure_module(entry), timing(entry)
+    figures, timed = figures_of(entry), timing(entry)
     console = make_console()
     facts = {
         "": entry.summary,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nas.bank.store import IDLE
-from nas.ranking.additive import observations_of
 from nas.ranking.combinations import cross_validate, find_outliers
+from nas.ranking.grouped_scores import observations_of
 from nas.ranking.race import contenders, find_winner, rules_of
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.replicates import pool_replicates
@@ -22,11 +22,11 @@ from nas.study.trial import Trial
 from nas.training.scores import SCORES, signed
 
 
-def ranking_notes(study: Study, fidelity: str = "") -> list[str]:
-    """Return the notes under the ranking of a study, or of a lower rung."""
+def ranking_notes(study: Study, fidelity: str = "", rows: Sequence[RankRow] | None = None) -> list[str]:
+    """Return the notes under the ranking of a study, or of a lower rung; `rows` is that ranking, if it is known."""
     s = study.settings.at(fidelity)
     trials = study.runs()
-    rows = ranking_of(study, fidelity)
+    rows = ranking_of(study, fidelity) if rows is None else rows
     notes = [
         (
             f"Proxy: {_proxy_words(study, fidelity)}; {s.images[0]} training and {s.images[1]} validation images of "
@@ -207,7 +207,8 @@ def _parts(study: Study, fidelity: str) -> list[str]:
     how = (
         f"Additive model: {tested.combinations} combinations predicted from the other variants, root mean square error "
     )
-    lines = [f"{how}{tested.rms_error:.4f} (from their mean {tested.rms_mean:.4f}{baseline})."]
+    bound = f" Of {tested.pairs[1]} pairs it can learn the {tested.pairs[0]} most frequent." if tested.bounded else ""
+    lines = [f"{how}{tested.rms_error:.4f} (from their mean {tested.rms_mean:.4f}{baseline}).{bound}"]
     for outlier in find_outliers(seen, s.space.active, s.error)[:3]:
         swaps = describe_swaps((k, v) for k, v in sorted(outlier.assignment.items()) if v not in (KEEP, NONE))
         lines.append(f"{swaps}: {outlier.text}")

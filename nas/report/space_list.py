@@ -7,7 +7,6 @@ import time
 
 import click
 
-from nas.model.check_space import check_space
 from nas.report.console import make_console, make_table
 from nas.space.space_file import load_space, shipped_spaces
 
@@ -54,6 +53,8 @@ def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None
     Raises:
         SpaceError: It cannot be read, or a choice fails.
     """
+    from nas.model.check_space import check_space
+
     s = load_space(name)
     chosen = tuple(s.graph.scales) if all_scales else tuple(s.with_scale(scale).scale for scale in scales) or (s.scale,)
     started = time.monotonic()

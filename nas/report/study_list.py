@@ -9,11 +9,12 @@ import click
 
 from nas.errors import NasError, printable
 from nas.ranking.race import find_winner
-from nas.ranking.rank import baseline_of, ranking_of
+from nas.ranking.rank import baseline_of, rank_trials
 from nas.ranking.replicates import pool_replicates
 from nas.report.console import make_console, make_table
-from nas.study.catalog import list_studies
+from nas.study.catalog import list_studies, outline_of
 from nas.study.study import Study
+from nas.study.trial import variants_spent
 
 
 def print_studies(storage: str | None, *, as_json: bool) -> None:
@@ -43,16 +44,18 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
 
 def _study_json(study: Study) -> dict[str, Any]:
     """Return a study as plain values."""
-    rows = ranking_of(study)
-    base = baseline_of(pool_replicates(study.trials()))
+    outline, s = outline_of(study), study.settings
+    trials = [t for t in outline.trials if not t.fidelity]
+    rows = rank_trials(trials, s.floor, s.goal, s.prior)
+    base = baseline_of(pool_replicates(trials))
     return {
         "study": study.location.name,
         "file": study.location.shown,
         "space": study.settings.space.name,
         "data": study.settings.data or "demo",
-        "trials": study.spent,
-        "runs": sum(t.status == "done" for t in study.runs()),
+        "trials": variants_spent([t for t in outline.trials if t.fidelity == s.fidelities[0]]),
+        "runs": sum(t.status == "done" for t in outline.trials),
         "asked": study.target,
         "baseline": round(base.map, 4) if base else None,
-        "best": find_winner(study, rows).trial.describe() if rows else None,
+        "best": outline.swaps[find_winner(study, rows, trials).trial.number] if rows else None,
     }

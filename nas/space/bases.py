@@ -6,7 +6,6 @@ like YOLOv8's: by section, kind, and output stride.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from functools import cache
@@ -16,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from nas.errors import SpaceError
-from nas.ops.registry import did_you_mean
+from nas.ops.registry import did_you_mean, folder_of
 from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelYaml, read_model_yaml
 
@@ -59,10 +58,10 @@ def _shipped() -> tuple[str, ...]:
 @cache
 def _host_files() -> dict[str, Path]:
     """Return the installed Ultralytics' detection YAMLs by name, without importing it."""
-    spec = importlib.util.find_spec("ultralytics")
-    if spec is None or not spec.origin:
+    folder = folder_of("ultralytics")
+    if folder is None:
         return {}
-    files = sorted((Path(spec.origin).parent / "cfg/models").rglob("yolo*.yaml"))
+    files = sorted((folder / "cfg/models").rglob("yolo*.yaml"))
     found = {f.stem: f for f in files if _HEAD_ROW.search(f.read_text(encoding="utf-8"))}
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-
 from nas.errors import StorageError, StudyError
+from nas.space.variant import Variant
 from nas.study.location import StudyLocation, locate
-from nas.study.storage import check_storage, open_storage, translate_damage, translate_errors
+from nas.study.optuna_private import read_tables
+from nas.study.running_trial import RECORD
+from nas.study.storage import check_storage, open_storage, translate_damage, translate_errors, with_retry
 from nas.study.study import Study
+from nas.study.trial import Status, Trial
 
 
 def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
@@ -27,7 +31,7 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
             if not where.server and not where.file.exists():
                 raise StorageError(f"{where.file} does not exist")
             with translate_damage(where), translate_errors(where):
-                names = optuna.get_all_study_names(open_storage(where)) if check_storage(where, write=False) else []
+                names = read_tables(where).names() if check_storage(where, write=False) else []
         except (StorageError, StudyError) as error:
             problems.append(str(error))
             continue
@@ -38,6 +42,47 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
             except (StudyError, StorageError) as error:
                 problems.append(f"{where.shown}: {error}" if where.shown not in str(error) else str(error))
     return found, problems
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The trials of a study with what ranks them, but without assignments, curves and model YAMLs.
+
+    Attributes:
+        trials: All of all fidelities, in order.
+        swaps: The swaps of each in one line, by the number of the trial.
+    """
+
+    trials: list[Trial]
+    swaps: Mapping[int, str]
+
+
+def outline_of(study: Study) -> Outline:
+    """Return the outline of a study, from a few plain values a trial: their records are read only where these lack."""
+    s = study.settings
+    keys = ("id", "swaps", "seed", "fidelity", "gflops")
+    with translate_errors(study.location):
+        plain = with_retry(study.location, lambda: study.tables.plain(keys))
+        plain = [(row, value, facts) for row, value, facts in plain if "id" in facts]
+        done = [(value, facts.get("gflops")) for row, value, facts in plain if row.state == "COMPLETE"]
+        if s.goal.needs_latency or not all(gflops and value is not None for value, gflops in done):
+            trials = study.runs()
+            return Outline(trials, {t.number: t.describe() for t in trials})
+        ended = [row.id for row, _, _ in plain if row.state == "FAIL"]  # failed, or interrupted
+        records = with_retry(study.location, lambda: study.tables.parts(ended, RECORD))
+    base, scale = s.space.base, s.space.scale
+    baseline = Variant(base, scale)
+    trials = []
+    for row, value, facts in plain:
+        variant = baseline if facts["id"] == baseline.id else Variant(base, scale, (("", facts["id"]),))
+        status: Status = "rejected" if row.state == "PRUNED" else "done" if row.state == "COMPLETE" else "running"
+        if row.state == "FAIL":
+            status = records[row.id][1]["status"] if row.id in records else "failed"
+        # Equal scores stay equal: what the division by GFLOPs has rounded is far below the last digit that is kept.
+        score = round((value or 0.0) * facts["gflops"], 12) if status == "done" else None
+        rest = {"seed": facts.get("seed", 0), "fidelity": facts.get("fidelity", ""), "gflops": facts["gflops"]}
+        trials.append(Trial(row.number, variant, {}, status, pooled=score, **rest))
+    return Outline(trials, {row.number: facts["swaps"] for row, _, facts in plain})
 
 
 def copy_study(source: Study, target: StudyLocation) -> Study:
@@ -52,6 +97,8 @@ def copy_study(source: Study, target: StudyLocation) -> Study:
         StorageError: The target cannot be written.
         LockError: A search works on it.
     """
+    import optuna
+
     with source.locked(), source.leases.claim_lock():
         source.take_over()
         if any(trial.status == "running" for trial in source.runs()):

@@ -29,15 +29,15 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
-
-import sqlalchemy
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from typing import TYPE_CHECKING, Protocol
 
 from nas.errors import LockError
 from nas.locks import Watch, is_free, leased, life_of, try_lock
 from nas.study.location import StudyLocation
 from nas.study.storage import server_engine, translate_errors, with_retry
+
+if TYPE_CHECKING:
+    import sqlalchemy
 
 HEARTBEAT_S = 15.0
 """Seconds between heartbeats."""
@@ -114,6 +114,9 @@ def claim_lock(where: StudyLocation) -> Iterator[None]:
             connection = with_retry(where, lambda: _server_lock(where))
             stack.callback(_close_quietly, connection)
         yield
+        import sqlalchemy
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:  # if the server has lost this connection, it may have given the lock to another process
             connection.execute(sqlalchemy.text("SELECT 1"))
         except SQLAlchemyError:
@@ -122,6 +125,9 @@ def claim_lock(where: StudyLocation) -> Iterator[None]:
 
 def _server_lock(where: StudyLocation) -> sqlalchemy.Connection:
     """Wait for the study's advisory lock, which the server releases with the connection, and return the connection."""
+    import sqlalchemy
+    from sqlalchemy.exc import OperationalError
+
     connection = server_engine(where).connect()
     key = int.from_bytes(hashlib.sha256(f"swapnas {where.name}".encode()).digest()[:8], "big", signed=True)
     try:
@@ -142,6 +148,8 @@ _LOCK_NOT_AVAILABLE = "55P03"
 
 
 def _close_quietly(connection: sqlalchemy.Connection) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
     with contextlib.suppress(SQLAlchemyError):
         connection.close()
 

@@ -6,11 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
-
-import optuna
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING, Any
 
 from nas.study.leases import Leases
 from nas.study.location import StudyLocation
@@ -18,6 +14,10 @@ from nas.study.optuna_private import open_trial, read_trial, trial_id
 from nas.study.storage import translate_errors, with_retry
 from nas.study.trial import DIED, DIED_OFTEN, Trial
 from nas.training.scores import EpochScore
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
 
 RECORD, OWNER, BEAT, EPOCH = "record", "owner", "beat", "epoch"
 PREPARING = -1
@@ -39,6 +39,7 @@ class Ledger:
         Raises:
             StorageError: The storage cannot be written.
         """
+        from optuna.exceptions import UpdateFinishedTrialError
 
         def attempt() -> bool:
             try:
@@ -103,6 +104,8 @@ class RunningTrial:
         return self.trial
 
     def _end(self) -> None:
+        from optuna.trial import TrialState
+
         self._store()
         states = {"done": TrialState.COMPLETE, "rejected": TrialState.PRUNED}
         value = self.trial.map_per_gflop if self.trial.status == "done" else None
@@ -126,7 +129,7 @@ def trial_attributes(trial: Trial) -> dict[str, Any]:
 def load_trial(frozen: FrozenTrial, *, settle: bool = True) -> Trial:
     """Return a stored trial; with `settle`, one that is open in the storage counts as running in any case."""
     trial = Trial.from_json(frozen.number, frozen.params, frozen.user_attrs[RECORD])
-    return replace(trial, status="running") if settle and frozen.state == TrialState.RUNNING else trial
+    return replace(trial, status="running") if settle and frozen.state.name == "RUNNING" else trial
 
 
 _MOST_DEATHS = 3
@@ -142,6 +145,8 @@ def take_over(ledger: Ledger) -> int:
     Returns:
         How many were interrupted.
     """
+    from optuna.trial import TrialState
+
     inner, interrupted = ledger.inner, 0
     with translate_errors(ledger.where):
         frozen = with_retry(ledger.where, lambda: inner.get_trials(deepcopy=False))

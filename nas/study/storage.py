@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
-
-import optuna
-import sqlalchemy
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.errors import NasError, SpaceError, StorageError, StudyError, Unreachable, escaped, full_disk, one_line, shown
 from nas.study.location import StudyLocation
+
+if TYPE_CHECKING:
+    import optuna
+    import sqlalchemy
 
 _LOCK_WAIT_S = 60
 _CHECK_WAIT_S = 5
@@ -41,6 +43,8 @@ _OF_OPTUNA = {"studies", "trials", "version_info"}
 
 def open_storage(where: StudyLocation) -> optuna.storages.RDBStorage:
     """Open the storage in Optuna, with long lock timeouts and, for a file, a write-ahead log."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if where.server:
@@ -52,9 +56,12 @@ def open_storage(where: StudyLocation) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(where.url, engine_kwargs={"connect_args": {"timeout": _LOCK_WAIT_S}})
 
 
-def server_engine(where: StudyLocation) -> sqlalchemy.Engine:
-    """Return an SQLAlchemy engine for the server that pools no connections."""
-    return sqlalchemy.create_engine(where.url, poolclass=sqlalchemy.NullPool, connect_args=dict(_SERVER_OPTIONS))
+def server_engine(where: StudyLocation, *, pooled: bool = False) -> sqlalchemy.Engine:
+    """Return an SQLAlchemy engine for the server; without `pooled` it keeps no connections."""
+    import sqlalchemy
+
+    options: dict[str, Any] = {"pool_pre_ping": True} if pooled else {"poolclass": sqlalchemy.NullPool}
+    return sqlalchemy.create_engine(where.url, connect_args=dict(_SERVER_OPTIONS), **options)
 
 
 def check_storage(where: StudyLocation, *, write: bool) -> bool:
@@ -87,6 +94,8 @@ def _check_file(file: Path, write: bool) -> bool:
 
 
 def _check_server(where: StudyLocation, write: bool) -> bool:
+    import sqlalchemy
+
     with server_engine(where).connect() as connection:
         tables = set(sqlalchemy.inspect(connection).get_table_names())
         if tables and not tables >= _OF_OPTUNA:
@@ -130,7 +139,7 @@ def with_retry(where: StudyLocation, action: Callable[[], _T]) -> _T:
     while True:
         try:
             return action()
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        except (*_of("sqlalchemy.exc", "SQLAlchemyError"), *_of("optuna.exceptions", "StorageInternalError")) as error:
             if _SHORTENED.is_set():
                 until = min(until, time.monotonic() + SHORT_TIMEOUT_S)
             if not (where.server and is_disconnected(error)) or time.monotonic() > until:
@@ -143,15 +152,23 @@ def with_retry(where: StudyLocation, action: Callable[[], _T]) -> _T:
 
 def is_disconnected(error: BaseException) -> bool:
     """Return whether an error is temporary: the connection failed or was lost, or the server is shutting down."""
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
     cause = error if isinstance(error, DBAPIError) else error.__cause__
     if not isinstance(cause, DBAPIError):
         return False
     code = getattr(cause.orig, "sqlstate", None)
     if code is None:  # there is no answer of the server: it could not be reached, or the connection was lost
         refused = any(words in str(cause) for words in _REFUSALS)
-        lost = isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+        lost = isinstance(cause, OperationalError | InterfaceError)
         return bool(cause.connection_invalidated) or (lost and not refused)
     return code[:2] == "08" or code in _GOING_DOWN
+
+
+def _of(module: str, name: str) -> tuple[type[Exception], ...]:
+    """Return a class of errors; nothing if its module was not imported, which then cannot have raised one."""
+    found = sys.modules.get(module)
+    return (getattr(found, name),) if found else ()
 
 
 _GOING_DOWN = ("57P01", "57P02", "57P03", "53300", "25P03")
@@ -172,18 +189,18 @@ def translate_errors(where: StudyLocation) -> Iterator[None]:
         raise
     except (
         sqlite3.Error,
-        SQLAlchemyError,
         OSError,
-        optuna.exceptions.StorageInternalError,
         RuntimeError,
+        *_of("sqlalchemy.exc", "SQLAlchemyError"),
+        *_of("optuna.exceptions", "StorageInternalError"),
     ) as error:
         text = str(error.__cause__ or error) or type(error).__name__
-        of_optuna = isinstance(error, optuna.exceptions.OptunaError) or _is_of_another_version(text)
+        of_optuna = isinstance(error, _of("optuna.exceptions", "OptunaError")) or _is_of_another_version(text)
         if isinstance(error, RuntimeError) and not of_optuna:
             raise
         kind = Unreachable if where.server and is_disconnected(error) else StorageError
         raise kind(_explanation(where, error, text)) from None
-    except optuna.exceptions.DuplicatedStudyError:
+    except _of("optuna.exceptions", "DuplicatedStudyError"):
         raise StudyError(f"{where.shown} holds a study {where.name!r} already") from None
 
 
@@ -231,7 +248,8 @@ _FULL = {
 def _explanation(where: StudyLocation, error: Exception, text: str) -> str:
     """Return a message for an error of a storage."""
     if _is_of_another_version(text):
-        return f"{where.shown} was made by another version of Optuna ({optuna.__version__} runs): {text}"
+        runs = metadata.version("optuna")
+        return f"{where.shown} was made by another version of Optuna ({runs} runs): {text}"
     if full := full_disk(error) or next((why for sign, why in _FULL.items() if sign in text), ""):
         return f"{where.shown}: {full}; what was finished before is stored"
     if where.server:

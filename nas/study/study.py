@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING, Any
 
 from nas.bank.store import SwapBank
 from nas.errors import LockError, SpaceError, StudyError, escaped
@@ -24,12 +21,15 @@ from nas.locks import held, private_folder
 from nas.study.budget import Confirm
 from nas.study.leases import Leases, claim_lock, make_leases
 from nas.study.location import StudyLocation
-from nas.study.optuna_private import add_trial, open_trial, set_trial_attribute, trial_id
-from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, load_trial, take_over, trial_attributes
+from nas.study.optuna_private import Tables, add_trial, open_trial, read_tables, set_trial_attribute, trial_id
+from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, take_over, trial_attributes
 from nas.study.settings import Settings
 from nas.study.storage import check_storage, open_storage, translate_damage, translate_errors, with_retry
 from nas.study.trial import Trial, variants_spent
 from nas.training.scores import EpochScore
+
+if TYPE_CHECKING:
+    import optuna
 
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
@@ -40,13 +40,21 @@ _BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
 class Study:
     """An open study."""
 
-    def __init__(self, where: StudyLocation, settings: Settings, inner: optuna.Study) -> None:
+    def __init__(self, where: StudyLocation, settings: Settings) -> None:
         self.location = where
         self.settings = settings
-        self._inner = inner
+        self.tables = Tables(where)
+        self._ended: dict[int, Trial | None] = {}
+
+    @cached_property
+    def _inner(self) -> optuna.Study:
+        """The study in Optuna, by which it is written; reading needs `tables` alone."""
+        import optuna
+
+        inner = optuna.load_study(study_name=self.location.name, storage=open_storage(self.location))
         # Variants are proposed by `nas.samplers.propose`; Optuna's default sampler would fit a model for nothing.
         inner.sampler = optuna.samplers.RandomSampler()
-        self._ended: dict[int, Trial] = {}
+        return inner
 
     @classmethod
     def create(
@@ -68,6 +76,8 @@ class Study:
             StorageError: The storage cannot be written.
             StudyError: It holds a study of that name.
         """
+        import optuna
+
         with translate_errors(where):
             if not where.server:
                 where.file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +94,7 @@ class Study:
             inner.set_user_attr(_OPTIONS, dict(options or {}))
             inner.set_user_attr(_SETTINGS, settings.to_json())  # last, because a study with settings is complete
             inner.set_metric_names(["mAP50-95 per GFLOP"])
-        return cls(where, settings, inner)
+        return cls(where, settings)
 
     @property
     def shown(self) -> str:
@@ -114,6 +124,8 @@ class Study:
             StudyError: It has results.
             LockError: Others work on it.
         """
+        import optuna
+
         with self.locked(), self.leases.claim_lock(), translate_errors(self.location):
             if not self.has_no_results:
                 raise StudyError(f"the study {self.location.name!r} has finished trials")
@@ -140,16 +152,10 @@ class Study:
         if not where.server and not where.file.exists():
             raise StudyError(f"no study {where.name!r}: {where.file} does not exist; `nas studies` lists what is here")
         with translate_damage(where), translate_errors(where):
-            there = check_storage(where, write=write)
-            try:
-                if where.server and not there:  # Optuna would create its tables
-                    raise KeyError(where.name)
-                inner = optuna.load_study(study_name=where.name, storage=open_storage(where))
-            except KeyError:
-                raise StudyError(
-                    f"{where.shown} holds no study {where.name!r}; `nas studies` lists what is here"
-                ) from None
-            text = inner.user_attrs.get(_SETTINGS)
+            stored = read_tables(where).attributes() if check_storage(where, write=write) else None
+            if stored is None:
+                raise StudyError(f"{where.shown} holds no study {where.name!r}; `nas studies` lists what is here")
+            text = stored.get(_SETTINGS)
             if not isinstance(text, str) or not text:
                 raise StudyError(
                     f"{where.shown} holds {where.name!r}, but it is not a study of this tool: it has no settings"
@@ -158,7 +164,7 @@ class Study:
                 settings = Settings.from_json(text)
             except (StudyError, SpaceError) as error:
                 raise StudyError(f"cannot use the study {where.name!r} of {where.shown}: {error}") from None
-            return cls(where, settings, inner)
+            return cls(where, settings)
 
     @staticmethod
     def exists(where: StudyLocation) -> bool:
@@ -170,11 +176,9 @@ class Study:
         with translate_errors(where):
             if not check_storage(where, write=False):
                 return False
-            storage = open_storage(where)
-            if where.name not in optuna.get_all_study_names(storage):
-                return False
-            inner = optuna.load_study(study_name=where.name, storage=storage)
-            return bool(inner.user_attrs.keys() - _BEFORE_SETTINGS or inner.get_trials(deepcopy=False))
+            tables = read_tables(where)
+            stored = tables.attributes()
+            return stored is not None and bool(stored.keys() - _BEFORE_SETTINGS or tables.trials())
 
     @staticmethod
     def is_created(where: StudyLocation) -> bool:
@@ -212,12 +216,16 @@ class Study:
     @cached_property
     def leases(self) -> Leases:
         """The leases of this process, created at first use, which should be in the main thread."""
+        from optuna.trial import TrialState
+
+        with translate_errors(self.location):
+            inner = with_retry(self.location, lambda: self._inner)
 
         def write_beat(trial: int, beat: int) -> None:
-            set_trial_attribute(self._inner, trial, BEAT, beat)
+            set_trial_attribute(inner, trial, BEAT, beat)
 
         def read_beats() -> dict[int, int]:
-            running = self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            running = inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             return {trial_id(t): t.user_attrs.get(BEAT, 0) for t in running}
 
         return make_leases(self.location, write_beat, read_beats)
@@ -278,7 +286,7 @@ class Study:
             StudyError: It is damaged.
         """
         with translate_damage(self.location), translate_errors(self.location):
-            return parse(with_retry(self.location, lambda: self._inner.user_attrs).get(key, default))
+            return parse((with_retry(self.location, self.tables.attributes) or {}).get(key, default))
 
     def _write(self, values: Mapping[str, Any]) -> None:
         """Store attributes of the study, with retries."""
@@ -343,16 +351,21 @@ class Study:
     def runs(self) -> list[Trial]:
         """Return all trials of all fidelities, in order."""
         with translate_damage(self.location), translate_errors(self.location):
-            frozen = with_retry(self.location, lambda: self._inner.get_trials(deepcopy=False))
-            return [self._read(t) for t in frozen if RECORD in t.user_attrs]
+            return with_retry(self.location, self._read)
 
-    def _read(self, frozen: FrozenTrial) -> Trial:
-        """Return a stored trial; finished ones do not change and are parsed only once."""
-        if not frozen.state.is_finished():
-            return load_trial(frozen)
-        if frozen.number not in self._ended:
-            self._ended[frozen.number] = load_trial(frozen)
-        return self._ended[frozen.number]
+    def _read(self) -> list[Trial]:
+        """Return the stored trials; finished ones do not change and are read only once."""
+        stored = self.tables.trials()
+        parts = self.tables.parts([row.id for row in stored if row.id not in self._ended], RECORD)
+        found: dict[int, Trial | None] = {}
+        for row in stored:
+            if row.id not in self._ended:
+                trial = Trial.from_json(row.number, *parts[row.id]) if row.id in parts else None
+                found[row.id] = replace(trial, status="running") if trial and row.state == "RUNNING" else trial
+                if row.state not in ("RUNNING", "WAITING"):
+                    self._ended[row.id] = trial
+        every = (self._ended.get(row.id) or found.get(row.id) for row in stored)
+        return [trial for trial in every if trial]
 
     @cached_property
     def scratch(self) -> Path:
@@ -368,12 +381,14 @@ class Study:
 
         If several processes work on the study, call it within `leases.claim_lock`.
         """
+        import optuna
+
         leases = self.leases
         with translate_errors(self.location):
             space = self.settings.space
             kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
             body = optuna.trial.create_trial(
-                state=TrialState.RUNNING,
+                state=optuna.trial.TrialState.RUNNING,
                 params=dict(trial.assignment),
                 distributions=dict(kinds),
                 user_attrs={**trial_attributes(trial), OWNER: leases.owner},

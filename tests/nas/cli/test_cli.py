@@ -50,6 +50,37 @@ except SystemExit:
         assert sub.help
 
 
+BLOCKED = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "ultralytics", "optuna", "sqlalchemy", "cv2", "matplotlib"}:
+            raise AssertionError(f"imports {name}")
+sys.meta_path.insert(0, Blocker())
+from click.testing import CliRunner
+from nas.cli import cli
+for command in COMMANDS:
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    print(command, done.exit_code, len(done.output))
+"""
+
+
+def test_commands_that_read_import_neither_torch_nor_the_host(ranked_study, tmp_path):
+    """Nor Optuna, whose tables they read; all of them, as tables and as JSON."""
+    swap = {"neck.up_*": "CARAFE"}
+    ranked_study([({}, "done", 0.4, 8.0), (swap, "done", 0.41, 8.1), ({"neck.c2f_*": "C2f_SPConv"}, "failed", 0, 8.0)])
+    place = ["--storage", f"sqlite:///{tmp_path / 's.db'}"]
+    commands = [["rank", "s", *place], ["rank", "s", "--csv", *place], ["effects", "s", *place], ["studies", *place]]
+    commands += [["ops"], ["space", "show", "seeds"], ["space", "list"]]
+    commands += [[*c, "--json"] for c in commands if c[-1] != "list" and "--csv" not in c]
+    code = BLOCKED.replace("COMMANDS", repr(commands))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(commands)
+    assert all(f"{c} 0 " in line and not line.endswith(" 0") for c, line in zip(commands, lines, strict=True))
+
+
 def test_space_commands(tmp_path):
     result = invoke("space", "show", "seeds")
     assert result.exit_code == 0

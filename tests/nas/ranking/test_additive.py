@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from nas.errors import SpaceError
-from nas.ranking.additive import AdditiveModel, Estimate, Observation
+from nas.ranking.additive import AdditiveModel, Estimate
 from nas.ranking.combinations import cross_validate, find_outliers
+from nas.ranking.grouped_scores import Observation
 from nas.space.search_space import Slot, key_of
 
 BASE = 0.4

@@ -57,3 +57,39 @@ def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):
     swapped = next(line for line in text.getvalue().splitlines() if "CARAFE" in line)
     assert "-0.000" not in swapped
     assert "+0.0" not in swapped
+
+
+@pytest.mark.parametrize("width", [20, 45, 70, 100, 140, 300])
+def test_a_long_table_looks_as_richs(width):
+    names, right = ("#", "variant", "swaps", "Δ"), ("#", "Δ")
+    cells = [
+        (
+            "1*",
+            "0a1b2c3d",
+            "neck.{up_p3,up_p4}=CARAFE  backbone.c2f_p2+neck.{c2f_n4,c2f_p3}=C2f_DCNv4(groups=4)",
+            "+0.001",
+        ),
+        ("2 ", "baseline", "baseline", ""),
+        ("10", "ffffffff", "模块=CARAFE " * 9, "-0.1000 ±0.02"),
+    ]
+    ours, theirs = (
+        console.LongTable(names, "swaps", right),
+        console.make_table(*names, right=right, no_wrap=("#", "variant", "Δ")),
+    )
+    printed = []
+    for row in cells:
+        ours.add_row(*row, bold=row[2] == "baseline")
+        theirs.add_row(*row, style="bold" if row[2] == "baseline" else None)
+    for table in (ours, theirs):
+        text = io.StringIO()
+        Console(file=text, width=width).print(table)
+        printed.append(text.getvalue())
+    assert printed[0] == printed[1]
+
+
+def test_brackets_are_text_in_a_long_table():
+    table = console.LongTable(("swaps", "n"), "swaps", ())
+    table.add_row("x=[red]", "1")
+    text = io.StringIO()
+    Console(file=text, width=40).print(table)
+    assert "x=[red]" in text.getvalue()

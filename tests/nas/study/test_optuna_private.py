@@ -11,6 +11,7 @@ from optuna.trial import TrialState, create_trial
 
 import nas
 from nas.study import optuna_private
+from nas.study.location import StudyLocation
 
 CHOICES = optuna.distributions.CategoricalDistribution(("a", "b"))
 PRIVATE = {"_storage", "_study_id", "_trial_id"}
@@ -75,6 +76,38 @@ def test_a_trial_is_read_and_marked_by_its_id(study):
     assert optuna_private.read_trial(study, made).user_attrs == {"owner": "me", "beat": 3}
     study.tell(optuna_private.open_trial(study, made), 0.5)
     assert optuna_private.read_trial(study, made).state == TrialState.COMPLETE
+
+
+def test_the_tables_say_what_optuna_says(tmp_path):
+    """Of the right study of several, in the order of numbers, with the choices and attributes of each trial."""
+    where = StudyLocation("a", tmp_path / "a.db")
+    storage = optuna.storages.RDBStorage(where.url)
+    optuna.create_study(storage=storage, study_name="other").add_trial(running(record={"n": 9}))
+    made = optuna.create_study(storage=storage, study_name="a", direction="maximize")
+    made.set_user_attr("words", ["é", None, 1.5])
+    kept = create_trial(value=0.3, params={"x": "b"}, distributions={"x": CHOICES}, user_attrs={"record": {"n": 1}})
+    ends = [TrialState.PRUNED, TrialState.FAIL]
+    for trial in (running(record={"n": 0}), kept, *(create_trial(state=s, user_attrs={"id": "i"}) for s in ends)):
+        made.add_trial(trial)
+    tables = optuna_private.read_tables(where)
+    assert tables.schema == optuna_private.SCHEMA == storage.get_current_version()
+    assert tables.names() == sorted(optuna.get_all_study_names(storage), key=["other", "a"].index)
+    assert tables.attributes() == made.user_attrs
+    assert optuna_private.Tables(where.named("none")).attributes() is None
+    theirs = made.get_trials(deepcopy=False)
+    rows = tables.trials()
+    assert [(t.id, t.number, t.state) for t in rows] == [
+        (optuna_private.trial_id(t), t.number, t.state.name) for t in theirs
+    ]
+    assert tables.parts([row.id for row in rows], "record") == {
+        row.id: (t.params, t.user_attrs["record"])
+        for row, t in zip(rows, theirs, strict=True)
+        if "record" in t.user_attrs
+    }
+    assert tables.plain(("id",)) == [
+        (row, t.value, {k: v for k, v in t.user_attrs.items() if k == "id"})
+        for row, t in zip(rows, theirs, strict=True)
+    ]
 
 
 def test_no_other_file_uses_them():
