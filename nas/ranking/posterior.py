@@ -63,12 +63,14 @@ class RotatedBasis:
 
     def means(self) -> Array:
         """Return as `Basis.means`."""
-        return self.cross.T @ (self.seen * self.effect / self.variance)
+        means: Array = self.cross.T @ (self.seen * self.effect / self.variance)
+        return means
 
     def covariance(self, weights: Array) -> Array:
         """Return as `Basis.covariance`."""
         known = (weights * self.effect**2 / self.variance).sum(1)
-        return weights @ self.effect * np.diag(self.sizes) - self.cross.T * known @ self.cross
+        found: Array = weights @ self.effect * np.diag(self.sizes) - self.cross.T * known @ self.cross
+        return found
 
     def left_out(self, rows: Indices, points: Indices) -> tuple[Array, Array]:
         """Return as `Basis.left_out`."""
@@ -109,13 +111,15 @@ class SpectralBasis:
     def means(self) -> Array:
         """Return as `Basis.means`."""
         weights = self.seen * np.sqrt(self.values)[:, None] * self.effect / self.variance
-        return self.scale[:, None] * (self.turned @ weights)
+        means: Array = self.scale[:, None] * (self.turned @ weights)
+        return means
 
     def covariance(self, weights: Array) -> Array:
         """Return as `Basis.covariance`."""
         known = ((weights * self.effect**2 / self.variance).sum(1)) * self.values
         turned = self.scale[:, None] * self.turned
-        return weights @ self.effect * np.diag(self.scale**2) - turned * known @ turned.T
+        found: Array = weights @ self.effect * np.diag(self.scale**2) - turned * known @ turned.T
+        return found
 
     def left_out(self, rows: Indices, points: Indices) -> tuple[Array, Array]:
         """Return as `Basis.left_out`."""
@@ -209,7 +213,7 @@ class NormalEquations:
 
     def _inverse(self, k: int) -> Array:
         if k not in self._inverses:
-            self._inverses[k] = np.linalg.inv(self.matrices[k])
+            self._inverses[k] = np.asarray(np.linalg.inv(self.matrices[k]), dtype=np.float64)
         return self._inverses[k]
 
     def left_out(self, rows: Indices, points: Indices) -> tuple[Array, Array]:

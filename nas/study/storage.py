@@ -171,6 +171,12 @@ def _of(module: str, name: str) -> tuple[type[Exception], ...]:
     return (getattr(found, name),) if found else ()
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what a storage can raise."""
+    others = _of("sqlalchemy.exc", "SQLAlchemyError") + _of("optuna.exceptions", "StorageInternalError")
+    return (sqlite3.Error, OSError, RuntimeError, *others)
+
+
 _GOING_DOWN = ("57P01", "57P02", "57P03", "53300", "25P03")
 """SQLSTATEs of shutdown, crash, start-up, too many connections, and an idle transaction."""
 _REFUSALS = ("authentication failed", "no password supplied", "does not exist")
@@ -187,13 +193,7 @@ def translate_errors(where: StudyLocation) -> Iterator[None]:
         if where.server and "psycopg" in str(error.__cause__ or error):
             raise StorageError("PostgreSQL needs its driver: pip install 'swapnas[postgres]'") from None
         raise
-    except (
-        sqlite3.Error,
-        OSError,
-        RuntimeError,
-        *_of("sqlalchemy.exc", "SQLAlchemyError"),
-        *_of("optuna.exceptions", "StorageInternalError"),
-    ) as error:
+    except _errors() as error:
         text = str(error.__cause__ or error) or type(error).__name__
         of_optuna = isinstance(error, _of("optuna.exceptions", "OptunaError")) or _is_of_another_version(text)
         if isinstance(error, RuntimeError) and not of_optuna:
