@@ -359,10 +359,8 @@ def _read_entry(name: str, facts: Mapping[str, Any]) -> Entry:
         FromSlot(p["name"], p["slot"]) if "slot" in p else Arg(**{**p, "options": tuple(p["options"])})
         for p in facts["params"]
     )
-    fits = None
-    if facts["fits"]:
-        source, _, function = facts["fits"].partition(":")
-        fits = getattr(importlib.import_module(source), function)
+    source, _, function = (facts["fits"] or "").partition(":")
+    fits = getattr(importlib.import_module(source), function) if source else None
     words = (facts["paper"], facts["summary"], facts["requires"])
     kinds = frozenset(facts["kinds"])
     return Entry(name, facts["source"], facts["rule"], kinds, params, *words, fits, None, facts["starts"])
@@ -378,9 +376,8 @@ def _is_there(needed: str) -> bool:
 def _classes(source: str) -> frozenset[str]:
     """Return the classes that a file of Ultralytics defines."""
     package, *inner = source.split(".")
-    folder = folder_of(package)
-    path = folder and folder.joinpath(*inner).with_suffix(".py")
-    return frozenset(re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M) if path else ())
+    path = (folder_of(package) or Path()).joinpath(*inner).with_suffix(".py")
+    return frozenset(re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M) if path.is_file() else ())
 
 
 def folder_of(package: str) -> Path | None:

@@ -58,31 +58,41 @@ class Outline:
 
 
 def outline_of(study: Study) -> Outline:
-    """Return the outline of a study, from a few plain values a trial: their records are read only where these lack."""
+    """Return the outline of a study, from a few plain values a trial: their records are read only where these lack.
+
+    Raises:
+        StudyError: It is damaged.
+        StorageError: Its storage cannot be read.
+    """
+    with translate_damage(study.location), translate_errors(study.location):
+        return _outline(study)
+
+
+def _outline(study: Study) -> Outline:
     s = study.settings
     keys = ("id", "swaps", "seed", "fidelity", "gflops")
-    with translate_errors(study.location):
-        plain = with_retry(study.location, lambda: study.tables.plain(keys))
-        plain = [(row, value, facts) for row, value, facts in plain if "id" in facts]
-        done = [(value, facts.get("gflops")) for row, value, facts in plain if row.state == "COMPLETE"]
-        if s.goal.needs_latency or not all(gflops and value is not None for value, gflops in done):
-            trials = study.runs()
-            return Outline(trials, {t.number: t.describe() for t in trials})
-        ended = [row.id for row, _, _ in plain if row.state == "FAIL"]  # failed, or interrupted
-        records = with_retry(study.location, lambda: study.tables.parts(ended, RECORD))
+    plain = with_retry(study.location, lambda: study.tables.plain(keys))
+    plain = [(row, value, facts) for row, value, facts in plain if "id" in facts]
+    done = [(value, facts.get("gflops")) for row, value, facts in plain if row.state == "COMPLETE"]
+    if s.goal.needs_latency or not all(gflops and value is not None for value, gflops in done):
+        trials = study.runs()
+        return Outline(trials, {t.number: t.describe() for t in trials})
+    ended = [row.id for row, _, _ in plain if row.state == "FAIL"]  # failed, or interrupted
+    records = with_retry(study.location, lambda: study.tables.parts(ended, RECORD))
     base, scale = s.space.base, s.space.scale
     baseline = Variant(base, scale)
     trials = []
     for row, value, facts in plain:
-        variant = baseline if facts["id"] == baseline.id else Variant(base, scale, (("", facts["id"]),))
+        variant = baseline if facts["id"] == baseline.id else Variant(base, scale, (("id", f"id_{facts['id']}"),))
         status: Status = "rejected" if row.state == "PRUNED" else "done" if row.state == "COMPLETE" else "running"
         if row.state == "FAIL":
             status = records[row.id][1]["status"] if row.id in records else "failed"
+        gflops = float(facts.get("gflops", 0.0))
         # Equal scores stay equal: what the division by GFLOPs has rounded is far below the last digit that is kept.
-        score = round((value or 0.0) * facts["gflops"], 12) if status == "done" else None
-        rest = {"seed": facts.get("seed", 0), "fidelity": facts.get("fidelity", ""), "gflops": facts["gflops"]}
+        score = round((value or 0.0) * gflops, 12) if status == "done" else None
+        rest = {"seed": int(facts.get("seed", 0)), "fidelity": str(facts.get("fidelity", "")), "gflops": gflops}
         trials.append(Trial(row.number, variant, {}, status, pooled=score, **rest))
-    return Outline(trials, {row.number: facts["swaps"] for row, _, facts in plain})
+    return Outline(trials, {row.number: str(facts["swaps"]) for row, _, facts in plain})
 
 
 def copy_study(source: Study, target: StudyLocation) -> Study:

@@ -357,15 +357,14 @@ class Study:
         """Return the stored trials; finished ones do not change and are read only once."""
         stored = self.tables.trials()
         parts = self.tables.parts([row.id for row in stored if row.id not in self._ended], RECORD)
-        found: dict[int, Trial | None] = {}
+        found = dict(self._ended)
         for row in stored:
             if row.id not in self._ended:
                 trial = Trial.from_json(row.number, *parts[row.id]) if row.id in parts else None
                 found[row.id] = replace(trial, status="running") if trial and row.state == "RUNNING" else trial
                 if row.state not in ("RUNNING", "WAITING"):
                     self._ended[row.id] = trial
-        every = (self._ended.get(row.id) or found.get(row.id) for row in stored)
-        return [trial for trial in every if trial]
+        return [trial for row in stored if (trial := found[row.id])]
 
     @cached_property
     def scratch(self) -> Path:
@@ -383,7 +382,6 @@ class Study:
         """
         import optuna
 
-        leases = self.leases
         with translate_errors(self.location):
             space = self.settings.space
             kinds = {s.key: optuna.distributions.CategoricalDistribution(s.choices) for s in space.active}
@@ -391,7 +389,7 @@ class Study:
                 state=optuna.trial.TrialState.RUNNING,
                 params=dict(trial.assignment),
                 distributions=dict(kinds),
-                user_attrs={**trial_attributes(trial), OWNER: leases.owner},
+                user_attrs={**trial_attributes(trial), OWNER: self.leases.owner},
             )
             # In one transaction, so that no process sees an incomplete trial: Optuna's `ask` needs several.
             made = open_trial(self._inner, with_retry(self.location, lambda: add_trial(self._inner, body)))
