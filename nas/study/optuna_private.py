@@ -121,9 +121,11 @@ class Tables:
     def attributes(self) -> dict[str, Any] | None:
         """Return the user attributes of the study; None if there is no such study."""
         with self._reading() as query:
-            found = query("SELECT study_id FROM studies WHERE study_name = :name", name=self.where.name)
+            sql = "SELECT s.study_id, d.direction FROM studies s JOIN study_directions d ON d.study_id = s.study_id"
+            found = query(f"{sql} WHERE s.study_name = :name", name=self.where.name)
             if not found:
                 return None
+            _check("direction", found[0][1], _DIRECTIONS)
             sql = "SELECT key, value_json FROM study_user_attributes WHERE study_id = :study"
             return {key: json.loads(text) for key, text in query(sql, study=found[0][0])}
 
@@ -134,7 +136,10 @@ class Tables:
             "WHERE s.study_name = :name ORDER BY t.number"
         )
         with self._reading() as query:
-            return [StoredTrial(*row) for row in query(sql, name=self.where.name)]
+            found = [StoredTrial(*row) for row in query(sql, name=self.where.name)]
+        for trial in found:
+            _check("state", trial.state, _STATES)
+        return found
 
     def parts(self, trials: Sequence[int], key: str) -> dict[int, tuple[dict[str, Any], Any]]:
         """Return parameters and one user attribute of trials by their IDs; those that lack it are left out."""
@@ -168,6 +173,16 @@ class Tables:
             for trial, key, text in query(sql, name=self.where.name, **names):
                 found.setdefault(trial, {})[key] = json.loads(text)
         return [(trial, values.get(trial.id), found.get(trial.id, {})) for trial in trials]
+
+
+_DIRECTIONS = frozenset({"MAXIMIZE", "MINIMIZE", "NOT_SET"})
+_STATES = frozenset({"RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL"})
+
+
+def _check(what: str, value: object, known: frozenset[str]) -> None:
+    """Raise ValueError for a value that Optuna never stores."""
+    if value not in known:
+        raise ValueError(f"the {what} {value!r} is not one of {', '.join(sorted(known))}")
 
 
 def read_tables(where: StudyLocation) -> Tables:

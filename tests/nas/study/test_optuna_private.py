@@ -93,6 +93,8 @@ def test_the_tables_say_what_optuna_says(tmp_path):
     assert tables.schema == optuna_private.SCHEMA == storage.get_current_version()
     assert tables.names() == sorted(optuna.get_all_study_names(storage), key=["other", "a"].index)
     assert tables.attributes() == made.user_attrs
+    assert {s.name for s in TrialState} == optuna_private._STATES
+    assert {d.name for d in optuna.study.StudyDirection} == optuna_private._DIRECTIONS
     assert optuna_private.Tables(where.named("none")).attributes() is None
     theirs = made.get_trials(deepcopy=False)
     rows = tables.trials()
