@@ -90,8 +90,8 @@ def _outline(study: Study) -> Outline:
         gflops = float(facts.get("gflops", 0.0))
         # Equal scores stay equal: what the division by GFLOPs has rounded is far below the last digit that is kept.
         score = round((value or 0.0) * gflops, 12) if status == "done" else None
-        rest = {"seed": int(facts.get("seed", 0)), "fidelity": str(facts.get("fidelity", "")), "gflops": gflops}
-        trials.append(Trial(row.number, variant, {}, status, pooled=score, **rest))
+        seed, fidelity = int(facts.get("seed", 0)), str(facts.get("fidelity", ""))
+        trials.append(Trial(row.number, variant, {}, status, seed=seed, fidelity=fidelity, gflops=gflops, pooled=score))
     return Outline(trials, {row.number: str(facts["swaps"]) for row, _, facts in plain})
 
 
