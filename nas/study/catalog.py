@@ -37,10 +37,14 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
             continue
         for name in names:
             try:
-                if locate(name).name == name:  # a name that the tool would not give is no path of a file
-                    found.append(Study.load(where.named(name)))
+                locate(name)  # a name that the tool would not give may be a path, or escapes for a terminal
+            except StudyError as error:
+                problems.append(f"{where.shown}: {error}")
+                continue
+            try:
+                found.append(Study.load(where.named(name)))
             except (StudyError, StorageError) as error:
-                problems.append(f"{where.shown}: {error}" if where.shown not in str(error) else str(error))
+                problems.append(str(error))
     return found, problems
 
 
