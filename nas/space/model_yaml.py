@@ -153,8 +153,11 @@ class _ModelReader(YamlReader):
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             self.problem(node, f"row {number}: repeats {shown(repeats)}; expected a whole number of at least 1")
             repeats = 1
-        if not isinstance(module, str) or module_problem(module):
-            self.problem(node, f"row {number}: {module_problem(str(module)) or f'module {shown(module)}'}")
+        if not isinstance(module, str):
+            self.problem(node, f"row {number}: module {shown(module)}; expected a class's name")
+            module = ""
+        elif why := module_problem(module):
+            self.problem(node, f"row {number}: {why}")
             module = ""
         if not isinstance(args, list):
             self.problem(node, f"row {number}: args {shown(args)}; expected a list")

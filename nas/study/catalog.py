@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import StorageError, StudyError
+from nas.files import from_plain
 from nas.space.variant import Variant
 from nas.study.location import StudyLocation, locate
 from nas.study.optuna_private import read_tables
@@ -37,10 +38,14 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
             continue
         for name in names:
             try:
-                if locate(name).name == name:  # a name that the tool would not give is no path of a file
-                    found.append(Study.load(where.named(name)))
+                locate(name)  # a name that the tool would not give may be a path, or escapes for a terminal
+            except StudyError as error:
+                problems.append(f"{where.shown}: {error}")
+                continue
+            try:
+                found.append(Study.load(where.named(name)))
             except (StudyError, StorageError) as error:
-                problems.append(f"{where.shown}: {error}" if where.shown not in str(error) else str(error))
+                problems.append(str(error))
     return found, problems
 
 
@@ -68,11 +73,18 @@ def outline_of(study: Study) -> Outline:
         return _outline(study)
 
 
+_FACTS: Mapping[str, type] = {"id": str, "swaps": str, "seed": int, "fidelity": str, "gflops": float}
+"""The plain values of a trial that its outline needs."""
+
+
 def _outline(study: Study) -> Outline:
     s = study.settings
-    keys = ("id", "swaps", "seed", "fidelity", "gflops")
-    plain = with_retry(study.location, lambda: study.tables.plain(keys))
-    plain = [(row, value, facts) for row, value, facts in plain if "id" in facts]
+    stored = with_retry(study.location, lambda: study.tables.plain(tuple(_FACTS)))
+    plain = [
+        (row, value, {key: from_plain(_FACTS[key], fact, key) for key, fact in facts.items()})
+        for row, value, facts in stored
+        if "id" in facts
+    ]
     done = [(value, facts.get("gflops")) for row, value, facts in plain if row.state == "COMPLETE"]
     if s.goal.needs_latency or not all(gflops and value is not None for value, gflops in done):
         trials = study.runs()
@@ -86,7 +98,7 @@ def _outline(study: Study) -> Outline:
         variant = baseline if facts["id"] == baseline.id else Variant(base, scale, (("id", f"id_{facts['id']}"),))
         status: Status = "rejected" if row.state == "PRUNED" else "done" if row.state == "COMPLETE" else "running"
         if row.state == "FAIL":
-            status = records[row.id][1]["status"] if row.id in records else "failed"
+            status = from_plain(Status, records[row.id][1]["status"], "status") if row.id in records else "failed"
         gflops = float(facts.get("gflops", 0.0))
         # Equal scores stay equal: what the division by GFLOPs has rounded is far below the last digit that is kept.
         score = round((value or 0.0) * gflops, 12) if status == "done" else None

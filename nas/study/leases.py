@@ -26,6 +26,7 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -160,6 +161,13 @@ def _new_owner() -> str:
     return f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+def _beat_while_held(leases: weakref.ref[FileLeases], path: Path) -> None:
+    """Send the heartbeats of leases for as long as they are in use; the thread does not keep them in use."""
+    while (held := leases()) and held.beat(path):
+        del held
+        time.sleep(HEARTBEAT_S)
+
+
 class FileLeases:
     """Leases of a study in a file: all workers are on one machine, and each holds a lock file while it lives."""
 
@@ -183,7 +191,7 @@ class FileLeases:
                 raise LockError(f"cannot write {path}: {error.strerror or error}") from None
             try_lock(self._held)
         atexit.register(path.unlink, missing_ok=True)
-        threading.Thread(target=self._beat_forever, args=(path,), daemon=True).start()
+        threading.Thread(target=_beat_while_held, args=(weakref.ref(self), path), daemon=True).start()
 
     def _lock_of(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
@@ -207,14 +215,17 @@ class FileLeases:
         """Return for how many seconds this process has seen the lock file of another untouched."""
         return self._watch.seconds_still(path, life_of(path), GRACE_S / 2)
 
-    def _beat_forever(self, path: Path) -> None:
-        """Touch the lock file of this process, and look at those of the others, as their trials may take hours."""
-        while not self._held.closed:
-            with contextlib.suppress(OSError):
-                os.utime(path)
-                for other in self._folder.glob("*.lock"):
-                    self._seconds_still(other)
-            time.sleep(HEARTBEAT_S)
+    def beat(self, path: Path) -> bool:
+        """Touch the lock file of this process, and look at those of the others, as their trials may take hours.
+
+        Returns:
+            Whether this process still has it.
+        """
+        with contextlib.suppress(OSError):
+            os.utime(path)
+            for other in self._folder.glob("*.lock"):
+                self._seconds_still(other)
+        return not self._held.closed
 
     def hold(self, trial: int) -> None:
         """See `Leases`; the heartbeat is that of the process."""

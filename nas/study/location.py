@@ -120,7 +120,8 @@ def locate(name: str, storage: str | None = None) -> StudyLocation:
 
 def _without_password(storage: str) -> str:
     """Return what can be shown of a text that is no URL of a storage: it may be a misspelt one, with a password."""
-    if not re.search(r"[@?=]|//[^/]*:", storage) and (storage.startswith("sqlite") or ":" not in storage):
+    rest = re.sub(r"^([a-z0-9+]+://|sqlite:)", "", storage)
+    if not re.search(r"[:?=]", rest) and (rest != storage or "@" not in rest):
         return shown(storage)
     scheme = re.match(r"[a-z0-9+]{1,20}:(?=/)", storage, re.IGNORECASE)
     return f"'{scheme[0]}//…'" if scheme else "that is given"

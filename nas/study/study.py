@@ -177,7 +177,8 @@ class Study:
             if not check_storage(where, write=False):
                 return False
             tables = read_tables(where)
-            stored = tables.attributes()
+            with translate_damage(where):
+                stored = tables.attributes()
             return stored is not None and bool(stored.keys() - _BEFORE_SETTINGS or tables.trials())
 
     @staticmethod

@@ -29,7 +29,7 @@ from nas.space.import_yaml import variant_of_yaml
 from nas.space.model_yaml import parse_model_yaml
 from nas.space.space_file import read_space
 from nas.space.variant import parse_swaps
-from nas.study.catalog import list_studies
+from nas.study.catalog import list_studies, outline_of
 from nas.study.study import Study
 
 COUNT = int(os.environ.get("NAS_FUZZ", "0"))
@@ -268,6 +268,7 @@ def test_study_databases(ranked_study, tmp_path, monkeypatch):
         assert found or problems
         where = study.location.__class__("s", file)
         opened = Study.load(where)
+        outline_of(opened)
         ranking_of(opened)
         for facts in (opened.target, opened.seeds, opened.confirm, opened.bank, opened.excluded_seeds, opened.options):
             str(facts)

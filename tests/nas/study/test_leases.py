@@ -183,7 +183,7 @@ def test_a_worker_counts_beside_its_trial_and_looks_at_others(database, make_sha
 
 def test_a_stopped_worker_of_a_file_does_not_keep_its_trial(tmp_path, make_shared, monkeypatch):
     """SIGSTOP leaves it the lock of its file, which nobody touches then."""
-    monkeypatch.setattr(FileLeases, "_beat_forever", lambda *_: None)
+    monkeypatch.setattr(FileLeases, "beat", lambda *_: False)
     study = make_shared(f"sqlite:///{tmp_path / 'a.db'}")
     stopped = begin(study)
     other = Study.load(study.location)
