@@ -9,10 +9,10 @@ import pytest
 
 WITHOUT = """
 from ultralytics.nn.modules import block, transformer
-from nas.ops import registry
 for name in ("C2PSA", "RepNCSPELAN4", "SCDown"):
     delattr(block, name)
 del transformer.AIFI
+from nas.ops import registry
 classes_of = registry._classes
 registry._classes = lambda file: classes_of(file) - {{"C2PSA", "RepNCSPELAN4", "SCDown", "AIFI"}}
 from click.testing import CliRunner
