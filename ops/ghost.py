@@ -64,6 +64,7 @@ register(
     paper="GhostNet, CVPR 2020, arXiv:1911.11907",
     summary="C2f with Ultralytics' Ghost bottlenecks",
     requires="a number of output channels that 8 divides",
+    needs=(GhostBottleneck,),
 )
 class C2f_Ghost(C2f):  # type: ignore[misc]  # Ultralytics is untyped
     """C2f with Ghost bottlenecks, which always add their input; (N, c1, H, W) to (N, c2, H, W).

@@ -14,6 +14,7 @@ MACs that PyTorch modules spend outside child modules (a sampling, a product wit
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -32,6 +33,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+from nas.ops.lacking import has_stand_in, stand_ins
 
 Value: TypeAlias = int | float | bool | str
 """A value that a module's argument may take in a space file or a model YAML."""
@@ -169,7 +172,8 @@ class Entry:
         """The class; imported at first use if the entry is from the list."""
         if not isinstance(self.made, str):
             return self.made
-        found: type[nn.Module] = getattr(importlib.import_module(self.made), self.name)
+        with stand_ins() if self.made.startswith("nas.ops.") else contextlib.nullcontext():
+            found: type[nn.Module] = getattr(importlib.import_module(self.made), self.name)
         return found
 
     @property
@@ -225,6 +229,8 @@ class Entry:
 
 _ENTRIES: dict[str, Entry] = {}
 _MACS: dict[type[nn.Module], MacsRule] = {}
+_NEEDS: dict[str, tuple[type[nn.Module], ...]] = {}
+"""Classes of Ultralytics that a module is made of and does not inherit from."""
 
 
 def register(
@@ -238,8 +244,12 @@ def register(
     fits: Callable[[Mapping[str, Value]], bool] | None = None,
     start: Start | None = None,
     starts: str = "",
+    needs: tuple[type[nn.Module], ...] = (),
 ) -> Callable[[ModuleT], ModuleT]:
     """Register the decorated module; see `Entry` for the arguments.
+
+    `needs` are classes of Ultralytics that it is made of and does not inherit from. A module is not registered where
+    the installed release lacks one of them, or a base class; see `absent`.
 
     A class of Ultralytics is registered by calling the decorator with it, where ``parse_model`` calls its constructor
     as `rule` says; it is then used as it is, and a model needs no registration for it.
@@ -258,6 +268,9 @@ def register(
                 f"{name} is defined in the script that runs, where checkpoints and other processes cannot find it: "
                 "put it into a file of its own"
             )
+        if has_stand_in((*cls.__mro__, *needs)):
+            return cls
+        _NEEDS[name] = needs
         known = _ENTRIES.get(name) or listed().get(name)
         if known and known.made not in (cls, cls.__module__):
             raise ValueError(f"a module named {name!r} is registered already: {known.cls}")
@@ -308,6 +321,8 @@ def get(name: str) -> Entry:
     """
     known = _ENTRIES if name in _ENTRIES else entries()
     if name not in known:
+        if name in absent():
+            raise ValueError(f"{name} is not available: the installed Ultralytics has no {absent()[name]}")
         raise ValueError(f"unknown module {name!r}{did_you_mean(name, known)}")
     return known[name]
 
@@ -326,15 +341,27 @@ def complete() -> None:
 @functools.cache
 def listed() -> dict[str, Entry]:
     """Return the entries of the list by name, without those whose classes the installed Ultralytics lacks."""
+    return {name: _read_entry(name, facts) for name, facts in _read_list().items() if name not in absent()}
+
+
+def absent() -> dict[str, str]:
+    """Return the modules of the list that are not available, and the class that the installed Ultralytics lacks."""
+    missing = {name: [n for n in facts["needs"] if not _is_there(n)] for name, facts in _read_list().items()}
+    return {name: lacked[0].partition(":")[2] for name, lacked in missing.items() if lacked}
+
+
+@functools.cache
+def _read_list() -> dict[str, Any]:
     body: dict[str, Any] = json.loads((resources.files("nas.ops") / LIST).read_text(encoding="utf-8"))
-    return {name: _read_entry(name, facts) for name, facts in body.items() if all(map(_is_there, facts["needs"]))}
+    return body
 
 
 def to_list(entry: Entry) -> dict[str, Any]:
     """Return what the list holds of an entry, as plain values.
 
-    `needs` are the classes of Ultralytics that its class is derived from, or is.
+    `needs` are the classes of Ultralytics that its class is derived from, is, or is made of.
     """
+    needed = [c for c in (*entry.cls.__mro__, *_NEEDS.get(entry.name, ())) if c.__module__.startswith("ultralytics.")]
     params = [
         {"slot": p.key, "name": p.name} if isinstance(p, FromSlot) else {**asdict(p), "options": list(p.options)}
         for p in entry.params
@@ -349,7 +376,7 @@ def to_list(entry: Entry) -> dict[str, Any]:
         "requires": entry.requires,
         "fits": entry.fits and f"{entry.fits.__module__}:{entry.fits.__name__}",
         "starts": entry.starts,
-        "needs": [f"{c.__module__}:{c.__name__}" for c in entry.cls.__mro__ if c.__module__.startswith("ultralytics.")],
+        "needs": [f"{c.__module__}:{c.__name__}" for c in needed],
     }
 
 

@@ -116,7 +116,7 @@ def patched_source(source: str, branch: str) -> str:
     if found != 1:
         raise HostError(
             f"Ultralytics {version()}: the anchor {ANCHOR.strip()!r} occurs {found} times in parse_model, not once; "
-            "releases from 8.4.190 on are supported"
+            "releases from 8.3.0 on are supported"
         )
     return source.replace(ANCHOR, branch + ANCHOR)
 

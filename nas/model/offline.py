@@ -36,16 +36,18 @@ def go_offline(cache: Path) -> None:
     """
     os.environ.update(offline_environment(cache))
     config = Path(os.environ["YOLO_CONFIG_DIR"])
-    font = config / "Ultralytics" / "Arial.ttf"
-    if font.exists():
+    # Ultralytics before 8.3.196 looks in the folder itself.
+    missing = [font for font in (config / "Ultralytics" / "Arial.ttf", config / "Arial.ttf") if not font.exists()]
+    if not missing:
         return
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
         return
     own = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     try:
-        write_atomic(font, own.read_bytes())
+        for font in missing:
+            write_atomic(font, own.read_bytes())
     except OSError as error:
         raise HostError(
-            f"cannot write {font}: {error}; set NAS_CACHE or YOLO_CONFIG_DIR to a folder that can be"
+            f"cannot write {missing[0]}: {error}; set NAS_CACHE or YOLO_CONFIG_DIR to a folder that can be"
         ) from None

@@ -48,6 +48,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         "time: a training step on a CPU, relative to the layer it replaces (attention: to the C2f in front of it)",
         "fuse(): how many of its batch norms Ultralytics folds into convolutions",
         f"export: {_EXPORT}",
+        *(f"{name}: not available, as the installed Ultralytics has no {c}" for name, c in registry.absent().items()),
     ):
         console.print(line, markup=False)
     return None

@@ -6,24 +6,22 @@ They are in effect only while a trainer is open (`nas.training.train.open_traine
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from ultralytics.data import augment
 from ultralytics.data import dataset as host_dataset
-from ultralytics.engine import trainer as host_trainer
-from ultralytics.utils import callbacks, nms
+from ultralytics.utils import callbacks
+
+from nas.training.host_version import release_patches
+from nas.training.recipe import Recipe
 
 
 @contextlib.contextmanager
-def patched_host() -> Iterator[None]:
-    """Patch Ultralytics in this process, and restore it at the end."""
+def patched_host(recipe: Recipe) -> Iterator[None]:
+    """Patch Ultralytics in this process for trainings with a recipe, and restore it at the end."""
     patches: list[tuple[Any, str, Any]] = [
-        # NMS stops at a time limit, so that the load of the machine would change the mAP.
-        (nms, "non_max_suppression", functools.partial(nms.non_max_suppression, max_time_img=3600.0)),
         # Every installed experiment tracker gets a report, over the network or in the current directory.
         (callbacks, "add_integration_callbacks", lambda *_: None),
         # Labels are cached next to the user's images, and a later edit of a label is not always noticed.
@@ -31,8 +29,7 @@ def patched_host() -> Iterator[None]:
         (host_dataset, "save_dataset_cache_file", _keep_no_cache_file),
         # Wherever the package albumentations is installed, it augments further, with its own random generator.
         (augment, "Albumentations", lambda *_, **__: augment.Compose([])),
-        # bfloat16 is supported on GPUs only.
-        (host_trainer, "autocast", functools.partial(autocast, host_trainer.autocast)),
+        *release_patches(recipe),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     try:
@@ -42,13 +39,6 @@ def patched_host() -> Iterator[None]:
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
-
-
-def autocast(of_host: Any, enabled: Any, device: str = "cuda") -> Any:
-    """Replace the host's autocast `of_host`: bfloat16 also works on CPUs."""
-    if device == "cpu" and enabled is torch.bfloat16:
-        return torch.autocast("cpu", torch.bfloat16)
-    return of_host(enabled, device=device)
 
 
 def _no_cache_file(path: Path) -> Any:

@@ -21,6 +21,7 @@ from nas.model.host_input import constructing
 from nas.model.trainer import Trainer
 from nas.model.transfer import copy_matching, warm_start_swaps
 from nas.training.batch_cache import BatchCache, detach_cache
+from nas.training.host_version import adapt_trainer, set_up_training
 from nas.training.initial_state import graph_of, initial_state
 from nas.training.jobs import ProxyJob
 from nas.training.scores import EpochScore, Validation
@@ -47,6 +48,7 @@ class ProxyTrainer(Trainer):
         super().__init__(overrides=overrides)
         self.add_callback("on_train_start", lambda t: t.begin())
         self.add_callback("on_train_epoch_start", lambda t: t.choose_validation())
+        adapt_trainer(self, job.recipe)
 
     def begin(self) -> None:
         """Complete the host's set-up, before the first step."""
@@ -57,7 +59,7 @@ class ProxyTrainer(Trainer):
             steps = max(1, self.job.recipe.epochs) * len(self.train_loader)
             span = max(1.0, _AVERAGED * steps)
             self.average = ModelEMA(self.model, decay=1 - 1 / span, tau=1e-3)
-        if self.amp and self.device.type == "cpu":
+        if self.job.recipe.amp and self.device.type == "cpu":
             self.model.criterion = Float32Loss(self.model.init_criterion())
 
     def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +98,7 @@ class ProxyTrainer(Trainer):
 
     def set_up(self) -> None:
         """Do everything before the first step of a training, for jobs that do not call `train`."""
-        self._setup_train()
+        set_up_training(self)
         torch.set_num_threads(self.threads)
         self.epoch = 0
         with torch.no_grad():  # a validation needs the names of the losses

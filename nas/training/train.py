@@ -17,6 +17,7 @@ from nas.files import replacing
 from nas.model.transfer import named_state
 from nas.training.checkpoint import Checkpointer
 from nas.training.host_patches import patched_host
+from nas.training.host_version import loss_values, settings_of_host
 from nas.training.initial_state import graph_of
 from nas.training.jobs import ProxyJob, ProxyResult
 from nas.training.proxy_trainer import ProxyTrainer, validation_of
@@ -98,7 +99,7 @@ def open_trainer(job: ProxyJob, threads: int) -> Iterator[ProxyTrainer]:
     """Give a job's trainer, not set up yet; until it closes, the host is patched and a scratch folder exists."""
     if job.scratch:
         Path(job.scratch).mkdir(parents=True, exist_ok=True)
-    with patched_host(), tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as scratch:
+    with patched_host(job.recipe), tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as scratch:
         folder = Path(scratch).absolute()  # the host puts relative paths below ``runs/`` in the current directory
         model = folder / f"{job.name}.yaml"
         model.write_text(job.yaml, encoding="utf-8")
@@ -109,7 +110,7 @@ def _score(trainer: Any) -> EpochScore:
     """Return the score of the epoch that has just ended."""
     return EpochScore(
         epoch=trainer.epoch + 1,
-        train_loss=float(sum(float(v) for v in trainer.tloss.values())),
+        train_loss=float(sum(loss_values(trainer.tloss))),
         seconds=float(trainer.epoch_time),
         validation=validation_of(trainer.metrics) if trainer.args.val else None,
     )
@@ -139,7 +140,7 @@ def overrides_of(recipe: Recipe) -> dict[str, object]:
 def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
     """Return the settings of the host's trainer: the recipe, and no output files."""
     return {
-        **overrides_of(job.recipe),
+        **settings_of_host(overrides_of(job.recipe)),
         "model": str(model),
         "data": job.data,
         "seed": job.seed,

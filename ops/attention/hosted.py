@@ -62,6 +62,7 @@ def _position_macs(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output
     requires="channels that 4 and the heads divide",
     start=begin_inserted,
     starts=STARTS,
+    needs=(AIFI,),
 )
 @counts_macs(_position_macs)
 class AIFIInsert(_Hosted):
@@ -101,6 +102,7 @@ class AIFIInsert(_Hosted):
     requires="channels of which the share e is at least two, that its heads divide",
     start=begin_inserted,
     starts=STARTS,
+    needs=(C2PSA,),
 )
 class C2PSAInsert(_Hosted):
     """Position-sensitive attention for a part of the channels; (N, c, H, W) to the same.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,10 @@ def dcnv4(
 def dcnv4_reference(
     x: torch.Tensor,
     offset_mask: torch.Tensor,
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    dilation: list[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     offset_scale: float,
     remove_center: bool,
@@ -161,10 +162,10 @@ def dcnv4_reference(
 def dcnv4_operator(
     x: torch.Tensor,
     offset_mask: torch.Tensor,
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    dilation: list[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     offset_scale: float,
     remove_center: bool,
@@ -189,10 +190,10 @@ def dcnv4_backward(
     dy: torch.Tensor,
     x: torch.Tensor,
     offset_mask: torch.Tensor,
-    kernel: list[int],
-    stride: list[int],
-    pad: list[int],
-    dilation: list[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pad: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     offset_scale: float,
     remove_center: bool,
@@ -219,7 +220,7 @@ def _(_dy: torch.Tensor, x: torch.Tensor, offset_mask: torch.Tensor, *rest: Any)
     return x.new_empty(x.shape if rest[-1] else 0), offset_mask.new_empty(offset_mask.shape)
 
 
-def _flops(x: Any, offset_mask: Any, kernel: list[int], *rest: Any) -> int:
+def _flops(x: Any, offset_mask: Any, kernel: Sequence[int], *rest: Any) -> int:
     """Four multiply-accumulates a channel and 10 a point, for each tap (as the module's cost rule)."""
     *_pairs, groups, _scale, remove_center = rest
     return int(2 * math.prod(offset_mask[:3]) * (math.prod(kernel) - remove_center) * (4 * x[3] + 10 * groups))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,7 +143,7 @@ def spconv_blend_backward(
     g: torch.Tensor,
     q: torch.Tensor,
     v: torch.Tensor,
-    parameters: list[torch.Tensor],
+    parameters: Sequence[torch.Tensor],
     coefficients: torch.Tensor,
     means: torch.Tensor,
     statistics: torch.Tensor,
