@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from nas.calibration.calibrator import CALIBRATION_SUFFIX
-from nas.errors import CalibrationError, one_line, shown
+from nas.errors import CalibrationError, shown
 from nas.files import dataclass_from_plain, from_plain, parse_json
 from nas.study.settings import SHARED
 from nas.training.recipe import Recipe
@@ -101,7 +101,7 @@ def load_result(path: Path) -> CalibrationResult:
     except CalibrationError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise CalibrationError(f"{path} is not a calibration: {one_line(error)}") from None
+        raise CalibrationError(f"{path} is not a calibration: {error}") from None
     return result
 
 

@@ -134,7 +134,7 @@ def test_wrong_use(nas_cli):
         assert nas_cli(*args).exit_code == 2
     bad = nas_cli("worker", "--study", "t", "--storage", "postgres//x")
     assert bad.exit_code == 1
-    assert "expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/DATABASE" in bad.stderr
+    assert "expected sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE" in bad.stderr
 
 
 def test_a_replayed_table_has_nothing_to_train(asked, nas_cli, tmp_path, monkeypatch):
