@@ -112,7 +112,29 @@ class BatchHalved(ProxyError):
     """Ultralytics halved the batch after an out-of-memory error, so the result would not be comparable."""
 
 
-FailureKind = Literal["build", "memory", "nan", "diverged", "died", "error"]
+FailureKind = Literal["build", "memory", "nan", "diverged", "died", "kernel", "error"]
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",
+    "not enough memory",
+    "enough memory or other resources",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "killed by signal: killed",  # a loader process, by the system
+    # How a CUDA library fails that finds no memory for itself:
+    "cublas_status_not_initialized",
+    "cudnn_status_not_initialized",
+    "cudnn_status_internal_error",
+    "unable to find an engine",
+    "nvml_success == r internal assert",
+)
+_OUT_OF_SHARED_MEMORY = ("out of shared memory", "shared memory limit", "bus error", "unable to mmap", "/dev/shm")
+_SHARED_MEMORY = (
+    "out of shared memory (/dev/shm), through which loader processes hand over images: in a container, give it "
+    "--shm-size=8g or --ipc=host (Kubernetes: an emptyDir of medium Memory at /dev/shm)"
+)
 
 
 def failure_kind(error: BaseException) -> FailureKind:
@@ -123,17 +145,24 @@ def failure_kind(error: BaseException) -> FailureKind:
         return "diverged"
     if isinstance(error, BuildError):
         return "build"
-    text = str(error).lower()
-    memory = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
-    if isinstance(error, MemoryError | BatchHalved) or any(m in text for m in memory):
+    if isinstance(error, MemoryError | BatchHalved) or _mentions(error, _OUT_OF_MEMORY + _OUT_OF_SHARED_MEMORY):
         return "memory"
-    return "error"
+    # A CUDA kernel of this package that cannot be used here, whatever variant it met: `nas.ops.kernels.runtime`, which
+    # is not imported for it, has the class.
+    return "kernel" if getattr(error, "failure_kind", "") == "kernel" else "error"
+
+
+def _mentions(error: BaseException, words: tuple[str, ...]) -> bool:
+    """Return whether the message of an error has one of some words."""
+    text = str(error).lower()
+    return any(word in text for word in words)
 
 
 def failure_text(error: BaseException) -> str:
     """Return a failure as one line."""
     if failure_kind(error) == "memory" and not isinstance(error, NasError):
-        return f"out of memory: {one_line(error)}"
+        short = _mentions(error, _OUT_OF_SHARED_MEMORY)
+        return f"{_SHARED_MEMORY if short else 'out of memory'}: {one_line(error)}"
     if full := full_disk(error):
         return f"{full}: {one_line(error)}"
     return str(error) if isinstance(error, NasError) else one_line(error)

@@ -13,7 +13,7 @@ from nas.bank.jobs import Candidate
 from nas.errors import failure_kind, one_line
 from nas.space.choice import AFTER
 
-_MACHINE = ("cuda error", "cudnn_status", "cublas_status", "unable to find a valid cudnn", "unable to find an engine")
+_MACHINE = ("cuda error", "cuda_error", "cudnn_status", "cublas_status", "unable to find a valid cudnn")
 """Parts of the messages of errors that no module causes, or that the process on a GPU does not survive."""
 
 
@@ -69,11 +69,11 @@ class Student:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Record an error that the module raises, unless it is out of memory or a fault of the device."""
+        """Record an error that the module raises, unless it is out of memory or a fault of the device or a kernel."""
         try:
             yield
         except Exception as error:
-            if failure_kind(error) == "memory" or any(text in str(error).lower() for text in _MACHINE):
+            if failure_kind(error) in ("memory", "kernel") or any(text in str(error).lower() for text in _MACHINE):
                 raise
             self.failure, self.raised = f"its distillation failed: {one_line(error)}", True
 

@@ -148,7 +148,9 @@ def standalone_source(modules: Iterable[str]) -> str:
     digest = hashlib.sha256((assembly.text("") + sources).encode()).hexdigest()[:8]
     imports = "\n".join(sorted(assembly.imports, key=lambda line: (line.startswith("from"), line)))
     text = f"{imports}\n\n{sources}{assembly.text(f'swapnas_{digest}')}"
-    text = text.replace("pip install 'swapnas[cuda]'", "pip install cuda-core cuda-bindings")
+    # How this package's extras are installed, and the same without it.
+    text = re.sub(r"pip install 'swapnas\[cuda(\d+|\{major\})\]'", r"pip install 'cuda-core[cu\1]'", text)
+    text = text.replace("'swapnas[cuda13]'", "'cuda-core[cu13]'")
     return re.sub(r"\bnas\.ops\.(?:\w+\.)*(\w+)", r"\1", text)
 
 

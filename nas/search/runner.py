@@ -14,7 +14,7 @@ from nas.bank.artifacts import ArtifactObserver, Worker
 from nas.bank.store import SwapBank
 from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
 from nas.model.cost import Cost, costed
-from nas.model.latency import LatencyMeter
+from nas.model.latency import EAGER, LatencyMeter
 from nas.model.render import render
 from nas.samplers.limits import check_limits, over_limit
 from nas.search.inheritance import Inheritance, weights_of
@@ -218,6 +218,11 @@ class Runner:
             files, cost = costed(trial.variant)
         timed = self.meter and (trial.variant.is_baseline or not over_limit(self.settings.space, cost, None))
         latency = self.meter.measure(files.yaml, trial.variant.scale) if self.meter and timed else None
+        if latency and latency.by == EAGER:
+            self.observer.note(
+                f"{trial.describe()}: cannot be captured in a CUDA graph, so its latency is that of eager PyTorch and "
+                "includes the time to launch each kernel"
+            )
         return files.yaml, cost, latency.ms if latency else None
 
     def _train(self, trial: Trial, bank: SwapBank | None, on_epoch: Callable[[EpochScore], None]) -> ProxyResult:
@@ -264,11 +269,17 @@ class Runner:
         """Store a failure; one that may be the machine's fault is held back until another training succeeds.
 
         Raises:
-            ProxyError: As `settle_suspects`, after several in a row.
+            ProxyError: As `settle_suspects`, after several in a row; or a CUDA kernel has failed, which says nothing
+                about a variant.
         """
         text = f"{failure.kind}: {failure}"
         if self._stopped.is_set():
             return handle.end(status="interrupted", failure=STOPPED, seconds=seconds)
+        if failure.kind == "kernel":
+            raise ProxyError(
+                f"{handle.trial.describe()}: a CUDA kernel cannot be used here, which is no fault of the variant: "
+                f"{failure}\nNAS_KERNELS=reference trains without kernels; start again, and it will be retried"
+            )
         if failure.kind not in SUSPECT_KINDS or handle.trial.variant.is_baseline:
             return handle.end(status="failed", failure=text, seconds=seconds)
         handle.trial = replace(handle.trial, failure=text, seconds=seconds)

@@ -13,7 +13,8 @@ from nas.ops.export import exporting
 from nas.ops.functional import tiles as tiles_file
 from nas.ops.functional.operator import check_shape, check_tensor, complete, follow_autocast, sizes
 from nas.ops.functional.tiles import Layout, Tiles, next_power, vector_width
-from nas.ops.kernels.runtime import DTYPES, SHARED_LIMIT, Kernel, Launch, launch, usable
+from nas.ops.kernels.runtime import DTYPES, SHARED_LIMIT, Kernel, Launch, launch
+from nas.ops.kernels.self_test import usable
 
 
 def carafe(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int) -> torch.Tensor:
@@ -49,7 +50,7 @@ def carafe(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int) ->
     n, _, h, w = sizes(x)
     check_shape("carafe", "mask_logits", mask_logits, (n, (k_up * scale) ** 2, h, w), x)
     x = follow_autocast(x)
-    if not exporting() and usable(x, mask_logits) and _fits(k_up, scale):
+    if not exporting() and usable("carafe", x, mask_logits) and _fits(k_up, scale):
         y: torch.Tensor = carafe_operator(x, mask_logits, k_up, scale)[0]
         return y
     return carafe_reference(x, mask_logits, k_up, scale)
@@ -100,7 +101,7 @@ def carafe_operator(
         softmax of each output pixel, the largest logit, and the logarithm of the sum of exponentials relative to it.
     """
     layout = Layout.of(x)
-    if not usable(x, mask_logits) or not _fits(k_up, scale):
+    if not usable("carafe", x, mask_logits) or not _fits(k_up, scale):
         y = layout.dense(carafe_reference(x, mask_logits, k_up, scale))
         logits = torch.unflatten(mask_logits.float(), 1, (k_up**2, scale**2))
         top = logits.amax(1)
@@ -152,7 +153,7 @@ def carafe_backward(
     `norms` is what the forward returns.
     """
     layout, logits_layout = Layout.of(x), Layout.of(mask_logits)
-    if not usable(x, mask_logits) or not _fits(k_up, scale):
+    if not usable("carafe", x, mask_logits) or not _fits(k_up, scale):
         pull = torch.func.vjp(lambda a, b: carafe_reference(a, b, k_up, scale), x, mask_logits)[1]
         dx, dlogits = pull(dy)
         return layout.dense(dx) if wanted else x.new_empty(0), logits_layout.dense(dlogits)
@@ -205,7 +206,8 @@ def _flops(x: Any, _logits: Any, k_up: int, scale: int) -> int:
     return int(2 * math.prod(x) * scale**2 * k_up**2)
 
 
-complete("carafe", carafe_operator, carafe_backward, _flops, kept=1)
+_EXAMPLE = ((1, 8, 4, 4), (1, 100, 4, 4), (5, 2))
+complete("carafe", carafe_operator, carafe_backward, _flops, carafe_reference, _EXAMPLE, kept=1)
 
 
 def _subs(scale: int) -> int:

@@ -13,8 +13,10 @@ from torch import nn
 from nas.ops.export import exporting
 from nas.ops.functional import tiles as tiles_file
 from nas.ops.functional.operator import check_tensor, complete, follow_autocast, sizes, warn_not_deterministic
+from nas.ops.functional.sample import to_exact_size
 from nas.ops.functional.tiles import SLACK, Tiles, next_power, vector_width
-from nas.ops.kernels.runtime import DTYPES, Kernel, launch, usable
+from nas.ops.kernels.runtime import DTYPES, Kernel, launch
+from nas.ops.kernels.self_test import usable
 
 _TAPS = 49
 """Kernels of more taps take the reference: the CUDA code repeats itself for each."""
@@ -101,7 +103,7 @@ def dcnv4(
         )
     x = follow_autocast(x)
     pairs = ([kh, kw], [sh, sw], [ph, pw], [dh, dw])
-    if not exporting() and usable(x, offset_mask) and kh * kw <= _TAPS:
+    if not exporting() and usable("dcnv4", x, offset_mask) and kh * kw <= _TAPS:
         y: torch.Tensor = dcnv4_operator(x, offset_mask, *pairs, groups, float(offset_scale), remove_center)
         return y
     return dcnv4_reference(x, offset_mask, *pairs, groups, float(offset_scale), remove_center)
@@ -142,11 +144,8 @@ def dcnv4_reference(
     py, px = py.masked_fill(outside, -2), px.masked_fill(outside, -2)
 
     image = torch.unflatten(x.to(dtype), 3, (groups, c // groups)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-    if not exporting():
-        # grid_sample takes coordinates relative to the size. Relative to a power of two they are exact, so that a point
-        # on a whole pixel stays there; rounded to either side of it, the gradient would be that of either piece.
-        right, below = (1 << (w - 1).bit_length()) - w, (1 << (h - 1).bit_length()) - h
-        image, w, h = nn.functional.pad(image, (0, right, 0, below)), w + right, h + below
+    image = to_exact_size(image, py, px)
+    h, w = image.shape[2:]
     grid = torch.stack(((2 * px + 1) / w - 1, (2 * py + 1) / h - 1), dim=-1)
     grid = grid.permute(0, 3, 4, 1, 2, 5).reshape(n * groups, taps * ho, wo, 2)
     samples = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="zeros", align_corners=False)
@@ -172,7 +171,7 @@ def dcnv4_operator(
 ) -> torch.Tensor:
     """Compute `dcnv4` with the kernel where there is one; arguments as `dcnv4_reference`."""
     arguments = (kernel, stride, pad, dilation, groups, offset_scale, remove_center)
-    if not usable(x, offset_mask) or math.prod(kernel) > _TAPS:
+    if not usable("dcnv4", x, offset_mask) or math.prod(kernel) > _TAPS:
         return dcnv4_reference(x, offset_mask, *arguments).contiguous()
     x, points = x.contiguous(), _points(x, offset_mask)
     y = x.new_empty(*points.shape[:3], x.shape[3])
@@ -201,7 +200,7 @@ def dcnv4_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of x (without elements if not `wanted`) and offset_mask, contiguous, in their dtypes."""
     arguments = (kernel, stride, pad, dilation, groups, offset_scale, remove_center)
-    if not usable(x, offset_mask) or math.prod(kernel) > _TAPS:
+    if not usable("dcnv4", x, offset_mask) or math.prod(kernel) > _TAPS:
         pull = torch.func.vjp(lambda a, b: dcnv4_reference(a, b, *arguments), x, offset_mask)[1]
         dx, dpoints = pull(dy)
         return dx.contiguous() if wanted else x.new_empty(0), dpoints.contiguous()
@@ -226,7 +225,8 @@ def _flops(x: Any, offset_mask: Any, kernel: Sequence[int], *rest: Any) -> int:
     return int(2 * math.prod(offset_mask[:3]) * (math.prod(kernel) - remove_center) * (4 * x[3] + 10 * groups))
 
 
-complete("dcnv4", dcnv4_operator, dcnv4_backward, _flops)
+_EXAMPLE = ((1, 4, 4, 8), (1, 4, 4, 56), ([3, 3], [1, 1], [1, 1], [1, 1], 2, 1.0, False))
+complete("dcnv4", dcnv4_operator, dcnv4_backward, _flops, dcnv4_reference, _EXAMPLE)
 
 
 def _points(x: torch.Tensor, offset_mask: torch.Tensor) -> torch.Tensor:

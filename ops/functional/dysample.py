@@ -19,8 +19,10 @@ from nas.ops.functional.operator import (
     sizes,
     warn_not_deterministic,
 )
+from nas.ops.functional.sample import to_exact_size
 from nas.ops.functional.tiles import Layout, Tiles, next_power, vector_width
-from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, launch, usable
+from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, launch
+from nas.ops.kernels.self_test import usable
 
 
 def dysample(
@@ -62,7 +64,7 @@ def dysample(
         )
     check_shape("dysample", "offset", offset, (n, 2 * groups * scale**2, h, w), x)
     x = follow_autocast(x)
-    if not exporting() and usable(x, offset):
+    if not exporting() and usable("dysample", x, offset):
         y: torch.Tensor = dysample_operator(x, offset, scale, groups, float(factor), initial)
         return y
     return dysample_reference(x, offset, scale, groups, factor, initial)
@@ -85,16 +87,13 @@ def dysample_reference(
         oy = oy + sub.repeat_interleave(scale).repeat(groups).view(-1, 1, 1)
     px, py = ox + columns, oy + lines
     image = x.to(dtype).reshape(n * groups, c // groups, h, w)
-    tall, wide = h, w
     if not exporting():
         if n == 0:  # pixel_shuffle cannot return a gradient for none
             nothing = image.sum() + px.sum() + py.sum()
             return (x.new_zeros((0, c, h * scale, w * scale)) + nothing).to(x.dtype)
         px, py = _clamped(px, w), _clamped(py, h)
-        # grid_sample takes coordinates relative to the size. Relative to a power of two they are exact, so that a point
-        # on a whole pixel stays there; rounded to either side of it, the gradient would be that of either piece.
-        tall, wide = 1 << (h - 1).bit_length(), 1 << (w - 1).bit_length()
-        image = nn.functional.pad(image, (0, wide - w, 0, tall - h))
+    image = to_exact_size(image, py, px)
+    tall, wide = image.shape[2:]
     # -1 and 1 are the outer edges of the corner pixels.
     gx, gy = (2 * px + 1) / wide - 1, (2 * py + 1) / tall - 1
     grid = torch.stack(
@@ -119,7 +118,7 @@ def dysample_operator(
 ) -> torch.Tensor:
     """Compute `dysample` with the kernel where there is one; the result has the memory format of `x`."""
     layout = Layout.of(x)
-    if not usable(x, offset):
+    if not usable("dysample", x, offset):
         return layout.dense(dysample_reference(x, offset, scale, groups, factor, initial))
     x = layout.dense(x)
     y = layout.new(x, scale)
@@ -145,7 +144,7 @@ def dysample_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of x (without elements if not `wanted`) and offset, in their dtypes and memory formats."""
     layout = Layout.of(x)
-    if not usable(x, offset):
+    if not usable("dysample", x, offset):
         pull = torch.func.vjp(lambda a, b: dysample_reference(a, b, scale, groups, factor, initial), x, offset)[1]
         dx, doffset = pull(dy)
         return layout.dense(dx) if wanted else x.new_empty(0), Layout.of(offset).dense(doffset)
@@ -169,7 +168,8 @@ def _flops(x: Any, _offset: Any, scale: int, *_: Any) -> int:
     return int(2 * 4 * math.prod(x) * scale**2)
 
 
-complete("dysample", dysample_operator, dysample_backward, _flops)
+_EXAMPLE = ((1, 8, 4, 4), (1, 32, 4, 4), (2, 4, 0.25, True))
+complete("dysample", dysample_operator, dysample_backward, _flops, dysample_reference, _EXAMPLE)
 
 
 def _launch(

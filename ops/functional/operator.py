@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ from torch.jit._trace import TracerWarning
 from torch.utils.flop_counter import register_flop_formula
 
 from nas.ops.kernels.runtime import DTYPES
+from nas.ops.kernels.self_test import SELF_TESTS, self_testing
 
 
 def sizes(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -71,7 +73,7 @@ def warn_not_deterministic(name: str) -> None:
     Raises:
         RuntimeError: ``torch.use_deterministic_algorithms(True)`` without ``warn_only``.
     """
-    if not torch.are_deterministic_algorithms_enabled():
+    if not torch.are_deterministic_algorithms_enabled() or self_testing():
         return
     message = (
         f"{name}: the gradient of the sampled input is summed by atomic additions, whose order varies between runs, as "
@@ -104,10 +106,12 @@ def complete(
     operator: CustomOpDef,
     backward: CustomOpDef,
     flops: Callable[..., int],
+    reference: Callable[..., torch.Tensor],
+    example: tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...]],
     *,
     kept: int = 0,
 ) -> None:
-    """Give an operator ``torch.ops.nas.NAME`` its gradient, vmap rules and FLOP formulas.
+    """Give an operator ``torch.ops.nas.NAME`` its gradient, vmap rules, FLOP formulas and self-test.
 
     Args:
         name: Of the op.
@@ -116,6 +120,8 @@ def complete(
             gradient is wanted) -> the tensors' gradients, the first without elements if it is not wanted.
         flops: (shapes of the two tensors, other arguments) -> floating-point operations of the forward, two for each
             multiply-accumulate. The backward counts twice as many.
+        reference: The operator's output in plain PyTorch.
+        example: Of the self-test: shapes of the two tensors, and the other arguments.
         kept: See `operator`.
     """
 
@@ -143,6 +149,58 @@ def complete(
 
     counts_flops(operator, forward_flops)
     counts_flops(backward, backward_flops)
+
+    *shapes, arguments = example
+
+    def kernels(tensors: list[torch.Tensor], weigh: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        made = operator(*tensors, *arguments)
+        y, *extra = made if kept else (made,)
+        return [y, *backward(weigh(y), *tensors, *extra, *arguments, True)]
+
+    self_tested(operator, kernels, lambda *tensors: reference(*tensors, *arguments), shapes)
+
+
+def self_tested(
+    operator: CustomOpDef,
+    kernels: Callable[[list[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]], list[torch.Tensor]],
+    reference: Callable[..., torch.Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    last: bool = False,
+) -> None:
+    """Give an operator the test that its kernels pass on a device before they are used.
+
+    Args:
+        operator: The operator; the test has its name.
+        kernels: (tensors, a function from the output to its gradient) -> the output and the gradients of the tensors.
+            It asks autograd for nothing, whose threads are others.
+        reference: (tensors) -> the output, in plain PyTorch.
+        shapes: Of the tensors.
+        last: Whether maps are channels last.
+    """
+
+    def weigh(output: torch.Tensor) -> torch.Tensor:
+        return torch.arange(output.numel()).remainder(5).view(output.shape).to(output)
+
+    def operands(device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+        # The same numbers everywhere; as offsets, none points at a whole pixel, where two pieces of a formula meet.
+        tensors = [
+            (torch.arange(math.prod(shape)).mul(7 + k).remainder(11).mul(0.09) + 0.03).view(shape).to(device, dtype)
+            for k, shape in enumerate(shapes)
+        ]
+        return [t.contiguous(memory_format=torch.channels_last) if last and t.dim() == 4 else t for t in tensors]
+
+    def test(device: torch.device) -> None:
+        tensors = [t.requires_grad_() for t in operands(torch.device("cpu"), torch.float64)]
+        output = reference(*tensors)
+        grads = torch.autograd.grad((output * weigh(output)).sum(), tensors, allow_unused=True)
+        expected = [output.detach(), *(g for g in grads if g is not None)]
+        with torch.no_grad():
+            found = kernels(operands(device, torch.float32), weigh)
+        for mine, true in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine.cpu().double(), true, rtol=1e-3, atol=1e-3)
+
+    SELF_TESTS[operator._name] = test
 
 
 def _fold_batch(op: Callable[..., Any], tensors: int, outputs: int) -> Callable[..., tuple[Any, Any]]:

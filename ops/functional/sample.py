@@ -34,14 +34,32 @@ def sample(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, *, border
     else:
         outside = ~((rows > -1) & (rows < h) & (columns > -1) & (columns < w))
         rows, columns = rows.masked_fill(outside, -2), columns.masked_fill(outside, -2)
-    if not exporting() and not torch.compiler.is_compiling():
-        # grid_sample takes coordinates relative to the size. Relative to a power of two they are exact, so that a point
-        # on a whole pixel stays there; rounded to either side of it, the gradient would be that of either piece.
-        right, below = (1 << (w - 1).bit_length()) - w, (1 << (h - 1).bit_length()) - h
-        image, w, h = torch.nn.functional.pad(image, (0, right, 0, below)), w + right, h + below
+    if not torch.compiler.is_compiling():
+        image = to_exact_size(image, rows, columns)
+        h, w = image.shape[2:]
     grid = torch.stack(((2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1), dim=-1).reshape(n, t * ho, wo, 2)
     y = torch.nn.functional.grid_sample(image, grid, "bilinear", padding_mode="zeros", align_corners=False)
     return y.view(n, c, t, ho, wo).to(x.dtype)
+
+
+def to_exact_size(image: torch.Tensor, *coordinates: torch.Tensor) -> torch.Tensor:
+    """Return an image, padded with zeros to sizes relative to which ``grid_sample`` takes coordinates exactly.
+
+    It takes them relative to the size. Relative to a power of two they are exact, so that a point on a whole pixel
+    stays there; rounded to either side of it, the gradient of the coordinate would be that of either piece. Without a
+    gradient the result differs by a rounding only: then a GPU, on which a padded map takes up to four times the
+    memory, samples the image as it is. So does an export, whose sizes must not become constants.
+
+    Args:
+        image: (N, C, H, W).
+        *coordinates: Those of the points.
+    """
+    seen = torch.is_grad_enabled() and any(c.requires_grad for c in coordinates)
+    if exporting() or (image.device.type != "cpu" and not seen):
+        return image
+    h, w = image.shape[2:]
+    right, below = (1 << (w - 1).bit_length()) - w, (1 << (h - 1).bit_length()) - h
+    return torch.nn.functional.pad(image, (0, right, 0, below)) if right or below else image
 
 
 def sample_macs(points: int, channels: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import nn
 
 from nas.ops.export import exporting
 from nas.ops.functional import tiles as tiles_file
-from nas.ops.functional.operator import counts_flops, once_differentiable
+from nas.ops.functional.operator import counts_flops, once_differentiable, self_tested
 from nas.ops.functional.tiles import THREADS, Layout, next_power, vector_width
-from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, Launch, launch, usable
+from nas.ops.kernels.runtime import DTYPES, Argument, Kernel, Launch, launch
+from nas.ops.kernels.self_test import usable
 
 
 def spconv_blend(g: torch.Tensor, q: torch.Tensor, v: torch.Tensor, bn1: nn.Module, bn2: nn.Module) -> torch.Tensor:
@@ -68,7 +69,7 @@ def spconv_blend(g: torch.Tensor, q: torch.Tensor, v: torch.Tensor, bn1: nn.Modu
 def _fits(g: torch.Tensor, q: torch.Tensor, v: torch.Tensor, *norms: nn.Module) -> bool:
     """Return whether the kernels compute this blend."""
     return (
-        usable(g, q, v)
+        usable("spconv_blend", g, q, v)
         and g.dtype == q.dtype == v.dtype
         and all(Layout.of(t).last for t in (g, q, v))
         and all(type(bn) is nn.BatchNorm2d and bn.affine and bn.track_running_stats for bn in norms)
@@ -114,7 +115,7 @@ def spconv_blend_operator(
     """Compute `spconv_blend`; returns a `Blend`. With `training`, the statistics are the batch's, else those given."""
     parameters = [weight1, bias1, weight2, bias2]
     n, c, h, w = g.shape
-    if not usable(g, q, v):
+    if not usable("spconv_blend", g, q, v):
         return _reference(g, q, v, parameters, [mean1, var1, mean2, var2], training, (eps1, eps2))
     g, q, v = (Layout(last=True).dense(t) for t in (g, q, v))
     passes = _Passes(c, h * w, g, q, v)
@@ -153,7 +154,7 @@ def spconv_blend_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of g (and of q, which has the same), of v, and (4, C) those of the norms' parameters."""
     n, c, h, w = g.shape
-    if not usable(g, q, v):
+    if not usable("spconv_blend", g, q, v):
         pull = torch.func.vjp(
             lambda *t: _reference(t[0], q, t[1], list(t[2:]), list(statistics), training, (eps1, eps2))[0],
             *(g, v, *parameters),
@@ -231,6 +232,23 @@ def _reference(
     alpha, beta, delta = (coefficients[..., i, None, None] for i in range(3))
     y = Layout(last=True).dense((alpha * a + beta * b + delta).to(g.dtype))
     return y, coefficients, means, torch.stack(moments)
+
+
+def _kernels(tensors: list[torch.Tensor], weigh: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+    """Run the kernels both ways, for the self-test."""
+    y, *kept = spconv_blend_operator(*tensors, True, 1e-3, 1e-3)
+    dy, parameters = weigh(y), tensors[3:7]
+    da, dv, dparameters = spconv_blend_backward(dy, *tensors[:3], parameters, *kept, True, 1e-3, 1e-3)
+    return [y, da, da, dv, *dparameters.unbind()]
+
+
+self_tested(
+    spconv_blend_operator,
+    _kernels,
+    lambda g, q, v, *rest: _reference(g, q, v, list(rest[:4]), list(rest[4:]), True, (1e-3, 1e-3))[0],
+    [(1, 8, 4, 4)] * 3 + [(8,)] * 8,
+    last=True,
+)
 
 
 class _Passes:

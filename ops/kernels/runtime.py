@@ -2,12 +2,13 @@
 
 A kernel is a template in one of the ``.cu`` files of this folder. The first launch of an instance compiles it for the
 device at hand with NVRTC, through NVIDIA's ``cuda-core``, and keeps the machine code on disk; later launches, and later
-processes, load it. ``pip install 'swapnas[cuda]'`` adds what is needed.
+processes, load it. ``pip install 'swapnas[cuda12]'`` or ``'swapnas[cuda13]'``, as PyTorch's CUDA is, adds what is
+needed. Before an op's kernels are used on a device, `nas.ops.kernels.self_test` runs them once on a few numbers.
 
-``NAS_KERNELS`` chooses: ``auto`` (kernels for CUDA tensors where they can be had, plain PyTorch otherwise; says once
-why not), ``cuda`` (a CUDA device without them is an error) or ``reference`` (plain PyTorch everywhere). With any of
-them, what no kernel is written for takes plain PyTorch: float64, very large neighbourhoods (more than 49 taps), and
-SPConv with channels first.
+``NAS_KERNELS`` chooses: ``auto`` (kernels for CUDA tensors where they can be had and work, plain PyTorch otherwise;
+says once why not), ``cuda`` (a CUDA device without them is an error) or ``reference`` (plain PyTorch everywhere). With
+any of them, what no kernel is written for takes plain PyTorch: float64, very large neighbourhoods (more than 49 taps),
+and SPConv with channels first.
 
 A launch goes to the current stream of its tensors' device and does not wait for it, as capturing in a CUDA graph needs;
 a kernel has to be loaded before, by having run once. (`tests/ops/kernels/test_launch.py` asks that of a GPU.)
@@ -24,7 +25,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -91,6 +92,9 @@ class Backend(Protocol):
 class KernelError(RuntimeError):
     """A kernel was asked for that cannot be compiled or run here."""
 
+    failure_kind = "kernel"
+    """For those who have to tell it from a fault of a module."""
+
 
 def launch(kernel: Kernel, how: Launch, *arguments: Argument) -> None:
     """Run a kernel on the device of its tensors, on the current stream.
@@ -105,27 +109,8 @@ def launch(kernel: Kernel, how: Launch, *arguments: Argument) -> None:
         return
     tensor = next(a for a in arguments if isinstance(a, torch.Tensor))
     backend = backend_for(tensor.device.type, tensor.device.index)
-    assert backend is not None, "checked by `usable` before"
+    assert backend is not None, "checked by `nas.ops.kernels.self_test.usable` before"
     backend.launch(kernel, how, arguments)
-
-
-def usable(*tensors: torch.Tensor) -> bool:
-    """Return whether kernels run on these tensors: their device has them, and all are of dtypes that they take.
-
-    Raises:
-        KernelError: ``NAS_KERNELS=cuda``, and a CUDA device cannot have them.
-        ValueError: ``NAS_KERNELS`` is none of its values.
-    """
-    device = tensors[0].device
-    return _available(device.type, device.index) and all(t.dtype in DTYPES for t in tensors)
-
-
-def _available(device_type: str, index: int | None) -> bool:
-    return backend_for(device_type, index) is not None
-
-
-# As `torch.compiler.assume_constant_result` marks it, which imports the compiler: half of the time that torch takes.
-_available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def mode() -> str:
@@ -148,7 +133,8 @@ def backend_for(device_type: str, index: int | None = None) -> Backend | None:
         index: As ``torch.device.index``.
 
     Raises:
-        KernelError, ValueError: As `usable`.
+        KernelError: ``NAS_KERNELS=cuda``, and a CUDA device cannot have them.
+        ValueError: ``NAS_KERNELS`` is none of its values.
     """
     if device_type != "cuda":
         return None
@@ -160,7 +146,7 @@ def backend_for(device_type: str, index: int | None = None) -> Backend | None:
         return _cuda()
     if chosen == "cuda":
         raise KernelError(f"NAS_KERNELS=cuda, but {missing}")
-    _say_once(missing)
+    say_once(missing)
     return None
 
 
@@ -174,15 +160,21 @@ def unavailable() -> str:
             if importlib.util.find_spec(package) is None:
                 raise ModuleNotFoundError(package)
         except ModuleNotFoundError:
-            return f"{package.replace('.', '-')} is not installed (pip install 'swapnas[cuda]')"
+            return f"{package.replace('.', '-')} is not installed ({_install()})"
     try:
         _toolkit()
     except Exception as error:  # a broken driver or toolkit says so in many ways
         return (
             f"cuda-core cannot be used: {type(error).__name__}: {error} (PyTorch is built for CUDA "
-            f"{torch.version.cuda}: cuda-bindings of the same major version finds its compiler)"
+            f"{torch.version.cuda}: {_install()})"
         )
     return ""
+
+
+def _install() -> str:
+    """Return the command that installs what kernels need with this PyTorch: its CUDA and theirs are of one version."""
+    major = (torch.version.cuda or "13").partition(".")[0]
+    return f"pip install 'swapnas[cuda{major}]'"
 
 
 @functools.cache
@@ -198,12 +190,20 @@ def _too_old(index: int | None) -> str:
 
 
 @functools.cache
-def _say_once(missing: str) -> None:
-    warnings.warn(
+def say_once(missing: str) -> None:
+    """Say why kernels are not used."""
+    notify(
         f"{missing}: CUDA tensors take the plain PyTorch path of the ops, which is slower; "
-        "set NAS_KERNELS=reference to choose that without a word",
-        stacklevel=2,
+        "set NAS_KERNELS=reference to choose that without a word"
     )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
+notify: Callable[[str], None] = _warn
+"""Called with what a user should know; a training process replaces it, where nobody reads warnings."""
 
 
 # ---- compiling ------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def _toolkit() -> tuple[tuple[str, ...], str, tuple[int, ...]]:
 
     headers = find_nvidia_header_directory("cudart")
     if headers is None:
-        raise KernelError("CUDA's headers were not found (pip install nvidia-cuda-runtime)")
+        raise KernelError("CUDA's headers were not found")
     _, major, minor = nvrtc.nvrtcVersion()
     folders = [headers, *(str(p) for p in (Path(headers) / "cccl",) if p.is_dir())]
     version = (Path(headers) / "cuda_fp16.h").stat().st_size  # headers and compiler may be of different releases
@@ -325,11 +325,22 @@ def _cuda() -> Backend:
     return _Cuda()
 
 
+class _Stream:
+    """A stream of PyTorch as cuda-core takes it: ``torch.cuda.Stream`` has this method from PyTorch 2.10 on only."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._stream.cuda_stream
+
+
 class _Cuda:
-    """Runs kernels on NVIDIA GPUs. Loaded code is kept by device."""
+    """Runs kernels on NVIDIA GPUs. Loaded code is kept by device, and the driver's form of a launch by ours."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[Kernel, int], Any] = {}
+        self._configs: dict[Launch, Any] = {}
 
     def launch(self, kernel: Kernel, how: Launch, arguments: Sequence[Argument]) -> None:
         from cuda.core import Device, LaunchConfig
@@ -339,13 +350,18 @@ class _Cuda:
         index = torch.cuda.current_device() if device.index is None else device.index
         with torch.cuda.device(index):
             Device(index).set_current()  # on a new thread, PyTorch has not done so yet
-            function = self._loaded.get((kernel, index))
-            if function is None:
-                function = self._loaded[kernel, index] = _load(kernel, index)
             values = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
-            config = LaunchConfig(grid=how.grid, block=how.block, shmem_size=how.shared)
             try:
-                start(torch.cuda.current_stream(index), config, function, *values)
+                function = self._loaded.get((kernel, index))
+                if function is None:
+                    function = self._loaded[kernel, index] = _load(kernel, index)
+                config = self._configs.get(how)
+                if config is None:
+                    config = LaunchConfig(grid=how.grid, block=how.block, shmem_size=how.shared)
+                    self._configs[how] = config
+                start(_Stream(torch.cuda.current_stream(index)), config, function, *values)
+            except KernelError:
+                raise
             except Exception as error:  # cuda-core's own kinds vary between its releases
                 raise KernelError(f"{kernel.expression}: {how}: {error}") from error
 

@@ -17,6 +17,7 @@ from nas.bank.store import IDLE
 from nas.errors import ProxyError
 from nas.model import host
 from nas.ops import registry
+from nas.ops.kernels.runtime import KernelError
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -296,13 +297,22 @@ def test_errors_of_every_candidate_are_marked(make, modules, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["CUDA error: device-side assert", "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"])
-def test_a_fault_of_the_device_is_no_candidates(make, modules, tmp_path, monkeypatch, text):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+        RuntimeError("x: CUDA_ERROR_ILLEGAL_ADDRESS: While executing a kernel, the device encountered a load"),
+        KernelError("carafe_forward<float>: Stream or GraphBuilder expected, got Stream"),
+    ],
+    ids=["assert", "cudnn", "cuda-core", "kernel"],
+)
+def test_a_fault_of_the_device_is_no_candidates(make, modules, tmp_path, monkeypatch, error):
     def faults(_self, _x):
-        raise RuntimeError(text)
+        raise error
 
     monkeypatch.setattr(Raises, "forward", faults)
-    with pytest.raises(RuntimeError, match=text):
+    with pytest.raises(type(error), match=str(error)[:20]):
         make(tmp_path, SPCONV, Candidate("backbone.down_p3", "Raises"))
 
 

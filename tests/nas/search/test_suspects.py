@@ -49,6 +49,23 @@ def test_a_worker_whose_machine_fails_holds_nothing_against_variants(shared_stud
     assert len({t.variant for t in shared_study.trials() if t.status == "done"}) == 3
 
 
+def test_a_kernel_that_fails_is_no_variants_fault(make_shared, tmp_path):
+    """It stops the search: going on would be a search without the modules that have kernels."""
+    study = make_shared(f"sqlite:///{tmp_path / 'b.db'}", trials=6)
+
+    class NoKernels(InstantTrainer):
+        def run(self, job, on_epoch=None):
+            if job.swaps and "CARAFE" in str(job.swaps):
+                raise ProxyFailure("kernel", "KernelError: carafe_forward<float>: CUDA_ERROR_NO_BINARY_FOR_GPU")
+            return super().run(job, on_epoch)
+
+    with pytest.raises(ProxyError, match=r"CARAFE.*no fault of the variant: KernelError.*\nNAS_KERNELS=reference"):
+        run_search(study, [Runner(study, Path("d"), NoKernels(), Quiet())])
+    ended = {t.status for t in study.runs() if "CARAFE" in str(t.variant.swaps)}
+    assert ended == {"interrupted"}
+    assert not any(t.status == "failed" for t in study.runs())
+
+
 def test_one_bad_variant_does_not_end_a_search_of_as_many_workers_as_trials(make_shared, tmp_path):
     """Nothing has trained there before it fails."""
     study = make_shared(f"sqlite:///{tmp_path / 'b.db'}", trials=4)

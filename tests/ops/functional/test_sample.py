@@ -4,7 +4,11 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nas.ops.functional.dcnv4 import dcnv4_reference
+from nas.ops.functional.dysample import dysample_reference
 from nas.ops.functional.sample import sample, sample_macs
 
 
@@ -57,6 +61,51 @@ def test_half_precision_keeps_coordinates():
     at = torch.full((1, 1, 1, 1), 300.5)
     assert float(sample(x, at * 0, at, border=True)) == pytest.approx(300.5, rel=2**-8)
     assert sample(x, at, at, border=True).dtype == torch.bfloat16
+
+
+class Padded(TorchDispatchMode):
+    """Notes the sizes of padded maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.constant_pad_nd.default:
+            self.sizes.append(tuple(out.shape[-2:]))
+        return out
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_on_a_gpu_maps_are_padded_where_a_gradient_can_see_it(gradient):
+    """A map of 160 px would be one of 256, 2.56 times its memory."""
+    with FakeTensorMode():
+        x = torch.empty(1, 8, 160, 160, device="cuda")
+        rows = torch.empty(1, 1, 8, 8, device="cuda", requires_grad=gradient)
+        offset = torch.empty(1, 8, 160, 160, device="cuda", requires_grad=gradient)
+        mask = torch.empty(1, 160, 160, 27, device="cuda", requires_grad=gradient)
+        for call in (
+            lambda: sample(x, rows, rows, border=False),
+            lambda: dysample_reference(x, offset, 1, 4, 0.25, True),
+            lambda: dcnv4_reference(x.permute(0, 2, 3, 1), mask, [3, 3], [1, 1], [1, 1], [1, 1], 1, 1.0, False),
+        ):
+            with Padded() as seen:
+                call()
+            assert seen.sizes == ([(256, 256)] if gradient else [])
+            with torch.no_grad(), Padded() as seen:
+                call()
+            assert seen.sizes == []
+
+
+def test_what_is_not_padded_differs_by_a_rounding():
+    x, at = torch.randn(1, 3, 20, 20), torch.arange(20.0).view(1, 1, 1, 20)
+    rows = at.transpose(2, 3).expand(1, 1, 20, 20)
+    assert torch.equal(sample(x, rows, at.expand(1, 1, 20, 20), border=False)[:, :, 0], x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.ops.functional.sample.to_exact_size", lambda image, *_: image)
+        found = sample(x, rows, at.expand(1, 1, 20, 20), border=False)[:, :, 0]
+    torch.testing.assert_close(found, x, rtol=0, atol=1e-4)
 
 
 def test_macs():

@@ -12,7 +12,7 @@ import torch
 from nas.ops.functional.carafe import carafe
 from nas.ops.functional.dcnv4 import dcnv4
 from nas.ops.functional.dysample import dysample
-from nas.ops.kernels import runtime
+from nas.ops.kernels import runtime, self_test
 from nas.ops.kernels.runtime import Kernel, KernelError, Launch
 
 needs_core = pytest.mark.skipif(bool(runtime.unavailable()), reason=runtime.unavailable() or "there")
@@ -36,7 +36,8 @@ class Driver:
         monkeypatch.setattr(cuda.core, "launch", self.launch)
         monkeypatch.setattr(runtime, "_load", lambda kernel, index: self.note("load", index) or kernel.name)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda index: f"stream of {index}")
+        # As torch.cuda.Stream is up to PyTorch 2.9: without the protocol of cuda-core.
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=100 + index))
         monkeypatch.setattr(torch.cuda, "device", self.device)
 
     def note(self, *what) -> None:
@@ -55,7 +56,10 @@ class Driver:
         return Guard()
 
     def launch(self, stream, config, function, *values) -> None:
-        self.note("launch", stream, config, function, values)
+        from cuda.core._stream import Stream_accept
+
+        Stream_accept(stream, allow_stream_protocol=True)  # raises for what the real one would refuse
+        self.note("launch", stream.__cuda_stream__(), config, function, values)
         if self.error:
             raise self.error
 
@@ -68,7 +72,7 @@ def test_a_launch_is_on_the_tensors_device_and_current_stream(monkeypatch):
     cuda.launch(SMALL, how, [tensor, np.int32(7), np.float32(0.5)])
     config = {"grid": (2, 1, 3), "block": (32, 2, 1), "shmem_size": 64}
     values = (tensor.data_ptr(), np.int32(7), np.float32(0.5))
-    ran = ("launch", "stream of 1", config, "dysample_forward", values)
+    ran = ("launch", (0, 101), config, "dysample_forward", values)
     assert driver.calls == [("enter", 1), ("current", 1), ("load", 1), ran, ("leave", 1)]
     driver.calls.clear()
     cuda.launch(SMALL, how, [tensor, np.int32(7), np.float32(0.5)])
@@ -98,7 +102,7 @@ def test_a_gpu_that_cannot_be_compiled_for_takes_the_reference(capability, works
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
     runtime._too_old.cache_clear()
-    runtime._say_once.cache_clear()
+    runtime.say_once.cache_clear()
     try:
         if works:
             assert runtime.backend_for("cuda", 0) is not None
@@ -111,7 +115,7 @@ def test_a_gpu_that_cannot_be_compiled_for_takes_the_reference(capability, works
             runtime.backend_for("cuda", 0)
     finally:
         runtime._too_old.cache_clear()
-        runtime._say_once.cache_clear()
+        runtime.say_once.cache_clear()
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
@@ -184,4 +188,4 @@ def test_nothing_waits_for_the_gpu(operands):
 
 def test_the_compiler_takes_it_for_a_constant_whether_kernels_are_there():
     """Marked without importing the compiler, in the way that importing it would."""
-    assert vars(torch.compiler.assume_constant_result(lambda: True)) == vars(runtime._available)
+    assert vars(torch.compiler.assume_constant_result(lambda: True)) == vars(self_test._available)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.ops.kernels import runtime
+from nas.ops.kernels import runtime, self_test
 from nas.ops.kernels.runtime import Kernel, KernelError, Launch
 
 needs_compiler = pytest.mark.skipif(bool(runtime.unavailable()), reason=runtime.unavailable() or "there")
@@ -21,9 +21,9 @@ SMALL = Kernel("dysample", "dysample_forward", ("float", "float", "1", "1", "int
 
 @pytest.fixture(autouse=True)
 def forget():
-    runtime._say_once.cache_clear()
+    runtime.say_once.cache_clear()
     yield
-    runtime._say_once.cache_clear()
+    runtime.say_once.cache_clear()
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def own_folder(tmp_path, monkeypatch):
 def test_cpu_tensors_take_the_reference(monkeypatch):
     for value in ("auto", "cuda", "reference"):
         monkeypatch.setenv("NAS_KERNELS", value)
-        assert not runtime.usable(torch.zeros(1))
+        assert not self_test.usable("carafe", torch.zeros(1))
 
 
 def test_an_unknown_choice_is_refused(monkeypatch):
@@ -77,20 +77,23 @@ def test_with_a_compiler_cuda_has_a_backend(monkeypatch):
 
 
 @pytest.mark.parametrize("package", ["cuda.core", "cuda.bindings"])
-def test_a_missing_package_is_named(package, monkeypatch):
+@pytest.mark.parametrize(("cuda", "extra"), [("12.6", "cuda12"), ("13.0", "cuda13"), (None, "cuda13")])
+def test_a_missing_package_is_named(package, cuda, extra, monkeypatch):
+    """With the extra that has the compiler of PyTorch's CUDA."""
     found = importlib.util.find_spec
+    monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
     runtime.unavailable.cache_clear()
     try:
-        assert runtime.unavailable() == f"{package.replace('.', '-')} is not installed (pip install 'swapnas[cuda]')"
+        assert runtime.unavailable() == f"{package.replace('.', '-')} is not installed (pip install 'swapnas[{extra}]')"
     finally:
         runtime.unavailable.cache_clear()
 
 
 def test_float64_takes_the_reference(monkeypatch):
     monkeypatch.setattr(runtime, "backend_for", lambda device_type, index=None: object())
-    assert runtime.usable(torch.zeros(1), torch.zeros(1, dtype=torch.float16))
-    assert not runtime.usable(torch.zeros(1), torch.zeros(1, dtype=torch.float64))
+    assert self_test.usable("carafe", torch.zeros(1), torch.zeros(1, dtype=torch.float16))
+    assert not self_test.usable("carafe", torch.zeros(1), torch.zeros(1, dtype=torch.float64))
 
 
 def test_nothing_is_launched_for_nothing(monkeypatch):
