@@ -20,14 +20,16 @@ from nas.bank.artifacts import ArtifactObserver, ArtifactStore
 from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
 from nas.calibration.run_log import Finished, Run, RunFile
-from nas.errors import ArtifactError, OptionError, ProxyFailure
+from nas.device import CPU, assign_devices
+from nas.errors import ArtifactError, OptionError, OutOfMemory, ProxyError, ProxyFailure
 from nas.model.render import render
 from nas.space.sampling import representatives
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
 from nas.study.settings import SHARED
 from nas.training.recipe import Recipe, start_of
-from nas.workers.parallel import run_parallel
+from nas.workers.count import available_cores
+from nas.workers.parallel import DeviceLock, run_parallel
 from nas.workers.process import ProxyWorker
 
 CALIBRATION_SUFFIX = ".calibration"
@@ -203,26 +205,27 @@ class Calibrator:
         left = sum(_work(run) for run, _ in todo)
         made: dict[tuple[str, int], SwapBank] = {}
 
-        def make_baseline(run: Run, worker: ProxyWorker) -> None:
-            observer = self.observer.for_worker(workers.index(worker)) if len(workers) > 1 else self.observer
-            weights = replace(self.weights, worker=worker, observer=observer)
+        def make_baseline(run: Run, member: _AssignedWorker) -> None:
+            observer = self.observer.for_worker(members.index(member)) if len(members) > 1 else self.observer
+            weights = replace(self.weights, worker=member.worker, observer=observer, device=member.device)
+            make = weights.teacher if run.recipe.init == "bank" else weights.baseline
             try:
-                (weights.teacher if run.recipe.init == "bank" else weights.baseline)(run.recipe, run.seed)
+                self._run_on(member, lambda: make(run.recipe, run.seed))
             except ArtifactError as error:
                 if not run.seed:
                     raise
                 hint = "to calibrate with the baseline of seed 0 alone, use `--one-baseline` and another --name"
                 raise ArtifactError(f"the baseline of seed {run.seed}: {error}\n{hint}") from None
 
-        def make_bank(run: Run, worker: ProxyWorker) -> None:
-            made[_bank_name(run.recipe), run.seed] = replace(self, weights=replace(self.weights, worker=worker)).bank(
-                run.recipe, run.seed
-            )
+        def make_bank(run: Run, member: _AssignedWorker) -> None:
+            weights = replace(self.weights, worker=member.worker, device=member.device)
+            bank = self._run_on(member, lambda: replace(self, weights=weights).bank(run.recipe, run.seed))
+            made[_bank_name(run.recipe), run.seed] = bank
 
-        def train(entry: tuple[Run, str], worker: ProxyWorker) -> None:
+        def train(entry: tuple[Run, str], member: _AssignedWorker) -> None:
             nonlocal position, left
             run, key = entry
-            done, final = self._train_run(run, key, made, worker)
+            done, final = self._train_run(run, key, made, member)
             with lock:
                 if final:
                     self.file.append(run, done)
@@ -230,21 +233,36 @@ class Calibrator:
                 left -= _work(run)
                 self.observer.run_ended(run, done, position, total, left)
 
-        workers = [ProxyWorker(self.cache, threads=self._threads) for _ in range(self.workers)]
+        devices = assign_devices(self.calibration.full.device, self.workers, self.calibration.full.amp)
+        locks = {device: DeviceLock() for device in devices}
+        members = [_AssignedWorker(ProxyWorker(self.cache, self._threads), device, locks[device]) for device in devices]
         try:
             bases = {self.weights.baseline_key(r.recipe, r.seed): r for r, _ in todo if _inherits(r)}
-            _for_each(make_baseline, list(bases.values()), workers)
+            _for_each(make_baseline, list(bases.values()), members)
             banks = {(_bank_name(r.recipe), r.seed): r for r, _ in todo if r.recipe.init == "bank"}
-            _for_each(make_bank, list(banks.values()), workers)
-            _for_each(train, todo, workers)
+            _for_each(make_bank, list(banks.values()), members)
+            _for_each(train, todo, members)
         finally:
-            for worker in workers:
-                worker.close()
+            for member in members:
+                member.worker.close()
 
     @property
-    def _threads(self) -> int | None:
+    def _threads(self) -> int:
         """Threads of one training: one on a CPU, which costs the least in total and does not slow others."""
-        return 1 if self.calibration.full.device == "cpu" else None
+        return 1 if self.calibration.full.device == CPU else max(1, available_cores() // self.workers)
+
+    def _run_on(self, member: _AssignedWorker, do: Callable[[], Done]) -> Done:
+        """Do work on a device in parallel with others; after an out-of-memory error, do it again alone."""
+        try:
+            with member.lock.shared() as company:
+                return do()
+        except (OutOfMemory, ProxyFailure) as error:
+            short = isinstance(error, OutOfMemory) or error.out_of_memory
+            if member.killed or not (short and company()):
+                raise
+        self.observer.note("out of memory in parallel with other trainings; a training is made again alone")
+        with member.lock.exclusive():
+            return do()
 
     def _candidates(self) -> tuple[Candidate, ...]:
         """Return the candidates of all variants and controls."""
@@ -255,9 +273,13 @@ class Calibrator:
         return tuple({**swaps, **controls})
 
     def _train_run(
-        self, run: Run, key: str, banks: Mapping[tuple[str, int], SwapBank], worker: ProxyWorker
+        self, run: Run, key: str, banks: Mapping[tuple[str, int], SwapBank], member: _AssignedWorker
     ) -> tuple[Finished, bool]:
-        """Train one run; return its result, and whether it is final: a failure of the machine is retried."""
+        """Train one run; return its result, and whether it is final: a failure of the machine is retried.
+
+        Raises:
+            ProxyError: A CUDA kernel cannot be used here.
+        """
         bank = banks.get((_bank_name(run.recipe), run.seed)) if run.recipe.init == "bank" else None
         swaps = tuple((slot, CONTROL) for slot in run.controls) or run.variant.swaps
         if bank and bank.problem(swaps):
@@ -266,9 +288,15 @@ class Calibrator:
             self.weights.job(run.variant, run.recipe, run.seed),
             **self.weights.initial_files(run.recipe, swaps, bank, run.seed),
         )
+        job = self.weights.resumable(job)
+        job = replace(job, recipe=replace(job.recipe, device=member.device))
         try:
-            return Finished(key, worker.run(self.weights.resumable(job))), True
+            return Finished(key, self._run_on(member, lambda: member.worker.run(job))), True
         except ProxyFailure as failure:
+            if failure.kind == "kernel":
+                raise ProxyError(
+                    f"a CUDA kernel cannot be used here: {failure}\nNAS_KERNELS=reference trains without kernels"
+                ) from None
             return Finished(key, None, f"{failure.kind}: {failure}"), failure.kind in ("build", "nan", "diverged")
 
 
@@ -281,20 +309,38 @@ def _work(run: Run) -> float:
 
 
 Task = TypeVar("Task")
+Done = TypeVar("Done")
 
 
-def _for_each(do: Callable[[Task, ProxyWorker], None], tasks: Sequence[Task], workers: Sequence[ProxyWorker]) -> None:
-    """Run each task on one of the workers; the first error, or Ctrl-C, stops all of them."""
+@dataclass
+class _AssignedWorker:
+    """A training process with its device, and the lock of that device, which others may share."""
+
+    worker: ProxyWorker
+    device: str
+    lock: DeviceLock
+    killed: bool = False
+
+    def kill(self) -> None:
+        """End the process for good."""
+        self.killed = True
+        self.worker.kill()
+
+
+def _for_each(
+    do: Callable[[Task, _AssignedWorker], None], tasks: Sequence[Task], members: Sequence[_AssignedWorker]
+) -> None:
+    """Run each task on one of the members; the first error, or Ctrl-C, stops all of them."""
     queue: Queue[Task] = Queue()
     for task in tasks:
         queue.put(task)
 
-    def serve(worker: ProxyWorker, stop: threading.Event) -> None:
+    def serve(member: _AssignedWorker, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 task = queue.get_nowait()
             except Empty:
                 return
-            do(task, worker)
+            do(task, member)
 
-    run_parallel(workers, serve)
+    run_parallel(members, serve)

@@ -15,6 +15,7 @@ from nas.cli.options import (
     DEVICE,
     ENABLE,
     JSON,
+    PRECISION,
     SCALE,
     STORAGE,
     TRUST,
@@ -48,6 +49,7 @@ from nas.cli.options import (
 @BASELINES
 @BANK_EPOCHS
 @DEVICE
+@PRECISION
 @WORKERS
 @click.option("--name", help="Name of the calibration; an existing one is resumed. Default: the name of the space.")
 @JSON

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from nas.study.study import Study
 
 DATA = click.option("--data", type=click.Path(), help="data.yaml of the dataset. Default: built-in demo data.")
-DEVICE = click.option("--device", help="cpu, or the number of a GPU. Default: a GPU if there is one.")
+DEVICE = click.option(
+    "--device",
+    help="cpu, or the number of a GPU (with --workers, of the first). Default: the first GPU that can be used, or else "
+    "cpu.",
+)
 SCALE = click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the scale of the space.")
 ENABLE = click.option(
     "--enable", multiple=True, metavar="SLOT", help="Enable a slot that is off in the space; globs work."
@@ -117,8 +121,8 @@ PRECISION = click.option(
     "amp",
     type=click.Choice(("fp32", "bf16")),
     callback=lambda _ctx, _param, value: {None: None, "fp32": False, "bf16": "bf16"}[value],
-    help="Precision of proxy trainings. bf16 takes 20 % less time on CPUs with AVX512-BF16 or AMX. Default: bf16 on "
-    "GPUs that support it, else fp32.",
+    help="Precision of trainings. bf16 takes 20 % less time on CPUs with AVX512-BF16 or AMX. Default: bf16 on GPUs of "
+    "compute capability 8.0 and later, which compute in it natively, else fp32.",
 )
 SEEDS = click.option("--seeds", type=click.IntRange(1), help="Seeds per variant in the screening. Default: 1.")
 BASELINES = click.option(

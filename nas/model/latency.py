@@ -4,11 +4,16 @@ A latency is valid for one machine: a processor or GPU, and the software version
 of the fused model, as deployed, in float32, at batch 1 and a given image size; results are cached for each model and
 machine. On a CPU it is the CPU time of one thread, which other work on the machine changes little: several threads
 would wait for each other, up to a hundredfold.
+
+On a GPU it is the time of a replayed CUDA graph. At batch 1 a GPU waits for Python to launch one kernel after the
+other, and a deployed model (TensorRT, a graph) does not pay that. A model that cannot be captured is timed as Python
+runs it, and its latency says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -23,11 +28,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.errors import BuildError, OptionError, OutputError, one_line
+from nas.device import CPU, choose_device, gpus
+from nas.errors import BuildError, OutputError, ProxyError, failure_kind, one_line
 from nas.files import write_atomic
 from nas.model.host import build, version
 
 _WARM_RUNS, _WARM_S = 5, 0.3
+_GPU_WARM_S = 1.0
+"""Seconds in which a GPU comes from its idle clocks to those of work."""
+GRAPH, EAGER = "a replayed CUDA graph", "eager PyTorch"
+"""How a GPU is timed."""
 _LEAST_RUNS, _MOST_RUNS, _MEASURE_S = 10, 200, 2.0
 
 
@@ -41,6 +51,7 @@ class Latency:
         runs: Number of runs.
         imgsz: Image side in pixels.
         on: The machine, as described by `machine`.
+        by: On a GPU, what was timed: `GRAPH`, or `EAGER` for a model that cannot be captured; empty on a CPU.
     """
 
     ms: float
@@ -48,6 +59,7 @@ class Latency:
     runs: int
     imgsz: int
     on: str
+    by: str = ""
 
 
 def machine(device: str) -> str:
@@ -60,14 +72,11 @@ def machine(device: str) -> str:
         OptionError: There is no such device.
     """
     versions = f"torch {torch.__version__}, ultralytics {version()}"
-    if device == "cpu":
+    device = choose_device(device)
+    if device == CPU:
         return f"{_processor()}, 1 thread, {versions}"
-    try:
-        name = torch.cuda.get_device_name(int(device))
-    except Exception as error:  # torch raises many kinds for a device that is not there
-        raise OptionError(f"cannot measure latency on the device {device!r}: {one_line(error)}") from None
     kernels = os.environ.get("NAS_KERNELS", "auto")
-    return f"{name}, CUDA {torch.version.cuda}, kernels {kernels}, {versions}"
+    return f"{gpus()[int(device)].name}, CUDA {torch.version.cuda}, kernels {kernels}, CUDA graphs, {versions}"
 
 
 class LatencyMeter:
@@ -85,7 +94,7 @@ class LatencyMeter:
             OptionError: There is no such device.
         """
         self.on = machine(device)
-        self._folder, self._device, self._imgsz = folder, device, imgsz
+        self._folder, self._device, self._imgsz = folder, choose_device(device), imgsz
 
     def measure(self, yaml: str, scale: str) -> Latency:
         """Return the latency of a model YAML at a scale.
@@ -115,18 +124,48 @@ def measure_latency(model: nn.Module, device: str, imgsz: int, on: str) -> Laten
 
     Raises:
         BuildError: It cannot run.
+        ProxyError: A CUDA kernel cannot be used here, which is no fault of the model.
     """
-    where = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
+    where = torch.device(CPU if device == CPU else f"cuda:{device}")
+    run: Callable[[], object]
+    by = ""
     try:
         with _one_thread(), torch.inference_mode():
             fused: Any = model.eval()
             fused = fused.fuse(verbose=False).to(where)
-            image = torch.zeros(1, 3, imgsz, imgsz, device=where)
-            times = _times(lambda: fused(image), where)
+            image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0)).to(where)
+            run = functools.partial(fused, image)
+            if where.type == "cuda":
+                run, by = _captured(run, where)
+            times = _times(run, where)
     except Exception as error:  # any error of a module's forward is the variant's failure
+        if failure_kind(error) == "kernel":
+            raise ProxyError(f"a CUDA kernel cannot be used here: {error}") from error
         raise BuildError(f"cannot be timed: {one_line(error)}") from error
     quarters = statistics.quantiles(times, n=4)
-    return Latency(statistics.median(times), quarters[2] - quarters[0], len(times), imgsz, on)
+    return Latency(statistics.median(times), quarters[2] - quarters[0], len(times), imgsz, on, by)
+
+
+def _captured(run: Callable[[], object], where: torch.device) -> tuple[Callable[[], object], str]:
+    """Return a run as a replayed CUDA graph, and how it is timed; itself where it cannot be captured."""
+    with torch.cuda.device(where):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what a first run prepares, such as kernels, is not to be captured
+            for _ in range(_WARM_RUNS):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                run()
+            graph.replay()
+            torch.cuda.synchronize(where)
+        except Exception:  # of many kinds: a module that looks at values, or waits for the GPU
+            run()  # raises if capturing has broken more than the graph
+            torch.cuda.synchronize(where)
+            return run, EAGER
+    return graph.replay, GRAPH
 
 
 def _times(run: Callable[[], object], where: torch.device) -> list[float]:
@@ -140,7 +179,7 @@ def _times(run: Callable[[], object], where: torch.device) -> list[float]:
             torch.cuda.synchronize(where)
         return 1e3 * (clock() - started)
 
-    until, warmed = time.perf_counter() + _WARM_S, 0
+    until, warmed = time.perf_counter() + (_GPU_WARM_S if where.type == "cuda" else _WARM_S), 0
     while warmed < _WARM_RUNS or time.perf_counter() < until:
         once()
         warmed += 1

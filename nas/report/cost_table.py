@@ -65,5 +65,5 @@ def _latency_lines(latency: Latency) -> list[str]:
     spread = f"middle half of {latency.runs} runs within {latency.spread_ms:.2f} ms"
     return [
         f"latency         {latency.ms:.2f} ms   (one image of {latency.imgsz} px, fused, float32; {spread})",
-        f"measured on     {latency.on}",
+        f"measured on     {latency.on}" + (f"; timed as {latency.by}" if latency.by else ""),
     ]

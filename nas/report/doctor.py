@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from nas.device import check_gpus, choose_device, choose_precision, describe_device, gpus
 from nas.errors import NasError
 from nas.files import cache_dir
 from nas.study.settings import current_versions
@@ -16,16 +17,16 @@ from nas.study.settings import current_versions
 
 def environment_report() -> dict[str, str]:
     """Return facts about this installation, the most useful first."""
-    import torch
-
     from nas.workers.count import available_cores
 
     facts = dict(current_versions())
     facts["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
     facts["CPU cores"] = f"{available_cores()} of {os.cpu_count()}"
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    facts["GPUs"] = ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none"
+    facts["GPUs"], facts["trainings"] = _devices()
     facts["kernels"] = _kernels()
+    if facts["GPUs"] != "none":
+        passed = "a convolution" + (" and all kernels run" if facts["kernels"].startswith("compiled") else " runs")
+        facts["GPU test"] = "; ".join(check_gpus()) or f"{passed} on each that can be used"
     facts["host anchor"] = _anchor()
     facts["modules"] = _modules()
     facts["cache"] = _folder(cache_dir())
@@ -43,6 +44,19 @@ def print_report(*, as_json: bool) -> None:
     for key, value in facts.items():
         click.echo(f"{key:{width}}  {value}")
     return None
+
+
+def _devices() -> tuple[str, str]:
+    """Return the GPUs, and where and in which precision trainings run by default."""
+    try:
+        found = [
+            f"{k}: {gpu}" + (f" (PROBLEM: {gpu.unsupported})" if gpu.unsupported else "")
+            for k, gpu in enumerate(gpus())
+        ]
+        device = choose_device(None)
+        return "; ".join(found) or "none", describe_device(device, choose_precision(device)).removeprefix("trainings ")
+    except NasError as error:
+        return f"PROBLEM: {error}", "run on the CPU in fp32 with --device cpu"
 
 
 def _anchor() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nas.data.dataset import Dataset, write_resolved
+from nas.device import assign_devices, choose_device, choose_precision
 from nas.errors import OptionError
 from nas.model.latency import LatencyMeter
 from nas.search.runner import Runner, SearchObserver
@@ -29,9 +30,12 @@ def runners_of(
         trainers: The training processes; there is one runner for each.
 
     Raises:
-        OptionError: The study measures latencies, which parallel trainings would disturb.
+        OptionError: The study measures latencies, which parallel trainings would disturb; or this machine has not the
+            device of its recipe, or one that cannot train in its precision.
     """
     s = study.settings
+    device = choose_device(s.recipe.device)
+    choose_precision(device, s.recipe.amp)
     workers = len(trainers)
     if s.latency_on:
         if workers > 1:
@@ -40,26 +44,16 @@ def runners_of(
                 "would disturb; leave --workers out"
             )
         trainers[0].close()  # its imports would disturb the measurement too; the first job starts it again
-    meter = LatencyMeter(cache / "latency", s.recipe.device, s.recipe.imgsz) if s.latency_on else None
+    meter = LatencyMeter(cache / "latency", device, s.recipe.imgsz) if s.latency_on else None
     data = write_resolved(dataset, study.scratch)
     shares = {
         fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)
         for fraction in {rung.fraction for rung in s.rungs} - {1.0}
     }
-    devices = assign_devices(s.recipe.device, workers)
+    devices = assign_devices(device, workers, s.recipe.amp)
     device_locks = {device: DeviceLock() for device in devices}
     yield [
         Runner(study, data, trainer, observer.for_worker(k) if workers > 1 else observer, shares=shares, meter=meter,
                device=device, device_lock=device_locks[device])
         for k, (trainer, device) in enumerate(zip(trainers, devices, strict=True))
     ]  # fmt: skip
-
-
-def assign_devices(device: str, workers: int) -> list[str]:
-    """Return the device of each worker: the CPU for all, or the GPUs round-robin from the recipe's."""
-    if workers == 1 or not device.isdigit():
-        return [device] * workers
-    import torch
-
-    count = max(torch.cuda.device_count(), int(device) + 1)
-    return [str((int(device) + k) % count) for k in range(workers)]

@@ -16,6 +16,7 @@ from nas.calibration.calibrator import (
     proxy_recipe,
 )
 from nas.data.dataset import load_or_demo, write_resolved
+from nas.device import describe_device
 from nas.session.options import CalibrationOptions
 from nas.session.recipe import sound, weights_file
 from nas.space.space_file import load_space
@@ -42,7 +43,9 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         base_epochs=options.base_epochs,
         device=options.device,
         weights=weights_file(options.weights),
+        amp=options.amp,
     )
+    observer.note(describe_device(common.device, common.amp))
     if options.bank_epochs is not None:
         common = replace(common, bank_epochs=options.bank_epochs)
     names = options.proxies or DEFAULT_PROXIES

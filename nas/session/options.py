@@ -72,6 +72,7 @@ class TrainingOptions(SpaceOptions):
     device: str | None = option(stored=True)
     baseline_per_seed: bool | None = option(stored=True, flag="--baseline-per-seed/--one-baseline")
     workers: int | None = option(stored=False)
+    amp: str | bool | None = option(stored=True, flag="--precision")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,6 @@ class SearchOptions(TrainingOptions):
     proxy: str | None = option(stored=True)
     init: str | None = option(stored=True)
     epochs: int | None = option(stored=True)
-    amp: str | bool | None = option(stored=True, flag="--precision")
     seed: int | None = option(stored=True, replay=True)
     floor: float | None = option(stored=True, replay=True)
     objective: str | None = option(stored=True, replay=True)

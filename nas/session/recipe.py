@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nas.calibration.result import CalibrationResult
+from nas.device import choose_device, choose_precision, plain_name
 from nas.errors import OptionError
 from nas.session.options import SearchOptions
 from nas.training.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
@@ -63,6 +64,9 @@ def changed_recipe(recipe: Recipe, options: SearchOptions, calibrated: Calibrati
     """Return the recipe of a study that is resumed, with what a calibration and the options change of it.
 
     The digests are those of the files of weights as they are now.
+
+    Raises:
+        OptionError: An option cannot be used: a device that is not here, for example.
     """
     if calibrated:
         r = calibrated.recipe
@@ -72,6 +76,12 @@ def changed_recipe(recipe: Recipe, options: SearchOptions, calibrated: Calibrati
     given["init"] = _init(given.get("init", recipe.init))
     given["weights"] = weights_file(given.get("weights", recipe.weights))
     given["init_digest"], given["weights_digest"] = digest_of(given["init"]), digest_of(given["weights"])
+    if "device" in given:
+        given["device"] = choose_device(given["device"])
+        if given["device"] == plain_name(recipe.device):  # stored by an earlier version, as it was given
+            del given["device"]
+    if given.get("amp"):
+        choose_precision(choose_device(given.get("device", recipe.device)), given["amp"])
     return sound(replace(recipe, **given))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.data.dataset import Dataset
+from nas.device import choose_device, describe_device
 from nas.errors import StudyError
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
@@ -170,6 +171,7 @@ class Session:
                 names = [*(rung.words for rung in s.rungs), "the study's own recipe"]
                 steps = "; ".join(f"{count} with {name}" for count, name in zip(counts, names, strict=True))
                 observer.note(f"rungs: {steps}; and the baseline on each")
+            observer.note(describe_device(choose_device(s.recipe.device), s.recipe.amp))
             if len(trainers) > 1 and s.recipe.device == "cpu":
                 observer.note(
                     f"{len(trainers)} trainings in parallel, one thread each"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.data.dataset import Dataset
+from nas.device import choose_device, describe_device
 from nas.errors import StudyError, Unreachable
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
@@ -89,6 +90,8 @@ class Joining:
             f"joining the study {name} ({self.study.location.shown}): {self.study.spent} of {self.study.target} "
             "trials are done or under way"
         )
+        recipe = self.study.settings.recipe
+        observer.note(describe_device(choose_device(recipe.device), recipe.amp))
         with (
             trainers_of(self.cache, self.workers or auto_workers(self.study.settings)) as trainers,
             runners_of(self.study, self.dataset, self.cache, observer, trainers) as runners,

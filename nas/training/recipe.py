@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas.device import CPU, choose_device, choose_precision
 from nas.errors import ProxyError
 
 SCRATCH_LR0 = 2e-3
@@ -61,7 +63,7 @@ class Recipe:
         optimizer: The host's name of the optimizer.
         device: ``cpu`` or a CUDA device number.
         amp: ``bf16`` trains with torch's autocast to bfloat16, on GPUs and CPUs; weights, loss (on CPUs) and validation
-            (on CPUs) stay in float32. False trains in float32.
+            stay in float32. False trains in float32.
     """
 
     epochs: int = 8
@@ -149,8 +151,13 @@ def make_recipe(
     weights: str = "",
     amp: str | bool | None = None,
 ) -> Recipe:
-    """Return the recipe of a new study; values of None are chosen from the others and the machine."""
-    device = device or ("0" if _cuda() else "cpu")
+    """Return the recipe of a new study; values of None are chosen from the others and the machine.
+
+    Raises:
+        OptionError: There is no such device, or it cannot train in that precision.
+        ProxyError: A file of weights cannot be read.
+    """
+    device = choose_device(device)
     return Recipe(
         epochs=epochs,
         imgsz=imgsz,
@@ -162,8 +169,11 @@ def make_recipe(
         base_epochs=base_epochs if base_epochs is not None else BASE_EPOCHS,
         base_lr0=FINE_TUNE_LR0 if weights else SCRATCH_LR0,
         **start_of(init),
+        # On Windows with CUDA, channels last is about three times as slow (ultralytics#26105), and Ultralytics trains
+        # without it too.
+        channels_last=device == CPU or platform.system() != "Windows",
         device=device,
-        amp=amp if amp is not None else device != "cpu" and _bf16(),
+        amp=choose_precision(device, amp),
     )
 
 
@@ -179,15 +189,3 @@ def digest_of(init: str) -> str:
         return hashlib.sha256(Path(init).read_bytes()).hexdigest()
     except OSError as error:
         raise ProxyError(f"cannot read the weights to inherit from: {error}") from None
-
-
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _bf16() -> str | bool:
-    import torch
-
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else False

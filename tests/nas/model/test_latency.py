@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 import nas.model.latency
-from nas.errors import BuildError, OptionError, OutputError
-from nas.model.latency import Latency, LatencyMeter, machine, measure_latency
+from nas.errors import BuildError, OptionError, OutputError, ProxyError
+from nas.model.latency import EAGER, GRAPH, Latency, LatencyMeter, _captured, _times, machine, measure_latency
 from nas.model.render import render
+from nas.ops.kernels.runtime import KernelError
 from nas.space.variant import Variant
 
 YAML = render(Variant("yolov8", "n")).yaml
@@ -18,7 +22,13 @@ YAML = render(Variant("yolov8", "n")).yaml
 @pytest.fixture
 def quick(monkeypatch):
     """Time few runs."""
-    for name, value in (("_WARM_RUNS", 1), ("_WARM_S", 0.0), ("_LEAST_RUNS", 3), ("_MEASURE_S", 0.0)):
+    for name, value in (
+        ("_WARM_RUNS", 1),
+        ("_WARM_S", 0.0),
+        ("_GPU_WARM_S", 0.0),
+        ("_LEAST_RUNS", 3),
+        ("_MEASURE_S", 0.0),
+    ):
         monkeypatch.setattr(nas.model.latency, name, value)
 
 
@@ -77,8 +87,70 @@ def test_a_torn_file_is_measured_anew(counted, tmp_path):
 def test_the_machine_is_named():
     assert "1 thread" in machine("cpu")
     assert torch.__version__ in machine("cpu")
-    with pytest.raises(OptionError, match="cannot measure latency on the device '99'"):
+    with pytest.raises(OptionError, match="--device 99: "):
         machine("99")
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """Return the state of a GPU that is made up: whether it captures a graph, and how often that was replayed."""
+    state = SimpleNamespace(captures=False, replayed=0)
+
+    class Graph:
+        def replay(self):
+            state.replayed += 1
+
+    @contextmanager
+    def graph(_graph):
+        state.captures = True
+        try:
+            yield
+        finally:
+            state.captures = False
+
+    stream = SimpleNamespace(wait_stream=lambda _other: None)
+    for name, value in {
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda _stream: nullcontext(),
+        "device": lambda _device: nullcontext(),
+        "synchronize": lambda _device: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return state
+
+
+def test_a_gpu_is_timed_by_the_replay_of_a_graph(quick, capturing):
+    ran = []
+    run, by = _captured(lambda: ran.append(capturing.captures), torch.device("cuda:0"))
+    assert by == GRAPH
+    assert ran == [False, True]  # warmed up before
+    before = capturing.replayed
+    times = _times(run, torch.device("cuda:0"))
+    assert capturing.replayed - before >= len(times) == 3
+    assert len(ran) == 2
+
+
+def test_what_cannot_be_captured_is_timed_as_python_runs_it(quick, capturing):
+    def run():
+        if capturing.captures:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    assert _captured(run, torch.device("cuda:0")) == (run, EAGER)
+
+
+def test_a_kernel_that_fails_is_no_variants_failure(quick):
+    class NoKernel(nn.Module):
+        def fuse(self, verbose):
+            return self
+
+        def forward(self, image):
+            raise KernelError("carafe_forward<float>: no")
+
+    with pytest.raises(ProxyError, match="a CUDA kernel cannot be used here: carafe_forward"):
+        measure_latency(NoKernel(), "cpu", 64, "here")
 
 
 def test_what_cannot_run_is_the_variants_failure(quick):

@@ -1,4 +1,4 @@
-"""Devices that several trainings share: assign_devices out, and alone where memory is short."""
+"""Devices that several trainings share, and one alone where memory is short."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from instant_worker import InstantTrainer, Quiet, RecordingObserver
 from nas.errors import OutOfMemory, ProxyFailure
 from nas.search.loop import run_search
 from nas.search.runner import Runner
-from nas.search.runners import assign_devices
 from nas.workers.parallel import DeviceLock
 
 WAIT_S = 60
@@ -93,22 +92,6 @@ def _beside(device_lock, order):
 def until_waiting(device_lock):
     while not device_lock._waiting:
         pass
-
-
-@pytest.mark.parametrize(
-    ("device", "workers", "gpus", "expected"),
-    [
-        ("cpu", 3, 2, ["cpu"] * 3),
-        ("0", 1, 2, ["0"]),
-        ("0", 3, 2, ["0", "1", "0"]),
-        ("1", 2, 2, ["1", "0"]),
-        ("1", 2, 0, ["1", "0"]),
-        ("0,1", 2, 2, ["0,1"] * 2),
-    ],
-)
-def test_gpus_are_dealt_out(device, workers, gpus, expected, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    assert assign_devices(device, workers) == expected
 
 
 def test_a_runner_trains_on_its_own_device_and_the_recipe_stays(shared_study):
