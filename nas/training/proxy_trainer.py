@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class ProxyTrainer(Trainer):
         self.threads = threads
         self.inherited = (0, 0)
         self.average: Any = None
+        self.amp: bool
         self._oom_retries = 0
         super().__init__(overrides=overrides)
         self.add_callback("on_train_start", lambda t: t.begin())
@@ -80,6 +82,25 @@ class ProxyTrainer(Trainer):
         super().optimizer_step()
         if self.average:
             self.average.update(self.model)
+
+    def validate(self) -> Any:
+        """Validate in float32, whatever the recipe trains in.
+
+        The host would do it in float16 wherever a training is not in float32. There, a variant whose activations pass
+        65504, which is nothing to bfloat16, finds no box at all and scores a silent 0. And in bfloat16 itself the
+        corners of the boxes would be off by up to 1/256 of their distance from the image's.
+
+        Raises:
+            NotANumber: The validation loss is not finite.
+        """
+        amp, self.amp = self.amp, False
+        try:
+            metrics, fitness = super().validate()
+        finally:
+            self.amp = amp
+        if not math.isfinite(validation_of(metrics).loss):
+            raise NotANumber("the validation loss is not a number")
+        return metrics, fitness
 
     def validate_average(self) -> Validation:
         """Validate the averaged weights."""
@@ -209,6 +230,13 @@ class ProxyTrainer(Trainer):
         if hasattr(dataset, "batches"):
             dataset.batches.begin((self.job.seed, self.job.recipe) if mode == "train" else "validation")
         return dataset
+
+    def close_loaders(self) -> None:
+        """End the processes of the loaders; the host does so only after a training that succeeds."""
+        for name in ("train_loader", "test_loader"):
+            loader: Any = getattr(self, name, None)
+            if loader is not None and hasattr(loader, "close"):
+                loader.close()
 
     def preprocess_batch(self, batch: Any) -> Any:
         """Move a batch to the device, in the recipe's memory format."""

@@ -96,14 +96,21 @@ def train(job: ProxyJob, threads: int, report: Any) -> ProxyResult:
 
 @contextlib.contextmanager
 def open_trainer(job: ProxyJob, threads: int) -> Iterator[ProxyTrainer]:
-    """Give a job's trainer, not set up yet; until it closes, the host is patched and a scratch folder exists."""
+    """Give a job's trainer, not set up yet; until it closes, the host is patched and a scratch folder exists.
+
+    At the end its loaders close, with their processes and prefetched batches.
+    """
     if job.scratch:
         Path(job.scratch).mkdir(parents=True, exist_ok=True)
     with patched_host(job.recipe), tempfile.TemporaryDirectory(prefix="nas-proxy-", dir=job.scratch) as scratch:
         folder = Path(scratch).absolute()  # the host puts relative paths below ``runs/`` in the current directory
         model = folder / f"{job.name}.yaml"
         model.write_text(job.yaml, encoding="utf-8")
-        yield ProxyTrainer(job, threads, _overrides(job, model, folder))
+        trainer = ProxyTrainer(job, threads, _overrides(job, model, folder))
+        try:
+            yield trainer
+        finally:
+            trainer.close_loaders()
 
 
 def _score(trainer: Any) -> EpochScore:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import multiprocessing
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import resource_tracker
@@ -74,11 +76,13 @@ class ProxyWorker:
                 if kind == "progress":
                     if on_progress:
                         on_progress(body)
+                elif kind == "note":
+                    _say_once(body)
                 elif kind == "done":
                     return body
                 else:
                     failure, message = body
-                    if failure in ("memory", "error"):  # the state of the process is unknown
+                    if failure in ("memory", "kernel", "error"):  # the state of the process is unknown
                         self.close()
                     raise ProxyFailure(failure, message)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -165,6 +169,12 @@ def trainers_of(cache: Path, workers: int, first: ProxyWorker | None = None) -> 
             trainer.threads = threads
             trainer.start()
         yield made
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Say what a training process has to say of this machine: the same of several processes once."""
+    warnings.warn(text, stacklevel=5)
 
 
 @contextlib.contextmanager

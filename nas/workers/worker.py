@@ -6,6 +6,7 @@ No heavy import stands at the top: the environment has to be set before torch an
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -46,6 +47,8 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
     with contextlib.suppress(Exception):  # the first job reports what is wrong
         go_offline(Path(cache))
         _import_all()
+        gc.freeze()  # what is imported stays, and the collections after each job need not look at it
+        _send_notes(pipe)
     while True:
         try:
             job, of_job = pipe.recv()
@@ -53,14 +56,37 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
             return
         try:
             go_offline(Path(cache))
-            message = ("done", do_job(job, of_job, lambda progress: pipe.send(("progress", progress))))
+            message = handle_job(job, of_job, lambda progress: pipe.send(("progress", progress)))
         except BrokenPipeError:
             return
-        except Exception as error:  # sent to the parent, which records it with the variant
-            message = ("failed", (failure_kind(error), failure_text(error)))
-            if os.environ.get("NAS_DEBUG"):
-                traceback.print_exc()
         pipe.send(message)
+
+
+def handle_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None]) -> tuple[str, Any]:
+    """Do one job, and return the message with its result or its failure; nothing else is left of it in the process.
+
+    Raises:
+        BrokenPipeError: `report` has nobody to report to.
+    """
+    try:
+        return "done", do_job(job, threads, report)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # sent to the parent, which records it with the variant
+        if os.environ.get("NAS_DEBUG"):
+            traceback.print_exc()
+        failed = failure_kind(error), failure_text(error)
+    finally:
+        _free_memory()
+    return "failed", failed
+
+
+def _free_memory() -> None:
+    """Free what a job leaves: a trainer and its models refer to each other, and hold their share of a GPU's memory."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def do_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None]) -> Any:
@@ -80,6 +106,13 @@ def do_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None
         return distil(job, threads, report)
     use(job.modules)
     return train(job, threads, report)
+
+
+def _send_notes(pipe: Connection) -> None:
+    """Let the parent say what the kernels have to say: warnings of this process are not shown."""
+    from nas.ops.kernels import runtime
+
+    runtime.notify = lambda text: pipe.send(("note", text))
 
 
 def _import_all() -> None:

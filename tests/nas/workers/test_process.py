@@ -250,25 +250,6 @@ def test_a_dead_process_is_replaced(worker, make_job):
     assert worker.run(make_job()).curve
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (MemoryError(), "memory"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
-        (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
-            "memory",
-        ),
-        (ValueError("something else"), "error"),
-    ],
-)
-def test_kinds_of_failure(error, kind):
-    from nas.errors import failure_kind, failure_text
-
-    assert failure_kind(error) == kind
-    assert "\n" not in failure_text(error)
-
-
 def test_the_child_does_not_outlive_its_parent(make_job, own_cache, tmp_path):
     code = (
         "import pickle, sys, time\nfrom pathlib import Path\nfrom nas.workers.process import ProxyWorker\n"
