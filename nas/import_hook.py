@@ -107,3 +107,23 @@ def register_now() -> None:
         HostError: It cannot take them.
     """
     importlib.import_module("nas.model.host").register()
+    _carry_to_ranks()
+
+
+def _carry_to_ranks() -> None:
+    """Have the processes of a training on several GPUs (DDP) register the modules too.
+
+    They unpickle the trainer's class and callbacks, then build the model from its YAML: with the host's own trainer,
+    nothing there imports this package. So a callback goes along that does nothing but bring it.
+    """
+    dist: Any = importlib.import_module("ultralytics.utils.dist")
+    stock = getattr(dist, "generate_ddp_file", None)
+    if stock is None or hasattr(stock, "__wrapped__"):
+        return
+
+    @functools.wraps(stock)
+    def generate_ddp_file(trainer: Any) -> Any:
+        importlib.import_module("nas.model.trainer").carry_modules(trainer)
+        return stock(trainer)
+
+    dist.generate_ddp_file = generate_ddp_file

@@ -20,7 +20,7 @@ register()
 
 
 class _Carrier:
-    """A callback that does nothing, but brings own modules into the processes of a distributed training.
+    """A callback that does nothing, but brings the modules into the processes of a distributed training.
 
     Ultralytics sends these the trainer's class, arguments and callbacks, but a model only if it was loaded from a
     checkpoint. Unpickling this one registers the files, before the trainer builds its model.
@@ -41,14 +41,19 @@ def _arrive(files: Sequence[ModuleFile]) -> _Carrier:
     return _Carrier(files)
 
 
+def carry_modules(trainer: Any) -> None:
+    """Let the processes of a distributed training register what is registered here, own modules too."""
+    if not any(isinstance(c, _Carrier) for c in trainer.callbacks["teardown"]):
+        trainer.add_callback("teardown", _Carrier(files_of(list(registry.entries()))))
+
+
 class Trainer(DetectionTrainer):  # type: ignore[misc]  # Ultralytics is untyped
     """Ultralytics' DetectionTrainer with the modules registered: ``YOLO(yaml).train(..., trainer=nas.Trainer)``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        files = files_of(list(registry.entries()))
-        if files and not any(isinstance(c, _Carrier) for c in self.callbacks["teardown"]):
-            self.add_callback("teardown", _Carrier(files))
+        if files_of(list(registry.entries())):
+            carry_modules(self)
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         """Build the model, after registering modules that have been added since the import."""

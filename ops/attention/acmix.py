@@ -111,11 +111,13 @@ class ACmix(Attention):
             wide = t.index_select(-2, rows).index_select(-1, columns)
             return [wide[..., i : i + h, :].reshape(n, self.head, d, h, self.kernel, w) for i in range(self.kernel)]
 
-        query = (q.reshape(n, self.head, d, h, w) * d**-0.5).unsqueeze(4)
+        # Logits are float32 at least: products of maps in the hundreds pass the largest number of float16.
+        wide = torch.promote_types(q.dtype, torch.float32)
+        query = (q.reshape(n, self.head, d, h, w).to(wide) * d**-0.5).unsqueeze(4)
         # Every tap has the same part from the pixel's own position, which the softmax does not see.
         keys = window(k.reshape(n, self.head, d, h, w) - place)
-        logits = torch.cat([(query * key).sum(2) for key in keys], 3)
-        weights = torch.split(logits.softmax(3).unsqueeze(2), self.kernel, 4)
+        logits = torch.cat([(query * key.to(wide)).sum(2) for key in keys], 3)
+        weights = torch.split(logits.softmax(3).to(v.dtype).unsqueeze(2), self.kernel, 4)
         values = window(v.reshape(n, self.head, d, h, w))
         attention: torch.Tensor = (weights[0] * values[0]).sum(4)
         for share, value in zip(weights[1:], values[1:], strict=True):

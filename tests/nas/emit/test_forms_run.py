@@ -217,7 +217,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("form", ["plugin", "bundle"])
+@pytest.mark.parametrize("form", ["plugin", "bundle", "of the host"])
 def test_two_processes_train_one_model(form, emitted, tiny_data, tmp_path):
     """Over gloo. Ultralytics starts them with the trainer's class, arguments and callbacks, and no model."""
     import torch
@@ -226,6 +226,7 @@ def test_two_processes_train_one_model(form, emitted, tiny_data, tmp_path):
     imports, trainer = {
         "plugin": ("import nas; nas.load_modules(sys.argv[3])", "nas.Trainer"),
         "bundle": (f"import {module}", f"{module}.Trainer"),
+        "of the host": ("import nas; nas.load_modules(sys.argv[3])", "None"),
     }[form]
     data = tmp_path / "data.yaml"
     data.write_text(f"path: {tiny_data.parent}\n{tiny_data.read_text()}")
@@ -234,10 +235,13 @@ def test_two_processes_train_one_model(form, emitted, tiny_data, tmp_path):
     model = emitted.out / f"{emitted.files.name}.yaml"
     arguments = ("script.py", model, data, emitted.out / "my_block.py")
     # Own modules travel with the training: neither their file nor a copy can be found here.
-    emitted.run(form, *arguments, cwd=tmp_path, path=(HERE / "cpu_ddp",), NAS_MODULES="", NAS_CACHE=str(tmp_path / "c"))
+    installed = form.replace("of the host", "plugin")
+    lost = {"NAS_MODULES": "", "NAS_CACHE": str(tmp_path / "c")}
+    emitted.run(installed, *arguments, cwd=tmp_path, path=(HERE / "cpu_ddp",), **lost)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [r["world"] for r in ranks] == [2, 2]
-    assert {r["trainer"] for r in ranks} == {"nas.model.trainer" if form == "plugin" else module}
+    trainers = {"plugin": "nas.model.trainer", "bundle": module, "of the host": "ultralytics.models.yolo.detect.train"}
+    assert {r["trainer"] for r in ranks} == {trainers[form]}
     assert not set(ranks[0]["images"]) & set(ranks[1]["images"])
     assert len(ranks[0]["images"]) + len(ranks[1]["images"]) == 16
     moved = torch.load(tmp_path / "start.pt", weights_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from contract_cases import counted
@@ -91,3 +93,14 @@ def test_macs_are_the_closed_form():
     assert sum(counted(ContextAggregation(c, 2), x)) == n * 3 * c + 2 * c * c // 2
     projections = 3 * c * c + 2 * d + 3 * 4 * 9 * d
     assert sum(counted(ACmix(c), x)) == n * (projections + 81 * c + 2 * 49 * c)
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_acmix_in_half_precision_takes_maps_in_the_hundreds(scale):
+    """Whose products pass 65504, the largest number of float16."""
+    module, x = ACmix(16).eval(), scale * torch.randn(1, 16, 12, 12).half().float()
+    with torch.no_grad():
+        expected, found = module(x), copy.deepcopy(module).half()(x.half())
+    assert found.isfinite().all()
+    if scale == 1:
+        assert (found.float() - expected).square().mean() / expected.var() < 1e-4
