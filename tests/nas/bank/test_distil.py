@@ -308,11 +308,13 @@ def test_errors_of_every_candidate_are_marked(make, modules, tmp_path):
     ids=["assert", "cudnn", "cuda-core", "kernel"],
 )
 def test_a_fault_of_the_device_is_no_candidates(make, modules, tmp_path, monkeypatch, error):
-    def faults(_self, _x):
+    def faults(self, x):
+        if len(x) == 1:  # while the model is built
+            return self.conv(x)
         raise error
 
     monkeypatch.setattr(Raises, "forward", faults)
-    with pytest.raises(type(error), match=str(error)[:20]):
+    with pytest.raises(type(error), match=f"^{str(error)[:15]}"):
         make(tmp_path, SPCONV, Candidate("backbone.down_p3", "Raises"))
 
 
