@@ -251,9 +251,9 @@ def test_two_processes_train_one_model(form, emitted, tiny_data, tmp_path):
     assert any(not torch.equal(ranks[0]["weights"][n], moved[n]) for n in shared)
     code = f"""
 import sys
-{emitted.preambles[form]}
+{emitted.preambles[installed]}
 from ultralytics import YOLO
 model = YOLO(sys.argv[1])
 assert set(sys.argv[2:]) <= {{type(m).__name__ for m in model.model.modules()}}
 """
-    emitted.run(form, "-c", code, tmp_path / "run" / "weights" / "last.pt", *KINDS, cwd=tmp_path)
+    emitted.run(installed, "-c", code, tmp_path / "run" / "weights" / "last.pt", *KINDS, cwd=tmp_path)
