@@ -306,7 +306,7 @@ class Study:
 
     @property
     def excluded_seeds(self) -> dict[int, str]:
-        """Excluded seeds, whose own baselines could not be used, with the reason."""
+        """Seeds whose own baselines could not be used, with the reason."""
         return self._attribute(_EXCLUDED, {}, lambda seeds: {int(k): escaped(why) for k, why in seeds.items()})
 
     def exclude_seed(self, seed: int, why: str) -> None:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import nn
+from trained_layers import maps, train
 from ultralytics.nn.modules.block import C2f
 from ultralytics.nn.modules.conv import Conv
 
 import nas.ops  # noqa: F401  registers the modules
 from nas.ops.registry import Entry, Value, entries, get, register
-from nas.ops.warm_start import CannotStart, apply_start, trained
+from nas.ops.warm_start import apply_start
 
 NO_START = {
     *("SAPA", "BilinearUp"),  # other upsamplings than the nearest
@@ -122,32 +123,6 @@ def _cases() -> list[Case]:
 
 CASES = _cases()
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-def maps(c: int, smooth: bool, n: int = 4, h: int = 13, w: int = 22) -> torch.Tensor:
-    """Return feature maps with means of their own: white noise, or with neighbours that correlate by about 0.7."""
-    x = torch.randn(n, c, h + 2, w + 2)
-    if smooth:
-        line = torch.tensor([0.5, 1.0, 0.5])
-        x = nn.functional.conv2d(x.flatten(0, 1).unsqueeze(1), torch.outer(line, line)[None, None] / 1.5)
-        x = x.view(n, c, h, w)
-    x = x[..., :h, :w]
-    return nn.functional.silu(x * torch.linspace(0.5, 1.5, c).view(-1, 1, 1) + torch.linspace(1, -1, c).view(-1, 1, 1))
-
-
-def train(old: nn.Module, c: int, smooth: bool) -> nn.Module:
-    """Give `old` norms with weights and with the statistics of its data."""
-    for m in old.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.3)
-            m.momentum = 0.3
-            m.eps = 1e-3  # the host's
-    old.train()
-    with torch.no_grad():
-        for _ in range(12):
-            old(maps(c, smooth))
-    return old.eval()
 
 
 def pair(case: Case, smooth: bool = True) -> tuple[nn.Module, nn.Module]:
@@ -396,24 +371,6 @@ def test_a_start_comes_with_its_words():
             register(rule="same", kinds={"up"}, paper="-", summary="-", **given)
 
 
-def test_grouped_convolutions_are_read_as_dense_ones():
-    old = train(Conv(8, 12, 3, 1, g=4), 8, True)
-    layer = trained(old, 8, 12, 3, 1)
-    x = maps(8, True)
-    dense = nn.functional.conv2d(x, layer.weight, None, 1, 1)
-    y = layer.gain.view(-1, 1, 1) * (dense - layer.mean.view(-1, 1, 1)) + layer.bias.view(-1, 1, 1)
-    with torch.no_grad():
-        torch.testing.assert_close(old.act(y), old(x), rtol=1e-4, atol=1e-5)
-
-
-def test_the_means_of_the_input_are_found():
-    """Where there are at least as many outputs as inputs; the borders' zeros cost a few hundredths."""
-    old = train(Conv(8, 32, 3), 8, True)
-    found = trained(old, 8, 32, 3, 1).inputs
-    expected = maps(8, True, 64).mean((0, 2, 3))
-    assert (found - expected).norm() < 0.15 * expected.norm()
-
-
 @pytest.mark.parametrize("name", ["DCNv4", "SPConv", "DynamicConv"])
 @pytest.mark.parametrize("dead", [slice(3, 4), slice(None)], ids=["channel", "layer"])
 def test_other_precision_and_what_is_dead(name, dead):
@@ -422,8 +379,3 @@ def test_other_precision_and_what_is_dead(name, dead):
     old.bn.running_var[dead] = 0
     assert apply_start(new.bfloat16(), old.half())
     assert all(p.isfinite().all() for p in new.state_dict().values())
-
-
-def test_a_refusal_says_what_was_expected():
-    with pytest.raises(CannotStart, match="expected a convolution without bias"):
-        trained(nn.Identity(), 1, 1, 1, 1)
