@@ -10,7 +10,7 @@ import click
 
 from nas.errors import BuildError, ModelError
 from nas.fork.names import registered_name
-from nas.fork.rows import row_problems
+from nas.fork.rows import as_lines, row_problems
 from nas.fork.signature import ambiguous
 from nas.model.cost import IMGSZ, Cost, model_cost
 from nas.model.host import build, check_size, chosen_scale
@@ -65,7 +65,7 @@ def check_model(model: ModelYaml) -> None:
     if not model.named_nc:
         found.append((1, "no nc, the number of classes, without which Ultralytics builds nothing: add `nc: 80`"))
     if found:
-        raise ModelError("\n".join(f"{model.file}:{line}: {text}" for line, text in sorted(found)))
+        raise ModelError("\n".join(as_lines(model.file, found)))
 
 
 def _doubtful(model: ModelYaml) -> list[str]:

@@ -20,7 +20,7 @@ import yaml
 
 from nas.errors import ModelError, SpaceError
 from nas.files import cache_dir, write_atomic
-from nas.fork.rows import row_problems
+from nas.fork.rows import as_lines, row_problems
 from nas.ops import registry
 from nas.ops.registry import Value, did_you_mean, folder_of
 from nas.space.graph import IMAGE, Layer, LayerGraph
@@ -137,7 +137,7 @@ def base_of_file(path: Path) -> str:
     text, _ = read_model_text(path)
     model = parse_model_yaml(text, str(path))
     if found := row_problems((row.line, row.module) for row in model.rows):
-        raise ModelError("\n".join(f"{path}:{line}: {what}" for line, what in found))
+        raise ModelError("\n".join(as_lines(str(path), found)))
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem)[:60].lstrip("_-") or "model"
     stem = re.sub(r"(yolo(?:e-)?v?\d+)[nslmx](?![a-z])", r"\1", plain, count=1)
     name = f"{stem}-{_digest(text)}"
@@ -294,7 +294,7 @@ def _level(layer: Layer, sources: list[float]) -> float:
 
 def _stride_of(layer: Layer) -> dict[str, Value]:
     """Return the stride or scale of a layer whose class is not a stock one, as far as its row shows it."""
-    entry = registry.entries().get(layer.module)
+    entry = registry.listed().get(layer.module)
     if entry and entry.kinds == {"up"}:
         return {"scale": 2}
     halves = entry is not None and entry.kinds == {"down"}

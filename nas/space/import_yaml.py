@@ -11,13 +11,13 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import partial
+from functools import cache, partial
 
 from nas.errors import ModelError, SpaceError
 from nas.fork.heads import other_task
 from nas.fork.names import registered_name
 from nas.fork.row_text import CHANNELS, HostRow, make_host_row
-from nas.fork.rows import unknown_module
+from nas.fork.rows import as_lines, unknown_module
 from nas.fork.signature import ambiguous
 from nas.ops import registry
 from nas.space.bases import base_names, load_base, p2_names
@@ -77,6 +77,7 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
         ModelError: No base is similar.
         SpaceError: Unknown base or scale.
     """
+    _known.cache_clear()
     heads = p2_names() if len(model.rows[-1].sources) == 4 else ()
     graphs = [load_base(name) for name in ((base,) if base else (*base_names(), *heads))]
     nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
@@ -85,9 +86,8 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
     unlike = len(found.left_out) / max(len(model.rows), len(graph.layers))
     if unlike > _MOST_UNLIKE:
         which = graph.base if base else f"any known base; the most similar is {graph.base}"
-        lines = [f"{model.file}:{line}: {text}" for line, text in sorted(set(found.left_out))]
         what = f"{model.file} is no variant of {which}: {unlike:.0%} of the rows differ"
-        raise ModelError("\n".join([what, *lines]))
+        raise ModelError("\n".join([what, *as_lines(model.file, found.left_out)]))
     letter = scale if scale is not None else _scale_of(model, graph)
     check_scale(graph, letter)
     keys = [(line, f"{key}: a fork's parse_model looks it up; Ultralytics' does not") for line, key in model.others]
@@ -316,6 +316,7 @@ def _host_choice(row: ModelRow, args: tuple[RowArg, ...] | None, repeats: int | 
     return host_choice(HostRow(row.module, args, repeats))
 
 
+@cache  # it is asked for each row and each layer; every import begins anew
 def _known(module: str) -> registry.Entry | str | None:
     """Return the registered module of a row, None for another class of the host, or that it is neither."""
     known = registry.entries()
