@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -18,6 +19,24 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from nas.errors import ArtifactError, escaped, shown
 
 Parsed = TypeVar("Parsed")
+
+
+# ---- text of users --------------------------------------------------------------------------------------------------
+
+
+def decode_text(content: bytes) -> tuple[str, str]:
+    """Return the text of a file of a user, and a word about its encoding; empty for UTF-8.
+
+    Raises:
+        UnicodeDecodeError: It is neither UTF-8, UTF-16 with its mark, nor GB 18030, which includes GBK.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16").replace("\r\n", "\n"), "read as UTF-16; save it as UTF-8 for other tools"
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n"), ""
+    except UnicodeDecodeError:
+        text = content.decode("gb18030").replace("\r\n", "\n")
+        return text, "not UTF-8, read as GBK; save it as UTF-8 for other tools"
 
 
 # ---- atomic writing -------------------------------------------------------------------------------------------------

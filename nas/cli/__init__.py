@@ -54,6 +54,14 @@ class _Group(click.Group):
             else:
                 click.echo(f"error: {printable(str(error))}", err=True)
             ctx.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+        except ImportError as error:  # a fork of Ultralytics may need what is not installed
+            from nas.fork.missing import explained
+
+            why = "" if ctx.params.get("debug") else explained(error)
+            if not why:
+                raise
+            click.echo(f"error: {why}", err=True)
+            ctx.exit(1)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click calls it so
         """List the commands by section."""

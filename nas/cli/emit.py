@@ -42,6 +42,7 @@ class EmitOptions:
     ultralytics: str | None
     apply_to: Path | None
     revert: Path | None
+    without_proof: bool
     dry_run: bool
     force: bool
     storage: str | None
@@ -103,6 +104,12 @@ class EmitOptions:
     "--apply", "apply_to", type=click.Path(path_type=Path), metavar="PATH", help="Apply the patch to this tree instead."
 )
 @click.option("--revert", type=click.Path(path_type=Path), metavar="PATH", help="Undo --apply in this tree.")
+@click.option(
+    "--without-proof",
+    is_flag=True,
+    help="Write a model YAML, snippet or script that has not been built: for an Ultralytics that imports packages "
+    "which are not installed here.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @TRUST
@@ -129,9 +136,15 @@ def emit_yaml(as_json: bool, **given: Any) -> None:
         return _revert(options, options.revert, as_json)
     _check(options)
     prepare()
+    if options.without_proof:
+        from nas.fork.missing import missing_packages, stand_in
+
+        stand_in(missing_packages())
+        click.echo("not proved: nothing is built, and parameters and GFLOPs are not known", err=True)
     load_own(options.module_files)
     from nas.emit.output import write_files
     from nas.emit.patch import apply_patch
+    from nas.fork.names import renamed
 
     forms = _forms(options)
     tree = _tree(options.ultralytics)
@@ -152,6 +165,8 @@ def emit_yaml(as_json: bool, **given: Any) -> None:
             texts |= texts_of(variant, files, own, tree, weights)
         paths = write_files(texts, options.output, force=options.force, dry_run=options.dry_run)
     names = ", ".join(files.name for _, files in chosen)
+    if said := renamed(sorted({module for variant, _ in chosen for module in variant.added})):
+        click.echo(said, err=True)
     _say(paths, "would write" if options.dry_run else "wrote", options.dry_run, as_json, names, notes)
     script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
     if script and not options.dry_run and not as_json:
@@ -182,6 +197,8 @@ def _check(options: EmitOptions) -> None:
             raise click.UsageError(f"{flag} goes with --space NAME")
     if options.scale is not None and not _scales(options):
         raise click.UsageError(f"--scale {options.scale!r}: expected letters, such as n or n,s")
+    if options.without_proof and (options.weights or options.apply_to or options.ultralytics):
+        raise click.UsageError("--without-proof builds nothing: leave --weights, --apply and --ultralytics out")
     if options.weights and options.apply_to:
         raise click.UsageError("--apply only edits a tree: --weights goes with forms that are written")
     if options.weights and len(set(_scales(options))) > 1:
@@ -197,6 +214,9 @@ def _forms(options: EmitOptions) -> list[str]:
         raise click.UsageError("--apply writes into a tree: give --form patch, and nothing else")
     if options.apply_to and options.ultralytics:
         raise click.UsageError("--apply names the tree: leave --ultralytics out")
+    built = [form for form in forms if form in ("bundle", "patch")]
+    if options.without_proof and built:
+        raise click.UsageError(f"--without-proof builds nothing, and a {built[0]} is always built: leave one out")
     takes_tree = [form.name for form in FORMS.values() if form.takes_tree]
     if options.ultralytics and not set(takes_tree) & set(forms):
         kinds = " or ".join(takes_tree)
@@ -293,4 +313,4 @@ def _chosen(options: EmitOptions) -> list[tuple[Variant, ModelFiles]]:
         study = open_study(options.study, options.storage)
         use_stored(study.settings.space.modules, study.shown)
         found = chosen_trials(study, number=options.trial, which=which)
-    return [pair for one in found for pair in files_at_scales(one, scales)]
+    return [pair for one in found for pair in files_at_scales(one, scales, proved=not options.without_proof)]

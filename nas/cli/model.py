@@ -11,42 +11,59 @@ from nas.cli.options import JSON, MODULES, load_own, prepare
 
 @click.command(short_help="List the modules, or show one in detail.")
 @click.argument("module", required=False)
+@click.option("--host", is_flag=True, help="List the classes of the installed Ultralytics instead: `host:NAME`.")
 @MODULES
 @JSON
-def ops(module: str | None, module_files: tuple[Path, ...], as_json: bool) -> None:
+def ops(module: str | None, host: bool, module_files: tuple[Path, ...], as_json: bool) -> None:
     """List the modules that can be swapped in or inserted, by kind of slot, or show MODULE in detail.
+
+    With --host, list what else the installed Ultralytics (a fork, perhaps) can build: `host:NAME` in a space.
 
     \b
     nas ops CARAFE
+    nas ops --host
     nas ops --modules my_block.py
     """
     prepare()
+    if host:
+        from nas.report.module_list import print_host
+
+        return print_host(module, as_json=as_json)
     load_own(module_files)
     from nas.report.module_list import print_modules
 
-    print_modules(module, as_json=as_json)
+    return print_modules(module, as_json=as_json)
 
 
 @click.command(short_help="Print parameters, GFLOPs and latency of a model.")
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--scale", metavar="LETTER", help="Scale letter. Default: that of the file name, else the file's first.")
 @click.option("--latency", is_flag=True, help="Also measure the latency of one image on this machine.")
 @click.option("--imgsz", type=click.IntRange(32), default=640, help="Image size of the latency, pixels. Default: 640.")
 @click.option("--device", default="cpu", help="Device of the latency: cpu, or the number of a GPU. Default: cpu.")
 @MODULES
 @JSON
-def cost(model: Path, latency: bool, imgsz: int, device: str, module_files: tuple[Path, ...], as_json: bool) -> None:
+def cost(
+    model: Path,
+    scale: str | None,
+    latency: bool,
+    imgsz: int,
+    device: str,
+    module_files: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """Print the cost of a model YAML: parameters, GFLOPs, Ultralytics' own GFLOPs, and uncounted operations.
 
     \b
     nas cost out/yolov8n-1a2b3c4d.yaml
     nas cost my_model_yolov8n.yaml --modules my_block.py
-    nas cost out/yolov8n-1a2b3c4d.yaml --latency --imgsz 320
+    nas cost my_model.yaml --scale s --latency --imgsz 320
     """
     cache = prepare()
     load_own(module_files)
     from nas.report.cost_table import print_cost
 
-    print_cost(model, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
+    print_cost(model, scale, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
 
 
 @click.command(short_help="Print what a bug report needs.")

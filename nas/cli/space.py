@@ -56,7 +56,9 @@ def space_check(name: str, scales: tuple[str, ...], all_scales: bool) -> None:
 
 
 @space.command("init")
-@click.option("--base", default="yolov8", show_default=True, help="The architecture; a wrong name lists all.")
+@click.option(
+    "--base", default="yolov8", show_default=True, help="The architecture, or a file; a wrong name lists all."
+)
 @click.option("--scale", help="Scale letter. Default: the first of the base.")
 @click.option("--module", "modules", multiple=True, metavar="MODULE", help="Only this module; repeat it. Default: all.")
 @click.option(
@@ -106,10 +108,15 @@ def import_model(
     prepare()
     from nas.emit.output import write_files
     from nas.emit.starter_space import space_of
+    from nas.fork.names import renamed
+    from nas.space.bases import base_argument
     from nas.space.import_yaml import variant_of_yaml
     from nas.space.model_yaml import read_model_yaml
 
-    found = variant_of_yaml(read_model_yaml(model), scale, base)
+    given = read_model_yaml(model)
+    if given.word:
+        click.echo(given.word, err=True)
+    found = variant_of_yaml(given, scale, base)
     variant = found.variant
     complete = partial or not found.left_out
     if output and complete and not variant.is_baseline:
@@ -129,9 +136,11 @@ def import_model(
         if not variant.is_baseline and complete:
             swaps = " ".join(f"--swap '{slot}={label}'" for slot, label in variant.swaps)
             scale_option = f" --scale {variant.scale}" if variant.scale else ""
-            click.echo(f"Next:  nas emit-yaml --base {variant.base}{scale_option} {swaps} -o out/")
+            click.echo(f"Next:  nas emit-yaml --base {base_argument(variant.base)}{scale_option} {swaps} -o out/")
         if output and complete and not variant.is_baseline:
             click.echo(f"wrote {output}\nNext:  nas search {output} --data path/to/data.yaml")
+    if said := renamed(variant.added):
+        click.echo(said, err=True)
     for line, text in found.left_out:
         click.echo(f"{'left out: ' if partial else ''}{model}:{line}: {text}", err=True)
     if not complete:

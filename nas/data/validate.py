@@ -118,12 +118,25 @@ def _wrong_image(path: str, whole: bool) -> str:
         return f"is a {form.upper()} file despite its name, and Ultralytics skips it: save it as PNG or JPEG"
     if min(sides) < LEAST_SIDE:
         return f"is {sides[0]}x{sides[1]} pixels, and Ultralytics skips images with a side under {LEAST_SIDE}"
+    if whole and not _opencv_reads(path):
+        return "is an image that Pillow reads and OpenCV, by which Ultralytics trains, does not: save it as PNG or JPEG"
     if form == "jpeg":
         with open(path, "rb") as file:
             file.seek(-2, os.SEEK_END)
             if file.read() != b"\xff\xd9":
                 return "does not end as a JPEG file does, and Ultralytics would rewrite it in place: save it again"
     return ""
+
+
+def _opencv_reads(path: str) -> bool:
+    """Return whether OpenCV decodes an image, as Ultralytics does when it trains."""
+    if path.lower().endswith((".avif", ".heic", ".heif")):  # Ultralytics reads these by Pillow
+        return True
+    cv2, numpy = importlib.import_module("cv2"), importlib.import_module("numpy")
+    try:
+        return cv2.imdecode(numpy.fromfile(path, numpy.uint8), cv2.IMREAD_COLOR) is not None
+    except cv2.error:
+        return False
 
 
 def _wrong_row(words: list[str], outline: int, classes: int, source: str) -> tuple[str, str]:

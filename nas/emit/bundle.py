@@ -11,6 +11,7 @@ from pathlib import Path
 from nas.emit.forms import Emission, Texts
 from nas.emit.standalone import standalone_source
 from nas.errors import OutputError
+from nas.fork.names import yaml_name
 from nas.model.render import ANCHOR, ModelFiles, count_swaps, environment, render_branch
 from nas.space.graph import with_letter
 from nas.space.variant import Variant
@@ -60,6 +61,7 @@ def bundle_files(variant: Variant, files: ModelFiles, weights: str | None = None
         "name": files.name,
         "module": module_name(files),
         "names": ", ".join(modules),
+        "classes": ", ".join(f'"{yaml_name(m)}": {m}' for m in modules),
         "title": with_letter(graph.title, variant.scale),
         "version": __version__,
         "weights": weights,

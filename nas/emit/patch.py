@@ -14,9 +14,9 @@ from pathlib import Path
 
 from nas.emit.forms import Emission, Texts
 from nas.emit.standalone import standalone_source
-from nas.emit.tree import MODULES, TASKS, Tree, nearest_release, read_tree, verify_edit, write_tree
+from nas.emit.tree import MODULES, TASKS, Tree, check_names, nearest_release, read_tree, verify_edit, write_tree
 from nas.errors import HostError, OutputError
-from nas.model.render import ANCHOR, ModelFiles, render_branch
+from nas.model.render import ANCHOR, ModelFiles, imported, render_branch
 from nas.ops import registry
 from nas.space.variant import Variant
 from nas.version import __version__
@@ -67,6 +67,7 @@ def _edit(variant: Variant, files: ModelFiles, path: Path | None) -> tuple[Tree,
         what = "is the stock model" if variant.is_baseline else "is made of Ultralytics' own modules"
         raise OutputError(f"{files.name} {what}: it needs no patch")
     tree = read_tree(path)
+    check_names(tree, variant.added)
     new = patched(tree, variant.added)
     if new:
         verify_edit(tree, new, files)
@@ -81,14 +82,15 @@ def patched(tree: Tree, modules: Iterable[str]) -> dict[Path, str]:
         ValueError: A module is not registered.
     """
     original, present = _split(tree)
-    names = sorted({*modules, *present})
+    every = sorted({*modules, *present})
     known = registry.entries()
-    if lost := ", ".join(name for name in names if name not in known):
+    if lost := ", ".join(name for name in every if name not in known):
         raise HostError(f"{tree.root / TASKS} was patched with {lost}, which this tool does not know: revert it first")
-    ours = [n for n in names if not known[n].native]
+    ours = [n for n in every if not known[n].native]
     text = original
     head = f"{BEGIN} {__version__}: {', '.join(ours)}\n"
-    line = f"from ultralytics.nn.modules.swapnas import {', '.join(ours)}  # noqa: E402  beside what needs it\n"
+    names = ", ".join(map(imported, ours))
+    line = f"from ultralytics.nn.modules.swapnas import {names}  # noqa: E402  beside what needs it\n"
     imports = f"{head}{line}{_END}\n\n\n"
     for anchor, block in ((_DEFINITION, imports), (ANCHOR, render_branch(ours))):
         place = anchor.rstrip("\n")

@@ -78,7 +78,9 @@ def files_of_variant(variant: Variant) -> ModelFiles:
     return costed(variant)[0]
 
 
-def files_at_scales(found: Trial | Variant, scales: Sequence[str] = ()) -> list[tuple[Variant, ModelFiles]]:
+def files_at_scales(
+    found: Trial | Variant, scales: Sequence[str] = (), *, proved: bool = True
+) -> list[tuple[Variant, ModelFiles]]:
     """Return the files of the same swaps at several scales, after building and costing each.
 
     A trial's own model YAML is always the one that it was built from, byte for byte. Every other one states the costs
@@ -87,6 +89,7 @@ def files_at_scales(found: Trial | Variant, scales: Sequence[str] = ()) -> list[
     Args:
         found: A trial of a study, or a variant that is in no study.
         scales: Scale letters; none for its own.
+        proved: Whether they are built and costed; otherwise they state no costs.
 
     Raises:
         BuildError: A variant cannot be built.
@@ -94,6 +97,8 @@ def files_at_scales(found: Trial | Variant, scales: Sequence[str] = ()) -> list[
     """
     variant = found.variant if isinstance(found, Trial) else found
     letters = list(dict.fromkeys(scales)) or [variant.scale]
+    if not proved and isinstance(found, Variant):
+        return [(v, render(v)) for v in map(variant.with_scale, letters)]
     if letters == [variant.scale]:
         return [(variant, files_of_trial(found) if isinstance(found, Trial) else files_of_variant(variant))]
     variants = [variant.with_scale(letter) for letter in letters]

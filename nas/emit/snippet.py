@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nas.emit.forms import Emission, Texts, own_files
 from nas.emit.patch import BEGIN, module_file
-from nas.emit.tree import MODULES, TASKS, Tree, nearest_release, read_tree, verify_edit
+from nas.emit.tree import MODULES, TASKS, Tree, check_names, nearest_release, read_tree, verify_edit
 from nas.errors import HostError, OutputError
-from nas.model.render import ANCHOR, Dispatch, ModelFiles, environment, render_branch
+from nas.model.render import ANCHOR, Dispatch, ModelFiles, environment, imported, render_branch
 from nas.space.variant import Variant
 from nas.version import __version__
 
@@ -112,7 +112,8 @@ def release_snippet(tree: Tree, variant: Variant, files: ModelFiles) -> Snippet:
     if BEGIN in tree.tasks or tree.modules is not None:
         raise OutputError(f"the Ultralytics in {tree.root} is patched: a snippet is for one that is not")
     where = places(tree)
-    line = f"from ultralytics.nn.modules.{MODULES.stem} import {', '.join(variant.added)}"
+    check_names(tree, variant.added)
+    line = f"from ultralytics.nn.modules.{MODULES.stem} import {', '.join(map(imported, variant.added))}"
     branch = render_branch(variant.added, where.dispatch)
     copy = module_file(variant.added, "the snippet says where this file goes.")
     text = (

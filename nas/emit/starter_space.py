@@ -10,7 +10,7 @@ from typing import Any
 from nas.errors import SpaceError
 from nas.model.render import environment
 from nas.ops import registry
-from nas.space.bases import load_base
+from nas.space.bases import base_argument, load_base
 from nas.space.choice import AFTER, KEEP, NONE, Choice, misfit
 from nas.space.graph import IMAGE, Layer, LayerGraph, with_letter
 from nas.space.variant import Variant, check_scale
@@ -101,7 +101,7 @@ def _slot(key: str, labels: Sequence[str], first: str, *, enabled: bool = True, 
 def _text(graph: LayerGraph, scale: str, slots: list[dict[str, Any]], intro: str, file: str) -> str:
     context = {
         "title": with_letter(graph.title, scale),
-        "base": graph.base,
+        "base": base_argument(graph.base),
         "scale": scale,
         "slots": slots,
         "intro": intro,

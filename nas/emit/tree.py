@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import HostError
 from nas.files import write_all
+from nas.fork.installed import TASKS as TASKS_NAME
+from nas.fork.names import PREFIX, yaml_name
+from nas.fork.source import Package
 from nas.model.render import ModelFiles
 
 TASKS = Path("ultralytics/nn/tasks.py")
@@ -117,6 +120,25 @@ def read_tree(path: Path | None) -> Tree:
         oldest = version_text(OLDEST)
         raise HostError(f"Ultralytics {text} in {root}: {oldest} is the oldest release that can be patched")
     return Tree(root, version, tasks, modules)
+
+
+def check_names(tree: Tree, modules: Iterable[str]) -> None:
+    """Raise HostError if a tree has classes of its own under the names that modules have in model YAMLs.
+
+    Args:
+        tree: The tree.
+        modules: Names of registered modules.
+    """
+    package = Package(tree.root / "ultralytics")
+    for module in modules:
+        name = yaml_name(module)
+        found = package.resolve(name, TASKS_NAME)
+        if found and found.module != "ultralytics.nn.modules.swapnas":
+            raise HostError(
+                f"the Ultralytics in {tree.root} has a {name} of its own ({found.where}), which the registered {name} "
+                f"would replace: run this command with that Ultralytics installed (PYTHONPATH={tree.root}); "
+                f"the registered one is called {PREFIX}{name} there"
+            )
 
 
 def verify_edit(tree: Tree, new: Mapping[Path, str], files: ModelFiles) -> None:

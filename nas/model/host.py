@@ -14,18 +14,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from nas.errors import BuildError, HostError, escaped, one_line, shown
+from nas.errors import BuildError, HostError, escaped, one_line
+from nas.fork.names import PLACED, yaml_name
+from nas.fork.rows import unknown_module
 from nas.model import host_input
 from nas.model.host_input import constructing, read_config
 from nas.model.render import ANCHOR, render_branch
 from nas.ops import registry
-from nas.space.yaml_reader import load_yaml
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from nas.space.model_yaml import ModelYaml
 
 _MARK = "swapnas"
 _pristine: tuple[Any, str] | None = None
@@ -52,7 +53,7 @@ def register() -> None:
     if _pristine is None:
         stock = inspect.unwrap(tasks.parse_model)  # `nas.import_hook` may have wrapped it
         _pristine = (stock, parse_model_source(tasks))
-    entries = {e.name: e for e in registry.entries().values() if not e.native}
+    entries = {yaml_name(e.name): e for e in registry.entries().values() if not e.native}
     modules = {name: entry.cls for name, entry in entries.items()}
     before = _rebound[0] if _rebound else {}
     if _rebound and before == modules and tasks.parse_model is _rebound[1]:
@@ -62,7 +63,7 @@ def register() -> None:
         if taken is not entry.cls and taken is not before.get(name):
             raise HostError(f"Ultralytics {version()} has a {name} of its own ({taken}): rename the registered module")
         _check_strings(entry, _pristine[0])
-    text = patched_source(_pristine[1], render_branch(modules))
+    text = patched_source(_pristine[1], render_branch(e.name for e in entries.values()))
     filename = f"<ultralytics {version()} parse_model with {_MARK} branch>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     scope: dict[str, Any] = {}
@@ -71,6 +72,8 @@ def register() -> None:
             delattr(tasks, name)
     for name, entry in entries.items():
         setattr(tasks, name, entry.cls)
+    PLACED.clear()
+    PLACED.update(modules)
     exec(compile(text, filename, "exec"), tasks.__dict__, scope)
     tasks.parse_model = scope["parse_model"]
     _rebound = (modules, tasks.parse_model)
@@ -183,7 +186,8 @@ def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
         with constructing(tasks):
             model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
     except Exception as error:  # any error of a module's constructor or forward is the variant's failure
-        raise BuildError(f"cannot be built: {one_line(error)}") from error
+        absent = unknown_module(str(error.args[0])) if isinstance(error, KeyError) and error.args else ""
+        raise BuildError(f"cannot be built: {absent or one_line(error)}") from error
     return model.eval()
 
 
@@ -201,27 +205,32 @@ def check_size(yaml_text: str, scale: str) -> None:
     host_input.check_size(yaml_text, scale, importlib.import_module("ultralytics.nn.tasks"))
 
 
-def scale_of(path: Path, text: str) -> str:
-    """Return the scale letter that the host reads from a model YAML's file name.
+def chosen_scale(path: Path, model: ModelYaml, given: str | None = None) -> tuple[str, str]:
+    """Return the scale letter of a model YAML, and a word where its file name says none.
+
+    Ultralytics reads the letter from the file name, and takes the first scale of the file where there is none.
+
+    Args:
+        path: The file.
+        model: Its content.
+        given: The letter that a user chose; None for that of the file.
 
     Raises:
-        BuildError: The text is not a model YAML, or it does not have the scale of the name.
+        BuildError: It does not have this scale.
     """
-    try:
-        config = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise BuildError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict) or not {"backbone", "head"} <= set(config):
-        raise BuildError(f"{path} is no model YAML: it has no backbone and head")
-    tasks = importlib.import_module("ultralytics.nn.tasks")
-    letter = str(tasks.guess_model_scale(path))
-    scales = config.get("scales") or {letter: None}
-    if not isinstance(scales, dict):
-        raise BuildError(f"{path}: scales: {shown(scales)}; expected {{letter: [depth, width, max_channels]}}")
-    if not letter and len(scales) == 1:  # such as yolov10b, whose letter the host does not know
-        letter = str(next(iter(scales)))
-    if letter not in scales:
-        given = f"the scale {letter!r}" if letter else "no scale letter"
-        known = ", ".join(map(str, scales))
-        raise BuildError(f"the file name {path.name} gives {given}, expected one of {known}, as in yolov8n-name.yaml")
-    return letter
+    letters = tuple(model.scales)
+    if given is not None:
+        if given not in letters:
+            has = f"its scales: {', '.join(letters)}" if letters else "it has one size: leave the scale out"
+            raise BuildError(f"{path} has no scale {given!r}; {has}")
+        return given, ""
+    letter = str(importlib.import_module("ultralytics.nn.tasks").guess_model_scale(path))
+    if letter in letters or not letters:
+        return letter, ""
+    if letter:
+        raise BuildError(
+            f"the file name {path.name} gives the scale {letter!r}, expected one of {', '.join(letters)}, as in "
+            f"yolov8{letters[0]}-name.yaml; --scale chooses another"
+        )
+    word = f"{path}: no scale letter in the file's name: its first, {letters[0]}, as Ultralytics does; --scale chooses"
+    return letters[0], word if len(letters) > 1 else ""

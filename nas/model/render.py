@@ -1,6 +1,7 @@
 """Variant to text: the model YAML, the registration branch, the files around them.
 
-Rendering is pure: the same variant gives the same bytes, with no date and no path in them. It is the only way from a
+Rendering is pure: the same variant gives the same bytes, with no date and no path in them; only where the installed
+Ultralytics has another class of a module's name, the module is written with a prefix. It is the only way from a
 variant to a model: `nas.model.host` builds what is rendered here. Python computes, the templates print.
 """
 
@@ -14,9 +15,11 @@ from typing import Literal, TypeAlias, get_args
 
 import jinja2
 
+from nas.fork.names import yaml_name
+from nas.fork.row_text import HOST, format_arg
 from nas.ops import registry
 from nas.own.files import files_of
-from nas.space.graph import LayerGraph, NumberedRow, RowArg, with_letter
+from nas.space.graph import LayerGraph, NumberedRow, RowArg, letter_in, with_letter
 from nas.space.variant import Variant
 from nas.version import __version__
 
@@ -66,7 +69,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "nc": graph.nc,
         "constants": [(key, _value(value)) for key, value in graph.constants],
         "summary": "" if graph.scales else (summaries or {}).get("", ""),
-        "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in graph.scales],
+        "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in _letters(variant, graph)],
         "parts": _parts(graph),
     }
     return ModelFiles(
@@ -90,7 +93,7 @@ def render_branch(modules: Iterable[str], dispatch: Dispatch = "frozenset") -> s
     rules: dict[str, list[str]] = {rule: [] for rule in get_args(registry.ChannelRule)}
     names = sorted({name for name in modules if not registry.get(name).native})
     for name in names:
-        rules[registry.get(name).rule].append(name)
+        rules[registry.get(name).rule].append(yaml_name(name))
     if not names:
         return ""
     lists = {rule: _members(members, dispatch) for rule, members in rules.items()}
@@ -110,11 +113,17 @@ def render_snippet(variant: Variant) -> str:
         .render(
             name=variant.name,
             version=__version__,
-            imports=[f"from {registry.get(m).source} import {m}" for m in modules],
+            imports=[f"from {registry.get(m).source} import {imported(m)}" for m in modules],
             anchor=ANCHOR.strip(),
             branch=render_branch(modules),
         )
     )
+
+
+def imported(module: str) -> str:
+    """Return a registered module as an import names it: ``CARAFE``, or ``CARAFE as NasCARAFE``."""
+    name = yaml_name(module)
+    return module if name == module else f"{module} as {name}"
 
 
 def _members(names: list[str], dispatch: Dispatch) -> str:
@@ -144,6 +153,12 @@ def count_swaps(swaps: int) -> str:
     return "baseline" if not swaps else "1 layer swapped" if swaps == 1 else f"{swaps} layers swapped"
 
 
+def _letters(variant: Variant, graph: LayerGraph) -> list[str]:
+    """Return the scale letters; the variant's first where the host cannot read it from the file name."""
+    first = [variant.scale] if variant.scale and letter_in(f"{variant.name}.yaml") != variant.scale else []
+    return list(dict.fromkeys([*first, *graph.scales]))
+
+
 def _scale(letter: str, graph: LayerGraph, summary: str) -> dict[str, str]:
     """Return one scale's constants as the host writes them."""
     depth, width, channels = graph.scales[letter]
@@ -166,20 +181,25 @@ def _text(row: NumberedRow) -> str:
     """Return a row as the host writes it: [from, repeats, module, args]."""
     source = row.source if isinstance(row.source, int) else f"[{', '.join(map(str, row.source))}]"
     args = ", ".join(_value(a) for a in row.layer.args)
-    return f"[{source}, {row.layer.repeats}, {row.layer.module}, [{args}]]"
+    layer = row.layer
+    ours = layer.swap and not layer.swap.startswith(HOST)
+    return f"[{source}, {layer.repeats}, {yaml_name(layer.module) if ours else layer.module}, [{args}]]"
 
 
-def _value(value: RowArg) -> str:
-    """Return an argument as YAML; text is quoted, but for `nc`, which the host looks up."""
+def _value(value: RowArg, *, nested: bool = False) -> str:
+    """Return an argument as YAML; text is quoted, but for `nc`, which the host looks up.
+
+    The host reads text as Python where it can (``None``, ``1e-05``), but not within a list.
+    """
     if value is None:
-        return "None"
+        return "null" if nested else "None"
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(_value(v, nested=True) for v in value)}]"
     if isinstance(value, str):
         return value if value == "nc" else json.dumps(value, ensure_ascii=False)  # YAML reads JSON's quoting
-    return repr(value)
+    return format_arg(value) if nested else repr(value)
 
 
 def _comment(row: NumberedRow) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -30,6 +30,14 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+class _PlainTable(Table):
+    """A table whose cells are shown as they are: square brackets in a path or a swap are no markup."""
+
+    def add_row(self, *cells: object, **options: Any) -> None:
+        """Add a row; text is not read as markup."""
+        super().add_row(*(Text(c) if isinstance(c, str) else c for c in cells), **options)  # type: ignore[arg-type]
+
+
 def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[str] = ()) -> Table:
     """Return an empty table without lines between its cells.
 
@@ -38,7 +46,7 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
         right: Those that are aligned to the right; the others are to the left.
         no_wrap: Those whose cells are truncated to one line where space is short; the others wrap.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = _PlainTable(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(
             name,

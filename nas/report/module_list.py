@@ -1,4 +1,4 @@
-"""The list of ``nas ops``, and its page on one module."""
+"""The list of ``nas ops``, its page on one module, and its list of the installed Ultralytics' classes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 import click
 
 from nas.errors import SpaceError
+from nas.fork import installed
+from nas.fork.heads import other_task
+from nas.fork.installed import host_version
+from nas.fork.names import host_names, parameters, renamed
 from nas.model.module_card import WHERE, figures_of, in_order, is_shipped, kinds_of, timed_how, timing, usage
 from nas.ops import registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
 
+_HEADS = ("Detect", "v10Detect")
 _EXPORT = "ONNX (any batch and image size), TorchScript and torch.export, with equal outputs; all of them"
 
 
@@ -112,3 +117,42 @@ def _print_module(entry: Entry) -> None:
         console.print(arguments)
     if usage(entry):
         console.print(f"\n{usage(entry)}", markup=False)
+
+
+def print_host(name: str | None, *, as_json: bool) -> None:
+    """Print the classes that the installed Ultralytics' ``parse_model`` can look up, or one of them.
+
+    Raises:
+        SpaceError: There is no such class.
+    """
+    found = [_described(n) for n in host_names() if not other_task(n) and n not in _HEADS]
+    if name is not None:
+        bare = name.removeprefix("host:")
+        known = {str(row["name"]): row for row in found}
+        if bare not in known:
+            raise SpaceError(f"{host_version()} has no class {bare!r}{registry.did_you_mean(bare, known)}")
+        found = [known[bare]]
+    if as_json:
+        return click.echo(json.dumps(found, indent=2))
+    console = make_console()
+    table = make_table("choice", "constructor", "where")
+    for row in found:
+        given = ["?"] if row["parameters"] is None else row["parameters"]
+        table.add_row(f"host:{row['name']}", f"({', '.join(given)})", row["where"])
+    console.print(table)
+    console.print(
+        f"\n{host_version()}: what its parse_model can look up. In a space: host:NAME takes the arguments of the layer "
+        "that it replaces; {host:NAME: [channels, 3]} these, as in a model YAML; `nas space check` builds each.",
+        markup=False,
+    )
+    if said := renamed(registry.entries()):
+        console.print(said, markup=False)
+    return None
+
+
+def _described(name: str) -> dict[str, Any]:
+    package, found = installed.package(), host_names()[name]
+    where = found.where
+    if package and found.file and found.node:
+        where = f"{found.file.relative_to(package.folder.parent)}:{found.node.lineno}"
+    return {"name": name, "parameters": parameters(name), "where": where}

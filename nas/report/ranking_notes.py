@@ -14,6 +14,7 @@ from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
 from nas.space.choice import KEEP, NONE
+from nas.space.space_file import shipped_spaces
 from nas.space.variant import describe_swaps
 from nas.study.budget import Rung
 from nas.study.settings import PER_SEED, SHARED, Settings
@@ -153,6 +154,11 @@ def _init_words(study: Study) -> str:
     return f"swaps distilled for {recipe.bank_epochs} epochs from {baseline}"
 
 
+def _space_argument(s: Settings) -> str:
+    """Return what names a study's space in a command: a shipped space's name, or its file's."""
+    return s.space.name if s.space.name in shipped_spaces() else f"{s.space.name}.yaml"
+
+
 def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
     """Return which differences the ranking resolves, and whether it can distinguish its variants."""
     s = study.settings
@@ -164,7 +170,7 @@ def _trust(study: Study, rows: Sequence[RankRow], fidelity: str) -> list[str]:
             return []
         unknown = "Screening: one seed per variant, and the resolution of this proxy is not known here."
         further = f"`nas search {_where(study)} --confirm 3:3` trains the top variants with further seeds"
-        return [f"{unknown} `nas calibrate {s.space.name}` measures it; {further}."]
+        return [f"{unknown} `nas calibrate {_space_argument(s)}` measures it; {further}."]
     low, high = found["spearman_interval"] or (None, None)
     interval = f" [{low:.2f}, {high:.2f}]" if low is not None else ""
     elsewhere = "" if found["fingerprint"] == s.fingerprint else " It was calibrated on other data and may differ here."

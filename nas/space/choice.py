@@ -1,4 +1,8 @@
-"""Choices: a module with its arguments for a slot, as labels such as ``CARAFE(k_up=7)``, and where each fits."""
+"""Choices: a module with its arguments for a slot, as labels such as ``CARAFE(k_up=7)``, and where each fits.
+
+A choice is a registered module, or ``host:NAME``: any class that the installed Ultralytics can build from a row
+(`nas.fork.row_text`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.errors import SpaceError
+from nas.fork.installed import host_version
+from nas.fork.names import host_has, host_names
+from nas.fork.row_text import CHANNELS, HOST, HostRow, make_host_row, parse_host_row
 from nas.ops import registry
 from nas.ops.registry import Value
 from nas.space.graph import Layer, LayerGraph, RowArg
@@ -23,14 +30,23 @@ _LABEL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Choice:
-    """A module with the arguments that differ from its defaults. Made by `make_choice` or `parse_choice`."""
+    """A module with the arguments that differ from its defaults. Made by `make_choice` or `parse_choice`.
+
+    Attributes:
+        module: The registered module, or ``host:NAME``.
+        args: Arguments of a registered module.
+        row: The class of the host and its arguments; None for a registered module.
+    """
 
     module: str
     args: tuple[tuple[str, Value], ...] = ()
+    row: HostRow | None = None
 
     @property
     def label(self) -> str:
         """Plain text, such as ``CARAFE(c_mid=64,k_up=5)``."""
+        if self.row:
+            return self.row.label
         inner = ",".join(f"{k}={format_value(v)}" for k, v in self.args)
         return f"{self.module}({inner})" if inner else self.module
 
@@ -52,13 +68,22 @@ def parse_value(text: str) -> Value:
     return text
 
 
-def make_choice(module: str, args: Mapping[str, object]) -> Choice:
-    """Check a module and its arguments against the registry.
+def host_choice(row: HostRow) -> Choice:
+    """Return the choice of a class of the host."""
+    return Choice(f"{HOST}{row.name}", row=row)
+
+
+def make_choice(module: str, args: Mapping[str, object] | list[object]) -> Choice:
+    """Check a module and its arguments against the registry; those of a host's class are a list, as in its row.
 
     Raises:
         SpaceError: The module or an argument is unknown, or a value is out of bounds.
     """
     try:
+        if module.startswith(HOST):
+            return host_choice(make_host_row(module.removeprefix(HOST).strip(), args))
+        if isinstance(args, list):
+            raise ValueError(f"{module}: expected arguments by name, such as {{{module}: {{argument: value}}}}")
         return Choice(module, tuple(registry.get(module).check_args(args).items()))
     except ValueError as error:
         raise SpaceError(str(error)) from None
@@ -70,6 +95,11 @@ def parse_choice(text: str) -> Choice:
     Raises:
         SpaceError: The text is no label, or names what the registry does not have.
     """
+    if text.lstrip().startswith(HOST):
+        try:
+            return host_choice(parse_host_row(text))
+        except ValueError as error:
+            raise SpaceError(str(error)) from None
     match = _LABEL.fullmatch(text)
     if not match:
         raise SpaceError(f"cannot read the choice {text!r}: expected MODULE or MODULE(argument=value,...)")
@@ -85,6 +115,8 @@ def parse_choice(text: str) -> Choice:
 def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> str:
     """Return why a module cannot replace a layer of a base, or be inserted after it; empty if it can."""
     layer = graph[name]
+    if choice.row:
+        return _host_misfit(layer, choice.row, inserted=inserted)
     entry = registry.get(choice.module)
     kinds = ", ".join(sorted(entry.kinds))
     if inserted and layer.section == "head":
@@ -123,8 +155,46 @@ def _fitting(kind: str) -> str:
     return ", ".join(e.name for e in registry.entries().values() if kind in e.kinds)
 
 
-def row_args(layer: Layer, choice: Choice) -> tuple[RowArg, ...]:
+def missing_from_host(choice: Choice) -> str:
+    """Return that the installed Ultralytics lacks a choice's class, and what is near; empty if it has it."""
+    if not choice.row or host_has(choice.row.name):
+        return ""
+    near = registry.did_you_mean(choice.row.name, host_names())
+    return f"{host_version()} has no class {choice.row.name!r} that a model YAML can name{near}"
+
+
+def _host_misfit(layer: Layer, row: HostRow, *, inserted: bool) -> str:
+    """Return why a class of the host cannot take a place; whether it keeps the output's shape, only building shows."""
+    if layer.section == "head":
+        return "nothing can be inserted after a head" if inserted else f"{layer.module} is the head: it stays"
+    if inserted and row.args and CHANNELS in row.args:
+        return f"{row.label}: `{CHANNELS}` are those of a layer that is replaced; an inserted row has its own arguments"
+    if not inserted and (row.name, _filled(layer, row), row.repeats or layer.repeats) == (
+        layer.module,
+        layer.args,
+        layer.repeats,
+    ):
+        return f"{row.label} is the layer as it is; use `{KEEP}`"
+    if not inserted and row.args and CHANNELS in row.args and not has_channels(layer):
+        return f"{row.label}: {layer.module} has no output channels in its row that `{CHANNELS}` could stand for"
+    return ""
+
+
+def has_channels(layer: Layer) -> bool:
+    """Return whether the first argument of a layer's row is its number of output channels."""
+    return bool(layer.args) and layer.module not in ("nn.Upsample", "Concat") and type(layer.args[0]) is int
+
+
+def _filled(layer: Layer, row: HostRow) -> tuple[RowArg, ...]:
+    if row.args is None:
+        return layer.args if has_channels(layer) else ()
+    return tuple(layer.args[0] if a == CHANNELS and has_channels(layer) else a for a in row.args)
+
+
+def row_args(layer: Layer, choice: Choice, *, inserted: bool = False) -> tuple[RowArg, ...]:
     """Return the arguments of a choice as in a model YAML: output channels first, unless they equal the input's."""
+    if choice.row:
+        return choice.row.args or () if inserted else _filled(layer, choice.row)
     entry = registry.get(choice.module)
     own = entry.row_args(layer.slot_values, dict(choice.args))
     return tuple(own) if entry.rule in ("same", "guided") else (layer.args[0], *own)

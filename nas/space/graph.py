@@ -138,6 +138,12 @@ class LayerGraph:
         """The first scale letter; empty for a base of one size."""
         return next(iter(self.scales), "")
 
+    def has_size(self, letter: str, depth: object, width: object) -> bool:
+        """Return whether a scale makes the model that this depth and width make without a limit of channels."""
+        own_depth, own_width, most = self.scales[letter]
+        widest = max((_widest(layer) for layer in self.layers), default=0)
+        return (own_depth, own_width) == (depth, width) and most >= widest
+
     @property
     def names(self) -> tuple[str, ...]:
         """Layer names in order."""
@@ -167,8 +173,16 @@ class LayerGraph:
                     return guide
         return ""
 
-    def swap(self, name: str, module: str, args: tuple[RowArg, ...], label: str, guide: str = "") -> LayerGraph:
-        """Return the graph with another module in a layer's place; name, inputs and repeats stay.
+    def swap(
+        self,
+        name: str,
+        module: str,
+        args: tuple[RowArg, ...],
+        label: str,
+        guide: str = "",
+        repeats: int | None = None,
+    ) -> LayerGraph:
+        """Return the graph with another module in a layer's place; name and inputs stay.
 
         Args:
             name: The layer.
@@ -176,15 +190,19 @@ class LayerGraph:
             args: Its row arguments.
             label: The choice's label.
             guide: A layer whose output it takes in addition to its input; empty for none.
+            repeats: Repeats before depth scaling; None for the layer's own.
         """
-        sources = (*self[name].sources, guide) if guide else self[name].sources
-        new = replace(self[name], sources=sources, module=module, args=args, swap=label)
+        old = self[name]
+        sources = (*old.sources, guide) if guide else old.sources
+        new = replace(old, sources=sources, module=module, args=args, swap=label, repeats=repeats or old.repeats)
         return replace(self, layers=tuple(new if layer.name == name else layer for layer in self.layers))
 
-    def insert(self, name: str, module: str, args: tuple[RowArg, ...], label: str) -> LayerGraph:
+    def insert(
+        self, name: str, module: str, args: tuple[RowArg, ...], label: str, repeats: int | None = None
+    ) -> LayerGraph:
         """Return the graph with a new layer after `name`; layers that took `name`'s output take the new layer's."""
         self[name]
-        new = Layer(f"{name}+{module}", (name,), module, args, swap=label)
+        new = Layer(f"{name}+{module}", (name,), module, args, repeats or 1, swap=label)
         layers: list[Layer] = []
         for layer in self.layers:
             if layer.name == name:
@@ -213,6 +231,18 @@ def with_letter(name: str, letter: str) -> str:
     match = re.match(r"(yolo[a-z]?\d+)(.*)", name, re.IGNORECASE)
     head, tail = (match[1], match[2]) if match else (name, "")
     return name if letter and tail.startswith(letter) else f"{head}{letter}{tail}"
+
+
+def letter_in(file: str) -> str:
+    """Return the scale letter in a file name, where Ultralytics looks for it; empty if there is none."""
+    match = re.search(r"yolo(?:e-)?v?\d+([nslmx])", re.split(r"[/\\]", file)[-1])
+    return match[1] if match else ""
+
+
+def _widest(layer: Layer) -> int:
+    """Return the output channels of a layer's row, 0 if it has none."""
+    first = layer.args[0] if layer.args else 0
+    return first if layer.module != "Concat" and isinstance(first, int) else 0
 
 
 def _number(value: RowArg) -> int | float:

@@ -1,27 +1,34 @@
 """Imports a hand-edited model YAML as a variant of a base.
 
 The file's rows are aligned with the base's layers at minimum cost, as lines are in a diff. A swapped or inserted row
-becomes a choice if it is a registered module with valid arguments; then all inputs of all rows are compared. Other
-differences are listed with their lines, never guessed.
+becomes a choice if it is a registered module with valid arguments, or another class that the installed Ultralytics can
+build (``host:NAME``); then all inputs of all rows are compared. Other differences are listed with their lines,
+never guessed.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import lru_cache, partial
+from functools import cache, partial
 
 from nas.errors import ModelError, SpaceError
+from nas.fork.heads import other_task
+from nas.fork.names import registered_name
+from nas.fork.row_text import CHANNELS, HostRow, make_host_row
+from nas.fork.rows import as_lines, unknown_module
+from nas.fork.signature import ambiguous
 from nas.ops import registry
-from nas.space.bases import base_names, load_base
-from nas.space.choice import AFTER, Choice, make_choice, misfit
-from nas.space.graph import IMAGE, Layer, LayerGraph
+from nas.space.bases import base_names, load_base, p2_names
+from nas.space.choice import AFTER, Choice, has_channels, host_choice, make_choice, misfit
+from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg, letter_in
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
 from nas.space.variant import Variant, check_scale, make_variant
 
-_SAME, _SWAPPED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 2.0, 3.0, 4.0
+_SAME, _SWAPPED, _REPLACED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 1.8, 2.0, 3.0, 4.0
+_FIXED = ("Concat", "nn.Upsample", "nn.ConvTranspose2d", "Detect", "v10Detect", "nn.Identity", "nn.ZeroPad2d")
+"""Layers of a base's frame: as a swap or an insertion they would move the layers around them."""
 _MOST_ALIGNED = 4
 """Number of bases that a file of unknown base is aligned with: those with the most common rows."""
 _MOST_UNLIKE = 0.5
@@ -70,18 +77,21 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
         ModelError: No base is similar.
         SpaceError: Unknown base or scale.
     """
-    graphs = [load_base(name) for name in ((base,) if base else base_names())]
+    _known.cache_clear()
+    heads = p2_names() if len(model.rows[-1].sources) == 4 else ()
+    graphs = [load_base(name) for name in ((base,) if base else (*base_names(), *heads))]
     nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
     found = min((_Alignment(graph, model) for graph in nearest), key=_Alignment.distance)
     graph = found.graph
     unlike = len(found.left_out) / max(len(model.rows), len(graph.layers))
     if unlike > _MOST_UNLIKE:
         which = graph.base if base else f"any known base; the most similar is {graph.base}"
-        raise ModelError(f"{model.file} is no variant of {which}: {unlike:.0%} of the rows differ")
-    letter = scale if scale is not None else _letter(model.file) if graph.scales else ""
-    letter = letter if letter is not None else graph.default_scale
+        what = f"{model.file} is no variant of {which}: {unlike:.0%} of the rows differ"
+        raise ModelError("\n".join([what, *as_lines(model.file, found.left_out)]))
+    letter = scale if scale is not None else _scale_of(model, graph)
     check_scale(graph, letter)
-    left_out = [*_constants(model, graph, letter), *found.left_out]
+    keys = [(line, f"{key}: a fork's parse_model looks it up; Ultralytics' does not") for line, key in model.others]
+    left_out = [*_constants(model, graph, letter), *keys, *found.left_out]
     try:
         variant = make_variant(graph.base, letter, {swap.slot: swap.label for swap in found.swaps})
     except SpaceError as error:
@@ -190,7 +200,8 @@ class _Alignment:
             self.passes[number] = self.passes[row.sources[0]]
         else:
             self.swaps.append(Swap(row.line, f"{AFTER}{before.name}", choice.label))
-            self.layer_of[number] = self.passes[number] = f"{before.name}+{choice.module}"
+            inserted = choice.row.name if choice.row else choice.module
+            self.layer_of[number] = self.passes[number] = f"{before.name}+{inserted}"
 
     def wrong_sources(self, graph: LayerGraph) -> list[tuple[int, str]]:
         """Return line and text of every row whose inputs differ from those of its layer in the variant."""
@@ -209,16 +220,32 @@ def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, st
     """Return the cost of matching a row with a layer, and how they differ."""
     if (row.module, row.repeats, row.args) == (layer.module, layer.repeats, layer.args):
         return _SAME, "same"
-    if not isinstance(_swap(graph, layer, row), str):
-        return _SWAPPED, "swapped"
+    choice = _swap(graph, layer, row)
+    if not isinstance(choice, str):
+        far = choice.row and choice.row.args and choice.row.args[0] != CHANNELS
+        return (_REPLACED if far else _SWAPPED), "swapped"
     return (_CHANGED if row.module == layer.module or layer.kind else 2 * _MISSING), "changed"
 
 
 def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
     """Return the choice that makes a layer this row, or why there is none."""
+    if layer.section == "head":
+        kept = f"{layer.module} replaced by {row.module}: a head cannot be swapped"
+        return _changed(layer, row) if row.module == layer.module else other_task(row.module) or kept
+    if row.module == layer.module:
+        entry = registry.entries().get(row.module)
+        return _registered_swap(graph, layer, row, entry) if entry else _changed(layer, row)
     known = _known(row.module)
     if isinstance(known, str):
-        return f"{layer.module} replaced; {known}" if row.module != layer.module else _changed(layer, row)
+        return f"{layer.module} replaced; {known}"
+    found = _registered_swap(graph, layer, row, known) if known else ""
+    if isinstance(found, Choice) or (known and not known.native):
+        return found
+    other = _host_swap(layer, row)
+    return found if known and isinstance(other, str) else other
+
+
+def _registered_swap(graph: LayerGraph, layer: Layer, row: ModelRow, known: registry.Entry) -> Choice | str:
     if row.module != layer.module and (problem := misfit(graph, layer.name, Choice(known.name), inserted=False)):
         return problem
     if row.repeats != layer.repeats:
@@ -226,10 +253,33 @@ def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
     own = row.args
     if known.rule in ("conv", "block"):
         if not own or own[0] != layer.args[0]:
-            given = f"{own[0]}" if own else "no"
-            return f"{row.module} has {given} output channels in place of {layer.args[0]}: swaps keep them"
+            return _other_channels(layer, row)
         own = own[1:]
     return _choice(known, own, layer)
+
+
+def _host_swap(layer: Layer, row: ModelRow) -> Choice | str:
+    """Return the choice of a host's class in a layer's place, its arguments kept as they are, or why there is none."""
+    role = Layer("", (), row.module, row.args).kind if row.args else None
+    if len(row.sources) != len(layer.sources):
+        return f"{row.module} takes {len(row.sources)} inputs in place of {len(layer.sources)}"
+    if (role and role != layer.kind) or row.module in _FIXED or other_task(row.module):
+        return f"{layer.module} replaced by {row.module}, which has another place in a model"
+    own = has_channels(layer)
+    if role and own and row.args[0] != layer.args[0]:
+        return _other_channels(layer, row)
+    if role == "down" and Layer("", (), row.module, row.args).slot_values["stride"] != layer.slot_values["stride"]:
+        return f"{row.module} has another stride than {layer.module}"
+    same = own and row.args[:1] == layer.args[:1]
+    args = (CHANNELS, *row.args[1:]) if same else row.args
+    repeats = row.repeats if row.repeats != layer.repeats else None
+    default = row.args == (layer.args if own else ()) and repeats is None
+    return _host_choice(row, None if default else args, repeats)
+
+
+def _other_channels(layer: Layer, row: ModelRow) -> str:
+    given = f"{row.args[0]}" if row.args else "no"
+    return f"{row.module} has {given} output channels in place of {layer.args[0]}: swaps keep them"
 
 
 def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice | str:
@@ -239,25 +289,40 @@ def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice
         return f"inserted; {known}"
     if before is None:
         return f"{row.module} comes before the first layer"
-    problem = misfit(graph, before.name, Choice(known.name), inserted=True)
-    if problem:
-        return problem
-    if row.repeats != 1:
-        return f"{row.repeats} repeats of an inserted {row.module}; expected 1"
-    return _choice(known, row.args, before)
+    if known and not known.native:
+        problem = misfit(graph, before.name, Choice(known.name), inserted=True)
+        if problem:
+            return problem
+        if row.repeats != 1:
+            return f"{row.repeats} repeats of an inserted {row.module}; expected 1"
+        return _choice(known, row.args, before, channels=before.args[0] if has_channels(before) else None)
+    role = Layer("", (), row.module, row.args).kind if row.args else None
+    if before.section == "head" or role in ("up", "down") or row.module in _FIXED or other_task(row.module):
+        return f"{row.module} inserted, which has another place in a model"
+    if len(row.sources) != 1:
+        return f"{row.module} takes {len(row.sources)} inputs; an inserted layer takes the one before it"
+    repeats = row.repeats if row.repeats != 1 else None
+    return _host_choice(row, row.args if row.args or repeats else None, repeats)
 
 
-def _known(module: str) -> registry.Entry | str:
+def _host_choice(row: ModelRow, args: tuple[RowArg, ...] | None, repeats: int | None) -> Choice | str:
+    """Return the choice of a host's class with arguments, or why a choice cannot have them."""
+    if CHANNELS in row.args:
+        return f"{row.module} with the text {CHANNELS!r}, which stands for a number of channels in choices"
+    try:
+        make_host_row(row.module, list(args or ()))
+    except ValueError as error:
+        return str(error)
+    return host_choice(HostRow(row.module, args, repeats))
+
+
+@cache  # it is asked for each row and each layer; every import begins anew
+def _known(module: str) -> registry.Entry | str | None:
+    """Return the registered module of a row, None for another class of the host, or that it is neither."""
     known = registry.entries()
-    if module in known:
-        return known[module]
-    return _unknown(module, tuple(known))
-
-
-@lru_cache(maxsize=4096)  # it is asked for each row and each layer
-def _unknown(module: str, known: tuple[str, ...]) -> str:
-    close = registry.did_you_mean(module, dict.fromkeys(known))
-    return f"{module} is not registered{f' ({close[2:]})' if 'mean' in close else ''}"
+    if ours := registered_name(module):
+        return known[ours]
+    return unknown_module(module) or None
 
 
 def _changed(layer: Layer, row: ModelRow) -> str:
@@ -267,11 +332,13 @@ def _changed(layer: Layer, row: ModelRow) -> str:
     return f"{row.module} with {_list(row.args)} in place of {_list(layer.args)}"
 
 
-def _choice(entry: registry.Entry, given: tuple[object, ...], layer: Layer) -> Choice | str:
+def _choice(entry: registry.Entry, given: tuple[RowArg, ...], layer: Layer, channels: RowArg = None) -> Choice | str:
     """Return the choice for a row's arguments after the channels, or why they are not valid."""
     signature = f"it takes {', '.join(p.name for p in entry.params) or 'none'}"
     if len(given) > len(entry.params):
         return f"{entry.name} with {_list(given)}: {len(given)} arguments; {signature}"
+    if problem := ambiguous(entry, given, channels):
+        return problem
     args: dict[str, object] = {}
     for place, param in enumerate(entry.params):
         if isinstance(param, registry.FromSlot):
@@ -293,20 +360,38 @@ def _constants(model: ModelYaml, graph: LayerGraph, letter: str) -> list[tuple[i
     """Return line and text of the constants in which a file differs from the base."""
     found = []
     own = {key: value for key, value in graph.constants if key != "legacy"}
-    for key, value in model.constants:
+    given = dict(model.constants)
+    if not model.scales and graph.scales:
+        depth, width = (given.pop(f"{key}_multiple", 1.0) for key in ("depth", "width"))
+        if not graph.has_size(letter, depth, width):
+            ours = list(graph.scales[letter])
+            found.append((1, f"depth {depth}, width {width}, no channel limit; {graph.base} has {letter}: {ours}"))
+    elif model.scales:  # which then count alone
+        given = {key: value for key, value in given.items() if not key.endswith("_multiple")}
+    for key, value in given.items():
         if own.get(key) != value:
             found.append((1, f"{key}: {value}; {graph.base} has {own.get(key, 'none')}"))
-    found += [(1, f"{key} is missing; {graph.base} has {own[key]}") for key in own if key not in dict(model.constants)]
-    if graph.scales and model.scales.get(letter) != graph.scales[letter]:
-        given = list(model.scales.get(letter, ())) or "none"
-        found.append((1, f"scale {letter}: {given}; {graph.base} has {list(graph.scales[letter])}"))
+    found += [(1, f"{key} is missing; {graph.base} has {own[key]}") for key in own if key not in given]
+    if graph.scales and model.scales and model.scales.get(letter) != graph.scales[letter]:
+        theirs = list(model.scales.get(letter, ())) or "none"
+        found.append((1, f"scale {letter}: {theirs}; {graph.base} has {list(graph.scales[letter])}"))
     return found
 
 
-def _letter(file: str) -> str | None:
-    """Return the scale letter in a file name, where Ultralytics looks for it."""
-    match = re.search(r"yolo(?:e-)?v?\d+([nslmx])", re.split(r"[/\\]", file)[-1])
-    return match[1] if match else None
+def _scale_of(model: ModelYaml, graph: LayerGraph) -> str:
+    """Return the scale letter of a file as Ultralytics reads it: of its name, else the first that it has.
+
+    A file without scales has that of the base with its ``depth_multiple`` and ``width_multiple``.
+    """
+    if not graph.scales:
+        return ""
+    given = dict(model.constants)
+    if not model.scales:
+        size = given.get("depth_multiple", 1.0), given.get("width_multiple", 1.0)
+        same = [letter for letter in graph.scales if graph.has_size(letter, *size)]
+        return next(iter(same), letter_in(model.file) or graph.default_scale)
+    first = next((letter for letter in model.scales if letter in graph.scales), graph.default_scale)
+    return letter_in(model.file) or first
 
 
 def _list(values: tuple[object, ...]) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nas.errors import ModelError, shown
+from nas.files import decode_text
+from nas.fork.row_text import evaluated
 from nas.space.graph import RowArg
 from nas.space.safe_text import activation_problem, argument_problem, module_problem
 from nas.space.yaml_reader import YamlReader
@@ -37,7 +39,8 @@ class ModelRow:
         sources: Numbers of its input rows, `IMAGE_ROW` for the image.
         repeats: Number of repeats before depth scaling.
         module: The class, as written.
-        args: The arguments, as written: before width scaling; None for ``None``.
+        args: The arguments before width scaling, as ``parse_model`` reads them: text that is a Python literal
+            (``None``, ``1e-4``) is its value.
     """
 
     line: int
@@ -58,6 +61,9 @@ class ModelYaml:
         constants: Further settings for the whole model, such as ``activation`` or ``end2end``.
         rows: Backbone, then head.
         backbone: How many of the rows are the backbone's.
+        others: Further keys that rows refer to, with their lines: a fork's ``parse_model`` may look them up.
+        named_nc: Whether the file says a number of classes.
+        word: What there is to say about its encoding; empty for UTF-8.
     """
 
     file: str
@@ -66,6 +72,9 @@ class ModelYaml:
     constants: tuple[tuple[str, RowArg], ...]
     rows: tuple[ModelRow, ...]
     backbone: int
+    others: tuple[tuple[int, str], ...] = ()
+    named_nc: bool = True
+    word: str = ""
 
 
 def read_model_yaml(path: Path) -> ModelYaml:
@@ -74,11 +83,23 @@ def read_model_yaml(path: Path) -> ModelYaml:
     Raises:
         ModelError: It cannot be read, or has problems; see `parse_model_yaml`.
     """
+    text, word = read_model_text(path)
+    return replace(parse_model_yaml(text, str(path)), word=word)
+
+
+def read_model_text(path: Path) -> tuple[str, str]:
+    """Return the text of a model YAML, and a word about its encoding, empty for UTF-8.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text, word = decode_text(path.read_bytes())
+    except OSError as error:
         raise ModelError(f"cannot read {path}: {error}") from None
-    return parse_model_yaml(text, str(path))
+    except UnicodeDecodeError as error:
+        raise ModelError(f"cannot read {path}: {error}; save it as UTF-8") from None
+    return text, word and f"{path}: {word}"
 
 
 def parse_model_yaml(text: str, file: str) -> ModelYaml:
@@ -127,7 +148,12 @@ class _ModelReader(YamlReader):
         rows = [self.row(node, number) for number, node in enumerate(nodes)]
         if not rows:
             self.problem(root, "no rows under backbone and head")
-        return ModelYaml(self.file, nc, scales, constants, tuple(r for r in rows if r), len(top["backbone"].value))
+        named = {a for r in rows if r for a in (r.module, *r.args) if isinstance(a, str)}
+        others = tuple(
+            (key.start_mark.line + 1, str(key.value)) for key, _ in root.value if key.value in named - {"nc"}
+        )
+        found = tuple(r for r in rows if r)
+        return ModelYaml(self.file, nc, scales, constants, found, len(top["backbone"].value), others, "nc" in top)
 
     def constant(self, key: str, node: yaml.Node) -> RowArg:
         """Return a setting for the whole model; one that Ultralytics would evaluate is checked."""
@@ -162,7 +188,7 @@ class _ModelReader(YamlReader):
         if not isinstance(args, list):
             self.problem(node, f"row {number}: args {shown(args)}; expected a list")
             args = []
-        plain = tuple(self.argument(node.value[3], a) for a in args)
+        plain = tuple(self.argument(node.value[3], evaluated(a)) for a in args)
         return ModelRow(node.start_mark.line + 1, sources, repeats, module, plain)
 
     def sources(self, node: yaml.Node, number: int, source: object) -> tuple[int, ...]:

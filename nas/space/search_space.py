@@ -20,7 +20,7 @@ from nas.errors import SpaceError
 from nas.files import dataclass_from_plain, parse_json
 from nas.ops.registry import did_you_mean
 from nas.own.files import ModuleFile
-from nas.space.bases import load_base
+from nas.space.bases import base_text, load_base, use_base
 from nas.space.choice import KEEP
 from nas.space.graph import LayerGraph
 from nas.space.safe_text import check_variant_text
@@ -114,6 +114,8 @@ class SearchSpace:
             "limits": dict(self.limits),
             "name": self.name,
         }
+        if text := base_text(self.base):
+            body["base_text"] = text
         if self.modules:
             body["modules"] = [[file.name, file.text] for file in self.modules]
         return json.dumps(body, sort_keys=True)
@@ -127,6 +129,7 @@ class SearchSpace:
         """
         try:
             body = parse_json(text)
+            own_text = body.pop("base_text", "")
             files = tuple(ModuleFile(name, code) for name, code in body.pop("modules", ()))  # their texts as they are
             stored = dataclass_from_plain(_Stored, body, "space")
             if not all(isinstance(f.text, str) and _MODULE_FILE.fullmatch(f.name) for f in files):
@@ -138,6 +141,8 @@ class SearchSpace:
         pairs = {(key, label) for key, _, choices, _ in stored.slots for label in choices}
         pairs |= {(layer, KEEP) for _, layers, _, _ in stored.slots for layer in layers}
         check_variant_text(stored.base, stored.scale, tuple(pairs))
+        if own_text:
+            use_base(stored.base, str(own_text))
         slots = tuple(Slot(*slot) for slot in stored.slots)
         limits = tuple(sorted(stored.limits.items()))
         return cls(stored.name, stored.base, stored.scale, slots, stored.forbid, limits, files)

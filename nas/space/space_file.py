@@ -2,12 +2,13 @@
 
 For example::
 
-    base: yolov8              # or another detection model of the installed Ultralytics, such as yolo11
+    base: yolov8              # another detection model of the installed Ultralytics, such as yolo11, or my_model.yaml
     scale: n                  # a base of one size, such as yolov9c, has none
     slots:
       neck.up_*: [keep, CARAFE, {DySample: {style: [lp, pl]}}]     # one slot for each match
       neck.c2f_*: {choices: [keep, C2f_SPConv], tie: true}         # all matches together: one slot
       backbone.down_p2: {choices: [keep, SPConv], enabled: false}  # off by default
+      neck.c2f_p3: [keep, host:C3, {host:C3k2: [channels, true]}]  # classes that the installed Ultralytics has
     forbid:
       - {neck.up_p4: CARAFE, neck.up_p3: keep}                     # no variant with both
     constraints: {max_gflops: 10, max_params: 4000000, max_latency_ms: 20, min_map: 0.3}
@@ -29,13 +30,14 @@ from pathlib import Path
 
 import yaml
 
-from nas.errors import HostError, ModuleFileError, SpaceError, shown
+from nas.errors import HostError, ModelError, ModuleFileError, SpaceError, shown
+from nas.fork.row_text import HOST
 from nas.ops.registry import did_you_mean
 from nas.own import use
 from nas.own.files import ModuleFile, read_file
 from nas.own.trust import trust_files
-from nas.space.bases import base_names, load_base
-from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, parse_choice
+from nas.space.bases import base_names, base_of_file, base_text, is_base_file, load_base, p2_names
+from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, missing_from_host, parse_choice
 from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
 from nas.space.variant import check_scale, match_slots
@@ -63,11 +65,14 @@ def load_space(name: str) -> SearchSpace:
     if path.suffix in (".yaml", ".yml") or (path.exists() and not path.is_dir()):
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise SpaceError(f"cannot read the space file {name}: {error}") from None
+        except UnicodeDecodeError:
+            raise SpaceError(f"cannot read the space file {name}: it is not UTF-8: save it as UTF-8") from None
         return read_space(text, str(path), path.stem)
     if name not in shipped_spaces():
-        hint = did_you_mean(name, dict.fromkeys(shipped_spaces()))
+        beside = f"; did you mean {name}.yaml?" if path.with_name(f"{path.name}.yaml").is_file() else ""
+        hint = beside or did_you_mean(name, dict.fromkeys(shipped_spaces()))
         raise SpaceError(f"no space named {name!r}{hint}; or give a file that ends in .yaml")
     text = (resources.files("nas.studies.spaces") / f"{name}.yaml").read_text(encoding="utf-8")
     return read_space(text, f"{name}.yaml", name)
@@ -118,7 +123,13 @@ class _SpaceReader(YamlReader):
             return None
         top = self.mapping(root, "a space", _KEYS)
         base = str(self.value(top["base"][1])) if "base" in top else "yolov8"
-        if base not in base_names():
+        if is_base_file(base):
+            try:
+                base = base_of_file(Path(self.file).parent / base)
+            except ModelError as error:
+                self.problem(top["base"][1], f"base: {error}")
+                return None
+        elif base not in base_names() and base not in p2_names() and not base_text(base):
             self.problem(top["base"][1], f"unknown base {base!r}{did_you_mean(base, dict.fromkeys(base_names()))}")
             return None
         graph = load_base(base)
@@ -232,6 +243,12 @@ class _SpaceReader(YamlReader):
             self.problem(item, f"{key}: expected a module's name, or {{module: {{argument: value or list of values}}}}")
             return []
         module, args = str(item.value[0][0].value), self.value(item.value[0][1])
+        if module.startswith(HOST):
+            try:
+                return [make_choice(module, args).label]
+            except SpaceError as error:
+                self.problem(item, f"{key}: {error}")
+                return []
         if not isinstance(args, dict):
             self.problem(item, f"{key}: {module}: expected arguments, such as {{{module}: {{argument: [values]}}}}")
             return []
@@ -254,6 +271,9 @@ class _SpaceReader(YamlReader):
     def fits(self, node: yaml.Node, graph: LayerGraph, layers: tuple[str, ...], choices: tuple[str, ...]) -> None:
         for label in choices[1:]:
             wrong: dict[str, list[str]] = {}
+            if absent := missing_from_host(parse_choice(label)):
+                self.problem(node, f"{label}: {absent}")
+                continue
             for layer in layers:
                 name = layer.removeprefix(AFTER)
                 why = misfit(graph, name, parse_choice(label), inserted=layer.startswith(AFTER))

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nas.errors import SpaceError
+from nas.fork.names import registered_name
 from nas.ops import registry
-from nas.space.bases import load_base
+from nas.space.bases import base_text, load_base
 from nas.space.choice import AFTER, KEEP, NONE, misfit, parse_choice, row_args
 from nas.space.graph import LayerGraph, with_letter
 from nas.space.safe_text import check_variant_text
@@ -61,8 +62,10 @@ class Variant:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The registered modules that it uses, sorted."""
-        return tuple(sorted({parse_choice(label).module for _, label in self.swaps}))
+        """The registered modules that it uses, sorted; those of the base too, where that is a file of the user."""
+        found = (parse_choice(label) for _, label in self.swaps)
+        own = [registered_name(layer.module) for layer in load_base(self.base).layers] if base_text(self.base) else []
+        return tuple(sorted({*(choice.module for choice in found if not choice.row), *filter(None, own)}))
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -94,8 +97,12 @@ class Variant:
             problem = misfit(base, name, choice, inserted=inserted)
             if problem:
                 raise SpaceError(f"{slot}: {problem}")
-            args = row_args(base[name], choice)
-            if inserted:
+            args = row_args(base[name], choice, inserted=inserted)
+            if choice.row and inserted:
+                graph = graph.insert(name, choice.row.name, args, label, choice.row.repeats)
+            elif choice.row:
+                graph = graph.swap(name, choice.row.name, args, label, repeats=choice.row.repeats)
+            elif inserted:
                 graph = graph.insert(name, choice.module, args, label)
             else:
                 guide = base.guide_of(name) if registry.get(choice.module).rule == "guided" else ""
@@ -112,7 +119,7 @@ def make_variant(base: str, scale: str, swaps: Mapping[str, str]) -> Variant:
     graph = load_base(base)
     check_scale(graph, scale)
     kept = ((slot, label) for slot, label in swaps.items() if label not in (KEEP, NONE))
-    variant = Variant(base, scale, tuple(sorted((slot, parse_choice(label).label) for slot, label in kept)))
+    variant = Variant(graph.base, scale, tuple(sorted((slot, parse_choice(label).label) for slot, label in kept)))
     variant.graph()
     return variant
 
@@ -131,7 +138,7 @@ def parse_swaps(base: str, scale: str, texts: Iterable[str]) -> Variant:
             raise SpaceError(f"cannot read the swap {text!r}: expected SLOT=CHOICE, such as neck.up_p4=CARAFE")
         for name in match_slots(graph, slot.strip()):
             swaps[name] = label.strip()
-    return make_variant(base, scale, swaps)
+    return make_variant(graph.base, scale, swaps)
 
 
 def match_slots(graph: LayerGraph, key: str) -> tuple[str, ...]:

@@ -115,3 +115,8 @@ def test_import_of_what_cannot_be_read_whole(tmp_path):
     done = run("import", str(model))
     assert done.exit_code == 1
     assert done.output.startswith(f"error: {model}: not YAML")
+
+
+def test_labels_of_the_hosts_classes_read_back():
+    variant = make_variant("yolov8", "n", {"neck.c2f_p3": "host:C3(channels, 'it is', [3, 5])"})
+    assert read_space(space_of(variant), "my.yaml", "my").slots[0].choices[1] == "host:C3(channels,it is,[3,5])"

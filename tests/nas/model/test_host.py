@@ -8,6 +8,7 @@ from nas.errors import BuildError, HostError
 from nas.model import host
 from nas.model.render import ANCHOR, render, render_branch
 from nas.ops import registry
+from nas.space.model_yaml import ModelYaml
 from nas.space.variant import Variant, parse_swaps
 
 
@@ -100,22 +101,35 @@ def test_what_cannot_be_built_says_why():
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "scales", "given", "letter"),
     [
-        (
-            "yolov8-x.yaml",
-            "backbone: []\nhead: []\nscales: {n: 1, s: 1}",
-            "no scale letter, expected one of n, s",
-        ),
-        ("yolov8s-x.yaml", "backbone: []\nhead: []\nscales: {n: 1}", "gives the scale 's', expected one of n"),
-        ("yolov8n-x.yaml", "a: 1", "is no model YAML"),
-        ("yolov8n-x.yaml", "a: [", "is not YAML"),
+        ("yolov8s-x.yaml", ["n", "s"], None, "s"),
+        ("yolov8-x.yaml", ["n", "s"], None, "n"),
+        ("mine.yaml", ["s", "n"], None, "s"),
+        ("mine.yaml", ["n", "s"], "s", "s"),
+        ("yolov8s-x.yaml", ["n", "s"], "n", "n"),
+        ("yolov10b-x.yaml", ["b"], None, "b"),
+        ("mine.yaml", [], None, ""),
     ],
 )
-def test_a_scale_that_cannot_be_read(tmp_path, name, text, message):
+def test_the_scale_is_that_of_the_host(tmp_path, name, scales, given, letter):
+    found, word = host.chosen_scale(tmp_path / name, _with_scales(scales), given)
+    assert found == letter
+    guessed = given is None and len(scales) > 1 and not name.startswith("yolov8s")
+    assert ("no scale letter in the file's name" in word) == guessed
+
+
+def _with_scales(letters: list[str]) -> ModelYaml:
+    return ModelYaml("x.yaml", 80, dict.fromkeys(letters, (1.0, 1.0, 64)), (), (), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("yolov8s-x.yaml", None, "gives the scale 's', expected one of n, m, .*--scale chooses another"),
+        ("mine.yaml", "s", "has no scale 's'; its scales: n, m"),
+    ],
+)
+def test_a_scale_that_the_file_lacks(tmp_path, name, given, message):
     with pytest.raises(BuildError, match=message):
-        host.scale_of(tmp_path / name, text)
-
-
-def test_the_only_scale_needs_no_letter(tmp_path):
-    assert host.scale_of(tmp_path / "yolov10b-x.yaml", "backbone: []\nhead: []\nscales: {b: 1}") == "b"
+        host.chosen_scale(tmp_path / name, _with_scales(["n", "m"]), given)

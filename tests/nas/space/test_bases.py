@@ -10,15 +10,16 @@ import ultralytics
 import yaml
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-from nas.errors import SpaceError
+from nas.errors import ModelError, SpaceError
 from nas.model import host
 from nas.model.cost import costed
 from nas.model.render import render
 from nas.ops import registry
-from nas.space.bases import HEADS, base_names, load_base, name_layers
+from nas.space.bases import HEADS, _with_p2, base_names, base_of_file, load_base, name_layers, p2_names, use_base
 from nas.space.choice import Choice, misfit
 from nas.space.graph import IMAGE, with_letter
-from nas.space.model_yaml import read_model_yaml
+from nas.space.model_yaml import parse_model_yaml, read_model_yaml
+from nas.space.search_space import SearchSpace, Slot
 from nas.space.variant import Variant, make_variant
 
 FILES = {f.stem: f for f in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml")}
@@ -65,6 +66,50 @@ def test_layers_have_names_of_their_own_and_the_files_rows(name):
         assert tuple(index[s] for s in layer.sources) == row.sources
         assert (layer.module, layer.args, layer.repeats) == (row.module, row.args, row.repeats)
         assert layer.kind in (None, "pool") or layer.slot_values
+
+
+def test_the_p2_head_of_another_family_is_built_as_that_of_yolov8():
+    """YOLOv8's own, made by the same rule, is Ultralytics' file row by row."""
+    made, file = _with_p2("yolov8"), read_model_yaml(FILES["yolov8-p2"])
+    assert made is not None
+    rows = [[(r.sources, r.repeats, r.module, r.args) for r in m.rows] for m in (made, file)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("base", ["yolov5-p2", "yolo11-p2", "yolo12-p2"])
+def test_p2_bases_build_and_detect_at_stride_4(base):
+    assert base in p2_names()
+    graph = load_base(base)
+    assert {"neck.up_p2", "neck.cat_p2", "neck.down_n3"} <= set(graph.names)
+    model = host.build(render(Variant(base, "n")).yaml, "n")
+    assert model.stride.tolist() == [4, 8, 16, 32]
+
+
+def test_a_file_is_a_base_by_its_text(tmp_path):
+    file = tmp_path / "yolov8n-mine.yaml"
+    file.write_text(FILES["yolov8"].read_text().replace("SPPF, [1024, 5]", "SPPF, [1024, 7]"))
+    name = base_of_file(file)
+    assert name.startswith("yolov8-mine-")
+    assert load_base(str(file)).base == load_base(name).base == name
+    assert with_letter(name, "s").startswith("yolov8s-mine-")
+    space = SearchSpace("mine", name, "n", (Slot("neck.up_p4", ("neck.up_p4",), ("keep", "CARAFE")),))
+    assert SearchSpace.from_json(space.to_json()) == space
+    with pytest.raises(SpaceError, match="do not belong together"):
+        SearchSpace.from_json(space.to_json().replace("[1024, 7]", "[1024, 9]"))
+    with pytest.raises(SpaceError, match="do not belong together"):
+        use_base(f"../{name}", file.read_text())
+
+
+def test_a_file_with_a_wrong_row_is_no_base(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for old, new, message in (
+        ("nn.Upsample, [None, 2,", "nn.Upsample, [None, [2],", "nn.Upsample cannot take"),
+        ("SPPF, [1024, 5]", "SPPFF, [1024, 5]", "SPPFF is not registered"),
+        ("Detect, [nc]", "Pose, [nc]", "head for pose estimation"),
+    ):
+        file.write_text(FILES["yolov8"].read_text().replace(old, new))
+        with pytest.raises(ModelError, match=rf"mine\.yaml:\d+: .*{message}"):
+            base_of_file(file)
 
 
 def test_names_are_those_that_yolov8_ships_with():
@@ -155,7 +200,8 @@ def test_the_host_reads_the_scale_from_the_name(base, tmp_path):
     graph = load_base(base)
     for scale in graph.scales or [""]:
         files = render(Variant(base, scale))
-        read = host.scale_of(tmp_path / f"{files.name}.yaml", files.yaml)
+        path = tmp_path / f"{files.name}.yaml"
+        read, _ = host.chosen_scale(path, parse_model_yaml(files.yaml, str(path)))
         assert read == scale or not graph.scales
 
 
