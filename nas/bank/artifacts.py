@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nas.bank.jobs import MIN_TEACHER_MAP, Bank, Candidate, DistilJob
+from nas.bank.maturity import join, maturity_words, needs_more, part_recipe
 from nas.bank.store import SwapBank, bank_json, candidates_of, divide_by_slot, open_bank
 from nas.errors import STOPPED, ArtifactError, BaselineNotTrained, LockError, OutOfMemory, ProxyFailure
-from nas.files import read_json, write_json
+from nas.files import read_json, replacing, write_json
 from nas.locks import LEASE_S, Lease, Watch, is_free, life_of
 from nas.model.render import render
 from nas.space.search_space import SearchSpace
@@ -30,6 +32,8 @@ from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore
 
 _MARK = "swapnas bank 1"
+_SEEDS_APART = 1_000_003
+"""Between the seeds of two parts of a baseline's training; the seeds of a study are small numbers."""
 
 
 class Worker(Protocol):
@@ -156,9 +160,9 @@ class ArtifactStore:
     def baseline_key(self, recipe: Recipe, seed: int | None = None) -> str:
         """Return the key of the baseline that a recipe's proxies of a seed start from."""
         own = self._seed_of_baseline(seed)
-        return _key(
-            [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own], self.versions
-        )
+        until = [recipe.base_until] if recipe.base_until else []
+        what = [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own, *until]
+        return _key(what, self.versions)
 
     def _baseline_file(self, recipe: Recipe, seed: int | None) -> Path:
         return self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
@@ -185,33 +189,55 @@ class ArtifactStore:
         with self._locked(file):
             if not (about.exists() and file.exists()):
                 self._train(recipe, file, about, self._seed_of_baseline(seed))
-            return read_json(
-                about,
-                lambda body: Baseline(
-                    file, tuple(EpochScore.from_json(score) for score in body["curve"]), float(body["cpu_seconds"])
-                ),
-            )
+            return _read_baseline(file)
 
     def _train(self, recipe: Recipe, file: Path, about: Path, seed: int) -> None:
-        wanted = recipe.for_baseline()
-        self.observer.baseline_training(wanted, seed)
-        variant = Variant(self.space.base, self.space.scale)
-        job = replace(self.job(variant, wanted, seed), init=recipe.weights or None, save=str(file), average=False)
-        job = replace(self.resumable(job), recipe=replace(wanted, device=self.device or wanted.device))
-        try:
-            result = self.worker.run(job, lambda score: self.observer.epoch(score, max(1, wanted.epochs)))
-        except ProxyFailure as failure:
-            not_trained = failure.kind in ("nan", "diverged")
-            kind = OutOfMemory if failure.out_of_memory else BaselineNotTrained if not_trained else ArtifactError
-            raise kind(f"the baseline could not be trained: {failure}") from None
-        fitting, every = result.inherited
-        if not wanted.epochs and fitting < every:
-            file.unlink()
-            raise ArtifactError(
-                f"{recipe.weights} fits {fitting} of the {every} tensors of {variant.base}{variant.scale} for these "
-                "data, so it was trained for other classes: give --base-epochs to train it here first"
-            )
-        write_json(about, {"curve": [asdict(s) for s in result.curve], "cpu_seconds": result.cpu_seconds})
+        """Train a baseline, in parts if its recipe has no fixed number of epochs (`nas.bank.maturity`)."""
+        self.observer.baseline_training(recipe.for_baseline(), seed)
+        parts: list[Baseline] = []
+        files: list[Path] = []
+        while not parts or needs_more(recipe, [part.curve for part in parts]):
+            number = len(parts)
+            here = file.with_name(f"{file.stem}.part{number + 1}.pt") if recipe.base_until else file
+            parts.append(self._part(recipe, number, parts[-1].file if parts else None, here, seed))
+            files += [here, here.with_suffix(".json")] if recipe.base_until else []
+        curve = join([part.curve for part in parts])
+        if recipe.base_until:
+            with replacing(file) as temporary:
+                shutil.copyfile(parts[-1].file, temporary)
+            words = maturity_words(recipe, curve)
+            self.observer.note(f"baseline: mAP50-95 {parts[-1].map:.3f} after {len(curve)} epochs, {words}")
+        cpu_seconds = sum(part.cpu_seconds for part in parts)
+        write_json(about, {"curve": [asdict(score) for score in curve], "cpu_seconds": cpu_seconds})
+        for part in files:
+            part.unlink(missing_ok=True)
+
+    def _part(self, recipe: Recipe, number: int, before: Path | None, file: Path, seed: int) -> Baseline:
+        """Train one part of a baseline's training, or read it if it was trained before the search was killed."""
+        about = file.with_suffix(".json")
+        if not (about.exists() and file.exists()):
+            wanted = part_recipe(recipe, number, str(before or ""))
+            variant = Variant(self.space.base, self.space.scale)
+            # Another part sees other windows and augmentations.
+            job = self.job(variant, wanted, seed + number * _SEEDS_APART)
+            init = str(before) if before else recipe.weights or None
+            job = self.resumable(replace(job, init=init, save=str(file), average=False))
+            job = replace(job, recipe=replace(wanted, device=self.device or wanted.device))
+            try:
+                result = self.worker.run(job, lambda score: self.observer.epoch(score, max(1, wanted.epochs)))
+            except ProxyFailure as failure:
+                not_trained = failure.kind in ("nan", "diverged")
+                kind = OutOfMemory if failure.out_of_memory else BaselineNotTrained if not_trained else ArtifactError
+                raise kind(f"the baseline could not be trained: {failure}") from None
+            fitting, every = result.inherited
+            if not wanted.epochs and fitting < every:
+                file.unlink()
+                raise ArtifactError(
+                    f"{recipe.weights} fits {fitting} of the {every} tensors of {variant.base}{variant.scale} for "
+                    "these data, so it was trained for other classes: give --base-epochs to train it here first"
+                )
+            write_json(about, {"curve": [asdict(s) for s in result.curve], "cpu_seconds": result.cpu_seconds})
+        return _read_baseline(file)
 
     def teacher(self, recipe: Recipe, seed: int | None = None) -> Baseline:
         """Return the baseline of a seed, checked for use as a teacher.
@@ -344,12 +370,25 @@ class ArtifactStore:
             raise ArtifactError(f"cannot write to {self.folder}: {error}") from None
 
 
+def _read_baseline(file: Path) -> Baseline:
+    """Return the baseline in a file, by what was written about it."""
+    return read_json(
+        file.with_suffix(".json"),
+        lambda body: Baseline(
+            file, tuple(EpochScore.from_json(score) for score in body["curve"]), float(body["cpu_seconds"])
+        ),
+    )
+
+
 def _lock_of(what: Path) -> Path:
     """Return the lock file of a file or folder that is being made."""
     return what.with_name(f"{what.name}.lock")
 
 
-_BANK_FIELDS = ("imgsz", "batch", "weight_decay", "channels_last", "device", "amp", "start", "bank_epochs", "bank_lr0")
+_BANK_FIELDS = (
+    "imgsz", "windows_at", "validated_on", "batch", "weight_decay", "channels_last", "device", "amp", "start",
+    "bank_epochs", "bank_lr0",
+)  # fmt: skip
 
 
 def _key(what: list[Any], versions: tuple[tuple[str, str], ...]) -> str:

@@ -17,7 +17,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
             student.settle(error) for student, error in zip(students, _errors(teacher, students, trainer), strict=True)
         ]
         found = tuple(_finish(x, error, job) for x, error in zip(students, errors, strict=True))
-        drops = tuple((slot, teacher_map - value) for slot, value in _ablated(teacher, students, trainer))
+        slots = {x.candidate.slot: x.row for x in students if not x.inserted}
+        drops = tuple((slot, teacher_map - value) for slot, value in ablated(teacher, slots, trainer))
         saved.unlink(missing_ok=True)
         return Bank(teacher_map, drops, found, time.process_time() - started)
 
@@ -152,9 +153,14 @@ def _finish(student: Student, error: float, job: DistilJob) -> Distilled:
     return Distilled(c, name, student.start_error, error)
 
 
-def _ablated(teacher: Any, students: list[Student], trainer: ProxyTrainer) -> Iterator[tuple[str, float]]:
-    """Yield each slot with the baseline's mAP50-95 while that layer's output is replaced by its channel means."""
-    slots = {x.candidate.slot: x.row for x in students if not x.inserted}
+def ablated(teacher: Any, slots: Mapping[str, int], trainer: ProxyTrainer) -> Iterator[tuple[str, float]]:
+    """Yield each slot with the baseline's mAP50-95 while that layer's output is replaced by its channel means.
+
+    Args:
+        teacher: The baseline's model.
+        slots: Layers by name, and their rows.
+        trainer: Set up, with the baseline's weights.
+    """
     sums: dict[int, Any] = {}
     batches = 0
     with torch.no_grad(), Tap(teacher, sorted(set(slots.values()))) as tap:

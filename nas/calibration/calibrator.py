@@ -39,7 +39,8 @@ FULL = "full"
 DEFAULT_PROXIES = ("scratch-8", "baseline-8", "bank-0", "bank-2", "bank-4")
 """From scratch, from the trained baseline, from the bank without training, and from the bank after a short training."""
 
-_PROXY = re.compile(r"(scratch|baseline|bank)(-fresh)?-(\d+)")
+_PROXY = re.compile(r"(scratch|baseline|bank)(-fresh)?-(\d+)(?:@(\d+)(?:/(\d+))?)?")
+_STRIDE = 32
 _OVERHEAD_EPOCHS = 1 / 3
 """Fixed cost of a run in epochs: building, batch norm statistics, validation."""
 
@@ -86,7 +87,8 @@ def proxy_recipe(text: str, common: Recipe) -> Recipe:
     """Return the recipe of a proxy by its name: ``scratch-8``, ``baseline-8``, ``bank-4``, ``bank-fresh-4``.
 
     Args:
-        text: Kind of start and epochs; with ``fresh``, swapped modules start from random values.
+        text: Kind of start and epochs; with ``fresh``, swapped modules start from random values. With ``@160``, images
+            are scaled to 160 px; with ``@224/640``, windows of 224 px are cut from images of 640 px.
         common: Recipe of everything else.
 
     Raises:
@@ -100,17 +102,26 @@ def proxy_recipe(text: str, common: Recipe) -> Recipe:
         )
     kind, epochs = match[1], int(match[3])
     start = "fresh" if match[2] else "near"
+    if match[4]:
+        imgsz, windows_at = int(match[4]), int(match[5] or 0)
+        if imgsz < _STRIDE or imgsz % _STRIDE or 0 < windows_at <= imgsz:
+            raise OptionError(
+                f"the proxy {text!r}: sides have to be multiples of {_STRIDE}, and windows smaller than the images "
+                "that they are cut from"
+            )
+        common = replace(common, imgsz=imgsz, windows_at=windows_at)
     return replace(common, init=kind, epochs=epochs, start=start, **start_of(kind))
 
 
 def _bank_name(recipe: Recipe) -> str:
     """Return a name that identifies the bank of a recipe within one calibration."""
-    return f"{recipe.start} {recipe.bank_epochs} {recipe.bank_lr0}"
+    return f"{recipe.start} {recipe.bank_epochs} {recipe.bank_lr0} {recipe.imgsz} {recipe.windows_at}"
 
 
 def full_recipe(common: Recipe, epochs: int) -> Recipe:
-    """Return the recipe of full training, which starts from scratch."""
-    return replace(common, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
+    """Return the recipe of full training, which starts from scratch, on whole images."""
+    whole = replace(common, imgsz=common.windows_at, windows_at=0) if common.windows_at else common
+    return replace(whole, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
 
 
 class CalibrationObserver(ArtifactObserver, Protocol):

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from nas.cli.calibrate import bank, calibrate
+from nas.cli.data import data
 from nas.cli.emit import emit_yaml
 from nas.cli.model import cost, doctor, ops
 from nas.cli.rank import effects, rank
@@ -28,7 +29,7 @@ COMMANDS = {
     "Search": (search, worker, calibrate),
     "Look at results": (rank, effects, bank, studies),
     "Write files": (emit_yaml, import_model),
-    "Spaces, modules, checks": (space, ops, cost, doctor),
+    "Spaces, modules, checks": (space, data, ops, cost, doctor),
 }
 """All commands, by the section of `nas --help` that lists them."""
 _STORES = ("search", "worker", "calibrate")

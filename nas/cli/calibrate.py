@@ -20,6 +20,7 @@ from nas.cli.options import (
     STORAGE,
     TRUST,
     WEIGHTS,
+    WINDOW,
     WORKERS,
     open_study,
     prepare,
@@ -37,10 +38,17 @@ from nas.cli.options import (
     "--proxy",
     "proxies",
     multiple=True,
-    help="Calibrate this proxy (initial weights and epochs); repeat for several. Default: scratch-8, baseline-8, "
-    "bank-0, bank-2, bank-4.",
+    help="Calibrate this proxy (initial weights and epochs; then @160 for images of 160 px, @224/640 for windows of "
+    "224 px at 640 px); repeat for several. Default: scratch-8, baseline-8, bank-0, bank-2, bank-4.",
 )
-@click.option("--imgsz", type=click.IntRange(32), default=160, show_default=True, help="Image size in pixels.")
+@click.option(
+    "--imgsz",
+    type=click.IntRange(32),
+    default=160,
+    show_default=True,
+    help="Image size in pixels, of full training and of proxies that say no other.",
+)
+@WINDOW
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Batch size.")
 @SCALE
 @ENABLE
@@ -116,6 +124,6 @@ def bank(study: str, storage: str | None, as_json: bool) -> None:
         return click.echo(json.dumps(found.to_json(), indent=2))
     out = make_console()
     out.print(bank_table(found))
-    for line in bank_notes(found):
+    for line in bank_notes(found, opened.settings):
         out.print(line, markup=False)
     return None

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from nas.study.study import Study
 
 DATA = click.option("--data", type=click.Path(), help="data.yaml of the dataset. Default: built-in demo data.")
+TARGET_IMGSZ = click.option(
+    "--target-imgsz",
+    type=click.IntRange(32),
+    metavar="PX",
+    help="Image size of the training that is planned, in pixels: the proxy is chosen so that objects keep their "
+    "detection levels (docs/proxies.md). Default: 640.",
+)
+WINDOW = click.option(
+    "--window",
+    type=click.IntRange(32),
+    metavar="PX",
+    help="Train the proxy on windows of PX pixels, cut from images at the size of the target.",
+)
 DEVICE = click.option(
     "--device",
     help="cpu, or the number of a GPU (with --workers, of the first). Default: the first GPU that can be used, or else "
@@ -52,11 +65,17 @@ WORKERS = click.option(
     help="Number of parallel trainings, each in its own process; GPUs are assigned in turn. Default: auto, which is as "
     "many as cores and memory allow, one thread each; on a GPU one.",
 )
-WEIGHTS = click.option("--weights", metavar="FILE.pt", help="Initial weights of the baseline training.")
+WEIGHTS = click.option(
+    "--weights",
+    metavar="FILE.pt",
+    help="Initial weights of the baseline training. Default for a search: those of the stock model, such as "
+    "yolov8n.pt, if they are in this folder or where Ultralytics keeps weights.",
+)
 BASE_EPOCHS = click.option(
     "--base-epochs",
     type=click.IntRange(0),
-    help="Epochs of the baseline training; with --weights, 0 uses them as they are. Default: 40 (demo data: 16).",
+    help="Epochs of the baseline training; with --weights, 0 uses them as they are. Default: 40 (demo data: 16); a "
+    "search without trained weights goes on until the validation is flat, for at most 120.",
 )
 BANK_EPOCHS = click.option("--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8.")
 MODULES = click.option(
@@ -136,7 +155,8 @@ RUNGS = click.option(
     "--rungs",
     metavar="RUNG,...",
     help="Successive halving: cheaper trainings that run first, from the cheapest, each EPOCHS[@IMGSZ][/FRACTION of "
-    "the training images]; the best of each are trained at the next (docs/rungs.md). Default: none.",
+    "the training images], or EPOCHS@WINDOW/TARGET for windows; the best of each are trained at the next "
+    "(docs/rungs.md). Default: none.",
 )
 ETA = click.option(
     "--eta",

@@ -22,8 +22,10 @@ from nas.cli.options import (
     SCALE,
     SEEDS,
     STORAGE,
+    TARGET_IMGSZ,
     TRUST,
     WEIGHTS,
+    WINDOW,
     WORKERS,
     prepare,
 )
@@ -55,7 +57,14 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     help="Epochs of a proxy training; 0 only validates. Default: 4 (demo data: 2); 8 without a bank.",
 )
-@click.option("--imgsz", type=click.IntRange(32), help="Image size in pixels. Default: 160 (demo data: 128).")
+@TARGET_IMGSZ
+@click.option(
+    "--imgsz",
+    type=click.IntRange(32),
+    help="Image size of the proxy in pixels. Default: on a CPU the cheapest that does for the target, which may be "
+    "windows; on a GPU the target's (demo data: 128).",
+)
+@WINDOW
 @RUNGS
 @ETA
 @click.option("--batch", type=click.IntRange(1), help="Batch size. Default: 16 (demo data: 8).")

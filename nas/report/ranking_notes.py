@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nas.bank.maturity import maturity_words
 from nas.bank.store import IDLE
 from nas.ranking.combinations import cross_validate, find_outliers
 from nas.ranking.grouped_scores import observations_of
@@ -13,6 +14,7 @@ from nas.ranking.race import contenders, find_winner, rules_of
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
+from nas.report.bank_table import idle_words
 from nas.space.choice import KEEP, NONE
 from nas.space.space_file import shipped_spaces
 from nas.space.variant import describe_swaps
@@ -85,7 +87,7 @@ def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
         lines.append(f"Order: by {s.goal.words}{fronts}.")
     if s.latency_on:
         lines.append(
-            f"ms: median latency of one image of {s.recipe.imgsz} px, fused, float32, on {s.latency_on}; "
+            f"ms: median latency of one image of {s.deployed_imgsz} px, fused, float32, on {s.latency_on}; "
             "other machines may differ."
         )
     if rows and all(r.trial.map < s.goal.min_map for r in rows):
@@ -132,7 +134,7 @@ def _seeds(study: Study, rows: Sequence[RankRow]) -> list[str]:
 def _proxy_words(study: Study, fidelity: str) -> str:
     """Return how proxies start, how long they train and which score they are ranked by."""
     s = study.settings
-    trained = (s.rung_of(fidelity) or Rung(s.recipe.epochs, s.recipe.imgsz)).words
+    trained = (s.rung_of(fidelity) or Rung.of(s.recipe)).words
     words = f"{trained}, batch {s.recipe.batch}, seed {s.seed}, {_init_words(study)}"
     return words if s.score == "map" else f"{words}; scored by {SCORES[s.score].words}"
 
@@ -145,8 +147,10 @@ def _init_words(study: Study) -> str:
         return f"inheriting from {recipe.init}"
     curve = study.baseline_training
     seen = curve[-1].validation if curve else None
-    reached = f" (mAP50-95 {seen.map:.3f})" if seen else ""
-    baseline = f"a baseline of {recipe.base_epochs} epochs{reached}"
+    known = [f"mAP50-95 {seen.map:.3f}"] if seen else []
+    known += [mature] if (mature := maturity_words(recipe, curve)) else []
+    epochs = len(curve) if recipe.base_until and curve else recipe.base_epochs
+    baseline = f"a baseline of {epochs} epochs" + (f" ({'; '.join(known)})" if known else "")
     if study.settings.baselines == PER_SEED:
         baseline += ", one per seed"
     if recipe.init == "baseline":
@@ -226,7 +230,9 @@ def _bank_words(study: Study) -> list[str]:
     bank = study.bank
     idle = [slot for slot, drop in bank.get("drops", {}).items() if drop < IDLE]
     lines = []
-    if idle:
+    if study.settings.levels:
+        lines += idle_words(idle, study.settings)
+    elif idle:
         lines.append(
             f"No swap can matter on these data in {', '.join(idle)}: the baseline loses less than {IDLE:g} mAP50-95 "
             "when the layer's output is replaced by its channel means."

@@ -22,7 +22,6 @@ from nas.search.schedule import Job
 from nas.search.suspects import SUSPECT_KINDS, SuspectFailures
 from nas.search.table import Replay
 from nas.space.variant import Variant
-from nas.study.budget import Rung
 from nas.study.running_trial import RunningTrial
 from nas.study.settings import current_versions
 from nas.study.storage import shorten_timeouts
@@ -316,7 +315,7 @@ class Runner:
         if self.replay:
             return
         own, space = self.settings.recipe, self.space
-        recipe = Rung(min(own.epochs, 1), own.imgsz).recipe(own)
+        recipe = replace(own, epochs=min(own.epochs, 1))
         job = self.weights.job(
             Variant(space.base, space.scale), replace(recipe, device=self.device), self.settings.seed
         )

@@ -44,7 +44,7 @@ def runners_of(
                 "would disturb; leave --workers out"
             )
         trainers[0].close()  # its imports would disturb the measurement too; the first job starts it again
-    meter = LatencyMeter(cache / "latency", device, s.recipe.imgsz) if s.latency_on else None
+    meter = LatencyMeter(cache / "latency", device, s.deployed_imgsz) if s.latency_on else None
     data = write_resolved(dataset, study.scratch)
     shares = {
         fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)

@@ -16,6 +16,7 @@ from nas.calibration.calibrator import (
     proxy_recipe,
 )
 from nas.data.dataset import load_or_demo, write_resolved
+from nas.data.fidelity import Fidelity, fidelity_of
 from nas.device import describe_device
 from nas.session.options import CalibrationOptions
 from nas.session.recipe import sound, weights_file
@@ -35,10 +36,12 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
     """
     space = options.apply(load_space(options.space))
     dataset = load_or_demo(options.data)
+    proxy = fidelity_of(options.imgsz, None, options.window) or Fidelity(options.imgsz)
     common = make_recipe(
         init="bank",
         epochs=0,
-        imgsz=options.imgsz,
+        imgsz=proxy.imgsz,
+        windows_at=proxy.windows_at,
         batch=options.batch,
         base_epochs=options.base_epochs,
         device=options.device,
@@ -63,7 +66,8 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
     )
     name = locate(options.name or Path(options.space).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
-    workers = options.workers or fitting_workers(common.device, common.batch, common.imgsz, space.width)
+    largest = max(recipe.imgsz for recipe in (calibration.full, *(recipe for _, recipe in calibration.proxies)))
+    workers = options.workers or fitting_workers(common.device, common.batch, largest, space.width)
     weights = ArtifactStore(
         folder=Path("studies") / "weights",
         space=space,

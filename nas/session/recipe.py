@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from nas.bank.maturity import BASE_UNTIL
 from nas.calibration.result import CalibrationResult
+from nas.data.fidelity import Fidelity, fidelity_of
 from nas.device import choose_device, choose_precision, plain_name
 from nas.errors import OptionError
 from nas.session.options import SearchOptions
+from nas.session.target import NO_TARGET, TARGET_IMGSZ, Target
 from nas.training.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 
 _DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
@@ -16,8 +19,8 @@ _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
 
 
-def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None) -> Recipe:
-    """Return the recipe of a new study: the calibrated or the default one, with what the options change."""
+def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, target: Target = NO_TARGET) -> Recipe:
+    """Return the recipe of a new study: the calibrated or the default one, with what its target and options change."""
     init = _init(options.init or (calibrated.recipe.init if calibrated else "bank"))
     demo_epochs, imgsz, batch, base_epochs = _DEMO_RECIPE
     epochs: int = _EPOCHS.get(init, _EPOCHS_FROM_FILE)
@@ -28,14 +31,19 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None) -> 
         imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
     else:
         epochs = min(epochs, demo_epochs)
+    proxy = target.proxy or Fidelity(options.imgsz or imgsz)
+    given = calibrated or options.weights or target.weights or options.base_epochs is not None
+    matures = bool(target.imgsz) and init in ("bank", "baseline") and not given
     recipe = make_recipe(
         epochs=epochs if options.epochs is None else options.epochs,
-        imgsz=options.imgsz or imgsz,
+        imgsz=proxy.imgsz,
+        windows_at=proxy.windows_at,
         batch=options.batch or batch,
         base_epochs=base_epochs if options.base_epochs is None else options.base_epochs,
         init=init,
         device=options.device,
-        weights=weights_file(options.weights),
+        weights=weights_file(options.weights or target.weights),
+        base_until=BASE_UNTIL if matures else 0,
         amp=options.amp,
     )
     if calibrated:
@@ -72,7 +80,9 @@ def changed_recipe(recipe: Recipe, options: SearchOptions, calibrated: Calibrati
         r = calibrated.recipe
         recipe = _as_calibrated(recipe, r)
         recipe = replace(recipe, init=r.init, epochs=r.epochs, imgsz=r.imgsz, batch=r.batch, base_epochs=r.base_epochs)
+        recipe = replace(recipe, windows_at=r.windows_at)
     given = options.of_recipe()
+    given.update(_changed_images(recipe, options))
     given["init"] = _init(given.get("init", recipe.init))
     given["weights"] = weights_file(given.get("weights", recipe.weights))
     given["init_digest"], given["weights_digest"] = digest_of(given["init"]), digest_of(given["weights"])
@@ -93,10 +103,20 @@ def _as_calibrated(recipe: Recipe, calibrated: Recipe) -> Recipe:
         bank_epochs=calibrated.bank_epochs,
         bank_lr0=calibrated.bank_lr0,
         validations=calibrated.validations,
+        validated_on=calibrated.validated_on,
+        base_until=calibrated.base_until,
         lrf=calibrated.lrf,
         weight_decay=calibrated.weight_decay,
         optimizer=calibrated.optimizer,
     )
+
+
+def _changed_images(recipe: Recipe, options: SearchOptions) -> dict[str, int]:
+    """Return what --imgsz, --window and --target-imgsz change of a stored recipe, and --base-epochs with them."""
+    changed = {} if options.base_epochs is None else {"base_until": 0}
+    target = options.target_imgsz or recipe.windows_at or TARGET_IMGSZ
+    proxy = fidelity_of(target, options.imgsz, options.window)
+    return {**changed, "imgsz": proxy.imgsz, "windows_at": proxy.windows_at} if proxy else changed
 
 
 def _init(text: str) -> str:

@@ -14,6 +14,7 @@ from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
 from nas.session.options import SearchOptions
 from nas.session.settings import changed_settings, new_settings, settings_as_created, unchanged_dataset
+from nas.session.target import target_notes
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm, variants_per_rung
@@ -166,6 +167,8 @@ class Session:
                 f"{s.space.base}{s.space.scale} on {s.data or 'the demo data'} "
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
+            for line in target_notes(s, self.dataset):
+                observer.note(line)
             if s.rungs:
                 counts = variants_per_rung(todo.target - 1, s.rungs, s.eta)
                 names = [*(rung.words for rung in s.rungs), "the study's own recipe"]

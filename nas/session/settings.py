@@ -14,6 +14,7 @@ from nas.own import use_stored
 from nas.samplers import AUTO, current_name
 from nas.session.options import SearchOptions
 from nas.session.recipe import changed_recipe, new_recipe
+from nas.session.target import target_of
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import ETA, Rung, read_rungs
@@ -29,7 +30,8 @@ def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, 
     space = options.apply(space)
     dataset = load_or_demo(options.data)
     calibrated = _calibrated(options)
-    recipe = new_recipe(options, calibrated)
+    target = target_of(space, options, dataset, calibrated)
+    recipe = new_recipe(options, calibrated, target)
     each = options.baseline_per_seed
     if each is None and calibrated and calibrated.baselines == SHARED:
         each = False
@@ -52,6 +54,8 @@ def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, 
         baselines=baselines,
         rungs=_rungs(options, recipe, ()),
         eta=options.eta or ETA,
+        target=target.imgsz,
+        levels=target.levels,
     )
     return settings, dataset
 
@@ -84,6 +88,7 @@ def changed_settings(study: Study, options: SearchOptions) -> tuple[Settings, Da
         baselines=baselines,
         rungs=_rungs(options, recipe, kept.rungs),
         eta=options.eta or kept.eta,
+        target=options.target_imgsz or kept.target,
     )
     measured = bool(kept.latency_on) or options.latency
     return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
@@ -99,6 +104,8 @@ def settings_as_created(study: Study, options: SearchOptions) -> tuple[Settings,
     if not options.space:
         use_stored(space.modules, study.shown)
     known = {"data": kept.data or None, **stored, "sampler": current_name(kept.sampler)}
+    if kept.data:  # one of an earlier version has no target, and stays so
+        known.setdefault("target_imgsz", kept.target)
     whole = options.completed(known, same_space=space.name == kept.space.name)
     if "trials" in stored:
         whole = replace(whole, trials=trials)

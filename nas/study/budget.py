@@ -20,7 +20,7 @@ from nas.training.recipe import Recipe
 ETA = 3
 """Default halving factor: 1/ETA of the variants on a rung are promoted."""
 _STRIDE = 32
-_RUNG = re.compile(r"(?P<epochs>\d+)(@(?P<imgsz>\d+))?(/(?P<fraction>[\d.]+))?")
+_RUNG = re.compile(r"(?P<epochs>\d+)(@(?P<imgsz>\d+)(/(?P<windows_at>[1-9]\d+))?)?(/(?P<fraction>[\d.]+))?")
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,33 @@ class Rung:
 
     Attributes:
         epochs: Epochs of its complete schedule; 0 only validates the inherited weights.
-        imgsz: Image side in pixels, in training and validation.
+        imgsz: Side of the network's input in pixels, in training and validation.
         fraction: Fraction of the training images, 0 to 1; validation uses all images.
+        windows_at: Long side in pixels of the images that windows of `imgsz` px are cut from; 0 is no windows.
     """
 
     epochs: int
     imgsz: int
     fraction: float = 1.0
+    windows_at: int = 0
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Rung:
+        """Return a recipe as a rung."""
+        return cls(recipe.epochs, recipe.imgsz, windows_at=recipe.windows_at)
 
     @property
     def fidelity(self) -> str:
-        """Its fidelity as trials store it: ``EPOCHS@IMGSZ/FRACTION``, such as ``2@160/1``."""
-        return f"{self.epochs}@{self.imgsz}/{self.fraction:g}"
+        """Its fidelity as trials store it: ``EPOCHS@IMGSZ[/WINDOWS_AT]/FRACTION``, such as ``2@160/1``."""
+        at = f"/{self.windows_at}" if self.windows_at else ""
+        return f"{self.epochs}@{self.imgsz}{at}/{self.fraction:g}"
 
     @property
     def words(self) -> str:
         """Description of the rung."""
         trained = f"{self.epochs} epoch{'s' * (self.epochs != 1)}" if self.epochs else "no training"
         share = "" if self.fraction == 1 else f" with {self.fraction:.0%} of the training images"
-        return f"{trained} at {self.imgsz} px{share}"
+        return f"{trained} {image_words(self.imgsz, self.windows_at)}{share}"
 
     @property
     def work(self) -> float:
@@ -56,11 +64,14 @@ class Rung:
 
     def recipe(self, own: Recipe) -> Recipe:
         """Return the recipe of this rung, derived from the study's own."""
-        return replace(own, epochs=self.epochs, imgsz=self.imgsz)
+        return replace(own, epochs=self.epochs, imgsz=self.imgsz, windows_at=self.windows_at)
 
     @classmethod
     def read(cls, text: str, own: Recipe) -> Rung:
-        """Parse ``EPOCHS[@IMGSZ][/FRACTION]``; omitted parts are those of the study's own recipe.
+        """Parse ``EPOCHS[@IMGSZ[/WINDOWS_AT]][/FRACTION]``; omitted parts are those of the study's own recipe.
+
+        With an IMGSZ alone, as in ``2@160``, images are scaled to it; ``2@224/640`` cuts windows of 224 px from images
+        of 640 px.
 
         Raises:
             OptionError: It has another form, or cannot be trained.
@@ -71,15 +82,26 @@ class Rung:
         except ValueError:
             match = None
         if match is None:
-            raise OptionError(f"cannot read the rung {text!r}: expected EPOCHS[@IMGSZ][/FRACTION], such as 2@96/0.5")
-        rung = cls(int(match["epochs"]), int(match["imgsz"] or own.imgsz), fraction)
+            raise OptionError(
+                f"cannot read the rung {text!r}: expected EPOCHS[@IMGSZ][/FRACTION], such as 2@96/0.5, or with windows "
+                "EPOCHS@WINDOW/TARGET[/FRACTION], such as 2@224/640"
+            )
+        windows_at = int(match["windows_at"] or 0) if match["imgsz"] else own.windows_at
+        rung = cls(int(match["epochs"]), int(match["imgsz"] or own.imgsz), fraction, windows_at)
         if match["imgsz"] and (rung.imgsz < _STRIDE or rung.imgsz % _STRIDE):
             raise OptionError(f"the rung {text!r}: the image side has to be a multiple of {_STRIDE}")
+        if rung.windows_at and rung.windows_at <= rung.imgsz:
+            raise OptionError(f"the rung {text!r}: windows have to be smaller than the images they are cut from")
         if not 0 < fraction <= 1:
             raise OptionError(f"the rung {text!r}: a fraction of the training images is above 0, and at most 1")
         if not rung.epochs and own.init == "scratch":
             raise OptionError(f"the rung {text!r} only validates inherited weights; with --init scratch there are none")
         return rung
+
+
+def image_words(imgsz: int, windows_at: int) -> str:
+    """Return what a network sees, in words."""
+    return f"on windows of {imgsz} px at {windows_at} px" if windows_at else f"at {imgsz} px"
 
 
 def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
@@ -95,7 +117,7 @@ def read_rungs(text: str, own: Recipe) -> tuple[Rung, ...]:
     if text.strip().lower() == "none":
         return ()
     rungs = tuple(Rung.read(part, own) for part in text.split(","))
-    top = Rung(own.epochs, own.imgsz)
+    top = Rung.of(own)
     for lower, higher in zip(rungs, (*rungs[1:], top), strict=True):
         if lower.work >= higher.work:
             after = "the study's own recipe" if higher is top else "the next"

@@ -52,6 +52,10 @@ class Settings:
         baselines: `SHARED`, one trained baseline for all runs, or `PER_SEED`, one for each seed.
         rungs: Rungs below the study's own recipe, the cheapest first.
         eta: Halving factor: 1/eta of the variants on a rung are promoted.
+        target: Image size in pixels of the training that the study stands for; 0 is none, as in studies of earlier
+            versions.
+        levels: Shares of the detection levels P3, P4 and P5 at the target, and in the proxy (`nas.data.levels`); empty
+            without a target.
     """
 
     space: SearchSpace
@@ -72,6 +76,13 @@ class Settings:
     baselines: str = SHARED
     rungs: tuple[Rung, ...] = ()
     eta: int = ETA
+    target: int = 0
+    levels: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def deployed_imgsz(self) -> int:
+        """Image size in pixels at which latencies are measured: that of the target, or of the proxy without one."""
+        return self.target or self.recipe.imgsz
 
     @property
     def goal(self) -> Goal:
@@ -133,7 +144,9 @@ class Settings:
 
     def to_json(self) -> str:
         """Return the settings as text."""
-        return json.dumps({**asdict(self), "space": self.space.to_json(), "schema": _SCHEMA}, sort_keys=True)
+        body = {**asdict(self), "recipe": self.recipe.to_json(), "space": self.space.to_json(), "schema": _SCHEMA}
+        unused = ("target", "levels") if not self.target else ()  # studies without a target are stored as before
+        return json.dumps({key: value for key, value in body.items() if key not in unused}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
@@ -186,7 +199,7 @@ class Settings:
                 f"{other.data or 'the demo data'} has {other.fingerprint}"
             )
         found += [f"recipe: {line}" for line in self.recipe.differences(other.recipe)]
-        for key in ("seed", "floor", "score", "objective", "latency_on", "table", "halving", "baselines"):
+        for key in ("seed", "floor", "score", "objective", "latency_on", "table", "halving", "baselines", "target"):
             if getattr(self, key) != getattr(other, key):
                 mine, theirs = (getattr(s, key) for s in (self, other))
                 found.append(f"{_WORDS.get(key, key)}: {_or_none(mine)}, not {_or_none(theirs)}")
@@ -197,7 +210,7 @@ class Settings:
 
 _WORDS = {
     "latency_on": "latency measured on", "table": "table that is replayed", "halving": "rungs",
-    "baselines": "trained baselines",
+    "baselines": "trained baselines", "target": "image size of the target",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nas.errors import ProxyError
+from nas.errors import ProxyError, WeightsError
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import copy_matching, named_state
@@ -53,6 +53,19 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[nn.Module, State, State]:
     for file in job.overlay:
         shared.update(_read_state(file, job.base))
     return model, own, shared
+
+
+def weights_problem(path: str, base: str, scale: str) -> str:
+    """Return why the baseline cannot start from a file of weights; empty if it can."""
+    try:
+        given = _read_state(path, base)
+    except (ProxyError, WeightsError) as error:
+        return str(error)
+    own = named_state(build(render(Variant(base, scale)).yaml, scale).state_dict(), load_base(base))
+    shared = sum(k in own and own[k].shape == v.shape for k, v in given.items())
+    if shared < _LEAST_SHARED * len(own):
+        return f"it holds only {shared} of the {len(own)} tensors of {base}{scale}: it is of another model or scale"
+    return ""
 
 
 def _read_state(path: str, base: str) -> State:

@@ -25,7 +25,9 @@ from nas.training.batch_cache import BatchCache, detach_cache
 from nas.training.host_version import adapt_trainer, set_up_training
 from nas.training.initial_state import graph_of, initial_state
 from nas.training.jobs import ProxyJob
+from nas.training.recipe import WHOLE
 from nas.training.scores import EpochScore, Validation
+from nas.training.windows import WindowDataset
 
 _DATASETS: dict[tuple[object, ...], Any] = {}
 """Datasets with their decoded images, kept from job to job."""
@@ -213,13 +215,14 @@ class ProxyTrainer(Trainer):
 
     def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
         """Return a dataset with decoded images: that of an earlier job on the same data, or a new one."""
-        key = (self.job.data_key, str(img_path), mode, batch, self.args.imgsz)
+        windows = self.job.recipe.windows_at and (self.job.recipe.windows_at, self.job.recipe.validated_on)
+        key = (self.job.data_key, str(img_path), mode, batch, self.args.imgsz, windows)
         if key not in _DATASETS:
             for other in [k for k in _DATASETS if k[2] == mode]:
                 del _DATASETS[other]
             gc.collect()  # they refer to themselves; the host looks how much memory is free
             drawn = random.getstate(), np.random.get_state()
-            _DATASETS[key] = super().build_dataset(img_path, mode, batch)
+            _DATASETS[key] = self._read_dataset(img_path, mode, batch)
             random.setstate(drawn[0])  # it samples files; a job that finds the dataset made must draw alike
             np.random.set_state(drawn[1])
             if self.device.type == "cpu":  # with a GPU, loader processes make the batches
@@ -237,6 +240,32 @@ class ProxyTrainer(Trainer):
             loader: Any = getattr(self, name, None)
             if loader is not None and hasattr(loader, "close"):
                 loader.close()
+
+    def _read_dataset(self, img_path: Any, mode: str, batch: int | None) -> Any:
+        """Return a new dataset: the host's, or one of windows."""
+        recipe = self.job.recipe
+        if not recipe.windows_at:
+            return super().build_dataset(img_path, mode, batch)
+        if mode == "val" and recipe.validated_on == WHOLE:
+            own, self.args.imgsz = self.args.imgsz, recipe.windows_at
+            try:
+                return super().build_dataset(img_path, mode, batch)
+            finally:
+                self.args.imgsz = own
+        return WindowDataset(
+            img_path=img_path,
+            imgsz=recipe.windows_at,
+            window=recipe.imgsz,
+            batch_size=batch,
+            augment=mode == "train",
+            hyp=self.args,
+            rect=False,
+            cache=self.args.cache or None,
+            stride=max(int(self.model.stride.max()), 32),
+            prefix=f"{mode}: ",
+            task=self.args.task,
+            data=self.data,
+        )
 
     def preprocess_batch(self, batch: Any) -> Any:
         """Move a batch to the device, in the recipe's memory format."""

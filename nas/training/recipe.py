@@ -21,12 +21,16 @@ BANK_FINE_TUNE_LR0 = 1e-4
 large (yolov8n on bccd, 2 epochs)."""
 BANK_LR0 = 6e-3
 """AdamW's learning rate of distilling single layers: a regression, which tolerates more than a detector."""
+WINDOWS, WHOLE = "windows", "whole"
+"""What a proxy on windows is validated on: fixed windows, or whole images at the scale that windows are cut from."""
 KINDS = ("bank", "baseline", "scratch")
 """Values of `Recipe.init` other than the name of a file."""
 
 BASE_EPOCHS = 40
 """Default epochs of a baseline, which is the teacher of the bank."""
 
+_OF_WINDOWS = ("windows_at", "validated_on")
+"""Settings of windows."""
 _FROM_SCRATCH: dict[str, Any] = {"warmup_epochs": 1.0, "warmup_bias_lr": 0.1, "mosaic": 1.0}
 """The host's own warm-up, which untrained weights need."""
 
@@ -38,7 +42,10 @@ class Recipe:
     Attributes:
         epochs: Epochs of a proxy; its schedule (warm-up, linear decay to `lrf`) spans exactly these. With 0, BatchNorm
             statistics are recomputed and the initial weights validated.
-        imgsz: Image side in pixels.
+        imgsz: Side of the network's input in pixels.
+        windows_at: Long side in pixels that images are scaled to before windows of `imgsz` px are cut from them
+            (`nas.training.windows`); 0 is no windows: the image itself is scaled to `imgsz`.
+        validated_on: `WINDOWS` or `WHOLE`, where windows are cut.
         batch: Images a step, and the nominal batch size, so that each batch is a step.
         init: Initial weights: ``bank`` (a trained baseline, and the bank distilled from it for swapped layers),
             ``baseline`` (the trained baseline only), ``scratch``, or a .pt file.
@@ -48,6 +55,8 @@ class Recipe:
         weights: A .pt file that the baseline's training starts from; empty for scratch.
         weights_digest: SHA-256 of that file.
         base_epochs: Epochs of that baseline; with `weights` it may be 0.
+        base_until: Epochs up to which that baseline is trained on until its validation flattens
+            (`nas.bank.maturity`); 0 trains exactly `base_epochs`.
         bank_epochs: Epochs of distilling the bank.
         bank_lr0: Initial learning rate of distilling the bank.
         validations: Number of the last epochs that are validated.
@@ -89,14 +98,19 @@ class Recipe:
     optimizer: str = "AdamW"
     device: str = "cpu"
     amp: str | bool = False
+    windows_at: int = 0
+    validated_on: str = WINDOWS
+    base_until: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for storing."""
-        return asdict(self)
+        """Return plain values for storing; a setting that versions before it did not have only where it is used."""
+        body = asdict(self)
+        unused = [*(_OF_WINDOWS if not self.windows_at else ()), *(() if self.base_until else ("base_until",))]
+        return {key: value for key, value in body.items() if key not in unused}
 
     def differences(self, other: Recipe) -> list[str]:
         """Return the differences, a line each; a moved file of weights is none."""
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = asdict(self), asdict(other)
         for key in ("init", "weights"):
             digest = mine[f"{key}_digest"]
             if digest and digest == theirs[f"{key}_digest"]:
@@ -106,7 +120,7 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """Return what decides a result: no paths of files, and no settings that its kind of initial weights ignores."""
         body = self.to_json()
-        base = ("weights_digest", "base_epochs", "base_lr0")
+        base = ("weights_digest", "base_epochs", "base_lr0", "base_until")
         kind = self.init if self.init in KINDS else "file"
         used = {"scratch": (), "file": ("start",), "baseline": ("start", *base)}
         used["bank"] = (*used["baseline"], "bank_epochs", "bank_lr0")
@@ -150,6 +164,8 @@ def make_recipe(
     device: str | None,
     weights: str = "",
     amp: str | bool | None = None,
+    windows_at: int = 0,
+    base_until: int = 0,
 ) -> Recipe:
     """Return the recipe of a new study; values of None are chosen from the others and the machine.
 
@@ -161,6 +177,7 @@ def make_recipe(
     return Recipe(
         epochs=epochs,
         imgsz=imgsz,
+        windows_at=windows_at,
         batch=batch,
         init=init,
         init_digest=digest_of(init),
@@ -168,6 +185,7 @@ def make_recipe(
         weights_digest=digest_of(weights),
         base_epochs=base_epochs if base_epochs is not None else BASE_EPOCHS,
         base_lr0=FINE_TUNE_LR0 if weights else SCRATCH_LR0,
+        base_until=base_until,
         **start_of(init),
         # On Windows with CUDA, channels last is about three times as slow (ultralytics#26105), and Ultralytics trains
         # without it too.

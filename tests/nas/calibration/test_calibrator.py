@@ -40,10 +40,30 @@ def test_names_of_proxies(name, init, epochs, start, lr0, mosaic):
     assert recipe.imgsz == 64
 
 
+def test_proxies_of_other_images():
+    assert [(r.imgsz, r.windows_at) for r in (proxy_recipe("bank-4@96", COMMON), proxy_recipe("bank-4", COMMON))] == [
+        (96, 0), (64, 0),
+    ]  # fmt: skip
+    windows = proxy_recipe("bank-fresh-4@64/320", COMMON)
+    assert (windows.imgsz, windows.windows_at, windows.epochs, windows.start) == (64, 320, 4, "fresh")
+    assert (proxy_recipe("bank-0@96", windows).windows_at, proxy_recipe("bank-0", windows).windows_at) == (0, 320)
+    full = full_recipe(windows, 40)
+    assert (full.imgsz, full.windows_at) == (320, 0)  # full training has whole images
+
+
+@pytest.mark.parametrize("name", ["bank-4@100", "bank-4@0", "bank-4@64/64", "bank-4@320/64"])
+def test_images_that_no_proxy_can_have(name):
+    with pytest.raises(OptionError, match="sides have to be multiples of 32, and windows smaller"):
+        proxy_recipe(name, COMMON)
+
+
 @pytest.mark.parametrize(
     "name",
-    ["", "bank", "bank-", "bank--1", "scratch-0", "baseline-0", "scratch-fresh-8", "file-2", "bank-2.5", "BANK-2"],
-)
+    [
+        "", "bank", "bank-", "bank--1", "scratch-0", "baseline-0", "scratch-fresh-8", "file-2", "bank-2.5", "BANK-2",
+        "bank-2@", "bank-2@64/",
+    ],
+)  # fmt: skip
 def test_what_names_no_proxy(name):
     with pytest.raises(OptionError, match=r"cannot read the proxy .*: expected scratch-N"):
         proxy_recipe(name, COMMON)

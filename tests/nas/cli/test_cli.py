@@ -52,6 +52,30 @@ except SystemExit:
         assert sub.help
 
 
+def test_where_boxes_fall(tiny_data):
+    result = invoke("data", str(tiny_data))
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        f"{tiny_data}: 16 training and 8 validation images, {boxes_of(tiny_data)} boxes",
+        "target, 640 px: P3 0%, P4 0%, P5 100%",
+        "proxy, windows of 256 px at 640 px: P3 0%, P4 0%, P5 100%",
+        "windows of 256 px at 640 px would do: --window 256",
+    ]
+    result = invoke("data", str(tiny_data), "--imgsz", "64")
+    assert "P5 (100% of the boxes) will idle in this proxy" in result.output
+    body = json.loads(invoke("data", str(tiny_data), "--target-imgsz", "320", "--imgsz", "64", "--json").stdout)
+    assert (body["target"]["imgsz"], body["proxy"]["imgsz"], body["proxy"]["windows_at"]) == (320, 64, 0)
+    assert body["proxy"]["shares"] == {"P3": 1.0, "P4": 0.0, "P5": 0.0}
+    result = invoke("data", str(tiny_data), "--window", "640")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "--window 640 is not smaller than the target's images of 640 px" in result.stderr
+    assert invoke("data", "nowhere.yaml").exit_code == 1
+
+
+def boxes_of(data: Path) -> int:
+    return sum(len(file.read_text().splitlines()) for file in data.parent.rglob("labels/*/*.txt"))
+
+
 BLOCKED = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.bank.store import SwapBank
 from nas.calibration.result import CalibrationResult
 from nas.emit.selection import chosen_trials
+from nas.report.bank_table import idle_words
 from nas.report.ranking_notes import conclusion, ranking_notes
 from nas.study.budget import Confirm
 from nas.training.recipe import Recipe
@@ -238,6 +240,69 @@ def test_what_the_bank_found(ranked_study, tmp_path):
     assert "distil: the largest distillation error among the swaps; `nas bank s` lists all." in notes
     study.store_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
     assert not any("No swap can matter" in line or "kept out" in line for line in ranking_notes(study))
+
+
+TARGET = (0.01, 0.31, 0.68)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [
+        (
+            (0.92, 0.08, 0.0),
+            [
+                (
+                    "Idle because of the proxy (160 px): neck.down_n5, backbone.c2f_p5. At 640 px boxes fall on their "
+                    "level (P5 68%), in the proxy none do: nothing is known of swaps there. `nas data` shows which "
+                    "proxy would do."
+                ),
+                (
+                    "Idle in this proxy (160 px): neck.up_p4. It may be the proxy's fault: the boxes fall on other "
+                    "levels than at 640 px (total variation 0.91)."
+                ),
+            ],
+        ),
+        (
+            (0.01, 0.37, 0.62),
+            [
+                (
+                    "Idle on these data at 640 px: neck.up_p4, neck.down_n5, backbone.c2f_p5. The baseline loses less "
+                    "than 0.001 mAP50-95 when these layers put out only their channel means, though the proxy shows "
+                    "objects at the target's sizes: no swap can matter there, and the layers may be removed."
+                )
+            ],
+        ),
+    ],
+)
+def test_slots_that_idle_on_the_data_or_because_of_the_proxy(ranked_study, tmp_path, proxy, expected):
+    recipe = replace(Recipe(), init="bank")
+    study = ranked_study([({}, "done", 0.4, 8.0)], recipe=recipe, target=640, levels=(TARGET, proxy))
+    drops = {"neck.up_p4": 0.0, "neck.down_n5": -0.01, "backbone.c2f_p5": 0.0009, "neck.c2f_p3": 0.2}
+    study.store_bank(SwapBank(tmp_path, 0.4, drops, {}))
+    notes = ranking_notes(study)
+    assert [line for line in notes if line.startswith("Idle")] == expected
+    assert not any("No swap can matter" in line for line in notes)
+
+
+def test_a_level_that_the_target_does_not_use_is_no_fault_of_the_proxy():
+    settings = SimpleNamespace(
+        levels=((0.0, 0.0, 1.0), (0.1, 0.4, 0.5)), target=640, recipe=Recipe(imgsz=224, windows_at=640)
+    )
+    (data, unclear) = idle_words(["neck.up_p3", "backbone.c2f_p2", "neck.c2f_n5+EMA"], settings)
+    assert data.startswith("Idle on these data at 640 px: neck.up_p3, backbone.c2f_p2.")
+    assert unclear.startswith("Idle in this proxy (windows of 224 px at 640 px): neck.c2f_n5+EMA.")
+    assert not idle_words(["neck.up_p3"], SimpleNamespace(levels=()))
+
+
+def test_how_mature_the_baseline_is(ranked_study):
+    recipe = Recipe(init="bank", base_epochs=1, base_until=2)
+    study = ranked_study([({}, "done", 0.4, 8.0)], recipe=recipe)
+    curve = [EpochScore(k, 2.0, 0.1, Validation(0.5, value, 1.0)) for k, value in ((1, 0.2), (2, 0.3))]
+    study.store_baseline_training(tuple(curve))
+    assert (
+        "from a baseline of 2 epochs (mAP50-95 0.300; still rising at its limit of 2 epochs: +0.100 mAP50-95 over its "
+        "last 1 epochs)"
+    ) in ranking_notes(study)[0]
 
 
 def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):

@@ -25,7 +25,7 @@ def recipe_of(session: Session) -> Recipe:
         ({"bank_epochs": 9}, "recipe: bank_epochs: 8, not 9"),
         ({"base_epochs": 9}, "recipe: base_epochs: 40, not 9"),
         ({"weights": "w.pt"}, "recipe: weights: ''"),
-        ({"rungs": "2"}, "rungs: none, not 2@160/1, keep 1/3"),
+        ({"rungs": "2"}, "rungs: none, not 2@256/640/1, keep 1/3"),
         ({"seed": 3}, "seed: 0, not 3"),
     ],
 )
@@ -86,7 +86,7 @@ def test_what_a_resumed_study_is_asked_for_on_top(begin, finish_a_trial):
 def test_rungs_stay_the_studys(begin, finish_a_trial):
     session = begin(study="r", epochs=8, rungs="0, 2@96/0.5", eta=4)
     made = session.study.settings
-    assert [rung.fidelity for rung in made.rungs] == ["0@160/1", "2@96/0.5"]
+    assert [rung.fidelity for rung in made.rungs] == ["0@256/640/1", "2@96/0.5"]
     assert made.eta == 4
     finish_a_trial(session.study)
     assert begin(study="r", space=None, trials=3).study.settings.fidelities == made.fidelities
@@ -160,7 +160,7 @@ def test_the_demo_s_recipe_does_not_go_with_other_data(begin, tiny_data):
 def test_what_is_given_later_is_judged_with_what_goes_with_it(begin):
     """A rung of two epochs is none for the demo's recipe, which has two; that of other data has four."""
     barren(begin(study="a", data=None).study)
-    assert begin(study="a", space=None, rungs="2").study.settings.fidelities == ("2@160/1", "")
+    assert begin(study="a", space=None, rungs="2").study.settings.fidelities == ("2@256/640/1", "")
     with pytest.raises(OptionError, match="trains as much as the study's own recipe"):
         begin(study="a", space=None, epochs=2)
     assert begin(study="a", space=None).news == ""  # and is refused as for a new study, which changes nothing

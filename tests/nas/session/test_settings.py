@@ -38,7 +38,7 @@ def test_a_bank_unless_told_otherwise(begin):
     session = begin()
     recipe, settings = recipe_of(session), session.study.settings
     assert (recipe.init, recipe.start, recipe.epochs, recipe.base_epochs) == ("bank", "near", 4, 40)
-    assert (recipe.imgsz, recipe.batch, recipe.device) == (160, 16, "cpu")
+    assert (recipe.imgsz, recipe.windows_at, recipe.batch, recipe.device) == (256, 640, 16, "cpu")
     assert (recipe.lr0, recipe.base_lr0, recipe.mosaic, recipe.warmup_bias_lr) == (
         BANK_FINE_TUNE_LR0,
         SCRATCH_LR0,

@@ -44,6 +44,28 @@ def test_an_image_side_that_the_study_has_is_not_held_against_a_rung():
     assert read_rungs("2", replace(OWN, imgsz=100)) == (Rung(2, 100),)
 
 
+WINDOWS = replace(OWN, imgsz=224, windows_at=640)
+
+
+def test_rungs_of_windows():
+    assert read_rungs("2@128/640", OWN) == (Rung(2, 128, windows_at=640),)
+    assert read_rungs("2@128/640/0.5", OWN) == (Rung(2, 128, 0.5, 640),)
+    assert read_rungs("0, 2/0.5", WINDOWS) == (Rung(0, 224, 1.0, 640), Rung(2, 224, 0.5, 640))
+    (shrunk,) = read_rungs("2@160", WINDOWS)  # images are scaled to it, as in any study
+    assert shrunk == Rung(2, 160)
+    assert (shrunk.recipe(WINDOWS).imgsz, shrunk.recipe(WINDOWS).windows_at) == (160, 0)
+    (rung,) = read_rungs("4@128/640", WINDOWS)
+    assert (rung.fidelity, rung.words) == ("4@128/640/1", "4 epochs on windows of 128 px at 640 px")
+    assert (rung.recipe(OWN).imgsz, rung.recipe(OWN).windows_at) == (128, 640)
+    assert Rung.of(WINDOWS) == Rung(8, 224, windows_at=640)
+
+
+@pytest.mark.parametrize("text", ["2@224/160", "2@224/224", "2@100/640", "2@64/640/2", "2@64/640/0"])
+def test_windows_that_cannot_be_cut(text):
+    with pytest.raises(OptionError):
+        read_rungs(text, OWN)
+
+
 @pytest.mark.parametrize(
     ("text", "init", "said"),
     [

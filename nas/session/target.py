@@ -1,0 +1,98 @@
+"""The target of a new study: the image size that the user will train at, and a proxy that sees the same objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nas.bank.pretrained import find_weights
+from nas.calibration.result import CalibrationResult
+from nas.data.dataset import Dataset
+from nas.data.fidelity import Comparison, Fidelity, compare, fidelity_of
+from nas.data.levels import read_labels
+from nas.device import CPU, choose_device
+from nas.session.options import SearchOptions
+from nas.space.search_space import SearchSpace
+from nas.study.settings import Settings
+
+TARGET_IMGSZ = 640
+"""Default image size of a target in pixels: the host's own."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the user will train, as far as a study has to know it.
+
+    Attributes:
+        imgsz: Long side of the images in pixels; 0 is no target, as in studies of earlier versions.
+        comparison: Where the boxes fall there, and in the proxy; None without a target.
+        weights: Trained weights of the stock model that were found and can be used; empty if there are none.
+    """
+
+    imgsz: int = 0
+    comparison: Comparison | None = None
+    weights: str = ""
+
+    @property
+    def proxy(self) -> Fidelity | None:
+        """What the proxy sees; None without a target."""
+        return self.comparison.proxy if self.comparison else None
+
+    @property
+    def levels(self) -> tuple[tuple[float, ...], ...]:
+        """The shares of the detection levels at the target and in the proxy; empty without a target."""
+        seen = self.comparison
+        return (seen.wanted.of, seen.got.of) if seen else ()
+
+
+NO_TARGET = Target()
+"""Of a study without a target."""
+
+
+def target_of(
+    space: SearchSpace, options: SearchOptions, dataset: Dataset, calibrated: CalibrationResult | None
+) -> Target:
+    """Return the target of a new study, with a proxy that is chosen for it unless the options say which.
+
+    On a CPU that is the cheapest in which the boxes fall on the detection levels as at the target; on a GPU the
+    target's own size. The demo data have a target only if one is given.
+
+    Raises:
+        OptionError: The options contradict each other.
+        DataError: The proxy would see no object.
+    """
+    asked, recipe = options.target_imgsz, calibrated.recipe if calibrated else None
+    windows_at = recipe.windows_at if recipe else 0
+    if asked == 0 or not (options.data or asked or options.window or windows_at):
+        return NO_TARGET
+    target = asked or windows_at or TARGET_IMGSZ
+    proxy = fidelity_of(target, options.imgsz, options.window)
+    if not proxy and recipe:
+        proxy = Fidelity(recipe.imgsz, recipe.windows_at)
+    if not proxy and choose_device(options.device) != CPU:
+        proxy = Fidelity(target)
+    comparison = compare(read_labels(dataset)[0], target, proxy)
+    own_start = options.init in (None, "bank", "baseline") and not options.weights
+    found = find_weights(space.base, space.scale) if own_start and not recipe else None
+    return Target(target, comparison, str(found[0]) if found and not found[1] else "")
+
+
+def target_notes(settings: Settings, dataset: Dataset) -> list[str]:
+    """Return what a search says of its target before it starts; nothing for a study without one."""
+    recipe = settings.recipe
+    if not settings.target:
+        return []
+    seen = compare(read_labels(dataset)[0], settings.target, Fidelity(recipe.imgsz, recipe.windows_at))
+    lines = [seen.line, *([seen.warning] if seen.warning else [])]
+    if recipe.init not in ("bank", "baseline"):
+        return lines
+    if recipe.weights:
+        return [*lines, f"the baseline starts from trained weights: {recipe.weights}"]
+    found = find_weights(settings.space.base, settings.space.scale)
+    name = f"{settings.space.base}{settings.space.scale}.pt"
+    if recipe.base_until:
+        how = f"until its validation is flat, for {recipe.base_until} epochs at most"
+        weights = f"{found[0]} is not used: {found[1]}" if found and found[1] else f"no {name} was found"
+        lines.append(
+            f"{weights}; the baseline is trained from scratch {how}. --weights FILE.pt starts from trained ones"
+        )
+    return lines
