@@ -13,7 +13,7 @@ from nas.fork.heads import other_task
 from nas.fork.installed import host_version
 from nas.fork.names import host_names, parameters, renamed
 from nas.model.module_card import WHERE, figures_of, in_order, is_shipped, kinds_of, timed_how, timing, usage
-from nas.ops import registry
+from nas.ops import listing, registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
 
@@ -53,7 +53,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         "time: a training step on a CPU, relative to the layer it replaces (attention: to the C2f in front of it)",
         "fuse(): how many of its batch norms Ultralytics folds into convolutions",
         f"export: {_EXPORT}",
-        *(f"{name}: not available, as the installed Ultralytics has no {c}" for name, c in registry.absent().items()),
+        *(f"{name}: not available, as the installed Ultralytics has no {c}" for name, c in listing.absent().items()),
     ):
         console.print(line, markup=False)
     return None

@@ -87,9 +87,8 @@ class Study:
             )
             if inner.get_trials(deepcopy=False) or inner.user_attrs.get(_SETTINGS):
                 raise StudyError(f"{where.shown} holds a study {where.name!r} already")
-            inner.set_user_attr(_TARGET, trials)
-            inner.set_user_attr(_REQUEST, trials)
-            inner.set_user_attr(_SEEDS, seeds)
+            for key, number in ((_TARGET, trials), (_REQUEST, trials), (_SEEDS, seeds)):
+                inner.set_user_attr(key, number)
             inner.set_user_attr(_CONFIRM, [confirm.top, confirm.seeds] if confirm else [0, 0])
             inner.set_user_attr(_OPTIONS, dict(options or {}))
             inner.set_user_attr(_SETTINGS, settings.to_json())  # last, because a study with settings is complete

@@ -27,7 +27,6 @@ from nas.errors import NotANumber
 from nas.model.cost import model_cost
 from nas.model.host import build
 from nas.model.render import render
-from nas.ops import registry
 from nas.space.variant import parse_swaps
 from nas.study.location import locate
 from nas.study.study import Study
@@ -68,7 +67,7 @@ def test_it_is_the_release_that_was_asked_for():
     asked = os.environ.get("NAS_TESTS_RELEASE", "newest")
     assert asked in ("newest", ultralytics.__version__)
     assert importlib.metadata.version("ultralytics") == ultralytics.__version__
-    assert registry.absent() == {}, "from 8.3.0 on, every module has what it is made of"
+    assert listing.absent() == {}, "from 8.3.0 on, every module has what it is made of"
 
 
 @dataclass

@@ -12,9 +12,9 @@ from ultralytics.nn.modules import block, transformer
 for name in ("C2PSA", "RepNCSPELAN4", "SCDown"):
     delattr(block, name)
 del transformer.AIFI
-from nas.ops import registry
-classes_of = registry._classes
-registry._classes = lambda file: classes_of(file) - {{"C2PSA", "RepNCSPELAN4", "SCDown", "AIFI"}}
+from nas.ops import listing, registry
+classes_of = listing._classes
+listing._classes = lambda file: classes_of(file) - {{"C2PSA", "RepNCSPELAN4", "SCDown", "AIFI"}}
 from click.testing import CliRunner
 from nas.cli import cli
 for arguments in {calls}:
@@ -44,9 +44,9 @@ def test_what_a_release_lacks_is_not_offered_and_said_so():
 def test_the_host_is_as_it_was():
     import ultralytics.nn.modules.block as block
 
-    from nas.ops import registry
+    from nas.ops import listing
 
-    assert registry.absent() == {}
+    assert listing.absent() == {}
     with pytest.raises(AttributeError):
         _ = block.NoSuchBlock
     with pytest.raises(ImportError):

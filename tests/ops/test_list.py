@@ -14,7 +14,7 @@ import pytest
 
 import nas.ops.families  # noqa: F401  registers the modules
 from nas.model.module_card import SIZES, figures_of, measure_module
-from nas.ops import registry
+from nas.ops import listing, registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,21 +24,21 @@ def current():
     if os.environ.get("NAS_REGENERATE"):
         known = registry.entries()
         lists = {
-            ROOT / "ops" / registry.LIST: {name: registry.to_list(e) for name, e in known.items()},
+            ROOT / "ops" / listing.LIST: {name: listing.to_list(e) for name, e in known.items()},
             ROOT / "nas" / "model" / SIZES: {name: asdict(measure_module(e)) for name, e in known.items()},
         }
         for path, body in lists.items():
             path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        registry.listed.cache_clear()
+        listing.listed.cache_clear()
 
 
 def test_the_list_is_the_registry():
     """With arguments, bounds and order; only the classes and starts are missing."""
     known = registry.entries()
-    assert list(registry.listed()) == list(known)
+    assert list(listing.listed()) == list(known)
     for name, entry in known.items():
-        assert registry.listed()[name] == replace(entry, made=entry.source, start=None), name
-        assert registry.listed()[name].cls is entry.cls
+        assert listing.listed()[name] == replace(entry, made=entry.source, start=None), name
+        assert listing.listed()[name].cls is entry.cls
 
 
 def test_the_stored_figures_are_the_measured_ones():
@@ -48,15 +48,15 @@ def test_the_stored_figures_are_the_measured_ones():
 
 
 def test_what_the_host_lacks_is_not_listed(monkeypatch):
-    monkeypatch.setattr(registry, "_classes", lambda source: frozenset())
-    registry.listed.cache_clear()
+    monkeypatch.setattr(listing, "_classes", lambda source: frozenset())
+    listing.listed.cache_clear()
     try:
-        hosted = {n for n, e in registry.entries().items() if registry.to_list(e)["needs"]}
+        hosted = {n for n, e in registry.entries().items() if listing.to_list(e)["needs"]}
         assert {"SPPF", "SCDown"} <= hosted
-        assert registry.listed().keys() == registry.entries().keys() - hosted
+        assert listing.listed().keys() == registry.entries().keys() - hosted
     finally:
         monkeypatch.undo()
-        registry.listed.cache_clear()
+        listing.listed.cache_clear()
 
 
 def test_a_listed_name_is_taken():
