@@ -27,6 +27,7 @@ from nas.errors import NotANumber
 from nas.model.cost import model_cost
 from nas.model.host import build
 from nas.model.render import render
+from nas.ops import listing
 from nas.space.variant import parse_swaps
 from nas.study.location import locate
 from nas.study.study import Study
