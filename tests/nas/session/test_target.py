@@ -60,9 +60,10 @@ def test_the_proxy_is_chosen_for_the_target(begin, large):
     assert Study.load(begin(study="a", space=None).study.location).settings == settings
 
 
-def test_a_gpu_trains_at_the_targets_own_size(begin):
-    assert images_of(begin(device="0")) == (640, 0)
-    assert images_of(begin(study="b", device="0", target_imgsz=320)) == (320, 0)
+def test_a_gpu_trains_at_the_targets_own_size(begin, monkeypatch):
+    monkeypatch.setattr("nas.session.target.choose_device", lambda _: "0")
+    assert images_of(begin()) == (640, 0)
+    assert images_of(begin(study="b", target_imgsz=320)) == (320, 0)
 
 
 def test_options_choose(begin):
