@@ -21,8 +21,9 @@ import yaml
 from nas.errors import ModelError, SpaceError
 from nas.files import cache_dir, write_atomic
 from nas.fork.rows import as_lines, row_problems
-from nas.ops import registry
-from nas.ops.registry import Value, did_you_mean, folder_of
+from nas.ops import listing
+from nas.ops.listing import folder_of
+from nas.ops.registry import Value, did_you_mean
 from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml, parse_model_yaml, read_model_text, read_model_yaml
 
@@ -294,7 +295,7 @@ def _level(layer: Layer, sources: list[float]) -> float:
 
 def _stride_of(layer: Layer) -> dict[str, Value]:
     """Return the stride or scale of a layer whose class is not a stock one, as far as its row shows it."""
-    entry = registry.listed().get(layer.module)
+    entry = listing.listed().get(layer.module)
     if entry and entry.kinds == {"up"}:
         return {"scale": 2}
     halves = entry is not None and entry.kinds == {"down"}
