@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from nas.cli import cli
+from nas.errors import BuildError
 
 NAS = [sys.executable, "-m", "nas"]
 QUICK = ["--epochs", "1", "--imgsz", "32", "--batch", "8", "--init", "scratch", "--device", "cpu", "--confirm", "0"]
@@ -282,9 +283,15 @@ def test_search_rank_resume_emit(tiny_data, tmp_path, monkeypatch):
 def test_a_first_attempt_that_cannot_work_does_not_block_its_name(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = ["search", "quick", "--data", str(tiny_data), "--trials", "1", "--study", "g", *QUICK]
-    wrong = invoke(*args, "--device", "77")
+
+    def broken(_variant):
+        raise BuildError("no memory for it")
+
+    with monkeypatch.context() as now:
+        now.setattr("nas.search.runner.costed", broken)
+        wrong = invoke(*args)
     assert wrong.exit_code == 1
-    assert "device=77" in wrong.stderr
+    assert "the baseline itself failed" in wrong.stderr
     right = invoke(*args)
     assert right.exit_code == 0, right.stderr
     assert "Only the baseline has finished yet." in right.stdout

@@ -156,7 +156,7 @@ def test_modules_of_ultralytics_need_none():
     (text,) = (text for name, text in bundle_files(mixed, render(mixed)).items() if name.endswith("_modules.py"))
     assert "class HWD(" in text
     assert "import SCDown" not in text
-    assert "for module in (HWD,)" in text
+    assert 'for name, module in {"HWD": HWD}.items()' in text
     assert "SCDown" not in render(mixed).snippet
 
 
