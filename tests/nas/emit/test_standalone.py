@@ -39,7 +39,7 @@ def case_of(entry):
 
 
 def built(cls, entry):
-    return case_of(replace(entry, cls=cls)).build()
+    return case_of(replace(entry, made=cls)).build()
 
 
 @pytest.mark.parametrize("entry", OURS, ids=lambda e: e.name)
