@@ -48,6 +48,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def rounded(text: str) -> object:
+    """Return JSON with 12 digits of each number: sums in another order differ in the last ones."""
+    return json.loads(text, parse_float=lambda number: float(f"{float(number):.12g}"))
+
+
 def printed(*command: str) -> str:
     run = CliRunner().invoke(cli, command)
     assert run.exit_code == 0, run.output
@@ -68,7 +73,8 @@ class Trainer(InstantTrainer):
 def test_a_study_is_ranked_as_before(folder):
     now, before = json.loads(printed("rank", "old", "--json")), json.loads((folder / "rank.json").read_text())
     assert now == before
-    assert json.loads(printed("effects", "old", "--json")) == json.loads((folder / "effects.json").read_text())
+    now, before = rounded(printed("effects", "old", "--json")), rounded((folder / "effects.json").read_text())
+    assert now == before
     assert "old" in printed("studies")
 
 
