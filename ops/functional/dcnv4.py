@@ -144,8 +144,9 @@ def dcnv4_reference(
     py, px = py.masked_fill(outside, -2), px.masked_fill(outside, -2)
 
     image = torch.unflatten(x.to(dtype), 3, (groups, c // groups)).permute(0, 3, 4, 1, 2).flatten(0, 1)
-    image = to_exact_size(image, py, px)
-    h, w = image.shape[2:]
+    padded = to_exact_size(image, py, px)
+    if padded is not image:  # an export keeps the sizes of x, which it follows
+        image, (h, w) = padded, padded.shape[2:]
     grid = torch.stack(((2 * px + 1) / w - 1, (2 * py + 1) / h - 1), dim=-1)
     grid = grid.permute(0, 3, 4, 1, 2, 5).reshape(n * groups, taps * ho, wo, 2)
     samples = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="zeros", align_corners=False)
