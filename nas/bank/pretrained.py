@@ -16,7 +16,7 @@ def find_weights(base: str, scale: str) -> tuple[Path, str] | None:
     for folder in (Path.cwd(), *_host_folders()):
         file = folder / f"{base}{scale}.pt"
         if file.is_file():
-            from nas.training.initial_state import weights_problem
+            from nas.model.weights_file import weights_problem
 
             return file.resolve(), weights_problem(str(file), base, scale)
     return None

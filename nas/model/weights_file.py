@@ -26,7 +26,15 @@ from typing import Any
 import torch
 from torch import _utils
 
-from nas.errors import WeightsError, one_line
+from nas.errors import ProxyError, WeightsError, one_line
+from nas.model.host import build
+from nas.model.render import render
+from nas.model.transfer import named_state
+from nas.space.bases import load_base
+from nas.space.variant import Variant
+
+LEAST_SHARED = 0.8
+"""Minimum share of the baseline's tensors that a file of initial weights has to hold; the class head may differ."""
 
 _DEEPEST = 100
 _SCRIPT = "it is a TorchScript archive; give the .pt that it was exported from"
@@ -81,6 +89,35 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # a damaged file may raise anything
         raise WeightsError(f"{path} is no checkpoint that can be read: {one_line(error)}") from None
     return _of_model(path, content)
+
+
+def weights_problem(path: str, base: str, scale: str) -> str:
+    """Return why the baseline cannot start from a file of weights; empty if it can."""
+    try:
+        given = read_state(path, base)
+    except (ProxyError, WeightsError) as error:
+        return str(error)
+    own = named_state(build(render(Variant(base, scale)).yaml, scale).state_dict(), load_base(base))
+    shared = sum(k in own and own[k].shape == v.shape for k, v in given.items())
+    if shared < LEAST_SHARED * len(own):
+        return f"it holds only {shared} of the {len(own)} tensors of {base}{scale}: it is of another model or scale"
+    return ""
+
+
+def read_state(path: str, base: str) -> dict[str, torch.Tensor]:
+    """Return named tensors from a file of this tool, from an Ultralytics checkpoint or tensors of the same base.
+
+    Raises:
+        WeightsError: It cannot be read.
+        ProxyError: It is of another base.
+    """
+    found = read_checkpoint(Path(path))
+    if not found.is_numbered:
+        return dict(found.tensors)
+    graph = load_base(base)
+    if found.layer_count != len(graph.layers):
+        raise ProxyError(f"{path} has {found.layer_count} layers, {base} has {len(graph.layers)}")
+    return dict(named_state(found.tensors, graph))
 
 
 def _not_a_checkpoint(path: Path) -> str:

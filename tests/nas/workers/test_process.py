@@ -195,7 +195,7 @@ def test_not_a_number_is_a_failure(worker, make_job, tmp_path):
     state = torch.load(tmp_path / "base.pt")
     state["backbone.stem_p1:conv.weight"].fill_(float("nan"))
     torch.save(state, tmp_path / "nan.pt")
-    with pytest.raises(ProxyFailure, match="the loss was no longer a number in epoch 1") as caught:
+    with pytest.raises(ProxyFailure, match="the validation loss is not a number") as caught:
         worker.run(make_job(init=str(tmp_path / "nan.pt")))
     assert caught.value.kind == "nan"
     assert worker.run(make_job()).curve
@@ -274,13 +274,13 @@ def test_the_child_does_not_outlive_its_parent(make_job, own_cache, tmp_path):
 def test_a_search_starts_its_processes_before_it_imports_what_takes_long():
     code = (
         "import sys\nfrom nas.workers import process as proxy\n"
-        "def begun(self): print('torch' in sys.modules, self._threads); raise SystemExit\n"
+        "def begun(self): print('torch' in sys.modules, self.threads); raise SystemExit\n"
         "proxy.ProxyWorker._start, proxy.available_cores = begun, lambda: 8\n"
         "from nas.cli import cli\n"
         "cli(['search', 'quick', '--study', 's', '--confirm', '3:3', '--rungs', '0', '--workers', '3'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False 2\n"
+    assert done.stdout == "False 8\n"
 
 
 def test_ctrl_c_while_processes_start_is_their_parents_affair(own_cache, tmp_path):
