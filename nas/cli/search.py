@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     "--imgsz",
     type=click.IntRange(32),
     help="Image size of the proxy in pixels. Default: on a CPU the cheapest that does for the target, which may be "
-    "windows; on a GPU the target's (demo data: 128).",
+    "windows; on a GPU the target's (demo data: 160).",
 )
 @WINDOW
 @RUNGS

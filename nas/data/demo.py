@@ -1,4 +1,6 @@
-"""The built-in demo data: 128-pixel scenes of five shapes among clutter, the same bytes on every machine.
+"""The built-in demo data: 160-pixel scenes of five shapes among clutter, the same bytes on every machine.
+
+Shapes are from 8 pixels to most of the image, so that all three levels of a detector have work.
 
 Pixels come from integer arithmetic and our own random generator, and are written as BMP, whose bytes depend on no
 compressor: the set is identical on every system, Python and NumPy, which `DIGEST` checks. A change to the drawing is a
@@ -11,7 +13,7 @@ import hashlib
 import math
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,18 @@ import numpy.typing as npt
 from nas.errors import OutputError
 from nas.files import cache_dir
 
-VERSION = 1
-DIGEST = "d523070856ed2afbd30405cf53391f22e77b5445740888902ead755951a1c18a"
+VERSION = 2
+DIGEST = "f04f0efb349859bcf0e024177cee30162235e1d4ae7696c01209d4ef3acb6f7b"
 NAMES = ("disc", "ring", "square", "cross", "star")
-COUNTS = {"train": 192, "val": 64}
+COUNTS = {"train": 128, "val": 64}
+WEIGHTS = Path(__file__).with_name("demo_weights.pt")
+"""Trained weights from which the demo starts, as users start from a stock model: `benchmarks/demo_weights.py`."""
+WEIGHTS_OF = ("yolov8", "n")
+"""Base and scale of the weights."""
 _KINDS = (("images", "bmp"), ("labels", "txt"))
-SIZE = 128
+SIZE = 160
+_RADII = ((45, 32, 124), (78, 124, 376), (100, 376, 600))
+"""Of a hundred shapes up to the first number: the least and the largest reach, in eighths of a pixel."""
 
 _Ints = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
@@ -144,7 +152,7 @@ def _texture(rng: _Random, cells: tuple[int, ...], depth: int) -> _Ints:
     """Make value noise around 0: random grids, one for each cell size, stretched over the canvas and added up."""
     total = np.zeros((SIZE, SIZE), np.int64)
     for cell in cells:
-        grid = rng.array(-depth, depth, SIZE // cell + 1, SIZE // cell + 1)
+        grid = rng.array(-depth, depth, -(-SIZE // cell) + 1, -(-SIZE // cell) + 1)
         i, far = _AT // cell, _AT % cell
         near: _Ints = cell - far
         rows: _Ints = grid[i] * near[:, None] + grid[i + 1] * far[:, None]
@@ -170,7 +178,7 @@ def _paint(rng: _Random, image: _Ints, window: _Window, cover: _Ints) -> None:
         elif style == 1:
             change = _texture(rng, (8, 4), 24)
         else:
-            change = np.clip((across - 64 * (a + b)) // 4, -50, 50)
+            change = np.clip((across - SIZE // 2 * (a + b)) // 4, -50, 50)
         fill = fill + change[window][:, :, None]
     image[window] = (part * (16 - cover) + fill * cover + 8) // 16
 
@@ -182,16 +190,17 @@ def _scene(rng: _Random) -> tuple[npt.NDArray[np.uint8], list[str]]:
     image = image + np.stack([_texture(rng, (64, 32), 18) for _ in range(3)], axis=2)
     owner = np.full((SIZE, SIZE), -1, np.int64)
     placed: list[tuple[int, int, int, int, int]] = []
-    for _ in range(rng.pick(4, 7)):
+    for radius in sorted((_radius(rng) for _ in range(rng.pick(4, 7))), reverse=True):  # small ones are in front
         if rng.odds(30):  # clutter is between the shapes, and may hide those below it
             outline = _CLUTTER[rng.pick(0, len(_CLUTTER) - 1)]
-            window, cover, _ = _cover(rng, outline, rng.pick(0, 1023), rng.pick(0, 1023), rng.pick(40, 260))
+            x, y = rng.pick(0, 8 * SIZE - 1), rng.pick(0, 8 * SIZE - 1)
+            window, cover, _ = _cover(rng, outline, x, y, rng.pick(40, 260))
             _paint(rng, image, window, cover)
             owner[window][cover >= 8] = -1
         kind = rng.pick(0, len(NAMES) - 1)
-        radius = 60 + rng.pick(0, 165) * rng.pick(40, 100) // 100
+        inside = max(48, radius * 2 // 3)
         for _ in range(8):  # shapes overlap, but seldom by much
-            x, y = rng.pick(48, 975), rng.pick(48, 975)
+            x, y = rng.pick(inside, 8 * SIZE - inside), rng.pick(inside, 8 * SIZE - inside)
             if all((x - a) ** 2 + (y - b) ** 2 > (radius + r) ** 2 // 2 for _, _, a, b, r in placed):
                 break
         window, cover, full = _cover(rng, _SHAPES[kind], x, y, radius)
@@ -210,6 +219,13 @@ def _scene(rng: _Random) -> tuple[npt.NDArray[np.uint8], list[str]]:
     return np.clip(image, 0, 255).astype(np.uint8), [row for row in labels if row]
 
 
+def _radius(rng: _Random) -> int:
+    """Draw the reach of a shape, in eighths of a pixel."""
+    part = rng.pick(0, 99)
+    least, most = next((least, most) for share, least, most in _RADII if part < share)
+    return rng.pick(least, most)
+
+
 def _label(kind: int, seen: _Mask, full: int) -> str:
     """Write the label row with the tight box of what is seen of a shape; nothing where most of it is hidden."""
     ys, xs = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
@@ -221,14 +237,18 @@ def _label(kind: int, seen: _Mask, full: int) -> str:
 
 
 def _bmp(image: npt.NDArray[np.uint8]) -> bytes:
-    """Encode a 24-bit BMP: two headers, and the rows from the bottom up (one of 128 pixels needs no padding)."""
+    """Encode a 24-bit BMP: two headers, and the rows from the bottom up (160 pixels a row need no padding)."""
     rows = image[::-1].tobytes()
     header = struct.pack("<2sIHHI", b"BM", 54 + len(rows), 0, 0, 54)
     return header + struct.pack("<IiiHHIIiiII", 40, SIZE, SIZE, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + rows
 
 
-def generate() -> dict[str, bytes]:
-    """Draw the set.
+def generate(counts: Mapping[str, int] | None = None, first: int = 1) -> dict[str, bytes]:
+    """Draw a set.
+
+    Args:
+        counts: Split to its number of images; None is `COUNTS`.
+        first: Number of the first scene; other numbers are other scenes.
 
     Returns:
         The path of every file within the set, and its bytes.
@@ -236,9 +256,9 @@ def generate() -> dict[str, bytes]:
     # No `path`: both Ultralytics and this tool then count from the file's own folder.
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
     files = {"data.yaml": f"train: images/train\nval: images/val\nnames:\n{names}".encode()}
-    for split, count in COUNTS.items():
+    for split, count in (counts or COUNTS).items():
         for number in range(count):
-            image, rows = _scene(_Random(len(files)))
+            image, rows = _scene(_Random(first - 1 + len(files)))
             files[f"images/{split}/{number:04d}.bmp"] = _bmp(image)
             files[f"labels/{split}/{number:04d}.txt"] = "".join(f"{row}\n" for row in rows).encode()
     return files
@@ -285,6 +305,11 @@ def demo_dataset(cache: Path | None = None) -> Path:
         message = f"{cache}: the demo data cannot be written ({error}): set NAS_CACHE to a folder that can"
         raise OutputError(message) from error
     return place / "data.yaml"
+
+
+def current_path(weights: str) -> str:
+    """Return the path of a file of weights; that of the demo's weights here, if it was stored elsewhere."""
+    return str(WEIGHTS) if Path(weights).name == WEIGHTS.name and not Path(weights).exists() else weights
 
 
 def _is_whole(place: Path) -> bool:

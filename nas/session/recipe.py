@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nas.bank.maturity import BASE_UNTIL
 from nas.calibration.result import CalibrationResult
+from nas.data.demo import current_path
 from nas.data.fidelity import Fidelity, fidelity_of
 from nas.device import choose_device, choose_precision, plain_name
 from nas.errors import OptionError
@@ -14,7 +15,9 @@ from nas.session.options import SearchOptions
 from nas.session.target import NO_TARGET, TARGET_IMGSZ, Target
 from nas.training.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 
-_DEMO_RECIPE = (2, 128, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
+_DEMO_RECIPE = (2, 160, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
+_DEMO_FINE_TUNING = 4  # epochs of the baseline from the demo's own weights
+_DEMO_BANK_EPOCHS = 4
 _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
 
@@ -31,6 +34,7 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, tar
         imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
     else:
         epochs = min(epochs, demo_epochs)
+        base_epochs = _DEMO_FINE_TUNING if target.weights else base_epochs
     proxy = target.proxy or Fidelity(options.imgsz or imgsz)
     given = calibrated or options.weights or target.weights or options.base_epochs is not None
     matures = bool(target.imgsz) and init in ("bank", "baseline") and not given
@@ -52,6 +56,8 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, tar
             recipe = replace(recipe, amp=calibrated.recipe.amp)
     if options.bank_epochs is not None:
         recipe = replace(recipe, bank_epochs=options.bank_epochs)
+    elif not (options.data or calibrated):
+        recipe = replace(recipe, bank_epochs=_DEMO_BANK_EPOCHS)
     return sound(recipe)
 
 
@@ -84,7 +90,7 @@ def changed_recipe(recipe: Recipe, options: SearchOptions, calibrated: Calibrati
     given = options.of_recipe()
     given.update(_changed_images(recipe, options))
     given["init"] = _init(given.get("init", recipe.init))
-    given["weights"] = weights_file(given.get("weights", recipe.weights))
+    given["weights"] = weights_file(given.get("weights", current_path(recipe.weights)))
     given["init_digest"], given["weights_digest"] = digest_of(given["init"]), digest_of(given["weights"])
     if "device" in given:
         given["device"] = choose_device(given["device"])

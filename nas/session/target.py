@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nas.bank.pretrained import find_weights
 from nas.calibration.result import CalibrationResult
 from nas.data.dataset import Dataset
+from nas.data.demo import WEIGHTS, WEIGHTS_OF, current_path
 from nas.data.fidelity import Comparison, Fidelity, compare, fidelity_of
 from nas.data.levels import read_labels
 from nas.device import CPU, choose_device
@@ -62,8 +63,10 @@ def target_of(
     """
     asked, recipe = options.target_imgsz, calibrated.recipe if calibrated else None
     windows_at = recipe.windows_at if recipe else 0
+    own_start = options.init in (None, "bank", "baseline") and not options.weights
     if asked == 0 or not (options.data or asked or options.window or windows_at):
-        return NO_TARGET
+        of_demo = own_start and not (options.data or calibrated) and (space.base, space.scale) == WEIGHTS_OF
+        return Target(weights=str(WEIGHTS)) if of_demo else NO_TARGET
     target = asked or windows_at or TARGET_IMGSZ
     proxy = fidelity_of(target, options.imgsz, options.window)
     if not proxy and recipe:
@@ -71,7 +74,6 @@ def target_of(
     if not proxy and choose_device(options.device) != CPU:
         proxy = Fidelity(target)
     comparison = compare(read_labels(dataset)[0], target, proxy)
-    own_start = options.init in (None, "bank", "baseline") and not options.weights
     found = find_weights(space.base, space.scale) if own_start and not recipe else None
     return Target(target, comparison, str(found[0]) if found and not found[1] else "")
 
@@ -80,7 +82,8 @@ def target_notes(settings: Settings, dataset: Dataset) -> list[str]:
     """Return what a search says of its target before it starts; nothing for a study without one."""
     recipe = settings.recipe
     if not settings.target:
-        return []
+        of_demo = recipe.weights and current_path(recipe.weights) == str(WEIGHTS)
+        return ["the baseline starts from weights that were trained on other scenes of the demo"] if of_demo else []
     seen = compare(read_labels(dataset)[0], settings.target, Fidelity(recipe.imgsz, recipe.windows_at))
     lines = [seen.line, *([seen.warning] if seen.warning else [])]
     if recipe.init not in ("bank", "baseline"):

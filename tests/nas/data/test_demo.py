@@ -76,7 +76,7 @@ def test_made_once_and_accepted(tmp_path, monkeypatch, quick):
     found = load(file)
     assert (len(found.train), len(found.val)) == tuple(demo.COUNTS.values())
     assert found.names == demo.NAMES
-    assert found.boxes == (1048, 354)
+    assert found.boxes == (673, 348)
 
 
 def test_other_files_do_not_matter(tmp_path, quick):
@@ -102,7 +102,7 @@ def test_damage_is_mended(tmp_path, quick):
 
 def test_a_half_made_set_is_not_used(tmp_path, quick):
     (tmp_path / f"demo-v{demo.VERSION}" / "images").mkdir(parents=True)
-    assert load(demo.demo_dataset(tmp_path)).boxes == (1048, 354)
+    assert load(demo.demo_dataset(tmp_path)).boxes == (673, 348)
 
 
 def test_several_processes_at_once(tmp_path, monkeypatch):
@@ -160,13 +160,21 @@ def test_labels_are_whole_pixels_within_the_picture(files):
             classes.add(int(row[0]))
     assert classes == set(range(len(demo.NAMES)))
     assert 4 <= np.min(sides) < 12
-    assert 50 < np.max(sides) < 80
+    assert 140 < np.max(sides) <= demo.SIZE
+
+
+def test_every_level_of_a_detector_has_work(files):
+    """By the square root of a box's area, as the levels' usual ranges: below 32 px, below 96 px, and above."""
+    labels = [row.split() for name, text in files.items() if name[:6] == "labels" for row in text.decode().splitlines()]
+    sides = np.array([demo.SIZE * (float(w) * float(h)) ** 0.5 for *_, w, h in labels])
+    shares = np.histogram(sides, (0, 32, 96, demo.SIZE + 1))[0] / len(sides)
+    assert shares == pytest.approx((0.46, 0.40, 0.14), abs=0.01)
 
 
 def test_a_label_is_the_box_of_what_is_seen():
     seen = np.zeros((demo.SIZE, demo.SIZE), bool)
     seen[10:30, 40:48] = True
-    assert demo._label(2, seen, 400) == f"2 {44 / 128:.6f} {20 / 128:.6f} {8 / 128:.6f} {20 / 128:.6f}"
+    assert demo._label(2, seen, 400) == f"2 {44 / 160:.6f} {20 / 160:.6f} {8 / 160:.6f} {20 / 160:.6f}"
     assert demo._label(2, seen, 401) == ""  # less than two fifths show
     seen[:] = False
     assert demo._label(2, seen, 0) == ""
@@ -189,7 +197,7 @@ def test_outlines_lie_within_their_window(outline):
 
 def test_outlines_at_the_edge_are_cut_but_counted_whole():
     rng = demo._Random(5)
-    window, cover, full = demo._cover(rng, demo._SHAPES[0], 0, 1023, 160)
+    window, cover, full = demo._cover(rng, demo._SHAPES[0], 0, 8 * demo.SIZE - 1, 160)
     assert cover.shape == (window[0].stop - window[0].start, window[1].stop - window[1].start)
     assert (window[1].start, window[0].stop) == (0, demo.SIZE)
     assert full / 5 < (cover >= 8).sum() < full / 3

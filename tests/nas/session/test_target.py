@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from made_data import describe, picture, text
 
 from nas.bank.maturity import BASE_UNTIL
+from nas.data.demo import WEIGHTS, WEIGHTS_OF, current_path
 from nas.errors import DataError, OptionError, StudyError
 from nas.model.host import build
 from nas.model.render import render
+from nas.model.weights_file import weights_problem
 from nas.session.target import target_notes
 from nas.space.variant import Variant
 from nas.study.settings import Settings
@@ -70,7 +73,7 @@ def test_options_choose(begin):
     assert images_of(begin(study="a", imgsz=160)) == (160, 0)
     assert images_of(begin(study="b", window=320)) == (320, 640)
     assert images_of(begin(study="c", window=64, target_imgsz=128)) == (64, 128)
-    assert images_of(begin(study="d", data=None)) == (128, 0)  # the demo data
+    assert images_of(begin(study="d", data=None)) == (160, 0)  # the demo data
     assert begin(study="d", space=None, data=None).study.settings.target == 0
 
 
@@ -135,7 +138,7 @@ def test_weights_of_the_stock_model_are_found_and_named(begin, stock, tmp_path):
     )
     assert not begin(study="b", init="scratch").study.settings.recipe.weights
     assert not begin(study="c", scale="s").study.settings.recipe.weights  # another scale has another name
-    assert not begin(study="d", data=None).study.settings.recipe.weights  # the demo takes minutes
+    assert begin(study="d", data=None).study.settings.recipe.weights == str(WEIGHTS)  # the demo has its own
 
 
 def test_weights_where_the_host_keeps_them(begin, stock, tmp_path):
@@ -171,3 +174,18 @@ def test_weights_of_another_scale_are_not_used(begin, stock):
 def test_a_given_number_of_epochs_is_trained(begin):
     assert begin(study="a").study.settings.recipe.base_until == BASE_UNTIL
     assert begin(study="b", base_epochs=30).study.settings.recipe.base_until == 0
+
+
+def test_the_demo_starts_from_its_own_weights(begin, monkeypatch, tmp_path):
+    recipe = begin(data=None).study.settings.recipe
+    assert (recipe.weights, recipe.base_epochs, recipe.base_until) == (str(WEIGHTS), 4, 0)
+    assert weights_problem(recipe.weights, *WEIGHTS_OF) == ""
+    assert not begin(study="scratch", data=None, init="scratch").study.settings.recipe.weights
+    larger = begin(study="s", data=None, scale="s").study.settings.recipe
+    assert (larger.weights, larger.base_epochs) == ("", 16)
+    # Installed elsewhere, the file has another path.
+    monkeypatch.setattr("nas.data.demo.WEIGHTS", moved := tmp_path / WEIGHTS.name)
+    shutil.copy(WEIGHTS, moved)
+    assert current_path(str(WEIGHTS)) == str(WEIGHTS)
+    assert current_path(f"/gone/{WEIGHTS.name}") == str(moved)
+    assert current_path("/gone/other.pt") == "/gone/other.pt"
