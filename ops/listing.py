@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nas.ops.registry import Arg, Entry, FromSlot, needs_of
+from nas.ops.registry import Arg, Entry, FromSlot, needs_of, use_list
 
 LIST = "modules.json"
 """The list, a file of this package."""
@@ -96,3 +96,6 @@ def folder_of(package: str) -> Path | None:
     """Return the folder of an installed package without importing it; None if it is not installed."""
     spec = importlib.machinery.PathFinder.find_spec(package) or importlib.util.find_spec(package)
     return Path(spec.origin).parent if spec and spec.origin else None
+
+
+use_list(listed, absent)

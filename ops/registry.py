@@ -266,7 +266,7 @@ def register(
         if has_stand_in((*cls.__mro__, *needs)):
             return cls
         _NEEDS[name] = needs
-        known = _ENTRIES.get(name) or _listed().get(name)
+        known = _ENTRIES.get(name) or _LIST.listed().get(name)
         if known and known.made not in (cls, cls.__module__):
             raise ValueError(f"a module named {name!r} is registered already: {known.cls}")
         _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits, start, starts)
@@ -299,7 +299,7 @@ def entries() -> dict[str, Entry]:
     """Return every registered module by name, in the order of registration."""
     if "torch" in sys.modules and "nas.ops.families" not in sys.modules:
         importlib.import_module("nas.ops.families")
-    known = {**_listed(), **_ENTRIES}
+    known = {**_LIST.listed(), **_ENTRIES}
     return {name: entry for name, entry in known.items() if name in _ENTRIES} if _COMPLETE else known
 
 
@@ -316,10 +316,9 @@ def get(name: str) -> Entry:
     """
     known = _ENTRIES if name in _ENTRIES else entries()
     if name not in known:
-        from nas.ops.listing import absent
-
-        if name in absent():
-            raise ValueError(f"{name} is not available: the installed Ultralytics has no {absent()[name]}")
+        absent = _LIST.absent()
+        if name in absent:
+            raise ValueError(f"{name} is not available: the installed Ultralytics has no {absent[name]}")
         raise ValueError(f"unknown module {name!r}{did_you_mean(name, known)}")
     return known[name]
 
@@ -333,11 +332,24 @@ def needs_of(name: str) -> tuple[type[nn.Module], ...]:
     return _NEEDS.get(name, ())
 
 
-def _listed() -> dict[str, Entry]:
-    """Return the entries that are known without their classes."""
-    from nas.ops.listing import listed  # it needs the classes of this file
+class _List:
+    """The modules that are known without their classes; `nas.ops.listing`, which needs this file, gives them."""
 
-    return listed()
+    listed: Callable[[], dict[str, Entry]] = staticmethod(dict)
+    absent: Callable[[], dict[str, str]] = staticmethod(dict)
+
+
+_LIST = _List()
+
+
+def use_list(listed: Callable[[], dict[str, Entry]], absent: Callable[[], dict[str, str]]) -> None:
+    """Take the entries of a list as known, until all files with modules have been imported.
+
+    Args:
+        listed: Returns its entries by name.
+        absent: Returns the modules that are not available, and the class that the installed Ultralytics lacks.
+    """
+    _LIST.listed, _LIST.absent = listed, absent
 
 
 def complete() -> None:
