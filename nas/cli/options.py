@@ -74,11 +74,11 @@ WEIGHTS = click.option(
 BASE_EPOCHS = click.option(
     "--base-epochs",
     type=click.IntRange(0),
-    help="Epochs of the baseline training; with --weights, 0 uses them as they are. Default: 40 (demo data: 4); a "
+    help="Epochs of the baseline training; with --weights, 0 uses them as they are. Default: 40 (demo data: 3); a "
     "search without trained weights goes on until the validation is flat, for at most 120.",
 )
 BANK_EPOCHS = click.option(
-    "--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8 (demo data: 4)."
+    "--bank-epochs", type=click.IntRange(1), help="Epochs of distilling the bank. Default: 8 (demo data: 3)."
 )
 MODULES = click.option(
     "--modules",

@@ -16,8 +16,8 @@ from nas.session.target import NO_TARGET, TARGET_IMGSZ, Target
 from nas.training.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
 
 _DEMO_RECIPE = (2, 160, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
-_DEMO_FINE_TUNING = 4  # epochs of the baseline from the demo's own weights
-_DEMO_BANK_EPOCHS = 4
+_DEMO_FINE_TUNING = 3  # epochs of the baseline from the demo's own weights
+_DEMO_BANK_EPOCHS = 3
 _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
 

@@ -38,6 +38,9 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # Ultralytics sets 1 where it is unset
+    # Threads that spin for each other are a little faster on a quiet machine, and several times slower on a busy one
+    # (benchmarks/busy.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from nas.model.offline import go_offline, offline_environment
 
     os.environ.update(offline_environment(Path(cache)))  # first: these, and a job that is received, import the host

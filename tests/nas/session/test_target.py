@@ -178,7 +178,7 @@ def test_a_given_number_of_epochs_is_trained(begin):
 
 def test_the_demo_starts_from_its_own_weights(begin, monkeypatch, tmp_path):
     recipe = begin(data=None).study.settings.recipe
-    assert (recipe.weights, recipe.base_epochs, recipe.base_until) == (str(WEIGHTS), 4, 0)
+    assert (recipe.weights, recipe.base_epochs, recipe.base_until) == (str(WEIGHTS), 3, 0)
     assert weights_problem(recipe.weights, *WEIGHTS_OF) == ""
     assert not begin(study="scratch", data=None, init="scratch").study.settings.recipe.weights
     larger = begin(study="s", data=None, scale="s").study.settings.recipe
