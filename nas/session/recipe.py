@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nas.bank.maturity import BASE_UNTIL
 from nas.calibration.result import CalibrationResult
-from nas.data.demo import current_path
+from nas.data.demo import WEIGHTS, current_path
 from nas.data.fidelity import Fidelity, fidelity_of
 from nas.device import choose_device, choose_precision, plain_name
 from nas.errors import OptionError
@@ -34,7 +34,7 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, tar
         imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
     else:
         epochs = min(epochs, demo_epochs)
-        base_epochs = _DEMO_FINE_TUNING if target.weights else base_epochs
+        base_epochs = _DEMO_FINE_TUNING if target.weights == str(WEIGHTS) else base_epochs
     proxy = target.proxy or Fidelity(options.imgsz or imgsz)
     given = calibrated or options.weights or target.weights or options.base_epochs is not None
     matures = bool(target.imgsz) and init in ("bank", "baseline") and not given

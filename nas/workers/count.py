@@ -8,9 +8,9 @@ import math
 import os
 from pathlib import Path
 
-_BASE_BYTES = 700e6
+_BASE_BYTES = 880e6
 """Resident memory of a training process before its first batch: imports, weights, optimizer."""
-_BYTES_PER_PIXEL = 520
+_BYTES_PER_PIXEL = 750
 """Memory of a training step on a CPU per pixel of the batch, at the width of YOLOv8n (0.25), float32."""
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -32,7 +32,7 @@ def available_memory() -> float:
 
 
 def worker_memory(batch: int, imgsz: int, width: float) -> float:
-    """Return the memory that one training process needs on a CPU, bytes: an estimate, `benchmarks/workers.py`.
+    """Return the memory that one training process needs on a CPU, bytes: estimated by `benchmarks/workers.py`.
 
     Args:
         batch: Images a step.

@@ -176,6 +176,16 @@ def test_what_does_not_run_is_reported():
     assert problem.startswith("PROBLEM: ")
 
 
+def test_each_kernel_has_its_test_when_a_gpu_is_checked():
+    """In a fresh process, as `nas doctor` starts one: no other import brings the operators."""
+    code = (
+        "from nas.device import gpu_problems; gpu_problems(0)\n"
+        "from nas.ops.kernels.self_test import SELF_TESTS; print(sorted(SELF_TESTS))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['carafe', 'dcnv4', 'dysample', 'spconv_blend']\n"
+
+
 def test_importing_it_is_cheap():
     code = "import sys, nas.device; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
