@@ -13,12 +13,23 @@ if TYPE_CHECKING:
     from nas.ranking.aa_check import AACheck
     from nas.study.study import Study
 
+TOP = 100
+"""Rows of a ranking that are printed."""
+
 
 @click.command(short_help="Print the ranking of a study.")
 @click.argument("study")
 @STORAGE
 @JSON
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=TOP,
+    show_default=True,
+    metavar="N",
+    help="Print the first N rows, the baseline, and every variant with further seeds. CSV and JSON hold all.",
+)
 @RUNG
 @click.option(
     "--aa",
@@ -36,6 +47,7 @@ def rank(
     storage: str | None,
     as_json: bool,
     as_csv: bool,
+    top: int,
     rung: int | None,
     aa_seeds: int | None,
 ) -> None:
@@ -52,7 +64,7 @@ def rank(
     checked = None
     if aa_seeds:
         opened, checked = _check(opened, aa_seeds)
-    print_ranking(opened, as_json=as_json, as_csv=as_csv, conclude=False, checked=checked, fidelity=fidelity)
+    print_ranking(opened, as_json=as_json, as_csv=as_csv, conclude=False, checked=checked, fidelity=fidelity, top=top)
     if checked and not checked.passes:
         ctx.exit(1)
 
@@ -81,6 +93,7 @@ def print_ranking(
     conclude: bool,
     checked: AACheck | None = None,
     fidelity: str = "",
+    top: int = TOP,
 ) -> None:
     """Print the ranking of a study or of a lower rung: a table with what has to be said of it, JSON, or CSV."""
     from nas.ranking.rank import export_rows, ranking_of, to_csv
@@ -97,7 +110,12 @@ def print_ranking(
         return click.echo(checked.text, err=True) if checked else None
     out = console.make_console()
     if rows:
-        out.print(console.ranking_table(rows, out.width))
+        shown = [r for r in rows if r.rank <= top or r.seeds > 1 or r.trial.variant.is_baseline]
+        out.print(console.ranking_table(shown, out.width))
+        if len(shown) < len(rows):
+            out.print(
+                f"{len(rows) - len(shown)} of {len(rows)} rows are not shown: --top N, --csv or --json", style="dim"
+            )
     said = ["", *notes.ranking_notes(study, fidelity, rows), *([checked.text] if checked else [])]
     said += ["", *notes.conclusion(study)] if conclude or not rows else []
     for line in said:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
-from rich.style import Style
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -57,63 +54,7 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     return table
 
 
-class LongTable:
-    """A table of `make_table` with one column that wraps; thousands of rows take a twentieth of what Rich's take.
-
-    It looks as Rich's does, which prints it where the column would get no room.
-    """
-
-    def __init__(self, columns: Sequence[str], wraps: str, right: Collection[str]) -> None:
-        self._columns, self._wraps, self._right = list(columns), wraps, right
-        self._rows: list[list[str]] = []
-        self._bold: list[bool] = []
-
-    def add_row(self, *cells: str, bold: bool = False) -> None:
-        """Add a row of plain text, without markup."""
-        self._rows.append(list(cells))
-        self._bold.append(bold)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines as Rich asks for them."""
-        widths = [max(map(_width, column)) for column in zip(self._columns, *self._rows, strict=True)]
-        at = self._columns.index(self._wraps)
-        room = options.max_width - sum(widths) + widths[at] - len(_GAP) * (len(widths) - 1)
-        if room < 1:
-            no_wrap = set(self._columns) - {self._wraps}
-            table = make_table(*self._columns, right=self._right, no_wrap=no_wrap)
-            for cells, bold in zip(self._rows, self._bold, strict=True):
-                table.add_row(*map(Text, cells), style="bold" if bold else None)
-            yield table
-            return
-        widths[at] = min(widths[at], room)
-        before, after = ("".join(" " * w + _GAP for w in side) for side in (widths[:at], widths[at + 1 :]))
-        for cells, bold in zip([self._columns, *self._rows], [True, *self._bold], strict=True):
-            parts = [cells[at]]
-            if _width(cells[at]) > room:
-                parts = [line.plain for line in Text(cells[at]).wrap(console, room, overflow="fold")]
-            lines = [self._line([*cells[:at], parts[0], *cells[at + 1 :]], widths)]
-            lines += [before + part + " " * (widths[at] - _width(part)) + after for part in parts[1:]]
-            yield Segment("\n".join(lines) + "\n", _BOLD if bold else None)
-
-    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
-        parts = []
-        for name, cell, width in zip(self._columns, cells, widths, strict=True):
-            text = cell.rstrip() if name in self._right else cell
-            space = " " * (width - _width(text))
-            parts.append(space + text if name in self._right else text + space)
-        return _GAP.join(parts)
-
-
-def _width(text: str) -> int:
-    """Return the number of cells of a terminal that a text takes."""
-    return len(text) if text.isascii() else cell_len(text)
-
-
-_GAP = "  "
-_BOLD = Style(bold=True)
-
-
-def ranking_table(rows: Sequence[RankRow], width: int) -> LongTable:
+def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     """Return the ranking as a table, on a narrow terminal without its least important columns."""
     wide = width >= _WIDE
 
@@ -149,7 +90,11 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> LongTable:
     idle += ["shrunk"] * all(r.shrunk is None for r in rows)
     idle += ["ms"] * all(r.trial.latency_ms is None for r in rows)
     columns = {name: column for name, column in columns.items() if name not in idle}
-    table = LongTable(list(columns), "swaps", columns.keys() - {"swaps", "variant", "verdict"})
+    table = make_table(
+        *columns, right=columns.keys() - {"swaps", "variant", "verdict"}, no_wrap=columns.keys() - {"swaps"}
+    )
     for row in rows:
-        table.add_row(*(value(row) for value in columns.values()), bold=row.trial.variant.is_baseline)
+        table.add_row(
+            *(value(row) for value in columns.values()), style="bold" if row.trial.variant.is_baseline else None
+        )
     return table

@@ -209,7 +209,10 @@ def test_known_failures_exit_with_1(tiny_data, tmp_path, monkeypatch):
         (["search", "seeds", "--weights", "nothing.pt"], "cannot inherit from 'nothing.pt'"),
         (["search", "seeds", "--proxy", "blood"], "no calibration 'blood'"),
         (["search", "seeds", "--epochs", "0", "--init", "scratch"], "with --init scratch there are none"),
-        (["search", "seeds", "--data", str(tiny_data), "--base-epochs", "0"], "give a trained one by --weights FILE.pt"),
+        (
+            ["search", "seeds", "--data", str(tiny_data), "--base-epochs", "0"],
+            "give a trained one by --weights FILE.pt",
+        ),
         (["bank", "blood"], "no study 'blood'"),
         (["search", "nothing.yaml"], "cannot read the space file nothing.yaml"),
         (["search", "seeds", "--storage", "mysql://x/y"], "cannot use the storage"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from nas.cli.rank import print_ranking
 from nas.ranking.rank import rank_trials
 from nas.report import console
 from nas.training.scores import signed
@@ -59,36 +60,24 @@ def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):
     assert "+0.0" not in swapped
 
 
-@pytest.mark.parametrize("width", [20, 45, 70, 100, 140, 300])
-def test_a_long_table_looks_as_richs(width):
-    names, right = ("#", "variant", "swaps", "Δ"), ("#", "Δ")
-    cells = [
-        (
-            "1*",
-            "0a1b2c3d",
-            "neck.{up_p3,up_p4}=CARAFE  backbone.c2f_p2+neck.{c2f_n4,c2f_p3}=C2f_DCNv4(groups=4)",
-            "+0.001",
-        ),
-        ("2 ", "baseline", "baseline", ""),
-        ("10", "ffffffff", "模块=CARAFE " * 9, "-0.1000 ±0.02"),
-    ]
-    ours, theirs = (
-        console.LongTable(names, "swaps", right),
-        console.make_table(*names, right=right, no_wrap=("#", "variant", "Δ")),
-    )
-    printed = []
-    for row in cells:
-        ours.add_row(*row, bold=row[2] == "baseline")
-        theirs.add_row(*row, style="bold" if row[2] == "baseline" else None)
-    for table in (ours, theirs):
-        text = io.StringIO()
-        Console(file=text, width=width).print(table)
-        printed.append(text.getvalue())
-    assert printed[0] == printed[1]
+def test_a_long_ranking_is_cut_and_says_so(ranked_study, capsys):
+    swaps = [SWAP, OTHER, SWAP | OTHER, {"neck.up_*": "DySample"}, {"neck.down_*": "SPConv"}]
+    study = ranked_study([(s, "done", 0.4 - 0.01 * k, 8.0 + k) for k, s in enumerate([*swaps, {}])])
+
+    def printed(**options):
+        print_ranking(study, as_json=False, as_csv=False, conclude=False, **options)
+        return capsys.readouterr().out
+
+    ids = [r.trial.variant.id for r in rank_trials(study.trials(), 0.02)]
+    cut = printed(top=2)
+    assert [i in cut.split("\n\n")[0] for i in ids] == [True, True, False, False, False, True]  # the baseline is last
+    assert "3 of 6 rows are not shown: --top N, --csv or --json" in cut
+    assert all(i in printed() for i in ids)
+    assert "not shown" not in printed()
 
 
-def test_brackets_are_text_in_a_long_table():
-    table = console.LongTable(("swaps", "n"), "swaps", ())
+def test_brackets_are_text_in_a_table():
+    table = console.make_table("swaps", "n")
     table.add_row("x=[red]", "1")
     text = io.StringIO()
     Console(file=text, width=40).print(table)
