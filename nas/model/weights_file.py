@@ -37,6 +37,9 @@ LEAST_SHARED = 0.8
 """Minimum share of the baseline's tensors that a file of initial weights has to hold; the class head may differ."""
 
 _DEEPEST = 100
+_NO_MODEL = "{} holds no model: expected an Ultralytics checkpoint, or tensors by name"
+_INSIDE = ("ema", "model", "state_dict", "model_state_dict")
+"""Where training scripts put a model's tensors, beside the epoch and the like; the first one that has any counts."""
 _SCRIPT = "it is a TorchScript archive; give the .pt that it was exported from"
 _NUMBERED = re.compile(r"model\.\d{1,6}\..+")
 
@@ -77,9 +80,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise WeightsError(f"{path} is no file; weights are never downloaded: give the path of an existing .pt")
     why = _not_a_checkpoint(path)
+    content = None
     with contextlib.suppress(Exception):  # it holds classes, or is damaged: what follows says which
         if why != _SCRIPT:
-            return Checkpoint(_of_tensors(torch.load(path, map_location="cpu", weights_only=True)))
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    if content is not None:
+        if not (tensors := _of_tensors(content)):
+            raise WeightsError(_NO_MODEL.format(path))
+        return Checkpoint(tensors)
     if why:
         raise WeightsError(f"{path} is no checkpoint that can be read: {why}")
     try:
@@ -136,10 +144,11 @@ def _not_a_checkpoint(path: Path) -> str:
 
 
 def _of_tensors(state: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors of a mapping by name; empty if it is no mapping."""
+    """Return the tensors of a mapping by name, or of the state_dict in it; empty if there are none."""
     if not isinstance(state, Mapping):
         return {}
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    inner = next((v for key in _INSIDE if isinstance(v := state.get(key), Mapping) and v), state)
+    tensors = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
@@ -147,8 +156,10 @@ def _of_model(path: Path, content: Any) -> Checkpoint:
     """Return the tensors of an Ultralytics checkpoint."""
     content = content if isinstance(content, Mapping) else {"model": content}
     model = next((m for m in (content.get("ema"), content.get("model")) if isinstance(m, _Placeholder)), None)
+    if model is None and (tensors := _of_tensors(content)):
+        return Checkpoint(tensors)
     if model is None:
-        raise WeightsError(f"{path} holds no model: expected an Ultralytics checkpoint, or tensors by name")
+        raise WeightsError(_NO_MODEL.format(path))
     about = model.state
     config = about.get("yaml")
     if isinstance(filled := content.get("tensors"), _Placeholder):  # of `nas.emit.pretrained`: a call that loads them

@@ -154,7 +154,7 @@ def text(path):
         (lambda p: p.mkdir(), "is no file"),
         (text, "is no checkpoint that can be read"),
         (lambda p: p.write_bytes(b""), "is no checkpoint that can be read"),
-        (lambda p: torch.save([1, 2], p), "holds no detection model"),
+        (lambda p: torch.save([1, 2], p), "holds no model"),
         (other_keys, "holds no detection model"),
         (wrong_model, r"has 24 layers \(yolo11n, scale n\), YOLOv8 has 23"),
         (lambda p: checkpoint(p, scale="s"), r"of another model or scale than yolov8n .*scale s\): \d+ of the 270"),

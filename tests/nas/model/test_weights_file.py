@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import zipfile
@@ -10,10 +11,12 @@ import pytest
 import torch
 from ultralytics import YOLO
 
+from nas.emit.pretrained import read_weights
 from nas.errors import WeightsError
 from nas.model.host import build
 from nas.model.render import render
-from nas.model.weights_file import read_checkpoint
+from nas.model.weights_file import read_checkpoint, read_state, weights_problem
+from nas.space.bases import load_base
 from nas.space.variant import Variant
 
 
@@ -66,6 +69,33 @@ def test_tensors_alone(tmp_path):
     torch.save({"a": torch.ones(2, dtype=torch.float16), "b": "text"}, tmp_path / "a.pt")
     (key, value), *more = read_checkpoint(tmp_path / "a.pt").tensors.items()
     assert (key, value.dtype, more) == ("a", torch.float32, [])
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": state, "ema": None},
+        lambda state: {"model_state_dict": state, "arguments": argparse.Namespace(lr=1)},
+    ],
+)
+def test_a_state_dict_is_weights_wherever_weights_are_asked_for(around, model, tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save(around(model.state_dict()), path)
+    assert weights_problem(str(path), "yolov8", "n") == ""
+    assert (
+        len(read_state(str(path), "yolov8"))
+        == len(model.state_dict())
+        == len(read_weights(path, load_base("yolov8")).tensors)
+    )
+
+
+def test_a_file_without_tensors(tmp_path):
+    for content in ({"epoch": 3}, [1, 2], {"arguments": argparse.Namespace(lr=1)}):
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(WeightsError, match="holds no model: expected"):
+            read_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("where", ["model", "beside", "inside"])
