@@ -22,7 +22,7 @@ from nas.model.host_input import constructing
 from nas.model.trainer import Trainer
 from nas.model.transfer import copy_matching, warm_start_swaps
 from nas.training.batch_cache import BatchCache, detach_cache
-from nas.training.host_version import adapt_trainer, set_up_training
+from nas.training.host_version import adapt_trainer, forget_validation, set_up_training
 from nas.training.initial_state import graph_of, initial_state
 from nas.training.jobs import ProxyJob
 from nas.training.recipe import WHOLE
@@ -95,6 +95,7 @@ class ProxyTrainer(Trainer):
         Raises:
             NotANumber: The validation loss is not finite.
         """
+        forget_validation(self.validator)
         amp, self.amp = self.amp, False
         try:
             metrics, fitness = super().validate()

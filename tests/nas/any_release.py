@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import ultralytics
@@ -34,7 +35,7 @@ from nas.study.study import Study
 from nas.training.jobs import ProxyJob
 from nas.training.proxy_trainer import ProxyTrainer
 from nas.training.recipe import Recipe
-from nas.training.train import train
+from nas.training.train import open_trainer, train
 
 SPACE = """
 slots:
@@ -138,6 +139,17 @@ def test_bfloat16_and_a_loss_that_is_no_number(make_job, tmp_path):
     torch.save(state, file)
     with pytest.raises(NotANumber):
         train(make_job(short, init=str(file)), 1, lambda _: None)
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_validation_without_a_right_box_scores_nothing(make_job):
+    """Also after one that had some."""
+    with open_trainer(make_job(), 1) as trainer:
+        trainer.set_up()
+        box = trainer.validator.metrics.box
+        box.all_ap = box.p = box.r = np.full((1, 10), 0.5)
+        assert box.map == 0.5
+        assert trainer.validate_now().map < 0.01
 
 
 @pytest.fixture(scope="module")
