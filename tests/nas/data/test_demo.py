@@ -76,7 +76,7 @@ def test_made_once_and_accepted(tmp_path, monkeypatch, quick):
     found = load(file)
     assert (len(found.train), len(found.val)) == tuple(demo.COUNTS.values())
     assert found.names == demo.NAMES
-    assert found.boxes == (673, 348)
+    assert found.boxes == (502, 348)
 
 
 def test_other_files_do_not_matter(tmp_path, quick):
@@ -102,7 +102,7 @@ def test_damage_is_mended(tmp_path, quick):
 
 def test_a_half_made_set_is_not_used(tmp_path, quick):
     (tmp_path / f"demo-v{demo.VERSION}" / "images").mkdir(parents=True)
-    assert load(demo.demo_dataset(tmp_path)).boxes == (673, 348)
+    assert load(demo.demo_dataset(tmp_path)).boxes == (502, 348)
 
 
 def test_several_processes_at_once(tmp_path, monkeypatch):
