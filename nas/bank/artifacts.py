@@ -186,7 +186,7 @@ class ArtifactStore:
         """
         file = self._baseline_file(recipe, seed)
         about = file.with_suffix(".json")
-        with self._locked(file):
+        with self.locked(file):
             if not (about.exists() and file.exists()):
                 self._train(recipe, file, about, self._seed_of_baseline(seed))
             return _read_baseline(file)
@@ -281,7 +281,7 @@ class ArtifactStore:
         if self.space.modules:
             about["modules"] = [file.import_name for file in self.space.modules]
         folder = self.folder / f"bank-{_key([about], ())}"
-        with self._locked(folder):
+        with self.locked(folder):
             bank = open_bank(folder, about)
             missing = tuple(c for c in wanted if (c.slot, c.label) not in bank.candidates)
             if missing:
@@ -347,7 +347,7 @@ class ArtifactStore:
         return bank
 
     @contextlib.contextmanager
-    def _locked(self, what: Path) -> Iterator[None]:
+    def locked(self, what: Path) -> Iterator[None]:
         """Lock a file or folder while it is made; another search that needs it waits, unless the maker is stopped."""
         lease = Lease(_lock_of(what))
         noted = False

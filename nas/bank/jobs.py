@@ -1,7 +1,8 @@
-"""Distillation jobs and their results: plain data that goes through the pipe to the training process."""
+"""Jobs on swaps, distillations and output scores, and their results: plain data for the training process."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nas.training.jobs import ProxyJob
@@ -10,6 +11,8 @@ CONTROL = "control"
 """The label of the control: the layer's own module with fresh initial values, distilled as the candidates are."""
 MIN_TEACHER_MAP = 0.02
 """mAP50-95 that a baseline must have to be distilled from."""
+IMAGES = 64
+"""Training images that a score is the mean over."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,55 @@ class Bank:
     drops: tuple[tuple[str, float], ...]
     candidates: tuple[Distilled, ...]
     cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class OutputScore:
+    """How far a variant's outputs are from the baseline's, per image, in nats.
+
+    Attributes:
+        classes: For each detection level, the binary cross-entropy of the class logits against the baseline's
+            probabilities, less the entropy of these, summed over anchors and classes.
+        boxes: For each level, the Kullback-Leibler divergence of the box distributions from the baseline's, the mean
+            of the four sides, weighted by the baseline's largest class probability, summed over anchors.
+        halves: The total on two halves of the images, which tells how reliable it is.
+        failure: Why there is no score; else empty.
+    """
+
+    classes: tuple[float, ...] = ()
+    boxes: tuple[float, ...] = ()
+    halves: tuple[float, float] = (math.nan, math.nan)
+    failure: str = ""
+
+    @property
+    def parts(self) -> tuple[float, ...]:
+        """Classes and boxes of each level, in one row."""
+        return (*self.classes, *self.boxes)
+
+    @property
+    def total(self) -> float:
+        """Sum of the parts; NaN after a failure."""
+        return math.nan if self.failure else sum(self.parts)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A variant that is scored: its swaps by layer, and the files of their tensors."""
+
+    swaps: tuple[tuple[str, str], ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Scores of several variants, in the training process.
+
+    Attributes:
+        proxy: The baseline with its trained weights, the data, the recipe and the seed.
+        variants: What is scored.
+        images: Number of training images.
+    """
+
+    proxy: ProxyJob
+    variants: tuple[Assembled, ...]
+    images: int = IMAGES

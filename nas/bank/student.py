@@ -73,7 +73,7 @@ class Student:
         try:
             yield
         except Exception as error:
-            if failure_kind(error) in ("memory", "kernel") or any(text in str(error).lower() for text in _MACHINE):
+            if machine_at_fault(error):
                 raise
             self.failure, self.raised = f"its distillation failed: {one_line(error)}", True
 
@@ -124,6 +124,11 @@ class Student:
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.failure, self.raised, self.start_error = state["failure"], state["raised"], state["start_error"]
+
+
+def machine_at_fault(error: Exception) -> bool:
+    """Return whether an error is out of memory or a fault of the device or a kernel, which no module causes."""
+    return failure_kind(error) in ("memory", "kernel") or any(text in str(error).lower() for text in _MACHINE)
 
 
 def relative_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

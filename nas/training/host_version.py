@@ -14,7 +14,7 @@ import importlib.util
 import inspect
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -91,6 +91,29 @@ def release_patches(recipe: Recipe) -> list[tuple[Any, str, Any]]:
     if "initial_seed" not in inspect.getsource(build.build_dataloader):
         patches.append((build, "InfiniteDataLoader", functools.partial(_seeded_loader, build.InfiniteDataLoader)))
     return patches
+
+
+Level: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""What a detection head puts out on one level: box logits, (images, 4, bins, anchors), and class logits, (images,
+classes, anchors)."""
+
+
+def levels_of(outputs: Any, classes: int) -> list[Level]:
+    """Return what a detection head in training mode puts out, by level; of an end-to-end head, the one-to-one part.
+
+    Args:
+        outputs: What the head returns.
+        classes: Number of classes.
+    """
+    if isinstance(outputs, Mapping) and "one2one" in outputs:
+        outputs = outputs["one2one"]
+    # 8.4.0 made a dictionary, with the anchors of all levels in one row, of the list of maps.
+    if not isinstance(outputs, Mapping):
+        whole = [x.flatten(2).float() for x in outputs]
+        return [(x[:, :-classes].unflatten(1, (4, -1)), x[:, -classes:]) for x in whole]
+    sizes = [x.shape[2] * x.shape[3] for x in outputs["feats"]]
+    boxes = outputs["boxes"].float().unflatten(1, (4, -1)).split(sizes, -1)
+    return list(zip(boxes, outputs["scores"].float().split(sizes, -1), strict=True))
 
 
 def nms_module() -> Any:

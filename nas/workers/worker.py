@@ -19,7 +19,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.bank.jobs import DistilJob
+from nas.bank.jobs import DistilJob, ScoreJob
 from nas.errors import failure_kind, failure_text
 from nas.training.jobs import ProxyJob
 
@@ -65,7 +65,7 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
         pipe.send(message)
 
 
-def handle_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None]) -> tuple[str, Any]:
+def handle_job(job: ProxyJob | DistilJob | ScoreJob, threads: int, report: Callable[[Any], None]) -> tuple[str, Any]:
     """Do one job, and return the message with its result or its failure; nothing else is left of it in the process.
 
     Raises:
@@ -92,13 +92,13 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def do_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None]) -> Any:
+def do_job(job: ProxyJob | DistilJob | ScoreJob, threads: int, report: Callable[[Any], None]) -> Any:
     """Do one job in this process, and return its result.
 
     Args:
         job: The job.
         threads: CPU threads.
-        report: Called with progress: epochs of a training, steps of a distillation.
+        report: Called with progress: epochs of a training, steps of a distillation, batches of a score.
     """
     from nas.bank.distil import distil
     from nas.own import use
@@ -107,6 +107,11 @@ def do_job(job: ProxyJob | DistilJob, threads: int, report: Callable[[Any], None
     if isinstance(job, DistilJob):
         use(job.proxy.modules)
         return distil(job, threads, report)
+    if isinstance(job, ScoreJob):
+        from nas.bank.scoring import score_outputs
+
+        use(job.proxy.modules)
+        return score_outputs(job, threads, report)
     use(job.modules)
     return train(job, threads, report)
 

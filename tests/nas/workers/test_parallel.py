@@ -134,7 +134,7 @@ def test_who_waits_for_weights_stops_waiting(shared_study, tmp_path):
     path.parent.mkdir(exist_ok=True)
     with held(tmp_path / "bank.lock", "it"):
         runner.kill()
-        with pytest.raises(LockError, match=STOPPED), runner.weights._locked(path):
+        with pytest.raises(LockError, match=STOPPED), runner.weights.locked(path):
             pass
 
 
