@@ -25,11 +25,13 @@ class Sampler:
             is not known; None leaves the choice to chance.
         help: What it does, in one line.
         singles_first: Whether each single swap is tried before it is asked.
+        takes_scores: Whether the output scores of the swaps, where the study has them, take the place of that.
     """
 
     target: str
     help: str
     singles_first: bool = True
+    takes_scores: bool = False
 
     def ask(self, history: History) -> dict[str, str] | None:
         """Return what the sampler chooses next."""
@@ -40,6 +42,9 @@ class Sampler:
 
 SAMPLERS: Mapping[str, Sampler] = {
     "gp": Sampler("nas.samplers.expected_improvement:ask", "expected improvement under a Gaussian process"),
+    "exact": Sampler(
+        "nas.samplers.exact:ask", "exact solutions under budgets, by the output scores of swaps", takes_scores=True
+    ),
     "tpe": Sampler("nas.samplers.tpe:ask", "multivariate tree-structured Parzen estimator"),
     "random": Sampler("nas.samplers.uninformed:ask_random", "uniformly at random", singles_first=False),
     "brute": Sampler(
@@ -52,13 +57,15 @@ AUTO = "auto"
 """Selects the default sampler."""
 DEFAULT = "gp"
 """The sampler that did best in replays (docs/samplers.md)."""
+BUDGETED = "exact"
+"""The sampler of a search with budgets: no other one proposes variants for a budget."""
 _REMOVED = frozenset({"evolution", "nsga2"})
 """Samplers of earlier versions, which stored studies may name."""
 
 
-def find_sampler(name: str) -> Sampler:
-    """Return the sampler of a name, the default one for ``auto`` and for a removed name."""
-    return SAMPLERS[DEFAULT if current_name(name) == AUTO else name]
+def find_sampler(name: str, *, budgeted: bool = False) -> Sampler:
+    """Return the sampler of a name, for ``auto`` and for a removed name the default one, with budgets or without."""
+    return SAMPLERS[(BUDGETED if budgeted else DEFAULT) if current_name(name) == AUTO else name]
 
 
 def current_name(name: str) -> str:

@@ -10,8 +10,10 @@ from functools import cached_property
 
 from nas.ranking.rank import baseline_of
 from nas.samplers.encoding import Codes, decode, encode, encode_all, mutate
+from nas.solver.facts import SwapFacts
+from nas.solver.solutions import Count
 from nas.space.search_space import Assignment, Key, SearchSpace, key_of
-from nas.study.objective import Array, Goal
+from nas.study.objective import Array, Budget, Goal
 from nas.study.trial import Trial
 
 _MAX_ENUMERATED = 2_000
@@ -36,6 +38,9 @@ class History:
         error: Standard deviation of one score, where a calibration measured it.
         goal: What the study optimises.
         among: The only assignments that may be proposed, for a search in a table; None for all of the space.
+        budgets: What variants may cost, where the search is given that; they take turns.
+        facts: Output scores and costs of the single swaps; none where the study has not gathered them.
+        count: Counts the costs of a variant; its results do not depend on anything else.
     """
 
     space: SearchSpace
@@ -45,6 +50,9 @@ class History:
     error: float | None = None
     goal: Goal = field(default_factory=Goal)
     among: Sequence[Assignment] | None = None
+    budgets: tuple[Budget, ...] = ()
+    facts: SwapFacts = field(default_factory=SwapFacts)
+    count: Count | None = None
 
     @cached_property
     def known(self) -> frozenset[Key]:

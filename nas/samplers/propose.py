@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 from nas.samplers import AUTO, find_sampler
 from nas.samplers.history import History
+from nas.solver.facts import SwapFacts
+from nas.solver.solutions import Count
 from nas.space.search_space import Assignment, SearchSpace, key_of
-from nas.study.objective import Goal
+from nas.study.objective import Budget, Goal
 from nas.study.trial import Trial
 
 
@@ -26,6 +28,9 @@ def propose_next(
     sampler: str = AUTO,
     goal: Goal | None = None,
     among: Sequence[Assignment] | None = None,
+    budgets: tuple[Budget, ...] = (),
+    facts: SwapFacts | None = None,
+    count: Count | None = None,
 ) -> dict[str, str] | None:
     """Return the next assignment, or None when all allowed ones have been tried.
 
@@ -38,12 +43,16 @@ def propose_next(
         sampler: One of `nas.samplers.SAMPLERS`, or ``auto``.
         goal: By default mAP per GFLOP.
         among: The only assignments that may be proposed.
+        budgets: What variants may cost; ``auto`` is the exact solver then.
+        facts: Output scores and costs of the single swaps.
+        count: Counts the costs of a variant.
     """
-    history = History(space, trials, seed, floor, error, goal or Goal(), among)
-    baseline, chosen = space.baseline(), find_sampler(sampler)
+    history = History(space, trials, seed, floor, error, goal or Goal(), among, budgets, facts or SwapFacts(), count)
+    baseline, chosen = space.baseline(), find_sampler(sampler, budgeted=bool(budgets))
     if key_of(baseline) not in history.known:
         return baseline
-    for assignment in space.single_swaps() if chosen.singles_first else ():
+    singles_first = chosen.singles_first and not (chosen.takes_scores and history.facts.width)
+    for assignment in space.single_swaps() if singles_first else ():
         if history.is_new(assignment):
             return assignment
     return chosen.ask(history) or history.any_new(random.Random(history.drawn))

@@ -1,4 +1,4 @@
-"""Objectives, and the order of a ranking by them.
+"""Objectives and budgets, and the order of a ranking by an objective.
 
 One objective orders variants. Two, mAP and a cost, give Pareto fronts: the variants that no other dominates, then those
 that only these dominate, and so on. By any objective, a variant that loses more than the floor against the baseline, or
@@ -8,13 +8,16 @@ has less than the required mAP, is ranked below all that do not.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.errors import OptionError
 from nas.study import OBJECTIVES
 from nas.study.trial import Trial
 
@@ -117,3 +120,81 @@ class Prior:
 
     sd: float
     degrees: float
+
+
+QUANTITIES: Mapping[str, str] = {"gflops": "GFLOPs", "params": "parameters", "latency_ms": "ms"}
+"""What a budget may limit, with its unit."""
+_AMOUNT = re.compile(r"(?P<sign>[+-]?)(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+)(?P<unit>[%kM]?)")
+_UNITS = {"": 1.0, "k": 1e3, "M": 1e6}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a variant may cost, in one quantity or in several.
+
+    Attributes:
+        limits: Quantity (`QUANTITIES`), amount, and whether that is a change relative to the baseline: -0.25 is a
+            quarter less.
+    """
+
+    limits: tuple[tuple[str, float, bool], ...]
+
+    def within(self, base: Mapping[str, float]) -> dict[str, float]:
+        """Return the limit of each quantity.
+
+        Args:
+            base: The baseline's cost by quantity.
+
+        Raises:
+            OptionError: The baseline's cost in a quantity is not known.
+        """
+        found = {}
+        for quantity, amount, relative in self.limits:
+            if quantity not in base:
+                raise OptionError(
+                    f"the budget {self} is in a unit that the study has not measured ({QUANTITIES[quantity]})"
+                    + (": search with --latency to measure it" if quantity == "latency_ms" else "")
+                )
+            found[quantity] = base[quantity] * (1 + amount) if relative else amount
+        return found
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{100 * amount:+g}% {QUANTITIES[quantity]}" if relative else f"{amount:g} {QUANTITIES[quantity]}"
+            for quantity, amount, relative in self.limits
+        )
+
+
+def read_budgets(gflops: str | None, params: str | None, latency: str | None) -> tuple[Budget, ...]:
+    """Parse the budgets of a command line, amounts separated by commas: ``6.5``, ``-25%``, ``2.5M``.
+
+    Several quantities limit a budget together, amount by amount; one with a single amount has it in every budget.
+
+    Raises:
+        OptionError: An amount cannot be read, or two quantities have different numbers of amounts.
+    """
+    given = {"gflops": gflops, "params": params, "latency_ms": latency}
+    lists = {key: [_amount(key, part) for part in text.split(",")] for key, text in given.items() if text is not None}
+    count = max(map(len, lists.values()), default=0)
+    if any(len(amounts) not in (1, count) for amounts in lists.values()):
+        counts = ", ".join(f"{len(amounts)} of {QUANTITIES[key]}" for key, amounts in lists.items())
+        raise OptionError(f"budgets in several units need as many amounts each, or one for all; given are {counts}")
+    found = (Budget(tuple((key, *amounts[i % len(amounts)]) for key, amounts in lists.items())) for i in range(count))
+    return tuple(dict.fromkeys(found))
+
+
+def _amount(quantity: str, text: str) -> tuple[float, bool]:
+    """Parse an amount; return it, and whether it is relative."""
+    example = {"gflops": "6.5", "params": "2.5M", "latency_ms": "12"}[quantity]
+    match = _AMOUNT.fullmatch(text.strip())
+    relative = match is not None and match["unit"] == "%"
+    if not match or bool(match["sign"]) != relative:
+        raise OptionError(
+            f"cannot read the budget {text.strip()!r}: expected {QUANTITIES[quantity]}, such as {example}, or a change "
+            "with its sign, such as -25%"
+        )
+    number = float(match["number"]) * (-1 if match["sign"] == "-" else 1)
+    number = number / 100 if relative else number * _UNITS[match["unit"]]
+    if not math.isfinite(number) or number <= (-1 if relative else 0):
+        raise OptionError(f"the budget {text.strip()!r} leaves nothing: it has to be above 0, or above -100%")
+    return number, relative
