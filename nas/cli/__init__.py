@@ -20,6 +20,7 @@ from nas.cli.emit import emit_yaml
 from nas.cli.model import cost, doctor, ops
 from nas.cli.rank import effects, rank
 from nas.cli.search import search, worker
+from nas.cli.solve import solve
 from nas.cli.space import import_model, space
 from nas.cli.studies import studies
 from nas.errors import NasError, full_disk, printable
@@ -27,7 +28,7 @@ from nas.version import __version__
 
 COMMANDS = {
     "Search": (search, worker, calibrate),
-    "Look at results": (rank, effects, bank, studies),
+    "Look at results": (rank, solve, effects, bank, studies),
     "Write files": (emit_yaml, import_model),
     "Spaces, modules, checks": (space, data, ops, cost, doctor),
 }

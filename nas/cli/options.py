@@ -171,6 +171,21 @@ RUNG = click.option(
     metavar="K",
     help="Show the K-th rung, counted from the cheapest. Default: the top one.",
 )
+BUDGET_GFLOPS = click.option(
+    "--budget-gflops",
+    metavar="AMOUNT,...",
+    help="Look for the best variant of at most so many GFLOPs (at 640 px): an amount such as 6.5, or a change against "
+    "the baseline such as -25%; several are several budgets.",
+)
+BUDGET_PARAMS = click.option(
+    "--budget-params", metavar="AMOUNT,...", help="The same for parameters, such as 2.5M or -20%."
+)
+BUDGET_LATENCY = click.option(
+    "--budget-latency",
+    metavar="AMOUNT,...",
+    help="The same for the latency of one image on this machine, in ms. Several kinds of budgets hold together, amount "
+    "by amount.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

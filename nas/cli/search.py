@@ -11,6 +11,9 @@ from nas.cli.options import (
     BANK_EPOCHS,
     BASE_EPOCHS,
     BASELINES,
+    BUDGET_GFLOPS,
+    BUDGET_LATENCY,
+    BUDGET_PARAMS,
     CONFIRM,
     DATA,
     DEVICE,
@@ -30,7 +33,7 @@ from nas.cli.options import (
     prepare,
 )
 from nas.cli.rank import print_ranking
-from nas.samplers import AUTO, DEFAULT, SAMPLERS
+from nas.samplers import AUTO, BUDGETED, DEFAULT, SAMPLERS
 from nas.study import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -108,12 +111,15 @@ if TYPE_CHECKING:
     type=click.Choice(tuple(OBJECTIVES)),
     help="What the search maximises and the ranking is ordered by. Default: map_per_gflop.",
 )
+@BUDGET_GFLOPS
+@BUDGET_PARAMS
+@BUDGET_LATENCY
 @click.option(
     "--sampler",
     type=click.Choice((AUTO, *SAMPLERS)),
     help="How the next variant is chosen (docs/samplers.md): "
     + "; ".join(f"{name}, {sampler.help}" for name, sampler in SAMPLERS.items())
-    + f". Default: {AUTO}, which is {DEFAULT}.",
+    + f". Default: {AUTO}, which is {DEFAULT}, and {BUDGETED} with budgets.",
 )
 @click.option("--latency", is_flag=True, help="Also measure latency and show it in the ranking.")
 @click.option(
@@ -137,6 +143,7 @@ def search(as_json: bool, **given: Any) -> None:
     nas search                                              a first look, on demo data, in minutes
     nas search seeds --data data.yaml --trials 40 --study blood
     nas search --study blood --trials 20                    20 more
+    nas search light --data data.yaml --budget-gflops -10%,-20%,-30%
     nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
     nas search --study blood --confirm 5:5                  five seeds for each of the best five
     nas search full --data data.yaml --rungs 0,2 --epochs 8 --trials 200

@@ -88,6 +88,22 @@ def costed(variant: Variant) -> tuple[ModelFiles, Cost]:
     return render(variant, {variant.scale: cost.summary}), cost
 
 
+def gflops_and_params(variant: Variant) -> tuple[float, int]:
+    """Return a variant's `Cost.gflops` and `Cost.params` alone, which takes a third of the time of `costed`.
+
+    Raises:
+        BuildError: It cannot be built, run or counted.
+        SpaceError: It does not fit its base.
+    """
+    model = build(render(variant).yaml, variant.scale)
+    register_costs()
+    try:
+        gflops = _gflops(model)
+    except Exception as error:  # any error of a module's rule or forward is the variant's failure
+        raise BuildError(f"cannot be costed: {one_line(error)}") from error
+    return gflops, sum(p.numel() for p in model.parameters())
+
+
 def model_cost(model: nn.Module) -> Cost:
     """Cost a detection model.
 

@@ -13,6 +13,8 @@ from nas.training.scores import signed
 
 if TYPE_CHECKING:
     from nas.ranking.rank import RankRow
+    from nas.solver.front import Difference, Front, FrontRow
+    from nas.study.study import Study
 
 _WIDTH_WHEN_PIPED = 140
 _WIDE = 115
@@ -98,3 +100,67 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
             *(value(row) for value in columns.values()), style="bold" if row.trial.variant.is_baseline else None
         )
     return table
+
+
+def front_table(front: Front, width: int) -> LongTable:
+    """Return the front of a study as a table, on a narrow terminal without its least important columns."""
+
+    def cost(row: FrontRow, quantity: str, factor: float, unit: str = "") -> str:
+        value = row.costs.get(quantity)
+        return "" if value is None else f"{'~' * (quantity in row.estimated)}{value / factor:.2f}{unit}"
+
+    def share(row: FrontRow) -> str:
+        value = row.costs.get("gflops")
+        return "" if value is None or row.kind == "baseline" else signed(100 * (value / front.base["gflops"] - 1), 1)
+
+    def difference(value: Difference | None) -> str:
+        if value is None:
+            return ""
+        if value.low is None or value.high is None:
+            return signed(value.mean, 4)
+        return f"{signed(value.mean, 4)} ±{(value.high - value.low) / 2:.4f}"
+
+    def map_of(row: FrontRow) -> str:
+        value = row.measured or row.predicted
+        return "" if value is None else f"{'~' * (row.measured is None)}{front.base_map + value.mean:.3f}"
+
+    columns: dict[str, Callable[[FrontRow], str]] = {
+        "budget": lambda r: r.budget or r.kind,
+        "kind": lambda r: r.kind if r.budget else "",
+        "variant": lambda r: r.variant,
+        "swaps": lambda r: r.note if r.note and not r.variant else r.swaps,
+        "GFLOPs": lambda r: cost(r, "gflops", 1),
+        "Δ%": share,
+        "params": lambda r: cost(r, "params", 1e6, "M"),
+        "ms": lambda r: cost(r, "latency_ms", 1),
+        "mAP50-95": map_of,
+        "predicted Δ": lambda r: difference(r.predicted),
+        "measured Δ": lambda r: "" if r.kind == "baseline" else difference(r.measured),
+        "n": lambda r: str(r.seeds or ""),
+        "verdict": lambda r: r.verdict if r.seeds > 1 and r.kind != "baseline" else "",
+    }
+    idle = [] if width >= _WIDE else ["kind", "params", "verdict"]
+    idle += ["ms"] * all("latency_ms" not in row.costs for row in front.rows)
+    idle += ["verdict"] * all(row.seeds < 2 for row in front.rows)
+    columns = {name: column for name, column in columns.items() if name not in idle}
+    table = LongTable(list(columns), "swaps", columns.keys() - {"budget", "kind", "variant", "swaps", "verdict"})
+    for row in front.rows:
+        table.add_row(*(value(row) for value in columns.values()), bold=row.kind == "baseline")
+    return table
+
+
+def front_notes(study: Study, front: Front) -> list[str]:
+    """Return what has to be said of a front."""
+    lines = [
+        "",
+        "Differences in mAP50-95 to the baseline; ± 95 %. ~ is predicted, or a sum that was not counted.",
+        f"The prediction has learnt from {front.trained} trained variants"
+        + (" and the output scores of single swaps." if front.scored else "."),
+    ]
+    if not front.scored:
+        lines.append(
+            "The study has no output scores, so only swaps that it has trained are combined: "
+            f"`nas search --study {study.location.name} --sampler exact` computes them."
+        )
+    lines += [row.note for row in front.rows if row.note and row.variant and row.kind == "best predicted"]
+    return lines

@@ -15,12 +15,11 @@ from scipy.stats import norm
 from nas.errors import BuildError
 from nas.ranking.additive import Estimate
 from nas.samplers.history import History
-from nas.solver.facts import Swap, SwapFacts
+from nas.solver.facts import SwapFacts, completed, costs_of
 from nas.solver.prediction import Prediction
-from nas.solver.solutions import Solution, Solver, costs_of, swaps_apart
+from nas.solver.solutions import Solution, Solver, swaps_apart
 from nas.space.search_space import Assignment
 from nas.study.objective import Budget
-from nas.study.trial import Trial
 
 _POOL = 5
 """Solutions that one proposal is chosen from."""
@@ -35,7 +34,7 @@ def ask(history: History) -> dict[str, str] | None:
     """
     if history.base is None:
         return None
-    facts = history.facts if history.facts.base else facts_from_trials(history)
+    facts = completed(history.facts, history.space, history.trials)
     prediction = Prediction(history.space, facts, [(dict(t.assignment), t.map) for t in history.done], history.error)
     solver = Solver(history.space, facts, prediction, history.trials, history.count)
     budgets = _budgets(history, facts)
@@ -98,21 +97,3 @@ def _improvement(predicted: Estimate, best: float) -> float:
         return predicted.mean
     z = (predicted.mean - best) / predicted.sd
     return float(predicted.sd * (z * norm.cdf(z) + norm.pdf(z)))
-
-
-def facts_from_trials(history: History) -> SwapFacts:
-    """Return the costs of the single swaps that have been costed, for a study without facts about its swaps."""
-    base = history.base
-    if base is None:
-        return SwapFacts()
-    own, costs = costs_of(base), dict[Swap, dict[str, float]]()
-    for trial in history.trials:
-        swaps = _swaps(history, trial)
-        if len(swaps) == 1 and trial.gflops:
-            costs[swaps[0]] = {q: value - own[q] for q, value in costs_of(trial).items() if q in own}
-    return SwapFacts(own, costs)
-
-
-def _swaps(history: History, trial: Trial) -> list[Swap]:
-    kept = history.space.baseline()
-    return [pair for pair in trial.assignment.items() if kept.get(pair[0]) not in (None, pair[1])]

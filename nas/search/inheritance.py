@@ -22,6 +22,7 @@ from nas.errors import (
 )
 from nas.ranking.race import rules_of
 from nas.search.schedule import Job
+from nas.solver.facts import STORED
 from nas.space.search_space import SearchSpace
 from nas.space.variant import Variant
 from nas.study.leases import LeaseLost
@@ -74,7 +75,8 @@ class Inheritance:
                 swap = f"{failed.candidate.slot}={failed.candidate.label}"
                 self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
             space = _without(space, bank)
-            self.study.store_bank(bank)
+            kept = {key: facts for key, facts in self.study.bank.items() if key == STORED}
+            self.study.store_bank(bank, **kept)
         return space
 
     def make_first_baseline(self) -> None:

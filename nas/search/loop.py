@@ -112,7 +112,10 @@ def _claim(runner: Runner) -> tuple[Step, RunningTrial | None] | None:
         with study.leases.claim_lock():
             study.take_over()
             among = runner.replay.assignments if runner.replay else None
-            step = choose_step(study.runs(), runner.space, runner.settings, rules_of(study), study.target, among)
+            step = choose_step(
+                study.runs(), runner.space, runner.settings, rules_of(study), study.target, among, runner.facts,
+                runner.count,
+            )  # fmt: skip
             if step.job:
                 handle = runner.begin(step.job)
     except LeaseLost:

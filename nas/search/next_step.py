@@ -14,6 +14,8 @@ from nas.ranking.replicates import group_by_variant, pool_replicates
 from nas.samplers.limits import is_infeasible, raise_infeasible
 from nas.samplers.propose import propose_next
 from nas.search.schedule import Job, confirmation_progress, confirmations, further_seeds, promoted, promotions
+from nas.solver.facts import SwapFacts
+from nas.solver.solutions import Count
 from nas.space.search_space import Assignment, SearchSpace
 from nas.study.settings import PER_SEED, Settings
 from nas.study.trial import Trial, variants_spent
@@ -47,6 +49,8 @@ def choose_step(
     rules: Rules,
     target: int,
     among: Sequence[Assignment] | None = None,
+    facts: SwapFacts | None = None,
+    count: Count | None = None,
 ) -> Step:
     """Return the next step: of the screening, of each rung in turn, of the confirmation, or none.
 
@@ -56,7 +60,9 @@ def choose_step(
         settings: Settings of the study.
         rules: Rules for further seeds, at the study's own recipe.
         target: Number of variants that were requested.
-        among: As `nas.samplers.history.History.among`.
+        among: As `nas.samplers.history.History.among`; so are `facts` and `count`.
+        facts: What is known of single swaps.
+        count: Counts the costs of a variant.
 
     Raises:
         SpaceError: No variant is within the space's limits.
@@ -68,7 +74,8 @@ def choose_step(
         return Step(job, spent, target)
     ended = ""
     if spent < target:
-        found = _variant(screened, space, settings.at(first), lowest, among)
+        known = facts or SwapFacts()
+        found = _variant(screened, space, settings.at(first), lowest, among, known, count)
         if isinstance(found, Job):
             return Step(replace(found, fidelity=first), spent + 1, target)
         ended = found
@@ -147,6 +154,8 @@ def _variant(
     settings: Settings,
     rules: Rules,
     among: Sequence[Assignment] | None,
+    facts: SwapFacts,
+    count: Count | None,
 ) -> Job | str:
     """Return a run of a new variant, or a message why there is none; `{}` in it is the number of variants."""
     if again := next(interrupted_runs(trials, rules), None):
@@ -163,6 +172,9 @@ def _variant(
         sampler=settings.sampler,
         goal=settings.goal,
         among=among,
+        budgets=settings.budgets,
+        facts=facts,
+        count=count,
     )
     if assignment is None:
         return "every variant of the space has been tried: the search ends after {} trials"

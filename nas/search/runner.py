@@ -13,14 +13,17 @@ from typing import Any, Protocol
 from nas.bank.artifacts import ArtifactObserver, Worker
 from nas.bank.store import SwapBank
 from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
-from nas.model.cost import Cost, costed
+from nas.model.cost import Cost, costed, gflops_and_params
 from nas.model.latency import EAGER, LatencyMeter
 from nas.model.render import render
 from nas.samplers.limits import check_limits, over_limit
 from nas.search.inheritance import Inheritance, weights_of
 from nas.search.schedule import Job
 from nas.search.suspects import SUSPECT_KINDS, SuspectFailures
+from nas.search.swap_facts import are_needed, check_budgets, check_table, counted_swaps, gather
 from nas.search.table import Replay
+from nas.solver.facts import SwapFacts, facts_of_study
+from nas.space.search_space import Assignment, Key, key_of
 from nas.space.variant import Variant
 from nas.study.running_trial import RunningTrial
 from nas.study.settings import current_versions
@@ -88,6 +91,8 @@ class Runner:
         self.weights = weights_of(study, data, worker, observer, self.device)
         self.inheritance = Inheritance(study, self.weights, self.device_lock, observer)
         self._stopped = self.weights.stopped
+        self.facts = replay.facts if replay else SwapFacts()
+        self._counted: dict[Key, Mapping[str, float]] = {}
 
     def kill(self) -> None:
         """Stop the running training from another thread; its trial is interrupted, and no other starts."""
@@ -96,14 +101,49 @@ class Runner:
         self.worker.kill()
 
     def check_limits(self) -> None:
-        """Check, before anything has been trained, that a variant can be within the limits of the space.
+        """Check that a variant can be within the limits of the space and each budget, before anything is trained.
 
         Raises:
-            SpaceError: As `nas.samplers.limits.check_limits`.
+            SpaceError: As `nas.samplers.limits.check_limits`; or no variant meets a budget.
+            OptionError: A budget is in a unit that the study does not measure.
         """
         if not self.replay and self.study.has_no_results:
             with _COSTING:
                 check_limits(self.settings.space, lambda variant: costed(variant)[1])
+            if self.settings.budgets:
+                self.facts = counted_swaps(self.settings.space, self.count, self.observer)
+        elif not self.replay:
+            self.facts = facts_of_study(self.study)
+        if self.replay and self.settings.budgets:
+            check_table(self.settings, self.replay.assignments, self.count)
+        elif self.facts.base:
+            for note in check_budgets(self.settings, self.facts, self.count):
+                self.observer.note(note)
+
+    def count(self, assignment: Assignment) -> Mapping[str, float]:
+        """Return the costs of a variant by quantity: GFLOPs, parameters, and its latency if a budget limits that.
+
+        Raises:
+            BuildError: It cannot be built, counted or timed.
+        """
+        key = key_of(assignment)
+        if key not in self._counted:
+            self._counted[key] = self._costs_by_quantity(assignment)
+        return self._counted[key]
+
+    def _costs_by_quantity(self, assignment: Assignment) -> Mapping[str, float]:
+        if self.replay:
+            cost, latency_ms = self.replay.cost(assignment)
+            found = {"gflops": cost.gflops, "params": float(cost.params)}
+            return found if latency_ms is None else {**found, "latency_ms": latency_ms}
+        variant = self.space.variant(assignment)
+        with _COSTING:
+            gflops, params = gflops_and_params(variant)
+        found = {"gflops": gflops, "params": float(params)}
+        timed = any(quantity == "latency_ms" for b in self.settings.budgets for quantity, *_ in b.limits)
+        if self.meter and timed:
+            found["latency_ms"] = self.meter.measure(render(variant).yaml, variant.scale).ms
+        return found
 
     def prepare(self) -> None:
         """Make the weights that proxies inherit: a trained baseline, and the bank distilled from it.
@@ -113,6 +153,10 @@ class Runner:
         """
         if not self.replay:
             self.space = self.inheritance.prepare()
+            if are_needed(self.settings):
+                bank = self.inheritance.banks.get(self.settings.seed)
+                counted = self.facts if self.facts.base else None
+                self.facts = gather(self.study, self.space, self.weights, bank, counted, self.count)
 
     def begin(self, job: Job) -> RunningTrial:
         """Claim a trial for a run; call it within the study's `leases.claim_lock`."""

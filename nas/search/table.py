@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nas.errors import NasError, OutputError, ProxyFailure, StudyError, TableError, one_line, shown
 from nas.files import dataclass_from_plain, from_plain, parse_json
 from nas.model.cost import Cost
+from nas.solver.facts import SwapFacts, facts_of_study
 from nas.space.search_space import Assignment, SearchSpace, key_of
 from nas.training.jobs import ProxyResult
 from nas.training.scores import EpochScore, Validation
@@ -62,11 +63,14 @@ class Table:
     Attributes:
         space: The space that was searched.
         about: The study's settings as plain values (`nas.study.study.Settings`); empty for a table from elsewhere.
+        facts: Output scores and costs of the single swaps; none where the study has not gathered them.
         rows: By variant and seed.
     """
 
-    def __init__(self, space: SearchSpace, rows: Sequence[TableRow], about: Mapping[str, Any]) -> None:
-        self.space, self.about = space, dict(about)
+    def __init__(
+        self, space: SearchSpace, rows: Sequence[TableRow], about: Mapping[str, Any], facts: SwapFacts | None = None
+    ) -> None:
+        self.space, self.about, self.facts = space, dict(about), facts or SwapFacts()
         self.rows = {(key_of(row.slots), row.seed): row for row in rows}
 
     @property
@@ -77,6 +81,8 @@ class Table:
     def to_json(self) -> str:
         """Return the table as text with one row per line; `from_json` reads it."""
         head = {"schema": TABLE_SCHEMA, "space": json.loads(self.space.to_json()), "about": self.about}
+        if self.facts.costs:
+            head["facts"] = self.facts.to_plain()
         lines = ",\n".join(json.dumps(asdict(row)) for row in self.rows.values())
         return f'{json.dumps(head)[:-1]}, "rows": [\n{lines}\n]}}\n'
 
@@ -98,13 +104,14 @@ class Table:
                 for number, row in enumerate(body["rows"])
             ]
             about = from_plain(Mapping[str, Any], body.get("about", {}), "about")
+            facts = SwapFacts.from_plain(body.get("facts"))
         except NasError as error:  # a ValueError too
             raise TableError(str(error)) from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise TableError(f"it is not a table of `nas studies export`: {one_line(error)}") from None
         for row in rows:
             _check(space, row)
-        return cls(space, rows, about)
+        return cls(space, rows, about, facts)
 
 
 def _check(space: SearchSpace, row: TableRow) -> None:
@@ -182,7 +189,7 @@ def export_table(study: Study) -> Table:
     if not any(not row.failure for row in rows):
         raise StudyError(f"the study {study.location.name!r} has no finished trial: there is nothing to export yet")
     about = {k: v for k, v in json.loads(s.to_json()).items() if k not in ("space", "schema")}
-    return Table(s.space, rows, {"study": study.location.name, **about})
+    return Table(s.space, rows, {"study": study.location.name, **about}, facts_of_study(study))
 
 
 class Replay:
@@ -198,7 +205,7 @@ class Replay:
         Raises:
             TableError: The baseline has no row for the seed.
         """
-        self.table, self.seed = table, seed
+        self.table, self.seed, self.facts = table, seed, table.facts
         self.assignments = tuple(dict(key) for key, of in table.rows if of == seed)
         base = table.rows.get((key_of(table.space.baseline()), seed))
         if base is None or base.failure:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.study.objective import Budget, read_budgets
 from nas.training.recipe import KINDS, Recipe
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ class SearchOptions(TrainingOptions):
     seed: int | None = option(stored=True, replay=True)
     floor: float | None = option(stored=True, replay=True)
     objective: str | None = option(stored=True, replay=True)
+    budget_gflops: str | None = option(stored=True, replay=True)
+    budget_params: str | None = option(stored=True, replay=True)
+    budget_latency: str | None = option(stored=True, replay=True)
     sampler: str | None = option(stored=True, replay=True)
     latency: bool = option(stored=True, default=False)
     rungs: str | None = option(stored=True)
@@ -117,6 +121,15 @@ class SearchOptions(TrainingOptions):
         """Return the options that were given, by name."""
         values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets that are given.
+
+        Raises:
+            OptionError: One cannot be read.
+        """
+        return read_budgets(self.budget_gflops, self.budget_params, self.budget_latency)
 
     def of_recipe(self) -> dict[str, Any]:
         """Return the given options that a recipe has a field for."""

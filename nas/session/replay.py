@@ -72,7 +72,7 @@ class ReplaySession:
                 f"the study {where.name!r} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
                 "give another --study NAME to create a new one"
             )
-        study.settings = replace(study.settings, sampler=settings.sampler)
+        study.settings = replace(study.settings, sampler=settings.sampler, budgets=settings.budgets)
         return cls(study, Replay(table, settings.seed), options.trials)
 
     def run(self, observer: SearchObserver) -> None:
@@ -137,6 +137,7 @@ def _settings(table: Table, path: Path, options: SearchOptions, kept: Settings |
         versions=current_versions(),
         sampler=options.sampler or (current_name(kept.sampler) if kept else AUTO),
         objective=objective,
+        budgets=options.budgets or (kept.budgets if kept else ()),
         latency_on=about.get("latency_on", ""),
         baselines=about.get("baselines", SHARED),
         table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],

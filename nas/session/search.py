@@ -89,6 +89,9 @@ class Session:
             )
         if wanted.sampler != kept.sampler:
             news.append(f"sampler: {wanted.sampler} from here on, {kept.sampler} so far; scores do not depend on it")
+        if wanted.budgets != kept.budgets:
+            budgets = "; ".join(map(str, wanted.budgets))
+            news.append(f"budgets: {budgets} from here on; scores do not depend on them")
         if wanted.calibration != kept.calibration:
             news.append("calibration: intervals and verdicts now use its error; scores do not depend on it")
         study.settings = wanted  # the data and the weights to inherit from may have moved

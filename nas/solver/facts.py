@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nas.errors import escaped
+from nas.errors import StudyError, escaped, one_line
 from nas.files import from_plain
+from nas.ranking.additive import fit_sums
 from nas.space.search_space import Assignment, SearchSpace
+from nas.study.trial import Trial
 
+if TYPE_CHECKING:
+    from nas.study.study import Study
+
+STORED = "swaps"
+"""Key of the facts among those that a study holds about its bank."""
 Swap: TypeAlias = tuple[str, str]
 """A slot's key and the label of a choice that is not its first."""
 
@@ -93,3 +100,40 @@ def swaps_of(assignment: Assignment, known: Container[Swap]) -> list[Swap]:
 def all_swaps(space: SearchSpace) -> list[Swap]:
     """Return every swap of the active slots."""
     return [(slot.key, label) for slot in space.active for label in slot.choices[1:]]
+
+
+def facts_of_study(study: Study) -> SwapFacts:
+    """Return the facts that a study holds; none where they have not been gathered.
+
+    Raises:
+        StudyError: They are damaged.
+    """
+    try:
+        return SwapFacts.from_plain(study.bank.get(STORED))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise StudyError(f"{study.shown}: the facts about its swaps are damaged: {one_line(error)}") from None
+
+
+def costs_of(trial: Trial) -> dict[str, float]:
+    """Return the costs that a trial has, by quantity."""
+    found = {"gflops": trial.gflops, "params": float(trial.params)}
+    return found if trial.latency_ms is None else {**found, "latency_ms": trial.latency_ms}
+
+
+def completed(facts: SwapFacts, space: SearchSpace, trials: Sequence[Trial]) -> SwapFacts:
+    """Return the facts with costs by the trials for each quantity that has not been counted, such as latency.
+
+    They are sums over swaps, fitted by least squares; a swap that no trial has stays without.
+    """
+    base = next((t for t in trials if t.status == "done" and t.variant.is_baseline), None)
+    if base is None:
+        return facts
+    found, costs = dict(facts.base), {swap: dict(known) for swap, known in facts.costs.items()}
+    kept = space.baseline()
+    for quantity in costs_of(base).keys() - facts.base.keys():
+        known = [(dict(t.assignment), costs_of(t)[quantity]) for t in trials if t.gflops and quantity in costs_of(t)]
+        model = fit_sums(known, space.active)
+        found[quantity] = costs_of(base)[quantity]
+        for swap in {pair for a, _ in known for pair in a.items() if kept.get(pair[0]) not in (None, pair[1])}:
+            costs.setdefault(swap, {})[quantity] = model.contrast({swap: 1.0}).mean
+    return SwapFacts(found, costs, facts.parts, facts.failures)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nas.errors import BuildError, SpaceError
 from nas.ranking.additive import Estimate
-from nas.solver.facts import SwapFacts, all_swaps
+from nas.solver.facts import SwapFacts, all_swaps, costs_of
 from nas.solver.prediction import Prediction
 from nas.solver.program import Program, least_cost, solve
 from nas.space.search_space import Assignment, SearchSpace, key_of
@@ -86,7 +86,8 @@ class Solver:
             for quantity in self.facts.base
         }
         above = {quantity: limit - self.facts.base[quantity] for quantity, limit in limits.items()}
-        return Program(self.space, self._values, self._pairs, costs, above, self.barred)
+        unknown = {swap for swap, found in self.facts.costs.items() if not limits.keys() <= found.keys()}
+        return Program(self.space, self._values, self._pairs, costs, above, self.barred | unknown)
 
     def solve(
         self, budget: Budget | None, count: int = 1, least: int = 1, apart: Sequence[tuple[Assignment, int]] = ()
@@ -188,12 +189,6 @@ def words(quantity: str, value: float) -> str:
     """Return a cost with its unit."""
     number = f"{value / 1e6:.3f}M" if quantity == "params" else f"{value:.2f}"
     return f"{number} {QUANTITIES[quantity]}"
-
-
-def costs_of(trial: Trial) -> dict[str, float]:
-    """Return the costs that a trial has, by quantity."""
-    found = {"gflops": trial.gflops, "params": float(trial.params)}
-    return found if trial.latency_ms is None else {**found, "latency_ms": trial.latency_ms}
 
 
 def swaps_apart(space: SearchSpace) -> int:

@@ -17,7 +17,7 @@ from nas.own.files import file_differences
 from nas.space.search_space import SearchSpace
 from nas.study import OBJECTIVES
 from nas.study.budget import ETA, Rung
-from nas.study.objective import Goal, Prior
+from nas.study.objective import Budget, Goal, Prior
 from nas.training.recipe import Recipe
 from nas.training.scores import SCORES
 
@@ -54,6 +54,7 @@ class Settings:
         eta: Halving factor: 1/eta of the variants on a rung are promoted.
         target: Image size in pixels of the training that the study stands for; 0 is none, as in studies of earlier
             versions.
+        budgets: What the variants may cost that the search looks for; scores do not depend on it.
         levels: Shares of the detection levels P3, P4 and P5 at the target, and in the proxy (`nas.data.levels`); empty
             without a target.
     """
@@ -78,6 +79,7 @@ class Settings:
     eta: int = ETA
     target: int = 0
     levels: tuple[tuple[float, ...], ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
     @property
     def deployed_imgsz(self) -> int:
@@ -145,7 +147,8 @@ class Settings:
     def to_json(self) -> str:
         """Return the settings as text."""
         body = {**asdict(self), "recipe": self.recipe.to_json(), "space": self.space.to_json(), "schema": _SCHEMA}
-        unused = ("target", "levels") if not self.target else ()  # studies without a target are stored as before
+        unused = {"target", "levels"} if not self.target else set()  # studies without a target are stored as before
+        unused |= set() if self.budgets else {"budgets"}
         return json.dumps({key: value for key, value in body.items() if key not in unused}, sort_keys=True)
 
     @classmethod

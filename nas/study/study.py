@@ -317,15 +317,15 @@ class Study:
         """The facts about the bank that belong to a ranking; empty before there is a bank."""
         return self._attribute(_BANK, {}, lambda facts: {**from_plain(Mapping[str, Any], facts)})
 
-    def store_bank(self, bank: SwapBank) -> None:
-        """Store the facts about a bank that belong to a ranking."""
+    def store_bank(self, bank: SwapBank, **more: Any) -> None:
+        """Store the facts about a bank that belong to a ranking, and more about its swaps."""
         body = {
             "folder": str(bank.folder),
             "teacher_map": bank.teacher_map,
             "drops": bank.drops,
             "failures": {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in bank.failures},
         }
-        self._write({_BANK: body})
+        self._write({_BANK: {**body, **more}})
 
     @property
     def spent(self) -> int:
