@@ -171,7 +171,7 @@ def _solution(budget: str, solution: Solution, space: SearchSpace, ranked: RankR
     return FrontRow(
         kind=PREDICTED,
         budget=budget,
-        variant=space.variant(solution.assignment).id,
+        variant=(ranked.trial.variant if ranked else space.variant(solution.assignment)).id,
         swaps=_described(solution.assignment),
         costs=solution.costs,
         estimated=tuple(sorted(solution.estimated)),
