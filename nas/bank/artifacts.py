@@ -64,11 +64,14 @@ class ArtifactObserver(Protocol):
     def distilling(self, count: int) -> None:
         """Handle the start of the distillation of `count` candidates."""
 
+    def scoring(self, count: int) -> None:
+        """Handle the start of scoring `count` swaps by the network's outputs."""
+
     def epoch(self, score: EpochScore, epochs: int) -> None:
         """Handle the end of an epoch of the baseline."""
 
     def steps(self, done: int, total: int) -> None:
-        """Handle the end of a step of the distillation."""
+        """Handle the end of a step of the distillation or scoring."""
 
     def note(self, text: str) -> None:
         """Handle a note for the reader of the result."""

@@ -43,7 +43,7 @@ def score_bank(
         known = _read(path)
         missing = [swap for swap in wanted if swap not in known and swap not in failed]
         if missing:
-            store.observer.note(f"scoring {len(missing)} swaps by the network's outputs on {IMAGES} training images")
+            store.observer.scoring(len(missing))
             variants = tuple(Assembled((swap,), bank.files([swap])) for swap in missing)
             known |= dict(zip(missing, score_variants(store, recipe, seed, variants), strict=True))
             _write(path, known)

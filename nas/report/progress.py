@@ -64,6 +64,10 @@ class Progress:
         """See `SearchObserver`."""
         self._begin(f"distilling the bank: {count} swaps learn from the baseline at once; it is stored", print_now=True)
 
+    def scoring(self, count: int) -> None:
+        """See `SearchObserver`."""
+        self._begin(f"scoring {count} swaps by how far they move the network's outputs; it is stored", print_now=True)
+
     def steps(self, done: int, total: int) -> None:
         """See `SearchObserver`; the first step includes the setup, so the estimate starts after it."""
         now = time.monotonic()

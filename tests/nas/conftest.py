@@ -57,6 +57,9 @@ class RecordingObserver:
     def distilling(self, count) -> None:
         self.said.append(f"distilling {count}")
 
+    def scoring(self, count) -> None:
+        self.said.append(f"scoring {count}")
+
     def epoch(self, score, epochs) -> None:
         pass
 

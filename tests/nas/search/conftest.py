@@ -91,6 +91,9 @@ class WeightsObserver:
     def distilling(self, count) -> None:
         self.said.append(f"distilling {count}")
 
+    def scoring(self, count) -> None:
+        self.said.append(f"scoring {count}")
+
     def steps(self, done, total) -> None:
         self.said.append(f"step {done} of {total}")
 
