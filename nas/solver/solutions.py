@@ -21,6 +21,8 @@ Count = Callable[[Assignment], Mapping[str, float]]
 _MOST_COUNTED = 12
 """Variants that are counted for one solution before the budget passes for one that nothing meets."""
 _TOLERANCE = 1e-6
+_SIMPLER = 1e-4
+"""mAP50-95 that a swap has to add unless the budget needs it: of variants that are nearly equal, the simplest."""
 _WORTH = 0.003
 """Share of the baseline's cost by which a sum may be wrong before it is corrected to make use of it."""
 
@@ -68,7 +70,8 @@ class Solver:
         unknown = {s for s in swaps if s not in facts.parts and s not in prediction.trained}
         barred = unknown | set(facts.failures)
         self.barred = frozenset(s for s in swaps if s in barred or s not in facts.costs)
-        self._values, self._pairs = prediction.values(), prediction.pairs()
+        self._values = {swap: value - _SIMPLER for swap, value in prediction.values().items()}
+        self._pairs = prediction.pairs()
 
     def limits_of(self, budget: Budget | None) -> dict[str, float]:
         """Return the upper limits of a budget and of the space, by quantity."""

@@ -174,6 +174,15 @@ def test_swaps_that_failed_or_of_which_nothing_is_known_are_not_proposed() -> No
     assert not solver.barred & set(found[0].assignment.items())
 
 
+def test_swaps_that_bring_nothing_are_left_out() -> None:
+    space = space_of(5, 3)
+    swaps = all_swaps(space)
+    costs = {s: {"gflops": -1.0 if s[0] == "s0" else 0.0} for s in swaps}
+    solver = solver_of(space, costs=costs, parts=dict.fromkeys(swaps, (0.0, 0.0)))
+    [found] = solver.solve(read_budgets("-10%", None, None)[0])
+    assert [key for key, label in found.assignment.items() if label != "keep"] == ["s0"]
+
+
 def test_limits_of_the_space_hold_for_solutions() -> None:
     space = space_of(4, 3, limits=(("max_params", 2.85e6), ("min_map", 0.1)))
     [found] = solver_of(space).solve(None)
