@@ -15,6 +15,7 @@ from __future__ import annotations
 from ultralytics.nn.modules.block import C3k2, RepNCSPELAN4
 
 from nas.ops.registry import Arg, FromSlot, register
+from nas.ops.shrink import inherit_c2f
 
 
 @register(
@@ -45,9 +46,13 @@ class GELAN(RepNCSPELAN4):  # type: ignore[misc]  # Ultralytics is untyped
     params=(
         FromSlot("shortcut", "shortcut"),
         Arg("c3k", True, "whether its blocks are C3 of two bottlenecks, or narrow bottlenecks"),
+        Arg("e", 0.5, "channels between the 1x1 convolutions, over the output's", low=0.125, high=1.0, optional=True),
     ),
     paper="YOLO11, Ultralytics 2024",
     summary="Ultralytics' C3k2: C2f with small C3 blocks, or narrow bottlenecks, inside",
+    inherit=inherit_c2f,
+    starts="with c3k=false the repeats and channels of a replaced C2f that its output needs most, fitted to it on "
+    "training images",
 )
 class C3k2Block(C3k2):  # type: ignore[misc]  # Ultralytics is untyped
     """``C3k2`` that takes its arguments as ``C2f`` does; (N, c1, H, W) to (N, c2, H, W).
@@ -58,7 +63,10 @@ class C3k2Block(C3k2):  # type: ignore[misc]  # Ultralytics is untyped
         n: Blocks inside.
         shortcut: Whether bottlenecks add their input.
         c3k: Whether the blocks are C3 of two bottlenecks, or single bottlenecks of half the width.
+        e: Channels between the 1x1 convolutions, over c2.
     """
 
-    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, c3k: bool = True) -> None:
-        super().__init__(c1, c2, n, c3k, shortcut=shortcut)
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = False, c3k: bool = True, e: float = 0.5
+    ) -> None:
+        super().__init__(c1, c2, n, c3k, e, shortcut=shortcut)

@@ -34,11 +34,12 @@ from nas.ops.lacking import has_stand_in, stand_ins
 Value: TypeAlias = int | float | bool | str
 """A value that a module's argument may take in a space file or a model YAML."""
 
-SlotKind = Literal["up", "down", "conv", "block", "attention", "pool"]
-ChannelRule = Literal["same", "conv", "block", "guided"]
+SlotKind = Literal["up", "down", "conv", "block", "attention", "pool", "head"]
+ChannelRule = Literal["same", "conv", "block", "guided", "head"]
 """How ``parse_model`` calls a constructor: ``same`` (c, ...), ``conv`` (c1, c2, ...), ``block`` (c1, c2, n, ...),
-``guided`` (c, c_guide, ...). A guided module takes a list of two maps, its layer's input with c channels and a guide of
-its output's size with c_guide channels, and puts out c channels."""
+``guided`` (c, c_guide, ...), ``head`` (nc, ch, ...). A guided module takes a list of two maps, its layer's input with c
+channels and a guide of its output's size with c_guide channels, and puts out c channels. A head is a subclass of
+Ultralytics' ``Detect``; it takes the number of classes and the channels of its levels."""
 
 MacsRule: TypeAlias = "Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], int]"
 """(module, its forward's positional inputs, its output) -> multiply-accumulates spent outside its child modules. The
@@ -46,6 +47,13 @@ input of a guided module is one list."""
 
 Start: TypeAlias = "Callable[[nn.Module, nn.Module], None]"
 """(the new module, the trained layer that it replaces): sets the new module's parameters and statistics."""
+
+Input: TypeAlias = "torch.Tensor | list[torch.Tensor]"
+"""What a layer takes: a map (N, C, H, W), or a list of maps where its row names several sources."""
+
+Inherit: TypeAlias = "Callable[[nn.Module, nn.Module, Input], None]"
+"""(the new module, the trained layer that it replaces, that layer's input on images): as `Start`, by what the layer
+sees; see `nas.ops.shrink`."""
 
 ModuleT = TypeVar("ModuleT", bound="type[nn.Module]")
 
@@ -131,6 +139,10 @@ class FromSlot:
     key: Literal["scale", "kernel", "stride", "shortcut"]
 
 
+REPEATS = Arg("repeats", 0, "repeats in the row, before depth scaling; 0: those of the layer", low=0, high=99)
+"""What every choice of a block may set besides its own arguments: fewer repeats than the layer that it replaces."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A registered module.
@@ -147,7 +159,9 @@ class Entry:
         fits: For a convolution: whether it takes this kernel and stride.
         start: Called as ``start(new, old)`` by `nas.ops.warm_start.apply_start`, without gradients: lets a new module
             start near the trained layer that it replaces; see `nas.ops.warm_start`.
-        starts: What it then starts as and how near, one sentence; empty if there is no `start`.
+        starts: What it then starts as and how near, one sentence; empty if there is no `start` and no `inherit`.
+        inherit: In place of `start`, for a module that is smaller than the layer: called as ``inherit(new, old,
+            inputs)`` with maps of the layer's input; see `nas.ops.shrink`.
     """
 
     name: str
@@ -161,6 +175,7 @@ class Entry:
     fits: Callable[[Mapping[str, Value]], bool] | None = None
     start: Start | None = None
     starts: str = ""
+    inherit: Inherit | None = None
 
     @property
     def cls(self) -> type[nn.Module]:
@@ -183,8 +198,13 @@ class Entry:
 
     @property
     def args(self) -> dict[str, Arg]:
-        """The arguments that a choice may set, by name."""
+        """The constructor's arguments that a choice may set, by name."""
         return {p.name: p for p in self.params if isinstance(p, Arg)}
+
+    @property
+    def choosable(self) -> dict[str, Arg]:
+        """All that a choice may set, by name: `args`, and the repeats of a block."""
+        return {**self.args, REPEATS.name: REPEATS} if self.rule == "block" else self.args
 
     def check_args(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Return the arguments of `given` that differ from the defaults, checked, in the order of their names.
@@ -192,7 +212,7 @@ class Entry:
         Raises:
             ValueError: An unknown argument or a bad value.
         """
-        args = self.args
+        args = self.choosable
         checked: dict[str, Value] = {}
         for name in sorted(given):
             if name not in args:
@@ -240,6 +260,7 @@ def register(
     start: Start | None = None,
     starts: str = "",
     needs: tuple[type[nn.Module], ...] = (),
+    inherit: Inherit | None = None,
 ) -> Callable[[ModuleT], ModuleT]:
     """Register the decorated module; see `Entry` for the arguments.
 
@@ -250,10 +271,10 @@ def register(
     as `rule` says; it is then used as it is, and a model needs no registration for it.
 
     Raises:
-        ValueError: The name is taken by another class, the class is of the script that runs, or only one of `start` and
-            `starts` is given.
+        ValueError: The name is taken by another class, the class is of the script that runs, or what it starts as is
+            given without a start, or a start without that, or both `start` and `inherit`.
     """
-    if (start is None) != (not starts):
+    if (start is None and inherit is None) != (not starts) or (start is not None and inherit is not None):
         raise ValueError("register: expected a start and what it starts as (`start`, `starts`), or neither")
 
     def add(cls: ModuleT) -> ModuleT:
@@ -269,7 +290,8 @@ def register(
         known = _ENTRIES.get(name) or _LIST.listed().get(name)
         if known and known.made not in (cls, cls.__module__):
             raise ValueError(f"a module named {name!r} is registered already: {known.cls}")
-        _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, paper, summary, requires, fits, start, starts)
+        words = (paper, summary, requires)
+        _ENTRIES[name] = Entry(name, cls, rule, frozenset(kinds), params, *words, fits, start, starts, inherit)
         return cls
 
     return add

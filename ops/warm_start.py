@@ -13,12 +13,13 @@ A start is a function ``start(new, old)`` that works in place, draws nothing fro
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from nas.ops.registry import entries
+from nas.ops.registry import Input, entries
 
 NEIGHBOUR = 0.5
 """Assumed correlation of neighbouring pixels of a feature map; at distance d (pixels) its d-th power."""
@@ -28,24 +29,30 @@ class CannotStart(ValueError):
     """The replaced layer is not of a kind that a start understands, or of other sizes."""
 
 
-def apply_start(new: nn.Module, old: nn.Module) -> bool:
+def apply_start(new: nn.Module, old: nn.Module, inputs: Input | None = None) -> bool:
     """Start `new` as near to the trained layer `old` as it can, in place.
 
     Args:
         new: The module that takes its place, on any device.
         old: The trained layer: Ultralytics' ``Conv``, ``C2f`` or ``SPPF``, or ``nn.Upsample``; ``nn.Identity`` for a
             module that is inserted and replaces nothing.
+        inputs: The layer's input on training images, (N, C, H, W), or a list of maps, for starts that keep of a layer
+            what matters on them (`nas.ops.shrink`); None where there are no images: they then make some up.
 
     Returns:
         Whether it did. False, and nothing is changed, if `new` is not registered or has no start, or if its start does
         not understand `old`.
     """
     entry = entries().get(type(new).__name__)
-    if entry is None or entry.cls is not type(new) or entry.start is None:
+    if entry is None or entry.cls is not type(new) or (entry.start is None and entry.inherit is None):
         return False
     try:
         with torch.no_grad():
-            entry.start(new, old)
+            if entry.start is not None:
+                entry.start(new, old)
+            else:
+                inherit = importlib.import_module("nas.ops.shrink").inherit  # which needs this file
+                inherit(new, old, inputs)
     except CannotStart:
         return False
     return True

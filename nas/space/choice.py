@@ -145,9 +145,30 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
             f"{choice.module} needs a guide, a second map of its output's size: the other source of a Concat that "
             f"takes {name} and one layer before it; there is none"
         )
-    if choice.module == layer.module and row_args(layer, choice) == layer.args:
+    if choice.module == layer.module and _is_as_it_is(layer, choice):
         return f"{choice.label} is the layer as it is; use `{KEEP}`"
     return ""
+
+
+def _is_as_it_is(layer: Layer, choice: Choice) -> bool:
+    """Return whether a choice of the layer's own class changes nothing: rows may leave out what has its default."""
+    given = row_args(layer, choice)
+    same = given == layer.args or (given[: len(layer.args)] == layer.args and given == row_args(layer, _bare(choice)))
+    return same and repeats_of(layer, choice) in (None, layer.repeats)
+
+
+def _bare(choice: Choice) -> Choice:
+    return Choice(choice.module)
+
+
+def repeats_of(layer: Layer, choice: Choice) -> int | None:
+    """Return the repeats that a choice's row has in a layer's place; None for those of the layer."""
+    if choice.row:
+        return choice.row.repeats
+    entry = registry.get(choice.module)
+    if entry.rule != "block":
+        return 1 if layer.repeats != 1 else None
+    return int(dict(choice.args).get(registry.REPEATS.name, 0)) or None
 
 
 def _fitting(kind: str) -> str:

@@ -233,29 +233,29 @@ def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
         kept = f"{layer.module} replaced by {row.module}: a head cannot be swapped"
         return _changed(layer, row) if row.module == layer.module else other_task(row.module) or kept
     if row.module == layer.module:
-        entry = registry.entries().get(row.module)
-        return _registered_swap(graph, layer, row, entry) if entry else _changed(layer, row)
+        own = registry.entries().get(row.module)
+        found = _registered_swap(graph, layer, row, own) if own and layer.kind in own.kinds else ""
+        return found if isinstance(found, Choice) else _changed(layer, row)
     known = _known(row.module)
     if isinstance(known, str):
         return f"{layer.module} replaced; {known}"
     found = _registered_swap(graph, layer, row, known) if known else ""
-    if isinstance(found, Choice) or (known and not known.native):
-        return found
-    other = _host_swap(layer, row)
+    other = found if isinstance(found, Choice) or (known and not known.native) else _host_swap(layer, row)
     return found if known and isinstance(other, str) else other
 
 
 def _registered_swap(graph: LayerGraph, layer: Layer, row: ModelRow, known: registry.Entry) -> Choice | str:
     if row.module != layer.module and (problem := misfit(graph, layer.name, Choice(known.name), inserted=False)):
         return problem
-    if row.repeats != layer.repeats:
+    repeats = row.repeats if row.repeats < layer.repeats and known.rule == "block" else 0
+    if row.repeats not in (1, layer.repeats, repeats):
         return f"{row.repeats} repeats in place of {layer.repeats}: swaps keep them"
     own = row.args
     if known.rule in ("conv", "block"):
         if not own or own[0] != layer.args[0]:
             return _other_channels(layer, row)
         own = own[1:]
-    return _choice(known, own, layer)
+    return _choice(known, own, layer, repeats)
 
 
 def _host_swap(layer: Layer, row: ModelRow) -> Choice | str:
@@ -332,14 +332,16 @@ def _changed(layer: Layer, row: ModelRow) -> str:
     return f"{row.module} with {_list(row.args)} in place of {_list(layer.args)}"
 
 
-def _choice(entry: registry.Entry, given: tuple[RowArg, ...], layer: Layer, channels: RowArg = None) -> Choice | str:
+def _choice(
+    entry: registry.Entry, given: tuple[RowArg, ...], layer: Layer, repeats: int = 0, channels: RowArg = None
+) -> Choice | str:
     """Return the choice for a row's arguments after the channels, or why they are not valid."""
     signature = f"it takes {', '.join(p.name for p in entry.params) or 'none'}"
     if len(given) > len(entry.params):
         return f"{entry.name} with {_list(given)}: {len(given)} arguments; {signature}"
     if problem := ambiguous(entry, given, channels):
         return problem
-    args: dict[str, object] = {}
+    args = dict[str, object](repeats=repeats) if repeats else {}
     for place, param in enumerate(entry.params):
         if isinstance(param, registry.FromSlot):
             wanted = layer.slot_values.get(param.key)

@@ -15,7 +15,7 @@ from nas.errors import SpaceError
 from nas.fork.names import registered_name
 from nas.ops import registry
 from nas.space.bases import base_text, load_base
-from nas.space.choice import AFTER, KEEP, NONE, misfit, parse_choice, row_args
+from nas.space.choice import AFTER, KEEP, NONE, misfit, parse_choice, repeats_of, row_args
 from nas.space.graph import LayerGraph, with_letter
 from nas.space.safe_text import check_variant_text
 
@@ -101,12 +101,12 @@ class Variant:
             if choice.row and inserted:
                 graph = graph.insert(name, choice.row.name, args, label, choice.row.repeats)
             elif choice.row:
-                graph = graph.swap(name, choice.row.name, args, label, repeats=choice.row.repeats)
+                graph = graph.swap(name, choice.row.name, args, label, repeats=repeats_of(base[name], choice))
             elif inserted:
                 graph = graph.insert(name, choice.module, args, label)
             else:
                 guide = base.guide_of(name) if registry.get(choice.module).rule == "guided" else ""
-                graph = graph.swap(name, choice.module, args, label, guide)
+                graph = graph.swap(name, choice.module, args, label, guide, repeats_of(base[name], choice))
         return graph
 
 

@@ -37,7 +37,7 @@ def test_the_list_is_the_registry():
     known = registry.entries()
     assert list(listing.listed()) == list(known)
     for name, entry in known.items():
-        assert listing.listed()[name] == replace(entry, made=entry.source, start=None), name
+        assert listing.listed()[name] == replace(entry, made=entry.source, start=None, inherit=None), name
         assert listing.listed()[name].cls is entry.cls
 
 

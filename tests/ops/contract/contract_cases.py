@@ -49,7 +49,7 @@ def slots_of(entry: Entry) -> list[dict[str, Value]]:
     """Return the places that an entry fits; what takes nothing from its place has one."""
     if entry.kinds == {"attention"}:
         return [{"scale": 1}]
-    if entry.kinds == {"pool"}:
+    if entry.kinds <= {"pool", "block"} and entry.rule == "conv":
         return [{"kernel": 1, "stride": 1}]
     return [slot for slot in SLOTS[entry.rule] if entry.fits is None or entry.fits(slot)]
 
