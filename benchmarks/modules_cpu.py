@@ -71,9 +71,11 @@ def replaced(entry, module, inputs):
     """Return the layer in whose place the module stands, and what it is called."""
     import torch
     from torch import nn
-    from ultralytics.nn.modules import SPPF, C2f, Conv
+    from ultralytics.nn.modules import SPPF, C2f, Conv, Detect
 
     c = first(inputs).shape[1]
+    if "head" in entry.kinds:
+        return Detect(80, ch=tuple(x.shape[1] for x in inputs)), "Detect"
     if "up" in entry.kinds:
         return nn.Upsample(scale_factor=2), "nearest"
     if "attention" in entry.kinds or "block" in entry.kinds:

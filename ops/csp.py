@@ -66,7 +66,5 @@ class C3k2Block(C3k2):  # type: ignore[misc]  # Ultralytics is untyped
         e: Channels between the 1x1 convolutions, over c2.
     """
 
-    def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = False, c3k: bool = True, e: float = 0.5
-    ) -> None:
+    def __init__(self, c1: int, c2: int, n: int = 1, shortcut: bool = False, c3k: bool = True, e: float = 0.5) -> None:
         super().__init__(c1, c2, n, c3k, e, shortcut=shortcut)

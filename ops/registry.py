@@ -51,9 +51,9 @@ Start: TypeAlias = "Callable[[nn.Module, nn.Module], None]"
 Input: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 """What a layer takes: a map (N, C, H, W), or a list of maps where its row names several sources."""
 
-Inherit: TypeAlias = "Callable[[nn.Module, nn.Module, Input], None]"
-"""(the new module, the trained layer that it replaces, that layer's input on images): as `Start`, by what the layer
-sees; see `nas.ops.shrink`."""
+Inherit: TypeAlias = "Callable[[nn.Module, nn.Module, Input | None], None]"
+"""(the new module, the trained layer that it replaces, that layer's input on images, or None): as `Start`, by what the
+layer sees; see `nas.ops.shrink`."""
 
 ModuleT = TypeVar("ModuleT", bound="type[nn.Module]")
 

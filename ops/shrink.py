@@ -6,14 +6,18 @@ input, of training images where there are any, and work by least squares (`nas.o
 first convolution to its last, each keeps the channels that the next one needs most, and each is fitted again to the
 sums of the trained one on what the new layer has become before it.
 
-An *inherit* is a function ``inherit(new, old, inputs)``. Both modules are copies in float32 and evaluation mode on one
-device; it changes `new` in place, and raises `CannotStart` for a layer that it does not understand.
+A function of this kind is decorated with `on_copies`: it is called as ``inherit(new, old, inputs)`` with copies in
+float32 and evaluation mode on one device, changes `new` in place, and raises `CannotStart` for a layer that it does not
+understand.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +25,7 @@ from ultralytics.nn.modules.block import SPPF, Bottleneck, C2f
 from ultralytics.nn.modules.conv import Conv
 
 from nas.ops.reconstruct import Fit, fitted_to, kept, kept_channels, sites
-from nas.ops.registry import Input, entries
+from nas.ops.registry import Inherit, Input
 from nas.ops.warm_start import CannotStart, set_norm
 
 _IMAGES = 4
@@ -29,25 +33,19 @@ _SIDE = 24
 """Made-up inputs, where there are no images: number, and pixels a side of the largest map."""
 
 
-def inherit(new: nn.Module, old: nn.Module, inputs: Input | None) -> None:
-    """Start `new` from the trained layer `old` by the registered function of its class.
+def on_copies(rule: Callable[[Any, nn.Module, Input], None]) -> Inherit:
+    """Let a function work on copies, with maps that are made up where there are none: an error then changes nothing."""
 
-    Args:
-        new: The module that takes its place; changed only if there is no error.
-        old: The trained layer.
-        inputs: The layer's input on training images, (N, c1, H, W), or a list of maps; None to make some up.
+    @functools.wraps(rule)
+    def inherit(new: nn.Module, old: nn.Module, inputs: Input | None) -> None:
+        device = next(new.parameters()).device
+        mine, theirs = (copy.deepcopy(m).to(device).float().eval() for m in (new, old))
+        given = _made_up(theirs) if inputs is None else inputs
+        maps = [x.detach().float().to(device) for x in (given if isinstance(given, list) else [given])]
+        rule(mine, theirs, maps if isinstance(given, list) else maps[0])
+        new.load_state_dict(mine.state_dict())
 
-    Raises:
-        CannotStart: The layer is not of a kind that the function understands.
-    """
-    rule = entries()[type(new).__name__].inherit
-    assert rule is not None
-    device = next(new.parameters()).device
-    mine, theirs = (copy.deepcopy(m).to(device).float().eval() for m in (new, old))
-    given = _made_up(theirs) if inputs is None else inputs
-    maps = [x.detach().float().to(device) for x in (given if isinstance(given, list) else [given])]
-    rule(mine, theirs, maps if isinstance(given, list) else maps[0])
-    new.load_state_dict(mine.state_dict())
+    return inherit
 
 
 def _made_up(old: nn.Module) -> Input:
@@ -146,9 +144,9 @@ def all_of(conv: Conv) -> torch.Tensor:
     return torch.arange(conv.conv.out_channels, device=conv.conv.weight.device)
 
 
-def inherit_c2f(new: nn.Module, old: nn.Module, inputs: Input) -> None:
+@on_copies
+def inherit_c2f(new: Any, old: nn.Module, inputs: Input) -> None:
     """Keep the repeats, the channels between the outer convolutions and those in the bottlenecks that matter most."""
-    assert isinstance(new, C2f)
     assert isinstance(inputs, torch.Tensor)
     theirs = _bottlenecks(old, inputs.shape[1], new.cv2.conv.out_channels)
     mine = _bottlenecks(new, inputs.shape[1], new.cv2.conv.out_channels)
@@ -192,7 +190,7 @@ def inherit_c2f(new: nn.Module, old: nn.Module, inputs: Input) -> None:
     )
 
 
-def _through(bottlenecks: list[Bottleneck], x: torch.Tensor) -> list[torch.Tensor]:
+def _through(bottlenecks: list[Any], x: torch.Tensor) -> list[torch.Tensor]:
     """Return a map and what bottlenecks one after the other make of it."""
     found = [x]
     for m in bottlenecks:
@@ -200,7 +198,7 @@ def _through(bottlenecks: list[Bottleneck], x: torch.Tensor) -> list[torch.Tenso
     return found
 
 
-def _bottlenecks(block: nn.Module, c1: int, c2: int) -> list[Bottleneck]:
+def _bottlenecks(block: nn.Module, c1: int, c2: int) -> list[Any]:
     """Return the bottlenecks of a C2f of these channels.
 
     Raises:
@@ -220,9 +218,9 @@ def _bottlenecks(block: nn.Module, c1: int, c2: int) -> list[Bottleneck]:
     return list(found)
 
 
-def inherit_conv(new: nn.Module, old: nn.Module, inputs: Input) -> None:
+@on_copies
+def inherit_conv(new: Any, old: nn.Module, inputs: Input) -> None:
     """Fit one convolution to the sums of the last one of a block."""
-    assert isinstance(new, Conv)
     assert isinstance(inputs, torch.Tensor)
     if not isinstance(old, C2f | SPPF):
         raise CannotStart(f"{type(old).__name__}: expected a C2f or SPPF")
@@ -239,7 +237,8 @@ def inherit_conv(new: nn.Module, old: nn.Module, inputs: Input) -> None:
     refit(new, last, inputs, seen[0], all_of(last))
 
 
-def inherit_sppf(new: nn.Module, old: nn.Module, inputs: Input) -> None:
+@on_copies
+def inherit_sppf(new: Any, old: nn.Module, inputs: Input) -> None:
     """Keep the channels that are pooled which the last convolution needs most."""
     assert isinstance(inputs, torch.Tensor)
     if not isinstance(old, SPPF) or getattr(old, "n", 3) != 3 or getattr(old, "add", False):

@@ -13,7 +13,6 @@ A start is a function ``start(new, old)`` that works in place, draws nothing fro
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
 import torch
@@ -44,15 +43,14 @@ def apply_start(new: nn.Module, old: nn.Module, inputs: Input | None = None) -> 
         not understand `old`.
     """
     entry = entries().get(type(new).__name__)
-    if entry is None or entry.cls is not type(new) or (entry.start is None and entry.inherit is None):
+    if entry is None or entry.cls is not type(new) or not (entry.start or entry.inherit):
         return False
     try:
         with torch.no_grad():
             if entry.start is not None:
                 entry.start(new, old)
-            else:
-                inherit = importlib.import_module("nas.ops.shrink").inherit  # which needs this file
-                inherit(new, old, inputs)
+            elif entry.inherit is not None:
+                entry.inherit(new, old, inputs)
     except CannotStart:
         return False
     return True

@@ -22,7 +22,17 @@ from PIL import Image
 
 import nas.ops.families  # noqa: F401  registers the modules
 from nas.cli import cli
-from nas.model.module_card import WHERE, in_order, is_shipped, kinds_of, measure_module, timed_how, timing, usage
+from nas.model.module_card import (
+    HEAD_WHERE,
+    WHERE,
+    in_order,
+    is_shipped,
+    kinds_of,
+    measure_module,
+    timed_how,
+    timing,
+    usage,
+)
 from nas.ops.registry import Entry, entries
 
 ROOT = Path(__file__).parents[1]
@@ -64,14 +74,15 @@ def modules_page() -> str:
         "# Modules\n",
         "All modules that can be swapped in or inserted, by kind of slot.",
         "Written from the registry by `NAS_REGENERATE=1 pytest tests/test_docs.py`.\n",
-        "What Ultralytics has is used from there (SPP, SPPF, SPPELAN, GhostConv, SCDown), or through a thin class",
-        "(ADownCeil, RepVGG, GELAN, C3k2Block, C2f_Ghost, AIFIInsert, C2PSAInsert). All others are written from the",
-        "papers' formulas in plain PyTorch. `C2f_NAME` is a C2f block with NAME as the second convolution of each",
+        "What Ultralytics has is used from there (SPP, SPPF, SPPELAN, GhostConv, SCDown, C2f, Conv), or through a thin",
+        "class (ADownCeil, RepVGG, GELAN, C3k2Block, C2f_Ghost, AIFIInsert, C2PSAInsert). All others are written from",
+        "the papers' formulas in plain PyTorch. `C2f_NAME` is a C2f block with NAME as the second convolution of each",
         "bottleneck. An inserted attention starts near the identity, so that a trained baseline survives it.\n",
         "The same contract tests run over each module: any image size, batch 1, CPU, half precision, channels_last,",
         "deepcopy, pickle, ONNX (opset 17, any batch and size), TorchScript, `torch.export`, `torch.compile`, and",
         "equal outputs after `fuse()`. The columns:\n",
-        f"- parameters and MACs: of {WHERE}, with default arguments",
+        f"- parameters and MACs: of {WHERE}, with default arguments;",
+        f"  of heads: {HEAD_WHERE}",
         "- time: a training step (forward and backward) of plain PyTorch on a CPU, over that of the layer in the same",
         "  row; for an attention, which replaces nothing, over that of the C2f block in front of it",
         f"  (`benchmarks/modules_cpu.py`; {timed_how()})",

@@ -25,12 +25,15 @@ import numpy as np
 import torch
 
 from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, Distilled
+from nas.bank.seen import inputs_of, starts_from_images
 from nas.bank.student import Student, Tap
 from nas.errors import ProxyError
 from nas.files import replacing
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import warm_start_layer
+from nas.ops.heads import is_head
+from nas.ops.registry import Input
 from nas.space.choice import AFTER
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyJob
@@ -63,9 +66,15 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
                 f"the baseline has not learnt: its mAP50-95 is {teacher_map:.3f}, and nothing can be distilled from it "
                 f"below {MIN_TEACHER_MAP}; train it longer (--base-epochs), or bring one that is trained (--weights)"
             )
-        students = [_student(c, job.proxy, teacher, trainer.data["nc"]) for c in job.candidates]
         dataset = trainer.augmented()
         per_epoch = math.ceil(len(dataset) / recipe.batch)
+
+        def images(step: int) -> Any:
+            return trainer.preprocess_batch(_batch(dataset, recipe.batch, job.proxy.seed, step, per_epoch))["img"]
+
+        inputs = inputs_of(teacher, _rows_seen(job), images)
+        students = [_student(c, job.proxy, teacher, trainer.data["nc"], inputs) for c in job.candidates]
+        del inputs
         steps = recipe.bank_epochs * per_epoch
         saved = Path(job.folder) / f"progress-{_digest(*(f'{c.slot}={c.label}' for c in job.candidates))}.pt"
         done, spent = _restore(saved, students, steps)
@@ -91,14 +100,29 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
             student.settle(error) for student, error in zip(students, _errors(teacher, students, trainer), strict=True)
         ]
         found = tuple(_finish(x, error, job) for x, error in zip(students, errors, strict=True))
-        slots = {x.candidate.slot: x.row for x in students if not x.inserted}
+        slots = {x.candidate.slot: x.row for x in students if not x.inserted and not x.is_head}
         drops = tuple((slot, teacher_map - value) for slot, value in ablated(teacher, slots, trainer))
         saved.unlink(missing_ok=True)
         return Bank(teacher_map, drops, found, time.process_time() - started)
 
 
-def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> Student:
-    """Build a candidate as the model that will use it builds it, with initial values of its own seed."""
+def _rows_seen(job: DistilJob) -> set[int]:
+    """Return the rows of the layers whose inputs candidates start from."""
+    names = Variant(job.proxy.base, job.proxy.scale).graph().names
+    near = job.proxy.recipe.start == "near"
+    return {names.index(c.slot) for c in job.candidates if near and starts_from_images(c)}
+
+
+def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int, inputs: Mapping[int, Input]) -> Student:
+    """Build a candidate as the model that will use it builds it, with initial values of its own seed.
+
+    Args:
+        candidate: The candidate.
+        proxy: The teacher's job.
+        teacher: The teacher's model.
+        nc: Number of classes.
+        inputs: Row to the input of the teacher's layer on training images, where candidates start from it.
+    """
     torch.manual_seed(_seed_of(proxy.seed, candidate.slot, candidate.label))
     is_control = candidate.label == CONTROL
     variant = Variant(proxy.base, proxy.scale, () if is_control else ((candidate.slot, candidate.label),))
@@ -106,11 +130,12 @@ def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int) -> St
     names = graph.names
     inserted = candidate.slot.startswith(AFTER)
     row = names.index(candidate.slot.removeprefix(AFTER)) + inserted
-    sources = () if inserted or is_control else graph.layers[row].sources[1:]  # the layer itself has one source
     module: Any = build(render(variant).yaml, proxy.scale, nc).model[row]  # type: ignore[index]  # the host's list
+    one_map = inserted or is_control or is_head(module)  # the layer itself has one source, a head takes its maps
+    sources = () if one_map else graph.layers[row].sources[1:]
     begun = False
     if not is_control and proxy.recipe.start == "near":
-        begun = warm_start_layer(module, None if inserted else teacher.model[row])
+        begun = warm_start_layer(module, None if inserted else teacher.model[row], inputs.get(row))
     if proxy.recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
     device = next(teacher.parameters()).device

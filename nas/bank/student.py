@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from nas.bank.head_error import head_error
 from nas.bank.jobs import Candidate
 from nas.errors import failure_kind, one_line
+from nas.ops.heads import head_maps, is_head
 from nas.space.choice import AFTER
 
 _MACHINE = ("cuda error", "cuda_error", "cudnn_status", "cublas_status", "unable to find a valid cudnn")
@@ -40,6 +42,7 @@ class Student:
         self.inserted = candidate.slot.startswith(AFTER)
         self.row = row - self.inserted  # of the teacher's layer
         self.guide = guide
+        self.is_head = is_head(module)
         self.failure = ""
         self.raised = False
         """Whether the module raised an error."""
@@ -95,6 +98,8 @@ class Student:
     def error(self, seen: dict[int, tuple[Any, Any]]) -> Any:
         """Return the distillation error for rows' inputs and outputs; the target of an inserted module is its input."""
         inputs, target = seen[self.row]
+        if self.is_head:
+            return head_error(head_maps(self.module, inputs), target)
         if self.inserted:
             inputs = target
         elif self.guide is not None:
@@ -139,15 +144,24 @@ def relative_error(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Tap:
-    """Records the inputs and outputs of layers of the teacher while it is open."""
+    """Records the inputs and outputs of layers of the teacher while it is open; of a head, its `head_maps`."""
 
     def __init__(self, teacher: Any, rows: list[int]) -> None:
         self.seen: dict[int, tuple[Any, Any]] = {}
-        self._handles = [teacher.model[row].register_forward_hook(self._note(row)) for row in rows]
+        heads = [row for row in rows if is_head(teacher.model[row])]
+        self._handles = [teacher.model[row].register_forward_hook(self._note(row)) for row in rows if row not in heads]
+        self._handles += [teacher.model[row].register_forward_pre_hook(self._note_head(row)) for row in heads]
 
     def _note(self, row: int) -> Any:
         def hook(_module: Any, inputs: tuple[Any, ...], output: Any) -> None:
             self.seen[row] = (inputs[0], output)
+
+        return hook
+
+    def _note_head(self, row: int) -> Any:
+        def hook(module: Any, inputs: tuple[Any, ...]) -> None:
+            maps = list(inputs[0])  # older heads write into the list that they are given
+            self.seen[row] = (maps, head_maps(module, maps))
 
         return hook
 

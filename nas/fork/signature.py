@@ -26,7 +26,7 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
 }
 """Constructors that circulate under the names of registered modules, in another order than theirs."""
 
-_CHANNELS = {"same": 1, "guided": 2, "conv": 2, "block": 3}
+_CHANNELS = {"same": 1, "guided": 2, "conv": 2, "block": 3, "head": 2}
 """Leading parameters that ``parse_model`` gives, by channel rule."""
 _SAME = {"k": "kernel", "kernel_size": "kernel", "k_size": "kernel", "ksize": "kernel", "s": "stride", "p": "padding"}
 _SAME |= {

@@ -20,12 +20,13 @@ CHANNELS = 64
 SIDE = 40
 """Pixels a side of the input."""
 WHERE = f"{CHANNELS} to {CHANNELS} channels, input of {SIDE} x {SIDE} pixels"
+HEAD_WHERE = "80 classes, and maps of 80, 40 and 20 pixels a side with 64, 128 and 256 channels: YOLOv8n at 640 px"
 _PLACES: tuple[dict[str, Value], ...] = (
     {"kernel": 3, "stride": 1},
     {"kernel": 3, "stride": 2},
     {"kernel": 1, "stride": 1},
 )
-_ORDER = ("up", "down", "conv", "block", "pool", "attention")
+_ORDER = ("up", "down", "conv", "block", "pool", "attention", "head")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,10 @@ def example(entry: Entry) -> tuple[nn.Module, Any]:
     place = next((p for p in _PLACES if entry.fits is None or entry.fits(p)), _PLACES[0])
     slot: dict[str, Value] = {"scale": 2, "shortcut": True, **place}
     c = CHANNELS
+    if entry.rule == "head":
+        levels = (c, 2 * c, 4 * c)
+        maps = [torch.randn(1, width, 2 * SIDE >> i, 2 * SIDE >> i) for i, width in enumerate(levels)]
+        return entry.cls(80, levels, *entry.row_args({}, {})), maps
     channels = {"same": (c,), "conv": (c, c), "block": (c, c, 1), "guided": (c, c)}[entry.rule]
     x = torch.randn(1, c, SIDE, SIDE)
     inputs = [x, torch.randn(1, c, 2 * SIDE, 2 * SIDE)] if entry.rule == "guided" else x
@@ -159,6 +164,7 @@ def usage(entry: Entry) -> str:
         "block": "neck.c2f_p3",
         "pool": "backbone.sppf",
         "attention": "'after backbone.sppf",
+        "head": "head.detect",
     }
     slot = next((slots[kind] for kind in _ORDER if kind in entry.kinds and kind in slots), "")
     if not slot or load_base("yolov8")[slot.rpartition(" ")[2]].module == entry.name:

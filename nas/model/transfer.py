@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.ops.registry import Input
 from nas.ops.warm_start import apply_start
 from nas.space.bases import load_base
 from nas.space.graph import LayerGraph
@@ -35,19 +36,20 @@ def copy_matching(model: nn.Module, graph: LayerGraph, state: Mapping[str, torch
     return _copy(model, numbered_state(state, graph))
 
 
-def warm_start_layer(new: nn.Module, old: nn.Module | None) -> bool:
+def warm_start_layer(new: nn.Module, old: nn.Module | None, inputs: Input | None = None) -> bool:
     """Initialise a module near the trained layer that it replaces: copy equal tensors, then apply its registered start.
 
     Args:
         new: The module.
         old: The layer; None for an inserted module, which then starts near the identity.
+        inputs: The layer's input on training images, for modules that keep of it what matters there; None without any.
 
     Returns:
         Whether a registered start was applied.
     """
     old = nn.Identity() if old is None else old
     _copy(new, old.state_dict())
-    return apply_start(new, old)
+    return apply_start(new, old, inputs)
 
 
 def warm_start_swaps(model: Any, graph: LayerGraph, baseline: Any, given: Mapping[str, torch.Tensor]) -> None:

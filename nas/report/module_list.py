@@ -12,7 +12,17 @@ from nas.fork import installed
 from nas.fork.heads import other_task
 from nas.fork.installed import host_version
 from nas.fork.names import host_names, parameters, renamed
-from nas.model.module_card import WHERE, figures_of, in_order, is_shipped, kinds_of, timed_how, timing, usage
+from nas.model.module_card import (
+    HEAD_WHERE,
+    WHERE,
+    figures_of,
+    in_order,
+    is_shipped,
+    kinds_of,
+    timed_how,
+    timing,
+    usage,
+)
 from nas.ops import listing, registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
@@ -50,6 +60,7 @@ def print_modules(module: str | None, *, as_json: bool) -> None:
         console.print()
     for line in (
         f"parameters and MACs: {WHERE}, defaults; `nas ops NAME` shows one with its arguments",
+        f"of heads: {HEAD_WHERE}",
         "time: a training step on a CPU, relative to the layer it replaces (attention: to the C2f in front of it)",
         "fuse(): how many of its batch norms Ultralytics folds into convolutions",
         f"export: {_EXPORT}",
@@ -91,12 +102,12 @@ def _module_json(entry: Entry) -> dict[str, Any]:
 def _print_module(entry: Entry) -> None:
     """Print one module in full."""
     figures, timed = figures_of(entry), timing(entry)
-    console = make_console()
+    console, where = make_console(), HEAD_WHERE if entry.rule == "head" else WHERE
     facts = {
         "": entry.summary,
         "paper": entry.paper,
         "fits": ("after a layer: " if entry.kinds == {"attention"} else "slots of kind ") + kinds_of(entry),
-        "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({WHERE}, defaults)",
+        "costs": f"{figures.params:,} parameters, {_millions(figures.macs)} MACs ({where}, defaults)",
         "time": timed and f"{timed.text}: a training step on a CPU ({timed_how()})",
         "fuse()": f"{figures.fuse} of its batch norms folded" if figures.norms else "no batch norm to fold",
         "exports": _EXPORT.partition(";")[0] if is_shipped(entry) else "not tested: a module of your own",

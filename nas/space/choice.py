@@ -25,6 +25,9 @@ NONE = "none"
 AFTER = "after "
 """Prefix of the key of an insertion slot."""
 
+_OF_HEADS = ("end2end", "reg_max")
+"""Constants of a base by which Ultralytics builds another ``Detect``: without NMS, or without distributions."""
+
 _LABEL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -138,6 +141,8 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
         return (
             f"{choice.module} fits slots of kind {kinds}, this one is {layer.kind}; what fits: {_fitting(layer.kind)}"
         )
+    if layer.kind == "head" and (own := [f"{key}: {value}" for key, value in graph.constants if key in _OF_HEADS]):
+        return f"{choice.module} does not fit the head of {graph.base} ({', '.join(own)}): expected Detect as YOLOv8's"
     if entry.fits and not entry.fits(layer.slot_values):
         return f"{choice.module} does not fit {layer.slot_values}: {entry.requires}"
     if entry.rule == "guided" and not graph.guide_of(name):

@@ -42,6 +42,7 @@ _BLOCKS: dict[str, tuple[int, bool]] = {
 }
 """Blocks: index of the row argument that says whether a bottleneck adds its input (99: none), and the default."""
 _POOLS = frozenset({"SPP", "SPPF", "SPPELAN"})
+_HEADS = frozenset({"Detect"})
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ class Layer:
 
     @property
     def kind(self) -> SlotKind | None:
-        """The kind of slot that this layer is; None for layers that cannot be swapped (concatenations, heads)."""
+        """The kind of slot that this layer is; None for layers that cannot be swapped (concatenations)."""
         if self.module in ("nn.Upsample", "nn.ConvTranspose2d"):
             return "up"
         if self.module in _CONVS or self.module in _HALVING:
             return "down" if self.slot_values["stride"] == 2 else "conv"
         if self.module in _BLOCKS:
             return "block"
+        if self.module in _HEADS:
+            return "head"
         return "pool" if self.module in _POOLS else None
 
     @property

@@ -229,8 +229,8 @@ def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, st
 
 def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
     """Return the choice that makes a layer this row, or why there is none."""
-    if layer.section == "head":
-        kept = f"{layer.module} replaced by {row.module}: a head cannot be swapped"
+    if layer.section == "head" and registered_name(row.module) not in registry.entries():
+        kept = f"{layer.module} replaced by {row.module}: a head cannot be swapped for it"
         return _changed(layer, row) if row.module == layer.module else other_task(row.module) or kept
     if row.module == layer.module:
         own = registry.entries().get(row.module)
@@ -251,7 +251,7 @@ def _registered_swap(graph: LayerGraph, layer: Layer, row: ModelRow, known: regi
     if row.repeats not in (1, layer.repeats, repeats):
         return f"{row.repeats} repeats in place of {layer.repeats}: swaps keep them"
     own = row.args
-    if known.rule in ("conv", "block"):
+    if known.rule in ("conv", "block", "head"):
         if not own or own[0] != layer.args[0]:
             return _other_channels(layer, row)
         own = own[1:]

@@ -333,3 +333,39 @@ def test_a_baseline_that_has_not_learnt_teaches_nothing(make, tmp_path):
     ):
         make(tmp_path, CARAFE, init=None)
     assert not list(tmp_path.iterdir())
+
+
+SMALLER = (Candidate("backbone.c2f_p3", "C2f(e=0.25)"), Candidate("backbone.c2f_p4", "Conv"))
+HEADS = (
+    Candidate("head.detect", "LightDetect(cls=0.5)"),
+    Candidate("head.detect", "SharedDetect"),
+    Candidate("head.detect", jobs.CONTROL),
+)
+
+
+def test_what_is_smaller_starts_from_the_layer(make, tmp_path):
+    """By its inputs on training images: nearer than from its own values, and the same in an extended bank."""
+    made = make(tmp_path / "near", *SMALLER, *HEADS)
+    fresh = make(tmp_path / "fresh", *SMALLER, *HEADS, start="fresh", bank_epochs=1)
+    assert not any(d.failure for d in made.candidates)
+    for near, far in zip(made.candidates, fresh.candidates, strict=True):
+        assert near.error <= near.start_error
+        if near.candidate.label != jobs.CONTROL:
+            assert near.start_error < 0.9 * far.start_error
+    alone = make(tmp_path / "alone", SMALLER[1])
+    assert alone.candidates[0].start_error == made.candidates[1].start_error
+    assert equal(
+        torch.load(tmp_path / "alone" / alone.candidates[0].file, weights_only=True),
+        torch.load(tmp_path / "near" / made.candidates[1].file, weights_only=True),
+    )
+
+
+def test_a_head_learns_the_trained_heads_predictions(make, taught, tmp_path):
+    made = make(tmp_path, *HEADS)
+    light, shared, control = made.candidates
+    assert light.error < 0.5
+    assert shared.error < 0.5
+    assert control.error < control.start_error
+    assert "head.detect" not in dict(made.drops), "a model without its head has no mAP to lose"
+    held = torch.load(tmp_path / light.file, weights_only=True)
+    assert all(key.startswith("head.detect:") for key in held)

@@ -15,14 +15,17 @@ import torch
 from torch import nn
 from ultralytics.nn.modules.block import SPPF, Attention
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.modules.head import Detect
 
 import nas.ops  # noqa: F401  registers the modules
+from nas.ops.heads import head_maps
 from nas.ops.registry import Entry, Value, entries, macs_rules
 
 Input: TypeAlias = torch.Tensor | list[torch.Tensor]
 """What a layer of the host gets: a tensor, or a list where its row names several sources."""
 
 C1, C2 = 16, 24
+NC, LEVELS = 3, (16, 24, 32)
 SLOTS: dict[str, list[dict[str, Value]]] = {
     "same": [{"scale": 2}, {"scale": 4}],
     "conv": [
@@ -33,9 +36,22 @@ SLOTS: dict[str, list[dict[str, Value]]] = {
     ],
     "block": [{"shortcut": True}],
     "guided": [{"scale": 2}, {"scale": 3}],
+    "head": [{}],
 }
-ARGUMENTS = {"same": ("c",), "conv": ("c1", "c2"), "block": ("c1", "c2", "n"), "guided": ("c", "c_guide")}
-CHANNELS: dict[str, tuple[int, ...]] = {"same": (C1,), "conv": (C1, C2), "block": (C1, C2, 2), "guided": (C1, C2)}
+ARGUMENTS = {
+    "same": ("c",),
+    "conv": ("c1", "c2"),
+    "block": ("c1", "c2", "n"),
+    "guided": ("c", "c_guide"),
+    "head": ("nc", "ch"),
+}
+CHANNELS: dict[str, tuple[object, ...]] = {
+    "same": (C1,),
+    "conv": (C1, C2),
+    "block": (C1, C2, 2),
+    "guided": (C1, C2),
+    "head": (NC, LEVELS),
+}
 
 REDUNDANT = (
     "conv1x1.bias",
@@ -54,6 +70,22 @@ def slots_of(entry: Entry) -> list[dict[str, Value]]:
     return [slot for slot in SLOTS[entry.rule] if entry.fits is None or entry.fits(slot)]
 
 
+class Maps(nn.Module):
+    """A head's predictions before boxes are decoded, in one tensor (N, reg_max * 4 + NC, anchors).
+
+    What Ultralytics' own class makes of them, in a model, is tested in tests/ops/test_heads.py.
+    """
+
+    def __init__(self, head: Detect) -> None:
+        super().__init__()
+        head.dfl = nn.Identity()  # weights that do not learn
+        del head.stride  # a tensor that Ultralytics sets, and copies itself
+        self.head = head
+
+    def forward(self, x: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([torch.cat(pair, 1).flatten(2) for pair in head_maps(self.head, x)], 2)
+
+
 @dataclass(frozen=True)
 class Case:
     """An entry, the slot that it goes into, and what is chosen for it."""
@@ -62,14 +94,16 @@ class Case:
     slot: dict[str, Value]
     given: dict[str, Value] = field(default_factory=dict)
 
-    def build(self, *channels: int) -> nn.Module:
+    def build(self, *channels: object) -> nn.Module:
         args = self.entry.row_args(self.slot, self.given)
         module = self.entry.cls(*(channels or CHANNELS[self.entry.rule]), *args)
         if self.entry.cls is SPPF:
             module.cv1.act = Conv.default_act  # as parse_model does for rows of the length that ours have
-        return module
+        return Maps(module) if self.entry.rule == "head" else module
 
     def inputs(self, n: int = 2, h: int = 6, w: int = 9) -> Input:
+        if self.entry.rule == "head":
+            return [torch.randn(n, c, -(-h // 2**i), -(-w // 2**i)) for i, c in enumerate(LEVELS)]
         x = torch.randn(n, C1, h, w)
         if self.entry.rule != "guided":
             return x
@@ -79,6 +113,8 @@ class Case:
     def shape(self, n: int, h: int, w: int) -> tuple[int, ...]:
         if self.entry.rule == "block":
             return (n, C2, h, w)
+        if self.entry.rule == "head":
+            return (n, 64 + NC, sum(-(-h // 2**i) * -(-w // 2**i) for i in range(len(LEVELS))))
         if self.entry.rule == "conv":
             k, s = (int(self.slot[key]) for key in ("kernel", "stride"))
             return tuple(nn.Conv2d(C1, C2, k, s, k // 2)(torch.zeros(n, C1, h, w)).shape)

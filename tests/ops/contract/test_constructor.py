@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 import torch
-from contract_cases import ARGUMENTS, Case, each, every_case, every_entry, run, slots_of
+from contract_cases import ARGUMENTS, NC, Case, each, every_case, every_entry, run, slots_of
 
 WIDTHS = (16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 288, 320, 384, 512, 576, 640)
 """Channels that the layers of YOLOv8's five scales have."""
@@ -55,7 +55,8 @@ def test_bounds_of_every_argument_build(entry):
 def test_builds_at_every_width_or_says_what_it_needs(case):
     for width in WIDTHS:
         for other in (width, 2 * width):
-            channels = {"c": width, "c1": width, "c2": other, "n": 1, "c_guide": other}
+            channels = {"c": width, "c1": width, "c2": other, "n": 1, "c_guide": other, "nc": NC}
+            channels["ch"] = (width, other, other)
             said = ""
             with torch.device("meta"):
                 try:
