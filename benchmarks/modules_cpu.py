@@ -49,7 +49,8 @@ def main() -> None:
         stock, name = replaced(entry, module, inputs)
         times = {"own": [], "stock": []}
         for turn in range(args.rounds + 1):
-            for key, part, x in (("own", module, inputs), ("stock", stock, first(inputs))):
+            taken = inputs if name == "Detect" else first(inputs)
+            for key, part, x in (("own", module, inputs), ("stock", stock, taken)):
                 spent = step(part, x, args.batch)
                 if turn:
                     times[key].append(spent)
@@ -89,13 +90,20 @@ def replaced(entry, module, inputs):
 
 def step(module, inputs, batch: int) -> float:
     """Return the seconds of processor time of one forward and backward."""
+    import torch
+
+    from nas.ops.heads import head_maps, is_head
+
     module.train()
     grown = [
         x.expand(batch, -1, -1, -1).contiguous().requires_grad_()
         for x in (inputs if isinstance(inputs, list) else [inputs])
     ]
     started = time.process_time()
-    module(grown if isinstance(inputs, list) else grown[0]).square().mean().backward()
+    if is_head(module):
+        torch.cat([part.flatten() for pair in head_maps(module, grown) for part in pair]).square().mean().backward()
+    else:
+        module(grown if isinstance(inputs, list) else grown[0]).square().mean().backward()
     return time.process_time() - started
 
 
