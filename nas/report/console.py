@@ -102,7 +102,7 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     return table
 
 
-def front_table(front: Front, width: int) -> LongTable:
+def front_table(front: Front, width: int) -> Table:
     """Return the front of a study as a table, on a narrow terminal without its least important columns."""
 
     def cost(row: FrontRow, quantity: str, factor: float, unit: str = "") -> str:
@@ -143,9 +143,11 @@ def front_table(front: Front, width: int) -> LongTable:
     idle += ["ms"] * all("latency_ms" not in row.costs for row in front.rows)
     idle += ["verdict"] * all(row.seeds < 2 for row in front.rows)
     columns = {name: column for name, column in columns.items() if name not in idle}
-    table = LongTable(list(columns), "swaps", columns.keys() - {"budget", "kind", "variant", "swaps", "verdict"})
+    right = columns.keys() - {"budget", "kind", "variant", "swaps", "verdict"}
+    table = make_table(*columns, right=right, no_wrap=columns.keys() - {"swaps"})
     for row in front.rows:
-        table.add_row(*(value(row) for value in columns.values()), bold=row.kind == "baseline")
+        style = "bold" if row.kind == "baseline" else None
+        table.add_row(*(value(row) for value in columns.values()), style=style)
     return table
 
 
