@@ -28,6 +28,7 @@ from nas.space.variant import Variant, check_scale, make_variant
 
 _SAME, _SWAPPED, _REPLACED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 1.8, 2.0, 3.0, 4.0
 _FIXED = ("Concat", "nn.Upsample", "nn.ConvTranspose2d", "Detect", "v10Detect", "nn.Identity", "nn.ZeroPad2d")
+_ELSEWHERE = "which has another place in a model"
 """Layers of a base's frame: as a swap or an insertion they would move the layers around them."""
 _MOST_ALIGNED = 4
 """Number of bases that a file of unknown base is aligned with: those with the most common rows."""
@@ -241,7 +242,7 @@ def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
         return f"{layer.module} replaced; {known}"
     found = _registered_swap(graph, layer, row, known) if known else ""
     other = found if isinstance(found, Choice) or (known and not known.native) else _host_swap(layer, row)
-    return found if known and isinstance(other, str) else other
+    return found if known and isinstance(other, str) and _ELSEWHERE not in other else other
 
 
 def _registered_swap(graph: LayerGraph, layer: Layer, row: ModelRow, known: registry.Entry) -> Choice | str:
@@ -250,12 +251,10 @@ def _registered_swap(graph: LayerGraph, layer: Layer, row: ModelRow, known: regi
     repeats = row.repeats if row.repeats < layer.repeats and known.rule == "block" else 0
     if row.repeats not in (1, layer.repeats, repeats):
         return f"{row.repeats} repeats in place of {layer.repeats}: swaps keep them"
-    own = row.args
-    if known.rule in ("conv", "block", "head"):
-        if not own or own[0] != layer.args[0]:
-            return _other_channels(layer, row)
-        own = own[1:]
-    return _choice(known, own, layer, repeats)
+    channels = known.rule not in ("same", "guided")  # they come first in its row
+    if channels and row.args[:1] != layer.args[:1]:
+        return _other_channels(layer, row)
+    return _choice(known, row.args[channels:], layer, repeats)
 
 
 def _host_swap(layer: Layer, row: ModelRow) -> Choice | str:
@@ -263,8 +262,9 @@ def _host_swap(layer: Layer, row: ModelRow) -> Choice | str:
     role = Layer("", (), row.module, row.args).kind if row.args else None
     if len(row.sources) != len(layer.sources):
         return f"{row.module} takes {len(row.sources)} inputs in place of {len(layer.sources)}"
-    if (role and role != layer.kind) or row.module in _FIXED or other_task(row.module):
-        return f"{layer.module} replaced by {row.module}, which has another place in a model"
+    gone = row.module == "nn.Identity" and layer.kind == "block"  # nothing is left of the block
+    if (role and role != layer.kind) or (row.module in _FIXED and not gone) or other_task(row.module):
+        return f"{layer.module} replaced by {row.module}, {_ELSEWHERE}"
     own = has_channels(layer)
     if role and own and row.args[0] != layer.args[0]:
         return _other_channels(layer, row)
@@ -298,7 +298,7 @@ def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice
         return _choice(known, row.args, before, channels=before.args[0] if has_channels(before) else None)
     role = Layer("", (), row.module, row.args).kind if row.args else None
     if before.section == "head" or role in ("up", "down") or row.module in _FIXED or other_task(row.module):
-        return f"{row.module} inserted, which has another place in a model"
+        return f"{row.module} inserted, {_ELSEWHERE}"
     if len(row.sources) != 1:
         return f"{row.module} takes {len(row.sources)} inputs; an inserted layer takes the one before it"
     repeats = row.repeats if row.repeats != 1 else None

@@ -71,7 +71,7 @@ def test_space_init_writes_over_nothing(tmp_path):
     path = tmp_path / "my.yaml"
     done = run("space", "init", "--base", "yolo11", "-o", str(path))
     assert done.exit_code == 0
-    assert "21 slots, 19 of them on" in done.output
+    assert "22 slots, 20 of them on" in done.output
     assert f"Next:  nas space check {path}" in done.output
     path.write_text("mine\n")
     done = run("space", "init", "-o", str(path))

@@ -28,9 +28,9 @@ SMALL = ("yolov3-tiny", "yolov5", "yolov6", "yolov8-p6", "yolov9t", "yolov10n", 
 
 
 def swapped(base: str) -> Variant:
-    """Return the variant with something in every layer's place that anything fits."""
+    """Return the variant with something in every layer's place that anything fits, but for the head's."""
     graph, swaps = load_base(base), {}
-    for turn, layer in enumerate(graph.layers):
+    for turn, layer in enumerate(graph.layers[:-1]):
         fitting = [
             n for n in registry.entries() if layer.kind and not misfit(graph, layer.name, Choice(n), inserted=False)
         ]
@@ -65,7 +65,7 @@ def test_layers_have_names_of_their_own_and_the_files_rows(name):
     for layer, row in zip(graph.layers, file.rows, strict=True):
         assert tuple(index[s] for s in layer.sources) == row.sources
         assert (layer.module, layer.args, layer.repeats) == (row.module, row.args, row.repeats)
-        assert layer.kind in (None, "pool") or layer.slot_values
+        assert layer.kind in (None, "pool", "head") or layer.slot_values
 
 
 def test_the_p2_head_of_another_family_is_built_as_that_of_yolov8():

@@ -53,7 +53,8 @@ def test_kinds():
     assert {n for n, k in kinds.items() if k == "down"} == downs | {"neck.down_n4", "neck.down_n5"}
     assert sum(k == "block" for k in kinds.values()) == 8
     assert kinds["backbone.sppf"] == "pool"
-    assert kinds["head.detect"] is None
+    assert kinds["head.detect"] == "head"
+    assert kinds["neck.cat_p4"] is None
     assert kinds["neck.cat_p4"] is None
 
 
