@@ -272,7 +272,7 @@ def register(
 
     Raises:
         ValueError: The name is taken by another class, the class is of the script that runs, or what it starts as is
-            given without a start, or a start without that, or both `start` and `inherit`.
+            given without a start, or a start without that, or both `start` and `inherit`, or a head is no ``Detect``.
     """
     if (start is None and inherit is None) != (not starts) or (start is not None and inherit is not None):
         raise ValueError("register: expected a start and what it starts as (`start`, `starts`), or neither")
@@ -286,6 +286,10 @@ def register(
             )
         if has_stand_in((*cls.__mro__, *needs)):
             return cls
+        if rule == "head" and not any(c.__name__ == "Detect" for c in cls.__mro__):
+            raise ValueError(
+                f"{name}: a head is a subclass of Ultralytics' Detect, which its models and losses ask for"
+            )
         _NEEDS[name] = needs
         known = _ENTRIES.get(name) or _LIST.listed().get(name)
         if known and known.made not in (cls, cls.__module__):

@@ -145,12 +145,11 @@ def all_of(conv: Conv) -> torch.Tensor:
 
 
 @on_copies
-def inherit_c2f(new: Any, old: nn.Module, inputs: Input) -> None:
+def inherit_c2f(new: Any, old: Any, inputs: Input) -> None:
     """Keep the repeats, the channels between the outer convolutions and those in the bottlenecks that matter most."""
     assert isinstance(inputs, torch.Tensor)
     theirs = _bottlenecks(old, inputs.shape[1], new.cv2.conv.out_channels)
     mine = _bottlenecks(new, inputs.shape[1], new.cv2.conv.out_channels)
-    assert isinstance(old, C2f)
     if len(mine) > len(theirs) or new.c > old.c or any(m.add != t.add for m, t in itertools.product(mine, theirs)):
         raise CannotStart(f"{type(old).__name__}: expected as many repeats and channels, and the same shortcut")
     if any(m.cv1.conv.out_channels > t.cv1.conv.out_channels for m, t in itertools.product(mine, theirs)):
@@ -176,7 +175,7 @@ def inherit_c2f(new: Any, old: nn.Module, inputs: Input) -> None:
     take_rows(new.cv1, old.cv1, torch.cat([ours, c + stream]))
     made = list(new.cv1(inputs).chunk(2, 1))
     for m, t, was in zip(mine, theirs, streams, strict=False):
-        inner = t.cv1(was)
+        inner: torch.Tensor = t.cv1(was)
         at = sites(inner, t.cv2.conv.weight[0].numel())
         hidden = kept_channels(
             at.windows(inner, t.cv2.conv.kernel_size[0]), t.cv2.conv.weight[stream], m.cv1.conv.out_channels
@@ -207,15 +206,16 @@ def _bottlenecks(block: nn.Module, c1: int, c2: int) -> list[Any]:
     found = getattr(block, "m", None)
     if not isinstance(block, C2f) or not isinstance(found, nn.ModuleList):
         raise CannotStart(f"{type(block).__name__}: expected a C2f")
-    if not all(type(m) is Bottleneck for m in found):
+    bottlenecks: list[Any] = list(found)
+    if not all(type(m) is Bottleneck for m in bottlenecks):
         raise CannotStart(f"{type(block).__name__}: expected a C2f of bottlenecks")
-    for conv in (block.cv1, block.cv2, *(conv for m in found for conv in (m.cv1, m.cv2))):
+    for conv in (block.cv1, block.cv2, *(conv for m in bottlenecks for conv in (m.cv1, m.cv2))):
         plain(conv)
-    if any(m.cv1.conv.kernel_size != (3, 3) or m.cv2.conv.kernel_size != (3, 3) for m in found):
+    if any(m.cv1.conv.kernel_size != (3, 3) or m.cv2.conv.kernel_size != (3, 3) for m in bottlenecks):
         raise CannotStart(f"{type(block).__name__}: expected bottlenecks of 3x3 convolutions")
     if (block.cv1.conv.in_channels, block.cv2.conv.out_channels) != (c1, c2):
         raise CannotStart(f"{type(block).__name__}: expected {c1} to {c2} channels")
-    return list(found)
+    return bottlenecks
 
 
 @on_copies

@@ -16,10 +16,12 @@ from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import guess_model_task
 from ultralytics.utils import IterableSimpleNamespace
 
+from nas.errors import SpaceError
 from nas.model.cost import costed
 from nas.model.host import build
 from nas.model.render import render
 from nas.ops.heads import LightDetect, SharedDetect, head_maps
+from nas.ops.registry import register
 from nas.ops.warm_start import apply_start
 from nas.space.bases import load_base
 from nas.space.variant import parse_swaps
@@ -209,3 +211,15 @@ def test_a_foreign_head_is_refused():
         assert all(torch.equal(new.state_dict()[k], v) for k, v in before.items())
     assert apply_start(LightDetect(3, CH), LightDetect(3, CH)) is False
     assert apply_start(LightDetect(3, CH), train(nn.Conv2d(3, 3, 1), 3, True)) is False
+
+
+def test_a_head_is_a_detect():
+    with pytest.raises(ValueError, match="a head is a subclass of Ultralytics' Detect"):
+        register(rule="head", kinds={"head"}, paper="-", summary="-")(type("Odd", (nn.Module,), {"__module__": "odd"}))
+
+
+@pytest.mark.parametrize("base", ["yolov10n", "yolo26"])
+def test_heads_without_nms_stay(base):
+    graph = load_base(base)
+    with pytest.raises(SpaceError, match=r"expected Detect|cannot be swapped"):
+        parse_swaps(base, graph.default_scale, [f"{graph.names[-1]}=LightDetect"])
