@@ -70,37 +70,32 @@ def main() -> None:
         bank = weights.bank(s.recipe, s.seed)
         variants = [s.space.variant(a) for a in combinations]
         scores = score_variants(weights, s.recipe, s.seed, [Assembled(v.swaps, bank.files(v.swaps)) for v in variants])
-        usable = np.array([not score.failure for score in scores])
-        measured = np.array([score.total for score in scores])
-        halves = np.array([score.halves for score in scores])
+        keep = np.array([not score.failure for score in scores])
+        measured = np.array([score.total for score in scores])[keep]
+        halves = np.array([score.halves for score in scores])[keep]
+        predicted, gflops = predicted[keep], gflops[keep]
+        median, most = np.quantile(np.abs(predicted - measured) / np.maximum(measured, 1e-9), [0.5, 0.9])
+        print(f"{len(measured)} combinations of 2 to 10 swaps of {s.space.name}, {s.data or 'the demo data'}.")
+        print(f"Relative error of the sum of scores: median {median:.1%}, 90th percentile {most:.1%}.")
+        print("Failed: " + (", ".join(sorted({score.failure for score in scores if score.failure})) or "none") + "\n")
+        print("| | Spearman | Kendall |\n|---|---|---|")
+        print(row("halves of the images", halves[:, 0], halves[:, 1]))
+        print(row("sum of scores, measured score", predicted, measured), flush=True)
+        known = {"sum of scores": -predicted, "measured score": -measured, "GFLOPs": gflops}
+        for epochs in dict.fromkeys((0, args.epochs)):
+            maps = np.array([map_of(weights, worker, s, v, bank, epochs) for v in variants])[keep]
+            words = f"mAP50-95 after {epochs} epochs" if epochs else "mAP50-95 as assembled"
+            for name, values in known.items():
+                print(row(f"{name}, {words}", values, maps), flush=True)
+            known[words] = maps
 
-        def maps(epochs: int) -> Any:
-            recipe, found = replace(s.recipe, epochs=epochs), []
-            for variant in variants:
-                job = replace(weights.job(variant, recipe, s.seed), average=False)
-                job = replace(job, **weights.initial_files(s.recipe, variant.swaps, bank, s.seed))
-                seen = worker.run(job).curve[-1].validation
-                found.append(seen.map if seen else 0.0)
-            return np.array(found)
 
-        untrained = maps(0)
-        trained = maps(args.epochs) if args.epochs else None
-    keep = usable
-    relative = np.abs(predicted - measured)[keep] / np.maximum(measured[keep], 1e-9)
-    print(f"{int(keep.sum())} combinations of 2 to 10 swaps of {s.space.name}, {s.data or 'the demo data'}\n")
-    print("| | Spearman | Kendall |\n|---|---|---|")
-    print(row("halves of the images", halves[keep, 0], halves[keep, 1]))
-    print(row("sum of scores, measured score", predicted[keep], measured[keep]))
-    print(row("sum of scores, mAP50-95 as assembled", -predicted[keep], untrained[keep]))
-    print(row("measured score, mAP50-95 as assembled", -measured[keep], untrained[keep]))
-    print(row("GFLOPs, mAP50-95 as assembled", gflops[keep], untrained[keep]))
-    if trained is not None:
-        print(row(f"sum of scores, mAP50-95 after {args.epochs} epochs", -predicted[keep], trained[keep]))
-        print(row(f"mAP50-95 as assembled, after {args.epochs} epochs", untrained[keep], trained[keep]))
-        print(row(f"GFLOPs, mAP50-95 after {args.epochs} epochs", gflops[keep], trained[keep]))
-    median, most = np.quantile(relative, [0.5, 0.9])
-    print(f"\nRelative error of the sum: median {median:.1%}, 90th percentile {most:.1%}")
-    print("Failed: " + (", ".join(sorted({score.failure for score in scores if score.failure})) or "none"))
+def map_of(weights: Any, worker: Any, settings: Any, variant: Any, bank: Any, epochs: int) -> float:
+    """Return the mAP50-95 of a variant that is assembled from the bank, after so many epochs."""
+    job = weights.job(variant, replace(settings.recipe, epochs=epochs), settings.seed)
+    files = weights.initial_files(settings.recipe, variant.swaps, bank, settings.seed)
+    seen = worker.run(replace(job, average=False, **files)).curve[-1].validation
+    return seen.map if seen else 0.0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ program: Molchanov et al., "LANA: Latency Aware Network Acceleration" (arXiv:210
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,15 +105,14 @@ def solve(program: Program, apart: Sequence[tuple[Assignment, int]] = ()) -> dic
     gain = np.zeros(size)
     gain[list(objective)] = list(objective.values())
     scale = float(np.abs(gain).max()) or 1.0  # the tolerances of the solver are absolute
-    integral = np.zeros(size)
-    integral[: len(columns)] = 1
-    found = milp(
-        -gain / scale,
-        constraints=rows.constraint(size),
-        bounds=Bounds(0, high),
-        integrality=integral,
-        options={"time_limit": _MOST_SECONDS, "mip_rel_gap": 0.0},
-    )
+    with _silent():
+        found = milp(
+            -gain / scale,
+            constraints=rows.constraint(size),
+            bounds=Bounds(0, high),
+            integrality=np.ones(size),
+            options={"time_limit": _MOST_SECONDS, "mip_rel_gap": 0.0},
+        )
     if found.x is None:
         return None
     chosen = {s.key: max(s.choices, key=lambda label: found.x[columns[s.key, label]]) for s in slots}
@@ -133,6 +136,26 @@ def least_cost(program: Program, quantity: str) -> dict[str, str] | None:
     """Return the assignment of the lowest cost, disregarding quality and limits; None where rules allow none."""
     cheaper = {swap: -cost for swap, cost in program.costs[quantity].items()}
     return solve(Program(program.space, cheaper, barred=program.barred))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Send what is written to the process's stdout to nowhere: HiGHS 1.12 writes to it, whatever its options say."""
+    try:
+        sys.stdout.flush()
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except (OSError, ValueError):  # no stdout, or a closed one
+        yield
+        return
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).fflush(None)  # of the C library, which buffers where stdout is a pipe
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _by_column(weights: Mapping[Swap, float], columns: Mapping[Swap, int]) -> dict[int, float]:
