@@ -107,16 +107,16 @@ class Runner:
             SpaceError: As `nas.samplers.limits.check_limits`; or no variant meets a budget.
             OptionError: A budget is in a unit that the study does not measure.
         """
-        if not self.replay and self.study.has_no_results:
+        if self.replay:
+            if self.settings.budgets:
+                check_table(self.settings, self.replay.assignments, self.count)
+            return
+        if self.study.has_no_results:
             with _COSTING:
                 check_limits(self.settings.space, lambda variant: costed(variant)[1])
-            if self.settings.budgets:
-                self.facts = counted_swaps(self.settings.space, self.count, self.observer)
-        elif not self.replay:
-            self.facts = facts_of_study(self.study)
-        if self.replay and self.settings.budgets:
-            check_table(self.settings, self.replay.assignments, self.count)
-        elif self.facts.base:
+        if self.settings.budgets:
+            stored = facts_of_study(self.study)
+            self.facts = stored if stored.base else counted_swaps(self.settings.space, self.count, self.observer)
             for note in check_budgets(self.settings, self.facts, self.count):
                 self.observer.note(note)
 

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nas.errors import OptionError
+from nas.errors import OptionError, shown
 from nas.study import OBJECTIVES
 from nas.study.trial import Trial
 
@@ -138,6 +138,11 @@ class Budget:
     """
 
     limits: tuple[tuple[str, float, bool], ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a quantity that there is none of: studies of others bring budgets."""
+        if unknown := {quantity for quantity, *_ in self.limits} - QUANTITIES.keys():
+            raise ValueError(f"a budget limits {shown(sorted(unknown))}, expected some of {', '.join(QUANTITIES)}")
 
     def within(self, base: Mapping[str, float]) -> dict[str, float]:
         """Return the limit of each quantity.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 
 import pytest
 
 from nas.errors import BuildError, OptionError, SpaceError
 from nas.solver.facts import SwapFacts, all_swaps
 from nas.solver.prediction import Prediction
-from nas.solver.program import Program, solve, solve_several
+from nas.solver.program import Program, _silent, solve, solve_several
 from nas.solver.solutions import Solver, swaps_apart
 from nas.space.search_space import SearchSpace, Slot
 from nas.study.objective import Budget, read_budgets
@@ -216,3 +218,17 @@ def test_units_with_different_numbers_of_amounts() -> None:
 def test_limits_of_a_budget() -> None:
     budget = Budget((("gflops", -0.25, True), ("params", 2e6, False)))
     assert budget.within({"gflops": 8.0, "params": 3e6}) == {"gflops": 6.0, "params": 2e6}
+
+
+def test_a_quantity_that_there_is_none_of() -> None:
+    with pytest.raises(ValueError, match="a budget limits"):
+        Budget((("watts", 1.0, False),))
+
+
+def test_what_the_solver_writes_to_stdout_is_not_printed(capfd) -> None:
+    """As HiGHS 1.12 does, which would break the JSON that a command prints."""
+    sys.stdout.write("before\n")
+    with _silent():
+        os.write(1, b"noise")
+    sys.stdout.write("after\n")
+    assert capfd.readouterr().out == "before\nafter\n"
