@@ -118,3 +118,12 @@ def test_a_swap_that_raises_is_kept_out_with_its_reason(taught, bank, tmp_path) 
     )
     assert "cannot be scored" in found[0].failure
     assert found[1].total == 0
+
+
+def test_another_head_is_scored_by_its_own_outputs(taught, tmp_path) -> None:
+    weights = taught.weights_in(tmp_path)
+    heads = [Assembled((("head.detect", label),), ()) for label in ("SharedDetect", "LightDetect(cls=0.5)")]
+    for score in score_variants(weights, taught.recipe_of_bank, 0, heads, images=8):
+        assert not score.failure
+        assert min(score.classes) > 0  # its weights are not distilled here
+        assert min(score.boxes) > 0
