@@ -153,7 +153,8 @@ def problem_of(line: str) -> str:
             return f"{' '.join(path)} has no command {name!r}"
         path, command = [*path, name], command.commands[name]
     known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
-    unknown = {word for word in rest if word.startswith("-")} - known
+    given = {word.partition("=")[0] for word in rest if re.match(r"-+[A-Za-z]", word)}  # -10% is a value
+    unknown = given - known
     return f"{' '.join(path)} has no option {', '.join(sorted(unknown))}" if unknown else ""
 
 

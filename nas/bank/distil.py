@@ -85,10 +85,10 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         last = time.monotonic()
         with Tap(teacher, _rows(students)) as tap:
             for step in range(done, steps):
-                batch = trainer.preprocess_batch(_batch(dataset, recipe.batch, job.proxy.seed, step, per_epoch))
+                batch = trainer.preprocess_batch(batch_of_step(dataset, recipe.batch, job.proxy.seed, step, per_epoch))
                 with torch.no_grad():
                     teacher.predict(batch["img"])
-                lr = _rate(step, steps, recipe.bank_lr0)
+                lr = learning_rate(step, steps, recipe.bank_lr0)
                 for student in students:
                     student.step(tap.seen, lr)
                 if time.monotonic() - last > _SAVE_EVERY_S:
@@ -207,7 +207,7 @@ def ablated(teacher: Any, slots: Mapping[str, int], trainer: ProxyTrainer) -> It
             handle.remove()
 
 
-def _batch(dataset: Any, size: int, seed: int, step: int, per_epoch: int) -> Any:
+def batch_of_step(dataset: Any, size: int, seed: int, step: int, per_epoch: int) -> Any:
     """Return the batch of a step, which depends on the seed and the step only."""
     epoch, place = divmod(step, per_epoch)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(_seed_of(seed, "order", epoch)))
@@ -221,7 +221,7 @@ def _batch(dataset: Any, size: int, seed: int, step: int, per_epoch: int) -> Any
     return dataset.collate_fn([dataset[i] for i in chosen])
 
 
-def _rate(step: int, steps: int, lr0: float) -> float:
+def learning_rate(step: int, steps: int, lr0: float) -> float:
     """Return a step's learning rate: a short linear warm-up, then cosine decay to zero."""
     return lr0 * min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
 

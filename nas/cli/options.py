@@ -35,6 +35,12 @@ SCALE = click.option("--scale", help="Scale letter (n, s, m, l, x). Default: the
 ENABLE = click.option(
     "--enable", multiple=True, metavar="SLOT", help="Enable a slot that is off in the space; globs work."
 )
+YARDSTICK = click.option(
+    "--yardstick",
+    metavar="BUDGET[,BUDGET]",
+    help="Also train the yardstick: the baseline pruned uniformly to these GFLOPs, such as 6.5 or -25%, or `front`: to "
+    "those of each variant on the front. Budgets of GFLOPs have theirs anyway.",
+)
 STORAGE = click.option(
     "--storage",
     metavar="URL",

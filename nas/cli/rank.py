@@ -97,13 +97,18 @@ def print_ranking(
 ) -> None:
     """Print the ranking of a study or of a lower rung: a table with what has to be said of it, JSON, or CSV."""
     from nas.ranking.rank import export_rows, ranking_of, to_csv
+    from nas.ranking.yardstick import against_json, compare_with_yardsticks, measured_yardsticks, yardsticks_json
     from nas.report import console
     from nas.report import ranking_notes as notes
 
     rows = ranking_of(study, fidelity)
+    yardsticks = [] if fidelity else measured_yardsticks(study)
+    against = compare_with_yardsticks(rows, yardsticks, study.settings.prior)
     if as_json:
         body: dict[str, Any] = {"study": study.location.name, "settings": json.loads(study.settings.to_json())}
         body |= {"seeds": study.seeds, "confirm": str(study.confirm), "fidelity": fidelity, "rows": export_rows(rows)}
+        if yardsticks:
+            body |= {"yardsticks": yardsticks_json(yardsticks), "against_yardsticks": against_json(against)}
         return click.echo(json.dumps(body | ({"aa": checked.to_json()} if checked else {}), indent=2))
     if as_csv:
         click.echo(to_csv(rows), nl=False)
@@ -116,7 +121,11 @@ def print_ranking(
             out.print(
                 f"{len(rows) - len(shown)} of {len(rows)} rows are not shown: --top N, --csv or --json", style="dim"
             )
-    said = ["", *notes.ranking_notes(study, fidelity, rows), *([checked.text] if checked else [])]
+    if yardsticks:
+        out.print("")
+        out.print(console.yardstick_table(rows, yardsticks, against))
+    said = ["", *notes.yardstick_words(yardsticks), *notes.ranking_notes(study, fidelity, rows)]
+    said += [checked.text] if checked else []
     said += ["", *notes.conclusion(study)] if conclude or not rows else []
     for line in said:
         out.print(line, markup=False)

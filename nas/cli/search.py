@@ -30,6 +30,7 @@ from nas.cli.options import (
     WEIGHTS,
     WINDOW,
     WORKERS,
+    YARDSTICK,
     prepare,
 )
 from nas.cli.rank import print_ranking
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Largest loss of mAP50-95; variants that lose more rank below all others. Default: 0.02.",
 )
+@YARDSTICK
 @ENABLE
 @click.option("--max-gflops", type=click.FloatRange(0, min_open=True), help="Skip variants above this (at 640 px).")
 @click.option("--max-params", type=click.FloatRange(0, min_open=True), help="Skip variants with more parameters.")
@@ -146,6 +148,7 @@ def search(as_json: bool, **given: Any) -> None:
     nas search light --data data.yaml --budget-gflops -10%,-20%,-30%
     nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
     nas search --study blood --confirm 5:5                  five seeds for each of the best five
+    nas search --study blood --yardstick front              the pruned baseline at the GFLOPs of each of the front
     nas search full --data data.yaml --rungs 0,2 --epochs 8 --trials 200
     """
     cache = prepare()

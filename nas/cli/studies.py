@@ -58,5 +58,5 @@ def studies_copy(study: str, storage: str | None, target: str | None, name: str 
     from nas.study.location import locate
 
     copy = copy_study(opened, locate(name or study, target))
-    click.echo(f"{len(copy.runs())} runs copied to {copy.location.shown}, as {copy.location.name}")
+    click.echo(f"{len(copy.every_run())} runs copied to {copy.location.shown}, as {copy.location.name}")
     click.echo(f"trained weights are not in a storage; they stay in {opened.location.weights}", err=True)

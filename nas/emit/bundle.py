@@ -67,7 +67,7 @@ def bundle_files(variant: Variant, files: ModelFiles, weights: str | None = None
         "weights": weights,
         "weights_option": f" --weights {weights}" if weights else "",
         "swaps": variant.swaps,
-        "summary_of_swaps": count_swaps(len(variant.swaps)),
+        "summary_of_swaps": count_swaps(variant),
         "source": standalone_source(modules).rstrip(),
         "branch": render_branch(modules),
         "anchor": ANCHOR.rstrip("\n"),

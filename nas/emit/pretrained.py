@@ -2,7 +2,8 @@
 
 Ultralytics matches tensors by row number: with one row inserted at 5, only 84 of YOLOv8's 355 tensors match. Here
 every layer of the base inherits all of its tensors, a swapped one starts close to the layer that it replaces
-(`nas.model.transfer.warm_start_layer`), and tensors that no layer inherits are listed.
+(`nas.model.transfer.warm_start_layer`), and tensors that no layer inherits are listed. A yardstick takes the channels
+with the largest weights (`nas.yardstick.channels`): there are no images here that could say more.
 
 The file is an Ultralytics checkpoint that pickles no class of ours: in place of a model it holds a call of
 Ultralytics' own ``DetectionModel`` with the model YAML's content, and a call that loads the tensors. So it loads
@@ -28,6 +29,8 @@ from nas.model.transfer import copy_matching, named_state, numbered_state, warm_
 from nas.model.weights_file import read_checkpoint
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
+from nas.yardstick.channels import slice_model
+from nas.yardstick.importance import weight_scores
 
 _SEED = 0
 """Seed of randomly initialised layers: the same variant and weights give the same tensors."""
@@ -63,7 +66,7 @@ class Pretrained:
         other_nc: Whether the model YAML has another number.
         kept: Number of the given tensors that it has unchanged, in the layer of the same name.
         given: Number of the given tensors.
-        begun: Swapped layers that start close to the layer that they replace.
+        begun: Swapped layers that start close to the layer that they replace; of a yardstick all, which are pruned.
         shared: Other swapped layers with at least one tensor of the layer that they replace.
         fresh: Swapped and inserted layers without any: randomly initialised.
         unmatched: The given tensors that it lacks or has changed, by layer name.
@@ -127,9 +130,13 @@ def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> 
     _check(given, named_state(baseline.state_dict(), stock_graph), variant, stock_graph.names[-1])
     copy_matching(baseline, stock_graph, given.tensors)
     copy_matching(model, graph, given.tensors)
+    if variant.width is not None:
+        slice_model(baseline, model, stock_graph, weight_scores(baseline))
     rows = {name: i for i, name in enumerate(stock_graph.names)}
     groups: dict[str, list[str]] = {"begun": [], "shared": [], "fresh": []}
     for layer, module in zip(graph.layers, _layers(model), strict=True):
+        if variant.width is not None and module.state_dict():
+            groups["begun"].append(layer.name)
         if not layer.swap:
             continue
         begun = layer.name in rows and warm_start_layer(module, _layers(baseline)[rows[layer.name]])
@@ -148,7 +155,7 @@ def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> 
         tuple(groups["begun"]),
         tuple(groups["shared"]),
         tuple(groups["fresh"]),
-        tuple(k for k in given.tensors if k not in kept),
+        tuple(k for k in given.tensors if k not in kept) if variant.width is None else (),
     )
 
 

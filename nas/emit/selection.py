@@ -40,7 +40,8 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     Raises:
         StudyError: The study has no such trial.
     """
-    trials, name = study.runs(), study.location.name
+    trials = study.runs() if number is None else study.every_run()
+    name = study.location.name
     if number is not None:
         found = [t for t in trials if t.number == number and t.yaml]
         if not found:

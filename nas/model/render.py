@@ -64,7 +64,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "scale": variant.scale,
         "version": __version__,
         "swaps": variant.swaps,
-        "summary_of_swaps": count_swaps(len(variant.swaps)),
+        "summary_of_swaps": count_swaps(variant),
         "files": files_of(variant.modules),
         "nc": graph.nc,
         "constants": [(key, _value(value)) for key, value in graph.constants],
@@ -148,8 +148,11 @@ def environment() -> jinja2.Environment:
     )
 
 
-def count_swaps(swaps: int) -> str:
-    """Return how many layers are swapped, in words."""
+def count_swaps(variant: Variant) -> str:
+    """Return how many layers are swapped, or the width of a yardstick, in words."""
+    if variant.width is not None:
+        return f"every layer at width {variant.width:g}"
+    swaps = len(variant.swaps)
     return "baseline" if not swaps else "1 layer swapped" if swaps == 1 else f"{swaps} layers swapped"
 
 

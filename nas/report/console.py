@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +13,9 @@ from nas.training.scores import signed
 
 if TYPE_CHECKING:
     from nas.ranking.rank import RankRow
+    from nas.ranking.yardstick import Against
     from nas.solver.front import Difference, Front, FrontRow
+    from nas.space.variant import Variant
     from nas.study.study import Study
 
 _WIDTH_WHEN_PIPED = 140
@@ -166,3 +168,40 @@ def front_notes(study: Study, front: Front) -> list[str]:
         )
     lines += [row.note for row in front.rows if row.note and row.variant and row.kind == "best predicted"]
     return lines
+
+
+def yardstick_table(
+    rows: Sequence[RankRow], yardsticks: Sequence[RankRow], against: Mapping[Variant, Against]
+) -> Table:
+    """Return the yardsticks from the most GFLOPs on, each followed by the variants near it, with both verdicts."""
+    right = ("GFLOPs", "Δ%", "mAP50-95", "n", "Δ baseline", "Δ yardstick")
+    table = make_table(
+        "model", "GFLOPs", "Δ%", "mAP50-95", "n", "Δ baseline", "verdict", "Δ yardstick", "verdict against it",
+        right=right, no_wrap=right,
+    )  # fmt: skip
+    for yardstick in reversed(yardsticks):
+        table.add_row(f"pruned to width {yardstick.trial.variant.width:g}", *_of_baseline(yardstick), "", "")
+        for row in rows:
+            found = against.get(row.trial.variant)
+            if found and found.yardstick is yardstick:
+                c = found.comparison
+                delta = "" if c.delta is None else _within(c.delta, c.interval)
+                table.add_row(f"  {row.trial.describe()}", *_of_baseline(row), delta, found.verdict)
+    return table
+
+
+def _of_baseline(row: RankRow) -> list[str]:
+    """Return a row's cost, mAP50-95, and comparison with the baseline."""
+    return [
+        f"{row.trial.gflops:.2f}",
+        "" if row.delta_gflops is None else signed(100 * row.delta_gflops, 1),
+        f"{row.trial.map:.3f}",
+        str(row.seeds),
+        "" if row.delta_map is None else _within(row.delta_map, row.interval),
+        row.verdict if row.seeds > 1 else f"{row.seeds} seed",
+    ]
+
+
+def _within(delta: float, interval: tuple[float, float] | None) -> str:
+    reach = f" ±{(interval[1] - interval[0]) / 2:.4f}" if interval else ""
+    return signed(delta, 4) + reach

@@ -93,7 +93,8 @@ class Progress:
         words = {"done": f"mAP50-95 {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
         text = words.get(trial.status, f"{trial.status}: {trial.failure}")
         self.console.print(f"trial {trial.number}: {self._named(trial)}: {text}", markup=False)
-        self._finished.append(trial)
+        if trial.variant.width is None:  # no yardstick
+            self._finished.append(trial)
 
     def _named(self, trial: Trial) -> str:
         """Return a trial's swaps, its seed unless it is the study's first, and its rung if it is a lower one."""

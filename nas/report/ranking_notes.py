@@ -14,6 +14,7 @@ from nas.ranking.race import contenders, find_winner, rules_of
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
+from nas.ranking.yardstick import NEAR
 from nas.report.bank_table import idle_words
 from nas.space.choice import KEEP, NONE
 from nas.space.space_file import shipped_spaces
@@ -61,6 +62,19 @@ def ranking_notes(study: Study, fidelity: str = "", rows: Sequence[RankRow] | No
     for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running or interrupted")):
         notes += [f"{words}: {t.variant.id} ({_named(t, study)}) {t.failure}" for t in trials if t.status == status]
     return notes
+
+
+def yardstick_words(yardsticks: Sequence[RankRow]) -> list[str]:
+    """Return what the yardsticks are; nothing without any."""
+    if not yardsticks:
+        return []
+    return [
+        (
+            "Yardsticks: the baseline pruned uniformly to a smaller width, with the same seeds, weights, distillation "
+            f"and epochs. Each variant is compared with the nearest within {NEAR:.0%} of its GFLOPs, paired by seed "
+            "(Holm's correction over all that are compared)."
+        )
+    ]
 
 
 def _rungs(study: Study, fidelity: str) -> list[str]:

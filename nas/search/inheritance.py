@@ -30,6 +30,7 @@ from nas.study.settings import PER_SEED
 from nas.study.study import Study
 from nas.training.scores import EpochScore
 from nas.workers.parallel import DeviceLock
+from nas.yardstick.store import pruned_weights
 
 _T = TypeVar("_T")
 _MAX_EXCLUDED = 3
@@ -123,6 +124,22 @@ class Inheritance:
                 f"the bank of seed {job.seed}",
             )
         return self.banks[job.seed]
+
+    def pruned(self, yardstick: Variant, seed: int) -> tuple[str, ...]:
+        """Return the file of a yardstick's initial weights, after pruning the baseline of the seed if it is missing.
+
+        Nothing is pruned where nothing is inherited.
+
+        Raises:
+            SeedExcluded, ArtifactError: As `bank_of`; or the pruning fails.
+        """
+        self.bank_of(Job({}, seed), Variant(yardstick.base, yardstick.scale))  # makes the baseline of the seed
+        if self.recipe.init == "scratch":
+            return ()
+        made = self.make_parallel(
+            lambda: pruned_weights(self.weights, yardstick, self.recipe, seed), f"the yardstick of seed {seed}"
+        )
+        return (str(made),)
 
     def make_parallel(self, make: Callable[[], _T], what: str) -> _T:
         """Make weights in parallel with other trainings; after an out-of-memory error, make them again alone."""

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from nas.errors import STOPPED, StorageError, StudyError
 from nas.ranking.race import rules_of
 from nas.ranking.rank import baseline_of
-from nas.search.next_step import Step, choose_step, is_complete
+from nas.search.next_step import Step, Yardsticks, choose_step, is_complete
 from nas.search.preparation import prepare
 from nas.search.runner import Runner
 from nas.search.schedule import baseline_seeds
+from nas.space.variant import make_yardstick
 from nas.study.leases import LeaseLost
 from nas.study.running_trial import RunningTrial
 from nas.study.study import Study
@@ -53,7 +54,8 @@ def plan(study: Study, trials: int | None) -> Plan:
         study.take_over()
         there, target = study.runs(), study.target
         spent = study.spent
-        open_request = spent < target or not is_complete(there, study.settings, rules_of(study))
+        complete = is_complete(there, study.settings, rules_of(study), yardsticks_of(study))
+        open_request = spent < target or not complete
         if trials is None or (open_request and trials == study.request):
             return Plan(spent, max(spent, target), finishing=True)
         if any(t.status == "running" for t in there):  # other workers are still running the earlier request
@@ -114,7 +116,7 @@ def _claim(runner: Runner) -> tuple[Step, RunningTrial | None] | None:
             among = runner.replay.assignments if runner.replay else None
             step = choose_step(
                 study.runs(), runner.space, runner.settings, rules_of(study), study.target, among, runner.facts,
-                runner.count,
+                runner.count, yardsticks_of(study),
             )  # fmt: skip
             if step.job:
                 handle = runner.begin(step.job)
@@ -127,7 +129,15 @@ def _claim(runner: Runner) -> tuple[Step, RunningTrial | None] | None:
 
 def is_finished(study: Study, todo: Plan) -> bool:
     """Return whether the request is complete."""
-    return todo.spent >= todo.target and is_complete(study.runs(), study.settings, rules_of(study))
+    rules, yardsticks = rules_of(study), yardsticks_of(study)
+    return todo.spent >= todo.target and is_complete(study.runs(), study.settings, rules, yardsticks)
+
+
+def yardsticks_of(study: Study) -> Yardsticks:
+    """Return the yardsticks of a study, with their trials."""
+    space, widths = study.settings.space, study.yardsticks
+    wanted = tuple(make_yardstick(space.base, space.scale, width) for width in widths)
+    return Yardsticks(wanted, tuple(t for t in study.every_run() if t.variant.width is not None))
 
 
 def train_baseline(runner: Runner, count: int) -> None:

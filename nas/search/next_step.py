@@ -13,10 +13,19 @@ from nas.ranking.race import Rules, contenders
 from nas.ranking.replicates import group_by_variant, pool_replicates
 from nas.samplers.limits import is_infeasible, raise_infeasible
 from nas.samplers.propose import propose_next
-from nas.search.schedule import Job, confirmation_progress, confirmations, further_seeds, promoted, promotions
+from nas.search.schedule import (
+    Job,
+    confirmation_progress,
+    confirmations,
+    further_seeds,
+    promoted,
+    promotions,
+    yardstick_seeds,
+)
 from nas.solver.facts import SwapFacts
 from nas.solver.solutions import Count
 from nas.space.search_space import Assignment, SearchSpace
+from nas.space.variant import Variant
 from nas.study.settings import PER_SEED, Settings
 from nas.study.trial import Trial, variants_spent
 
@@ -42,6 +51,19 @@ class Step:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Yardsticks:
+    """The yardsticks of a study.
+
+    Attributes:
+        wanted: Those that were requested.
+        made: Their trials.
+    """
+
+    wanted: tuple[Variant, ...] = ()
+    made: tuple[Trial, ...] = ()
+
+
 def choose_step(
     runs: Sequence[Trial],
     space: SearchSpace,
@@ -51,8 +73,9 @@ def choose_step(
     among: Sequence[Assignment] | None = None,
     facts: SwapFacts | None = None,
     count: Count | None = None,
+    yardsticks: Yardsticks | None = None,
 ) -> Step:
-    """Return the next step: of the screening, of each rung in turn, of the confirmation, or none.
+    """Return the next step: of the screening, of each rung in turn, of the confirmation, of the yardsticks, or none.
 
     Args:
         runs: All trials of the study, including the running ones.
@@ -63,6 +86,7 @@ def choose_step(
         among: As `nas.samplers.history.History.among`; so are `facts` and `count`.
         facts: What is known of single swaps.
         count: Counts the costs of a variant.
+        yardsticks: The yardsticks that were requested.
 
     Raises:
         SpaceError: No variant is within the space's limits.
@@ -99,7 +123,15 @@ def choose_step(
         if settings.baselines == PER_SEED:
             note += f"; each further seed has its own baseline, trained for {settings.recipe.base_epochs} epochs"
         return Step(job, made + 1, max(made + 1, most), note=_joined(ended, note))
-    return Step(over=not any(t.status == "running" for t in runs), note=ended)
+    yardsticks = yardsticks or Yardsticks()
+    missing, (made, most) = yardstick_seeds(yardsticks.wanted, yardsticks.made, screened, rules)
+    if missing:
+        note = (
+            f"yardsticks: the baseline pruned uniformly to {len(yardsticks.wanted)} "
+            f"width{'s' * (len(yardsticks.wanted) > 1)}, {most - made} trainings"
+        )
+        return Step(missing[0], made + 1, most, note=_joined(ended, note))
+    return Step(over=not any(t.status == "running" for t in (*runs, *yardsticks.made)), note=ended)
 
 
 def _climb(
@@ -119,15 +151,20 @@ def _climb(
             going = promoted(here, ranked_by, settings.eta)
 
 
-def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules) -> bool:
-    """Return whether all variants of the screening also have their further seeds, rungs and confirmation."""
-    if any(t.status == "running" for t in runs):
+def is_complete(runs: Sequence[Trial], settings: Settings, rules: Rules, yardsticks: Yardsticks | None = None) -> bool:
+    """Return whether all variants of the screening also have their further seeds, rungs and confirmation.
+
+    The yardsticks that were requested have to be complete too.
+    """
+    yardsticks = yardsticks or Yardsticks()
+    if any(t.status == "running" for t in (*runs, *yardsticks.made)):
         return False
     here: list[Trial] = []
     for fidelity, at, here, going in _climb(runs, settings, rules):
         if next(promotions(going, here, at, fidelity), None):
             return False
-    return next(confirmations(here, rules), None) is None
+    missing, _ = yardstick_seeds(yardsticks.wanted, yardsticks.made, here, rules)
+    return not missing and next(confirmations(here, rules), None) is None
 
 
 def _under_way(trials: Sequence[Trial], rules: Rules) -> bool:

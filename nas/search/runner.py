@@ -163,7 +163,7 @@ class Runner:
         return self.study.start(
             Trial(
                 -1,
-                self.space.variant(job.assignment),
+                job.yardstick or self.space.variant(job.assignment),
                 job.assignment,
                 "running",
                 seed=job.seed,
@@ -201,6 +201,10 @@ class Runner:
         """Make the weights that a run inherits, and return its bank; None if it takes nothing from one."""
         if self.replay:
             return None
+        if job.yardstick:
+            with handle.preparing():
+                self.inheritance.pruned(job.yardstick, job.seed)
+            return None
         lacks = self.inheritance.lacks(job, handle.trial.variant)
         with handle.preparing() if lacks else contextlib.nullcontext():
             return self.inheritance.bank_of(job, handle.trial.variant)
@@ -209,7 +213,7 @@ class Runner:
         """Build, cost, check limits and train; return the ended trial."""
         variant = handle.trial.variant
         started = time.monotonic()
-        before = next((t for t in self.study.runs() if t.status == "done" and t.variant == variant), None)
+        before = next((t for t in self.study.every_run() if t.status == "done" and t.variant == variant), None)
         if before:  # under another seed or on another rung: the cost is the same, and within the limits
             handle.trial = replace(handle.trial, **{key: getattr(before, key) for key in _OF_COST})
         else:
@@ -220,7 +224,8 @@ class Runner:
                 return handle.end(status="failed", failure=f"build: {error}", seconds=seconds)
             handle.trial = replace(handle.trial, yaml=yaml, latency_ms=latency_ms, **_cost_fields(cost))
             over = over_limit(self.settings.space, cost, latency_ms)
-            if over and not variant.is_baseline:  # the baseline is always trained, because all are compared with it
+            # The baseline and yardsticks are always trained, because all are compared with them.
+            if over and not variant.is_baseline and variant.width is None:
                 return handle.end(status="rejected", failure=over)
         handle.store()
         if bank and (problem := bank.problem(variant.swaps)):
@@ -279,6 +284,8 @@ class Runner:
         rung, recipe = self.settings.rung_of(trial.fidelity), self.settings.at(trial.fidelity).recipe
         job = self.weights.job(trial.variant, recipe, trial.seed, trial.yaml)
         inherited = self.weights.initial_files(self.settings.recipe, trial.variant.swaps, bank, trial.seed)
+        if trial.variant.width is not None:
+            inherited["overlay"] = self.inheritance.pruned(trial.variant, trial.seed)
         job = replace(job, **inherited, average=SCORES[trial.score].needs_average)
         if rung and rung.fraction < 1:
             job = replace(job, data=str(self.shares[rung.fraction]), data_key=f"{job.data_key}/{rung.fraction:g}")

@@ -29,13 +29,15 @@ class Job:
         fidelity: As `nas.study.trial.Trial.fidelity`.
         distil_with: Variants that run under the same seed, whose swaps are distilled in the same job; empty in the
             screening, which distils the whole space.
+        yardstick: The yardstick that is run, which is no variant of the space; None for all others.
     """
 
     assignment: Mapping[str, str]
     seed: int
-    stage: Literal["screening", "promotion", "confirmation", "baseline"] = "screening"
+    stage: Literal["screening", "promotion", "confirmation", "baseline", "yardstick"] = "screening"
     distil_with: tuple[Variant, ...] = ()
     fidelity: str = ""
+    yardstick: Variant | None = None
 
 
 def further_seeds(trials: Sequence[Trial], rules: Rules) -> Iterator[Job]:
@@ -100,6 +102,30 @@ def confirmation_progress(trials: Sequence[Trial], rules: Rules) -> tuple[int, i
     further = rules.seeds(2 * rules.confirm.seeds)[rules.screened :]
     made = sum(t.spent and t.seed in further and (t.variant in racing or t.variant.is_baseline) for t in trials)
     return made, (len(racing) + 1) * max(0, rules.confirm.seeds - rules.screened)
+
+
+def yardstick_seeds(
+    wanted: Sequence[Variant], made: Sequence[Trial], trials: Sequence[Trial], rules: Rules
+) -> tuple[list[Job], tuple[int, int]]:
+    """Return the missing runs of yardsticks, and how many of how many runs are done.
+
+    Each has the seeds of the baseline, at most as many as a confirmed variant: it is compared with others under equal
+    seeds. Under a seed all of them are trained before the next, so that a search that is stopped has some of each.
+
+    Args:
+        wanted: The yardsticks.
+        made: Their trials.
+        trials: Of the study, at its own recipe.
+        rules: Rules of the study.
+    """
+    there = {t.seed for t in trials if t.variant.is_baseline and t.status == "done"}
+    most = rules.seeds(max(rules.screened, rules.confirm.seeds if rules.confirm.top else 1))
+    seeds = [seed for seed in most if seed in there]
+    every = [(variant, seed) for seed in seeds for variant in wanted]
+    done = {(t.variant, t.seed) for t in made if t.spent}
+    busy = {(t.variant, t.seed) for t in made if t.status == "running"}
+    missing = [Job({}, seed, "yardstick", yardstick=v) for v, seed in every if (v, seed) not in done | busy]
+    return missing, (sum(run in done for run in every), len(every))
 
 
 def baseline_seeds(trials: Sequence[Trial], rules: Rules, count: int) -> Iterator[Job]:

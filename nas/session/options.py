@@ -115,6 +115,7 @@ class SearchOptions(TrainingOptions):
     latency: bool = option(stored=True, default=False)
     rungs: str | None = option(stored=True)
     eta: int | None = option(stored=True)
+    yardstick: str | None = option(stored=False)
     replay: str | None = option(stored=False, replay=True)
 
     def given(self) -> dict[str, Any]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.data.dataset import Dataset
 from nas.device import choose_device, describe_device
 from nas.errors import StudyError
+from nas.ranking.rank import ranking_of
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
 from nas.session.options import SearchOptions
 from nas.session.settings import changed_settings, new_settings, settings_as_created, unchanged_dataset
 from nas.session.target import target_notes
+from nas.session.yardstick import read_yardsticks, request_at_front, request_of_budgets, request_yardsticks
 from nas.space.search_space import SearchSpace
 from nas.space.space_file import load_space
 from nas.study.budget import Confirm, variants_per_rung
 from nas.study.leases import claim_lock
 from nas.study.location import StudyLocation, locate
+from nas.study.objective import Budget
 from nas.study.settings import PER_SEED, Settings
 from nas.study.study import Study
 from nas.workers.process import ProxyWorker, trainers_of
@@ -41,6 +44,8 @@ class Session:
         seeds: Seeds of every variant, and `confirm` how the first are confirmed; None leaves them as they are.
         cache: Where training processes may write.
         news: What the options change; empty if nothing.
+        yardsticks: Budgets of yardsticks that are requested, besides those that the study has.
+        at_front: Whether yardsticks of the variants on the front are requested.
     """
 
     study: Study
@@ -50,6 +55,8 @@ class Session:
     seeds: int | None = None
     confirm: Confirm | None = None
     news: str = ""
+    yardsticks: tuple[Budget, ...] = ()
+    at_front: bool = False
 
     @classmethod
     def open(cls, cache: Path, options: SearchOptions) -> Session:
@@ -58,6 +65,12 @@ class Session:
         Raises:
             NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
         """
+        budgets, at_front = read_yardsticks(options.yardstick) if options.yardstick else ((), False)
+        return replace(cls._open(cache, options), yardsticks=budgets, at_front=at_front)
+
+    @classmethod
+    def _open(cls, cache: Path, options: SearchOptions) -> Session:
+        """Make or resume a study without its yardsticks."""
         space = options.space
         name = options.study or (Path(space).stem if space else _DEMO_SPACE)
         try:
@@ -112,7 +125,7 @@ class Session:
                     options=options.to_store(),
                 )
                 return cls(study, dataset, None, cache)
-        return cls.open(cache, options)  # the same command on another machine was a moment earlier
+        return cls._open(cache, options)  # the same command on another machine was a moment earlier
 
     @classmethod
     def _recreate(
@@ -148,6 +161,8 @@ class Session:
     def run(self, observer: SearchObserver, trainers: Sequence[ProxyWorker]) -> None:
         """Run the requested trials in parallel in these processes."""
         study = self.study
+        for line in (*request_yardsticks(study, self.yardsticks), *request_of_budgets(study)):
+            observer.note(line)
         todo = searching.plan(study, self.trials)
         study.set_seeds(self.seeds, self.confirm)
         name = study.location.name
@@ -155,6 +170,10 @@ class Session:
             study.store_settings()
             observer.note(self.news)
         if searching.is_finished(study, todo):
+            if self._asks_front(observer):
+                with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
+                    searching.run_search(study, runners)
+                return None
             more = "--trials N runs N more" + ("" if study.confirm.top else ", --confirm 3:3 confirms the first 3")
             return observer.note(f"the study {name} has all {todo.spent} requested trials; {more}")
         if todo.spent >= todo.target:
@@ -186,7 +205,16 @@ class Session:
                 )
         with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
             searching.run_search(study, runners)
+            if self._asks_front(observer):
+                searching.run_search(study, runners)
         return None
+
+    def _asks_front(self, observer: SearchObserver) -> bool:
+        """Request the yardsticks of the front, if that was asked for; return whether there are new ones."""
+        lines = request_at_front(self.study, ranking_of(self.study)) if self.at_front else []
+        for line in lines:
+            observer.note(line)
+        return bool(lines)
 
 
 def _most_trials(settings: Settings) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from nas.errors import SpaceError, StudyError
 from nas.ranking.additive import Estimate
 from nas.ranking.rank import RankRow, ranking_of
+from nas.ranking.yardstick import measured_yardsticks, widest_measured
 from nas.solver.facts import completed, costs_of, facts_of_study
 from nas.solver.prediction import Prediction
 from nas.solver.solutions import Count, Solution, Solver, swaps_apart
@@ -139,8 +140,11 @@ def front_of(
     solver = Solver(space, facts, prediction, trials, count)
     by_key = {key_of(row.trial.assignment): row for row in ranked}
     rows = [_measured(BASELINE, "", base, None)]
+    yardsticks = [] if fidelity else measured_yardsticks(study)
     for budget in budgets:
         rows += _of_budget(budget, solver, ranked, by_key, top)
+        if (limit := solver.limits_of(budget).get("gflops")) and (found := widest_measured(yardsticks, limit)):
+            rows.append(_measured(YARDSTICK, str(budget), found, None))
     return Front(facts.base, base.trial.map, tuple(rows), facts.width > 0, len(known))
 
 

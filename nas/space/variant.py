@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,9 +17,14 @@ from nas.errors import SpaceError
 from nas.fork.names import registered_name
 from nas.ops import registry
 from nas.space.bases import base_text, load_base
-from nas.space.choice import AFTER, KEEP, NONE, misfit, parse_choice, repeats_of, row_args
+from nas.space.choice import AFTER, KEEP, NONE, has_channels, misfit, parse_choice, repeats_of, row_args
 from nas.space.graph import LayerGraph, with_letter
 from nas.space.safe_text import check_variant_text
+
+MODEL = "model"
+"""The slot of a yardstick, which changes no layer: the width of the whole model."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_WIDTH = re.compile(r"Width\((0?\.\d{1,6}|[1-9]\d?(?:\.\d{1,6})?)\)")
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,14 @@ class Variant:
         return not self.swaps
 
     @property
+    def width(self) -> float | None:
+        """The width multiple of a yardstick: the stock model, narrower; None for every other variant."""
+        return next((float(label[6:-1]) for slot, label in self.swaps if slot == MODEL), None)
+
+    @property
     def modules(self) -> tuple[str, ...]:
         """The registered modules that it uses, sorted; those of the base too, where that is a file of the user."""
-        found = (parse_choice(label) for _, label in self.swaps)
+        found = (parse_choice(label) for slot, label in self.swaps if slot != MODEL)
         own = [registered_name(layer.module) for layer in load_base(self.base).layers] if base_text(self.base) else []
         return tuple(sorted({*(choice.module for choice in found if not choice.row), *filter(None, own)}))
 
@@ -75,6 +87,8 @@ class Variant:
     def with_scale(self, scale: str) -> Variant:
         """Return the same swaps at another scale."""
         check_scale(load_base(self.base), scale)
+        if self.width is not None and scale != self.scale:
+            raise SpaceError(f"{self.describe()} is a width of the scale {self.scale}: it has no other scale")
         return replace(self, scale=scale)
 
     def describe(self) -> str:
@@ -88,6 +102,8 @@ class Variant:
             SpaceError: A slot does not exist, or a module does not fit its slot.
         """
         base = load_base(self.base)
+        if self.width is not None:
+            return _at_width(base, self)
         graph = base
         # Insertions come last: every consumer of a layer's output, guided modules too, then takes the inserted layer's.
         for slot, label in sorted(self.swaps, key=lambda swap: swap[0].startswith(AFTER)):
@@ -118,8 +134,11 @@ def make_variant(base: str, scale: str, swaps: Mapping[str, str]) -> Variant:
     """
     graph = load_base(base)
     check_scale(graph, scale)
-    kept = ((slot, label) for slot, label in swaps.items() if label not in (KEEP, NONE))
-    variant = Variant(graph.base, scale, tuple(sorted((slot, parse_choice(label).label) for slot, label in kept)))
+    kept = {slot: label for slot, label in swaps.items() if label not in (KEEP, NONE)}
+    if MODEL in kept and not _WIDTH.fullmatch(kept[MODEL]):
+        raise SpaceError(f"{MODEL}={kept[MODEL]}: expected a width multiple, such as {MODEL}=Width(0.2031)")
+    labels = {slot: label if slot == MODEL else parse_choice(label).label for slot, label in kept.items()}
+    variant = Variant(graph.base, scale, tuple(sorted(labels.items())))
     variant.graph()
     return variant
 
@@ -136,7 +155,7 @@ def parse_swaps(base: str, scale: str, texts: Iterable[str]) -> Variant:
         slot, equals, label = text.partition("=")
         if not equals or not slot.strip() or not label.strip():
             raise SpaceError(f"cannot read the swap {text!r}: expected SLOT=CHOICE, such as neck.up_p4=CARAFE")
-        for name in match_slots(graph, slot.strip()):
+        for name in (MODEL,) if slot.strip() == MODEL else match_slots(graph, slot.strip()):
             swaps[name] = label.strip()
     return make_variant(graph.base, scale, swaps)
 
@@ -155,6 +174,39 @@ def match_slots(graph: LayerGraph, key: str) -> tuple[str, ...]:
             raise SpaceError(f"{key!r} matches no layer of {graph.base}; its layers: {', '.join(graph.names)}")
         graph[pattern]
     return tuple(prefix + name for name in found)
+
+
+def make_yardstick(base: str, scale: str, width: float) -> Variant:
+    """Return a base at another width multiple, of which four digits count.
+
+    Raises:
+        SpaceError: Unknown base or scale, or one size without a width multiple.
+    """
+    return make_variant(base, scale, {MODEL: f"Width({width:.4f})"})
+
+
+def _at_width(base: LayerGraph, variant: Variant) -> LayerGraph:
+    """Return a base at one scale alone, with the channels of a yardstick in its rows.
+
+    Every row has its share of channels, rounded up or down to a multiple of 8. Rounded all in one direction, as
+    Ultralytics does, the rows of one size would change at once, and the GFLOPs of YOLOv8n jump by up to 15 %; so each
+    row rounds at another fraction, by the golden ratio, and the errors of all rows cancel.
+    """
+    if len(variant.swaps) > 1:
+        raise SpaceError(f"{variant.describe()}: a width of the whole model goes with no other swap")
+    if not variant.scale:
+        raise SpaceError(f"{base.base} has one size and no width multiple, so it has no narrower model")
+    depth, own, most = base.scales[variant.scale]
+    assert variant.width is not None
+    layers = []
+    for i, layer in enumerate(base.layers):
+        if has_channels(layer):
+            wide = min(int(str(layer.args[0])), most)
+            eighths = math.floor(wide * variant.width / 8 + (_GOLDEN * (i + 1)) % 1)
+            channels = 8 * max(1, min(eighths, math.ceil(wide * own / 8)))
+            layer = replace(layer, args=(channels, *layer.args[1:]))
+        layers.append(layer)
+    return replace(base, scales={variant.scale: (depth, 1.0, most)}, layers=tuple(layers))
 
 
 def check_scale(graph: LayerGraph, scale: str) -> None:

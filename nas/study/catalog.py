@@ -73,7 +73,9 @@ def outline_of(study: Study) -> Outline:
         return _outline(study)
 
 
-_FACTS: Mapping[str, type] = {"id": str, "swaps": str, "seed": int, "fidelity": str, "gflops": float}
+_FACTS: Mapping[str, type] = {
+    "id": str, "swaps": str, "seed": int, "fidelity": str, "gflops": float, "width": float
+}  # fmt: skip
 """The plain values of a trial that its outline needs."""
 
 
@@ -83,7 +85,7 @@ def _outline(study: Study) -> Outline:
     plain = [
         (row, value, {key: from_plain(_FACTS[key], fact, key) for key, fact in facts.items()})
         for row, value, facts in stored
-        if "id" in facts
+        if "id" in facts and "width" not in facts  # no yardsticks
     ]
     done = [(value, facts.get("gflops")) for row, value, facts in plain if row.state == "COMPLETE"]
     if s.goal.needs_latency or not all(gflops and value is not None for value, gflops in done):
@@ -123,7 +125,7 @@ def copy_study(source: Study, target: StudyLocation) -> Study:
 
     with source.locked(), source.leases.claim_lock():
         source.take_over()
-        if any(trial.status == "running" for trial in source.runs()):
+        if any(trial.status == "running" for trial in source.every_run()):
             raise StudyError(
                 f"runs of the study {source.location.name!r} are not finished; copy it when its workers have stopped"
                 + (

@@ -123,6 +123,8 @@ def trial_attributes(trial: Trial) -> dict[str, Any]:
     plain: dict[str, Any] = {"swaps": trial.describe(), "id": trial.variant.id, "seed": trial.seed}
     if trial.fidelity:
         plain["fidelity"] = trial.fidelity
+    if trial.variant.width is not None:
+        plain["width"] = trial.variant.width
     return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}
 
 

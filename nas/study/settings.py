@@ -96,6 +96,18 @@ class Settings:
         """The `nas.study.trial.Trial.fidelity` of each rung; the last is the study's own recipe."""
         return (*(rung.fidelity for rung in self.rungs), "")
 
+    def fidelity_of_rung(self, rung: int | None) -> str:
+        """Return the fidelity of the K-th rung, counted from the cheapest; None is the study's own recipe.
+
+        Raises:
+            StudyError: There is no such rung.
+        """
+        every = self.fidelities
+        if rung is not None and rung > len(every):
+            has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was created without --rungs"
+            raise StudyError(f"the study has {has}")
+        return every[rung - 1] if rung else ""
+
     def rung_of(self, fidelity: str) -> Rung | None:
         """Return the rung of a fidelity; None for the study's own recipe."""
         return next((rung for rung in self.rungs if rung.fidelity == fidelity), None)

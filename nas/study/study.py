@@ -8,7 +8,7 @@ trials in parallel; `nas.study.leases` coordinates them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
 _SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
 _BASELINE, _BANK, _OPTIONS, _EXCLUDED = "nas_baseline", "nas_bank", "nas_options", "nas_left_out"
+_YARDSTICKS = "nas_yardsticks"
 _BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
 
 
@@ -319,13 +320,16 @@ class Study:
 
     def store_bank(self, bank: SwapBank, **more: Any) -> None:
         """Store the facts about a bank that belong to a ranking, and more about its swaps."""
-        body = {
-            "folder": str(bank.folder),
-            "teacher_map": bank.teacher_map,
-            "drops": bank.drops,
-            "failures": {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in bank.failures},
-        }
-        self._write({_BANK: {**body, **more}})
+        self._write({_BANK: {**bank.facts, **more}})
+
+    @property
+    def yardsticks(self) -> tuple[float, ...]:
+        """The width multiples of the yardsticks that were requested, ascending."""
+        return self._attribute(_YARDSTICKS, (), lambda widths: from_plain(tuple[float, ...], widths))
+
+    def add_yardsticks(self, widths: Iterable[float]) -> None:
+        """Request yardsticks of these width multiples."""
+        self._write({_YARDSTICKS: sorted({*self.yardsticks, *widths})})
 
     @property
     def spent(self) -> int:
@@ -337,19 +341,15 @@ class Study:
         return [t for t in self.runs() if t.fidelity == fidelity]
 
     def fidelity_of(self, rung: int | None) -> str:
-        """Return the fidelity of the K-th rung, counted from the cheapest; None is the study's own recipe.
-
-        Raises:
-            StudyError: It has no such rung.
-        """
-        every = self.settings.fidelities
-        if rung is not None and rung > len(every):
-            has = f"{len(every)} rungs" if len(every) > 1 else "no lower rungs: it was created without --rungs"
-            raise StudyError(f"the study {self.location.name!r} has {has}")
-        return every[rung - 1] if rung else ""
+        """Return the fidelity of a rung, as `Settings.fidelity_of_rung`."""
+        return self.settings.fidelity_of_rung(rung)
 
     def runs(self) -> list[Trial]:
-        """Return all trials of all fidelities, in order."""
+        """Return all trials of variants of the space, of all fidelities, in order."""
+        return [t for t in self.every_run() if t.variant.width is None]
+
+    def every_run(self) -> list[Trial]:
+        """Return all trials, in order: of variants, and of yardsticks, which neither rankings nor samplers see."""
         with translate_damage(self.location), translate_errors(self.location):
             return with_retry(self.location, self._read)
 
@@ -388,7 +388,7 @@ class Study:
             body = optuna.trial.create_trial(
                 state=optuna.trial.TrialState.RUNNING,
                 params=dict(trial.assignment),
-                distributions=dict(kinds),
+                distributions={key: kinds[key] for key in trial.assignment},
                 user_attrs={**trial_attributes(trial), OWNER: self.leases.owner},
             )
             # In one transaction, so that no process sees an incomplete trial: Optuna's `ask` needs several.

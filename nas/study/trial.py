@@ -136,6 +136,8 @@ class Trial:
 
     def describe(self) -> str:
         """Return the swaps in one line, tied layers by the name of their slot."""
+        if self.variant.width is not None:
+            return f"yardstick: pruned to width {self.variant.width:g}"
         return describe_swaps((k, v) for k, v in sorted(self.assignment.items()) if v not in (KEEP, NONE))
 
     def to_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.own.files import ModuleFile
+from nas.space.variant import MODEL
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore, Validation
 
@@ -58,6 +59,11 @@ class ProxyJob:
     checkpoint: str | None = None
     checkpoint_s: float = 10.0
     average: bool = True
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it is a narrower model that starts from pruned weights."""
+        return bool(self.overlay) and any(slot == MODEL for slot, _ in self.swaps)
 
 
 @dataclass(frozen=True)

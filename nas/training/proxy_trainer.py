@@ -57,7 +57,7 @@ class ProxyTrainer(Trainer):
     def begin(self) -> None:
         """Complete the host's set-up, before the first step."""
         torch.set_num_threads(self.threads)  # the host leaves one core of two idle
-        if self.job.recipe.init == "bank":
+        if self.job.recipe.init == "bank" or self.job.is_pruned:
             self.refresh_statistics()
         if self.job.average:
             steps = max(1, self.job.recipe.epochs) * len(self.train_loader)

@@ -17,14 +17,18 @@ import warnings
 from collections.abc import Callable
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas.bank.jobs import DistilJob, ScoreJob
 from nas.errors import failure_kind, failure_text
 from nas.training.jobs import ProxyJob
+from nas.yardstick.jobs import PruneJob
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+Job: TypeAlias = ProxyJob | DistilJob | ScoreJob | PruneJob
+"""What a training process can do."""
 
 
 def serve(pipe: Connection, cache: str, threads: int) -> None:
@@ -65,7 +69,7 @@ def serve(pipe: Connection, cache: str, threads: int) -> None:
         pipe.send(message)
 
 
-def handle_job(job: ProxyJob | DistilJob | ScoreJob, threads: int, report: Callable[[Any], None]) -> tuple[str, Any]:
+def handle_job(job: Job, threads: int, report: Callable[[Any], None]) -> tuple[str, Any]:
     """Do one job, and return the message with its result or its failure; nothing else is left of it in the process.
 
     Raises:
@@ -92,7 +96,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def do_job(job: ProxyJob | DistilJob | ScoreJob, threads: int, report: Callable[[Any], None]) -> Any:
+def do_job(job: Job, threads: int, report: Callable[[Any], None]) -> Any:
     """Do one job in this process, and return its result.
 
     Args:
@@ -103,10 +107,11 @@ def do_job(job: ProxyJob | DistilJob | ScoreJob, threads: int, report: Callable[
     from nas.bank.distil import distil
     from nas.own import use
     from nas.training.train import train
+    from nas.yardstick.prune import prune
 
-    if isinstance(job, DistilJob):
+    if isinstance(job, DistilJob | PruneJob):
         use(job.proxy.modules)
-        return distil(job, threads, report)
+        return distil(job, threads, report) if isinstance(job, DistilJob) else prune(job, threads, report)
     if isinstance(job, ScoreJob):
         from nas.bank.scoring import score_outputs
 

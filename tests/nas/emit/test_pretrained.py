@@ -26,6 +26,7 @@ from nas.errors import WeightsError
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import named_state, numbered_state
+from nas.model.weights_file import read_checkpoint
 from nas.space.bases import load_base
 from nas.space.variant import Variant, parse_swaps
 
@@ -100,6 +101,25 @@ def test_without_a_start_the_tensors_of_the_same_name_are_shared(stock, monkeypa
     assert result.begun == ("backbone.down_p5",)
     assert result.shared == ("neck.c2f_p4",)
     assert result.fresh == ("neck.up_p4",)
+
+
+def test_a_yardstick_takes_the_channels_with_the_largest_weights(stock, tmp_path):
+    given = read_weights(stock, GRAPH)
+    result, files = made(["model=Width(0.2)"], stock)
+    assert (result.fresh, result.shared, result.unmatched) == ((), (), ())
+    assert "head.detect" in result.begun
+    assert "neck.up_p4" not in result.begun
+    path = tmp_path / result.name
+    path.write_bytes(result.content)
+    state = named_state(read_checkpoint(path).tensors, GRAPH)
+    wide, narrow = (tensors["backbone.down_p2:bn.running_mean"] for tensors in (given.tensors, state))
+    weight, norm, spread = (
+        given.tensors[f"backbone.down_p2:{key}"] for key in ("conv.weight", "bn.weight", "bn.running_var")
+    )
+    size = weight.flatten(1).norm(dim=1) * norm / torch.sqrt(spread + 1e-3)
+    assert torch.equal(narrow, wide[size.topk(len(narrow)).indices.sort().values])
+    assert len(narrow) == 24 < len(wide)
+    assert "[24, 3, 2]" in files.yaml
 
 
 def test_the_same_again(stock):

@@ -10,8 +10,11 @@ from rich.console import Console
 
 from nas.cli.rank import print_ranking
 from nas.ranking.rank import rank_trials
+from nas.ranking.yardstick import compare_with_yardsticks, measured_yardsticks
 from nas.report import console
-from nas.training.scores import signed
+from nas.space.variant import make_yardstick
+from nas.study.trial import Trial
+from nas.training.scores import EpochScore, Validation, signed
 
 SWAP = {"neck.up_*": "CARAFE"}
 OTHER = {"neck.c2f_*": "C2f_SPConv"}
@@ -82,3 +85,22 @@ def test_brackets_are_text_in_a_table():
     text = io.StringIO()
     Console(file=text, width=40).print(table)
     assert "x=[red]" in text.getvalue()
+
+
+def test_yardsticks_are_followed_by_the_variants_that_are_compared_with_them(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 6.1), (OTHER, "done", 0.3, 7.0)])
+    yardstick = make_yardstick("yolov8", "n", 0.2)
+    curve = (EpochScore(1, 2.0, 0.1, Validation(0.5, 0.38, 1.0)),)
+    trial = Trial(-1, yardstick, {}, "running", gflops=6.0, stock_gflops=6.0)
+    study.start(trial).end(status="done", curve=curve)
+    rows, yardsticks = rank_trials(study.trials(), 0.02), measured_yardsticks(study)
+    against = compare_with_yardsticks(rows, yardsticks)
+    text = io.StringIO()
+    Console(file=text, width=140).print(console.yardstick_table(rows, yardsticks, against))
+    _, first, second = text.getvalue().splitlines()
+    assert first.split() == [
+        "pruned", "to", "width", "0.2", "6.00", "-25.0", "0.380", "1", "-0.0200", "1", "seed"
+    ]  # fmt: skip
+    assert second.split() == [
+        "neck.up_*=CARAFE", "6.10", "-23.8", "0.410", "1", "+0.0100", "1", "seed", "+0.0300", "1", "seed"
+    ]  # fmt: skip

@@ -23,6 +23,7 @@ from nas.study.study import Study
 from nas.training.jobs import ProxyJob, ProxyResult
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore, Validation
+from nas.yardstick.jobs import Pruned, PruneJob
 
 SPACE = """
 slots:
@@ -39,6 +40,7 @@ class FakeTrainer:
     ) -> None:
         self.jobs: list[ProxyJob] = []
         self.distillations: list[DistilJob] = []
+        self.prunings: list[PruneJob] = []
         self.fails = fails or {}
         self.stop_at = stop_at
         self.diverge = diverge
@@ -64,7 +66,11 @@ class FakeTrainer:
         average = Validation(score + 0.25, score + 0.03125, 1.9) if job.average else None
         return ProxyResult(curve, average, (355, 355), cpu_seconds=3.0, seconds=1.0)
 
-    def work(self, job: DistilJob, on_progress: Callable[[tuple[int, int]], None] | None = None) -> Bank:
+    def work(self, job, on_progress: Callable[[tuple[int, int]], None] | None = None):
+        if isinstance(job, PruneJob):
+            self.prunings.append(job)
+            Path(job.file).write_bytes(b"pruned")
+            return Pruned(0.5, 0.4, 2.0)
         self.distillations.append(job)
         made = []
         for c in job.candidates:
