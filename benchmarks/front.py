@@ -4,8 +4,9 @@
     python benchmarks/front.py demo --out demo.json --trials 40 -- --workers 2
     python benchmarks/front.py --table bccd.json raccoon.json demo.json
 
-Searches a space, confirms the first of the ranking with further seeds, trains the yardstick of every budget under the
-same seeds (`nas search --yardstick`), and prints a table with both verdicts. Options after `--` go to `nas search`.
+Searches a space for the budgets (`nas search --budget-gflops`), which confirms the first of the ranking with further
+seeds and trains the yardstick of every budget under the same seeds, and prints a table with both verdicts. Options
+after `--` go to `nas search`.
 Everything is stored in a study below the current folder: start the same command again to resume one that was stopped.
 
 A variant stands for a budget if it costs at most that and is compared with the budget's yardstick (which is within 5 %
@@ -44,7 +45,7 @@ def search_command(options: argparse.Namespace) -> list[str]:
             *(("--trials", str(options.trials)) if new else ()),
         ),
         *("--objective", "map,gflops", "--confirm", f"{options.top}:{options.seeds}"),
-        "--yardstick=" + ",".join(f"-{budget:g}%" for budget in options.budgets),
+        "--budget-gflops=" + ",".join(f"-{budget:g}%" for budget in options.budgets),
         *options.more,
     ]
 
@@ -143,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure one data set, or print the table of several."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="a data.yaml, or demo")
-    parser.add_argument("--space", default="light")
+    parser.add_argument("--space", default="slim")
     parser.add_argument("--budgets", type=float, nargs="+", default=[10, 20, 30, 40], help="percent that are saved")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)

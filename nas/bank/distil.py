@@ -70,7 +70,9 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         per_epoch = math.ceil(len(dataset) / recipe.batch)
 
         def images(step: int) -> Any:
-            return trainer.preprocess_batch(_batch(dataset, recipe.batch, job.proxy.seed, step, per_epoch))["img"]
+            return trainer.preprocess_batch(batch_of_step(dataset, recipe.batch, job.proxy.seed, step, per_epoch))[
+                "img"
+            ]
 
         inputs = inputs_of(teacher, _rows_seen(job), images)
         students = [_student(c, job.proxy, teacher, trainer.data["nc"], inputs) for c in job.candidates]

@@ -1,8 +1,8 @@
 """Prune the baseline to a yardstick, in the training process: choose channels, take over weights, distil the layers.
 
 The distillation is a bank's (`nas.bank.distil`), for as many epochs and with the same images and rates: every layer
-learns the trained baseline's output from the baseline's own input, here in the channels that are kept. A bank has no
-heads; a yardstick's head is narrower too, so it learns the baseline's raw predictions in the same way.
+learns the trained baseline's output from the baseline's own input, here in the channels that are kept; the head learns
+the baseline's predictions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nas.bank.distil import batch_of_step, learning_rate
 from nas.bank.jobs import Candidate
@@ -23,6 +22,7 @@ from nas.files import replacing
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import named_state
+from nas.ops.heads import head_maps
 from nas.space.bases import load_base
 from nas.space.graph import LayerGraph
 from nas.training.train import open_trainer
@@ -76,7 +76,7 @@ def _distil(
     view = _View(wide, graph, kept)
     students = []
     for i, layer in enumerate(graph.layers):
-        module = _Predictions(narrow.model[i]) if i == view.head else narrow.model[i]
+        module = narrow.model[i]
         if any(p.requires_grad for p in module.parameters()):
             if recipe.channels_last:
                 module = module.to(memory_format=torch.channels_last)
@@ -130,7 +130,6 @@ class _View:
         last = rows[-1].source
         assert isinstance(last, tuple)
         self._levels = [s if s >= 0 else self.head - 1 for s in last]
-        self._predictions = _Predictions(wide.model[self.head])
 
     def maps(self, images: torch.Tensor) -> _Maps:
         """Run the baseline; return the inputs and outputs of layers with one input, and of the head."""
@@ -144,18 +143,5 @@ class _View:
                 found[row] = (given, output[:, self._kept[row]])
             full = [tap.seen[row][1] for row in self._levels]
             levels = [x[:, self._kept[row]] for x, row in zip(full, self._levels, strict=True)]
-            found[self.head] = (levels, self._predictions(full))
+            found[self.head] = (levels, head_maps(self.wide.model[self.head], full))
         return found
-
-
-class _Predictions(nn.Module):
-    """A head's raw predictions of all levels as one map, (B, bins of the sides and classes, places, 1)."""
-
-    def __init__(self, head: Any) -> None:
-        super().__init__()
-        self.cv2, self.cv3 = head.cv2, head.cv3
-
-    def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
-        """Return the predictions for the maps of all levels, each (B, C, H, W)."""
-        branches = zip(self.cv2, self.cv3, levels, strict=True)
-        return torch.cat([torch.cat([box(x), kind(x)], 1).flatten(2) for box, kind, x in branches], 2).unsqueeze(-1)

@@ -85,7 +85,7 @@ def test_it_measures_and_resumes(program, tiny_data, tmp_path, monkeypatch, caps
     space = tmp_path / "two.yaml"
     space.write_text("slots:\n  backbone.c2f_p4: [C2f_Faster]\n")
     given = [
-        *(str(tiny_data), "--space", str(space), "--budgets", "5", "--trials", "2", "--seeds", "2", "--top", "1"),
+        *(str(tiny_data), "--space", str(space), "--budgets", "3", "--trials", "2", "--seeds", "2", "--top", "1"),
         *("--out", "front.json", "--", "--init", "scratch", "--epochs", "1", "--imgsz", "64", "--target-imgsz", "64"),
         *("--batch", "8", "--workers", "1", "--floor", "1"),
     ]
@@ -95,11 +95,11 @@ def test_it_measures_and_resumes(program, tiny_data, tmp_path, monkeypatch, caps
     (found,) = first["ranking"]["yardsticks"]
     base = next(row for row in first["ranking"]["rows"] if row["verdict"] == "baseline")
     assert found["seed_list"] == [0, 1]
-    assert 0.94 * base["gflops"] < found["gflops"] <= 0.95 * base["gflops"]
+    assert 0.96 * base["gflops"] < found["gflops"] <= 0.97 * base["gflops"]
     program.main(given)
     again = json.loads(Path("front.json").read_text())
     assert again["ranking"] == first["ranking"]
     assert again["seconds"] > first["seconds"]
     capsys.readouterr()
     program.main(["--table", "front.json"])
-    assert "| tiny0 | -5 % | yardstick, width 0.2" in capsys.readouterr().out
+    assert "| tiny0 | -3 % | yardstick, width 0.2" in capsys.readouterr().out
