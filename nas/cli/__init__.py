@@ -19,6 +19,7 @@ from nas.cli.data import data
 from nas.cli.emit import emit_yaml
 from nas.cli.model import cost, doctor, ops
 from nas.cli.rank import effects, rank
+from nas.cli.report import report
 from nas.cli.search import search, worker
 from nas.cli.solve import solve
 from nas.cli.space import import_model, space
@@ -28,7 +29,7 @@ from nas.version import __version__
 
 COMMANDS = {
     "Search": (search, worker, calibrate),
-    "Look at results": (rank, solve, effects, bank, studies),
+    "Look at results": (rank, report, solve, effects, bank, studies),
     "Write files": (emit_yaml, import_model),
     "Spaces, modules, checks": (space, data, ops, cost, doctor),
 }

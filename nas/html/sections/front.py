@@ -1,0 +1,105 @@
+"""The front: mAP against cost, with the variants that no other beats in both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nas.html.section import Figure, Section, View, axis, rounded
+from nas.html.source import VERDICTS, Source, hover, kind_of, plotly_text, short
+from nas.ranking.rank import RankRow
+
+SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "unsure": "circle", "single": "diamond-open"}
+_MOST_LABELS = 6
+"""Variants on the front that are labelled; of more the labels would cover each other."""
+Cost = Callable[[RankRow], float | None]
+COSTS: Sequence[tuple[str, str, Cost]] = (
+    ("GFLOPs", "GFLOPs at 640 px", lambda row: row.trial.gflops),
+    ("parameters", "parameters in millions", lambda row: row.trial.params / 1e6 or None),
+    ("latency", "latency of one image in ms", lambda row: row.trial.latency_ms),
+)
+"""Name of a cost, the title of its axis, and the cost of a row; None where it was not measured."""
+
+
+def front(source: Source) -> Section | None:
+    """Return the section; None with fewer than two variants."""
+    if len(source.rows) < 2:
+        return None
+    views = [view for name, title, cost in COSTS if (view := _view(source.rows, name, title, cost))]
+    if not views:
+        return None
+    s = source.settings
+    notes = [f"Latency: median of one image of {s.deployed_imgsz} px on {s.latency_on}."] if s.latency_on else []
+    return Section(
+        id="front",
+        title="What mAP costs",
+        lead=[
+            "The line joins the variants that no other beats in both: the Pareto front. Up and to the left is better."
+        ],
+        figures=[
+            Figure(
+                "front",
+                "mAP50-95 of each variant against its cost, with the Pareto front",
+                views,
+                layout={"yaxis": axis("mAP50-95"), "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"}},
+                choose="Cost",
+                height=460,
+            )
+        ],
+        notes=notes,
+    )
+
+
+def _view(rows: Sequence[RankRow], name: str, title: str, cost: Cost) -> View | None:
+    """Return the figure for one cost; None if fewer than two variants have it, or all have the same."""
+    points = [(i, row, value) for i, row in enumerate(rows) if (value := cost(row)) is not None]
+    if len({round(value, 9) for _, _, value in points}) < 2:
+        return None
+    traces: list[dict[str, Any]] = [_front_line(points)]
+    for kind in ("single", "unsure", "worse", "better"):
+        own = [p for p in points if kind_of(p[1]) == kind]
+        if own:
+            marker = {"symbol": SYMBOLS[kind], "size": 9, "color": f"${kind}", "line": {"width": 1, "color": "$paper"}}
+            if kind == "single":
+                marker["line"] = {"width": 1.5, "color": f"${kind}"}
+            traces.append({**_points(own, VERDICTS[kind][1]), "marker": marker})
+    base = [p for p in points if kind_of(p[1]) == "base"]
+    if base:
+        mark = {"symbol": "diamond", "size": 12, "color": "$base", "line": {"width": 1, "color": "$paper"}}
+        traces.append({**_points(base, "baseline"), "marker": mark})
+    return View(name, traces, {"xaxis": axis(title)})
+
+
+def _points(points: Sequence[tuple[int, RankRow, float]], name: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": rounded([value for _, _, value in points]),
+        "y": rounded([row.trial.map for _, row, _ in points]),
+        "text": [hover(row) for _, row, _ in points],
+        "hovertemplate": "%{text}<extra></extra>",
+        "rows": [i for i, _, _ in points],
+    }
+
+
+def _front_line(points: Sequence[tuple[int, RankRow, float]]) -> dict[str, Any]:
+    """Return the line of the front by this cost, and the names of its variants where they are few."""
+    kept: list[tuple[int, RankRow, float]] = []
+    for point in sorted(points, key=lambda p: (p[2], -p[1].trial.map)):
+        if not kept or point[1].trial.map > kept[-1][1].trial.map:
+            kept.append(point)
+    named = len(kept) <= _MOST_LABELS
+    return {
+        "type": "scatter",
+        "mode": "lines+text" if named else "lines",
+        "name": "front",
+        "line": {"color": "$accent", "width": 2, "shape": "hv"},
+        "x": rounded([value for _, _, value in kept]),
+        "y": rounded([row.trial.map for _, row, _ in kept]),
+        "text": [plotly_text(short(row, 34)) for _, row, _ in kept] if named else [],
+        "textposition": ["top right" if i < (len(kept) + 1) / 2 else "top left" for i in range(len(kept))],
+        "textfont": {"size": 11, "color": "$soft"},
+        "hoverinfo": "skip",
+        "cliponaxis": False,
+    }

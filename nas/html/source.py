@@ -1,0 +1,166 @@
+"""What a report shows of a study, read once: a snapshot of its trials and the ranking of that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from nas.errors import NasError
+from nas.ranking.effects import Effects, estimate_effects
+from nas.ranking.race import find_winner
+from nas.ranking.rank import RankRow, ranking_of
+from nas.ranking.verdict import LEAST_SEEDS
+from nas.space.choice import KEEP, NONE
+from nas.space.variant import describe_swaps
+from nas.study.settings import Settings
+from nas.study.study import Study
+from nas.study.trial import Trial
+
+_Value = TypeVar("_Value")
+
+VERDICTS = {
+    "better": ("▲", "better", "better than the baseline"),
+    "worse": ("▼", "worse", "worse than the baseline"),
+    "unsure": ("●", "cannot tell", "cannot tell from the baseline"),
+    "single": ("◇", "1 seed", "one seed: no verdict"),
+    "base": ("◆", "baseline", "the baseline"),
+}
+"""Kind of a row to its sign, its word and its legend. The kind is also the name of its colour in the page."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study as a report sees it.
+
+    Attributes:
+        study: The study.
+        runs: All of its trials.
+        rows: Its ranking.
+        problems: What could not be shown, one line each; the sections add to it.
+    """
+
+    study: Study
+    runs: tuple[Trial, ...]
+    rows: tuple[RankRow, ...]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the study."""
+        return self.study.settings
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.study.location.name
+
+    @cached_property
+    def base(self) -> RankRow | None:
+        """The row of the baseline."""
+        return next((row for row in self.rows if row.trial.variant.is_baseline), None)
+
+    @cached_property
+    def winner(self) -> RankRow | None:
+        """The row that the study recommends; None without a ranking."""
+        return find_winner(self.study, list(self.rows)) if self.rows else None
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """Number of a row's trial to its place in `rows`, from 0."""
+        return {row.trial.number: i for i, row in enumerate(self.rows)}
+
+    @cached_property
+    def effects(self) -> Effects | None:
+        """Effects of swaps; None where no variant has finished."""
+        s = self.settings
+        own = [t for t in self.runs if not t.fidelity]
+        if self.base is None or len(self.rows) < 2:
+            return None
+        return self.attempt("effects", lambda: estimate_effects(own, s.space.active, s.error))
+
+    @property
+    def running(self) -> int:
+        """Number of trainings that had started and not ended."""
+        return sum(t.status == "running" for t in self.runs)
+
+    def attempt(self, what: str, make: Callable[[], _Value]) -> _Value | None:
+        """Return what a function makes; where it fails, None, and the reason among the problems."""
+        try:
+            return make()
+        except (NasError, OSError) as error:
+            self.problems.append(f"{what}: left out, {error}")
+            return None
+
+
+def read_source(study: Study) -> Source:
+    """Return a snapshot of a study.
+
+    Raises:
+        StudyError: It is damaged.
+        StorageError: Its storage cannot be read.
+    """
+    return Source(study, tuple(study.runs()), tuple(ranking_of(study)))
+
+
+def read_sources(opened: Sequence[Callable[[], Study]]) -> tuple[list[Source], list[str]]:
+    """Return the snapshots of studies that can be read, and why the others cannot, one line each.
+
+    Args:
+        opened: What opens each study.
+
+    Raises:
+        NasError: None of them can be read.
+    """
+    found, problems = [], []
+    for number, open_study in enumerate(opened, 1):
+        try:
+            found.append(read_source(open_study()))
+        except NasError as error:
+            if not found and number == len(opened):
+                raise
+            problems.append(str(error))
+    return found, problems
+
+
+def kind_of(row: RankRow) -> str:
+    """Return the key of a row in `VERDICTS`; one seed has an interval, but never a verdict."""
+    if row.trial.variant.is_baseline:
+        return "base"
+    if row.seeds < LEAST_SEEDS:
+        return "single"
+    return row.verdict if row.verdict in ("better", "worse") else "unsure"
+
+
+def swaps_of(trial: Trial) -> list[tuple[str, str]]:
+    """Return the swaps of a variant as the space names them: slot and label, sorted."""
+    return [(k, v) for k, v in sorted(trial.assignment.items()) if v not in (KEEP, NONE)]
+
+
+def short(row: RankRow, most: int = 60) -> str:
+    """Return the swaps of a row, cut where they are long: the whole text is in the ranking and where one points."""
+    text = row.trial.describe()
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def hover(row: RankRow) -> str:
+    """Return what a figure says of a variant that one points at: its swaps, one a line, and its numbers.
+
+    Plotly reads some tags in texts, so whatever could be one is written as an entity.
+    """
+    swaps = [describe_swaps([swap]) for swap in swaps_of(row.trial)] or ["baseline"]
+    lines = [plotly_text(text if len(text) < 80 else f"{text[:79]}…") for text in swaps]
+    t = row.trial
+    numbers = f"mAP50-95 {t.map:.4f}, {t.gflops:.2f} GFLOPs, {t.params / 1e6:.2f} M parameters"
+    if row.delta_map is not None and not t.variant.is_baseline:
+        numbers += f"<br>Δ mAP {row.delta_map:+.4f}" + (
+            f" [{row.interval[0]:+.4f}, {row.interval[1]:+.4f}]" if row.interval else ""
+        )
+        numbers += f", {VERDICTS[kind_of(row)][1]}"
+    return "<br>".join([f"<b>{lines[0]}</b>", *(f"<b>{line}</b>" for line in lines[1:]), numbers])
+
+
+def plotly_text(text: str) -> str:
+    """Return a text in which Plotly finds no tag and no entity."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%{", "% {")
