@@ -1,11 +1,11 @@
 """Draw a ranking as a forest plot: the difference of each variant to the baseline, with its interval and verdict.
 
     nas rank STUDY --csv > ranking.csv
-    python benchmarks/ranking_picture.py ranking.csv -o ranking.png
+    python benchmarks/ranking_picture.py ranking.csv -o ranking.svg
 
-Without arguments it draws the README's picture, docs/images/bccd-trained.png, from
-studies/results/bccd-trained/ranking.csv. One version of Matplotlib writes the same bytes each time. The picture's
-metadata hold the SHA-256 of the table, so that a test can see whether the two belong together.
+`nas report` has this plot too, to look at on a screen. Without arguments the README's picture is drawn,
+docs/images/bccd-trained.svg, from studies/results/bccd-trained/ranking.csv. The picture's metadata hold the SHA-256 of
+the table, so that a test can see whether the two belong together.
 """
 
 from __future__ import annotations
@@ -17,28 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from nas.html.scale import Scale, scale_of
+from nas.svg import Picture, marks
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "studies" / "results" / "bccd-trained" / "ranking.csv"
-PICTURE = ROOT / "docs" / "images" / "bccd-trained.png"
+PICTURE = ROOT / "docs" / "images" / "bccd-trained.svg"
 
 STYLES = {
-    "better": ("#1a7f37", "^", "#1a7f37", "better"),
-    "worse": ("#cf222e", "v", "#cf222e", "worse"),
-    "cannot tell": ("#0550ae", "o", "#0550ae", "cannot tell from the baseline"),
-    "1 seed": ("#8c959f", "D", "white", "1 seed: no verdict"),
+    "better": ("blue", "up", "better"),
+    "worse": ("orange", "down", "worse"),
+    "cannot tell": ("grey", "circle", "cannot tell from the baseline"),
+    "1 seed": ("grey", "diamond", "1 seed: no verdict"),
 }
-"""Colour, marker, its filling and the legend of each verdict."""
-
-LABEL_INCHES = 0.0755
-"""Width of a letter of the labels, which are in a font of one width."""
+"""Colour, mark and legend of each verdict; with one seed the mark is hollow."""
+WIDTH, LEFT, RIGHT = 960.0, 330.0, 820.0
+"""Width of the picture, and the ends of the axis, in pixels."""
+TOP, LINE = 92.0, 24.0
+"""Room above the first line, and the height of a line."""
 
 
 @dataclass(frozen=True)
@@ -83,80 +79,66 @@ def read(table: Path) -> tuple[list[Row], dict[str, str]]:
     return rows, baseline
 
 
-def empty_plot(rows: Sequence[Row]) -> tuple[Figure, Axes]:
-    """Return a figure with room for the longest label on the left and two columns of numbers on the right."""
-    left = 0.3 + LABEL_INCHES * max(len(row.swaps) for row in rows)
-    width, height = left + 5.2 + 1.5, 1.4 + 0.235 * len(rows)
-    figure = Figure(figsize=(width, height), dpi=100)
-    FigureCanvasAgg(figure)
-    figure.subplots_adjust(left / width, 0.6 / height, 1 - 1.5 / width, 1 - 0.4 / height)
-    axes = figure.add_subplot()
-    axes.set_ylim(len(rows) - 0.4, -1.6)
-    axes.set_yticks(range(len(rows)), [row.swaps for row in rows], fontsize=9, family="DejaVu Sans Mono")
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#d0d7de", linewidth=0.8)
-    axes.grid(axis="y", color="#eaeef2", linewidth=0.8)
-    axes.margins(x=0.08)
-    axes.set_axisbelow(True)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
-
-
-def draw(rows: Sequence[Row], baseline: dict[str, str]) -> Figure:
+def draw(rows: Sequence[Row], baseline: dict[str, str]) -> Picture:
     """Return the forest plot: a line for each variant, best first, and the baseline as the line at zero."""
-    figure, axes = empty_plot(rows)
+    bottom = TOP + LINE * len(rows)
+    picture = Picture(WIDTH, bottom + 52, "Difference of each variant to the baseline, with its 95 % interval")
+    scale = scale_of([row.delta for row in rows], [row.interval for row in rows if row.interval])
 
-    def column(x: float, head: str, cells: Sequence[str]) -> None:
-        for y, cell in ((-1.1, head), *enumerate(cells)):
-            weight = "bold" if cell is head else "normal"
-            axes.text(x, y, cell, transform=axes.get_yaxis_transform(), va="center", ha="right", size=9, weight=weight)
+    def at(value: float) -> float:
+        return LEFT + (RIGHT - LEFT) * scale.at(value) / 100
 
-    column(1.09, "seeds", [str(row.seeds) for row in rows])
-    column(1.27, "Δ GFLOPs", [row.signed_gflops for row in rows])
-    axes.plot((0, 0), (-0.6, len(rows)), color="#24292f", linewidth=1.2, zorder=1)
-    axes.text(0, -1.1, "baseline", va="center", ha="center", size=9, weight="bold")
-    for y, row in enumerate(rows):
-        color, marker, face, _ = STYLES[row.verdict]
-        if row.interval:
-            axes.plot(row.interval, (y, y), color=color, linewidth=2.2, solid_capstyle="butt", zorder=2)
-        axes.plot(row.delta, y, marker, color=color, markerfacecolor=face, markersize=5.5, zorder=3)
+    legend(picture, rows)
+    for x, head, align in ((24.0, "swaps", "start"), (872.0, "seeds", "end"), (WIDTH - 24, "Δ GFLOPs", "end")):
+        picture.text(x, TOP - 14, head, colour="soft", align=align)
+    picture.text(at(0.0), TOP - 14, "baseline", colour="soft", align="middle")
+    for tick in scale.ticks(6):
+        picture.line(at(tick), TOP - 6, at(tick), bottom, "grid")
+        text = "0" if not tick else f"{tick:+g}".replace("-", "−")
+        picture.text(at(tick), bottom + 18, text, colour="soft", align="middle")
+    picture.line(at(0.0), TOP - 6, at(0.0), bottom, "ink", 1.5)
+    for place, row in enumerate(rows):
+        line(picture, TOP + LINE * (place + 0.5), row, scale, at(row.delta))
     reference = f"{float(baseline['map50_95']):.3f}, {float(baseline['gflops']):.2f} GFLOPs"
-    axes.set_xlabel(f"Δ mAP50-95 to the baseline ({reference}), with 95 % interval", fontsize=9.5)
-    figure.legend(handles=legend_of(rows), loc="upper center", ncols=len(STYLES), frameon=False, fontsize=9.5)
-    return figure
+    words = f"Δ mAP50-95 to the baseline ({reference}), with 95 % interval"
+    picture.text((LEFT + RIGHT) / 2, bottom + 40, words, colour="soft", align="middle")
+    return picture
 
 
-def legend_of(rows: Sequence[Row]) -> list[Line2D]:
-    """Return the legend's entries: the verdicts that occur."""
-    return [
-        Line2D([], [], color=color, marker=marker, markerfacecolor=face, linewidth=2.2, label=label)
-        for verdict, (color, marker, face, label) in STYLES.items()
-        if any(row.verdict == verdict for row in rows)
-    ]
+def line(picture: Picture, y: float, row: Row, scale: Scale, x: float) -> None:
+    """Draw a variant."""
+    colour, mark, _ = STYLES[row.verdict]
+    slot, _, label = row.swaps.partition("=")
+    text = f"{slot}={label}" if label else slot
+    picture.text(24, y + 4, text if len(text) < 47 else f"{text[:46]}…")
+    if row.interval:
+        low, high = (LEFT + (RIGHT - LEFT) * scale.at(end) / 100 for end in row.interval)
+        picture.line(low, y, high, y, colour, 1.4 if row.verdict == "1 seed" else 2.2)
+    picture.add(marks(mark, x, y, colour, hollow=row.verdict == "1 seed"))
+    picture.text(872, y + 4, str(row.seeds), align="end")
+    picture.text(WIDTH - 24, y + 4, row.signed_gflops, align="end")
 
 
-def source_note(digest: str) -> PngInfo:
-    """Return the metadata that name the table by its SHA-256."""
-    note = PngInfo()
-    note.add_text("Source", f"sha256:{digest}")
-    return note
+def legend(picture: Picture, rows: Sequence[Row]) -> None:
+    """Draw the legend: the verdicts that occur."""
+    x = 30.0
+    for verdict, (colour, mark, words) in STYLES.items():
+        if any(row.verdict == verdict for row in rows):
+            picture.add(marks(mark, x, 30, colour, hollow=verdict == "1 seed", size=5.5))
+            picture.text(x + 12, 34, words, size=13)
+            x += 44 + 7.2 * len(words)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read a table, draw it, and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", nargs="?", type=Path, default=TABLE, help="what `nas rank --csv` printed")
-    parser.add_argument("-o", "--output", type=Path, default=PICTURE, help="the PNG file to write")
+    parser.add_argument("-o", "--output", type=Path, default=PICTURE, help="the SVG file to write")
     options = parser.parse_args(arguments)
-    figure = draw(*read(options.table))
+    picture = draw(*read(options.table))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(options.table.read_bytes()).hexdigest()
-    figure.canvas.draw()
-    image = (
-        Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE)
-    )
-    image.save(options.output, format="PNG", optimize=True, pnginfo=source_note(digest))
+    options.output.write_text(picture.to_svg(f"sha256:{digest}"), encoding="utf-8")
     print(f"wrote {options.output}")
 
 

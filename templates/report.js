@@ -22,6 +22,7 @@
     paint();
   });
   dark.addEventListener("change", paint);
+  matchMedia("(max-width: 700px)").addEventListener("change", () => draw());
   addEventListener("beforeprint", () => { printing = true; paint(); });
   addEventListener("afterprint", () => { printing = false; paint(); });
 
@@ -62,17 +63,33 @@
       hoverlabel: { bgcolor: "$surface", bordercolor: "$muted", font: { color: "$ink", size: 12 }, align: "left" },
       legend: { font: { color: "$soft" }, itemclick: false, itemdoubleclick: false } };
   };
+  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(4);
+  function hover(place) {
+    const row = data.rows[place];
+    const swaps = row.swaps.split("  ").map((text) => `<b>${plain(text.length > 80 ? text.slice(0, 79) + "…" : text)}</b>`);
+    const lines = [...swaps, `mAP50-95 ${row.map.toFixed(4)}, ${row.gflops} GFLOPs, ${row.params} M parameters`];
+    const reach = row.ends.length ? ` [${row.ends.map(signed).join(", ")}]` : "";
+    if (row.kind !== "base") lines.push(`Δ mAP ${signed(row.delta)}${reach}, ${data.words[row.kind]}`);
+    return lines.join("<br>");
+  }
   const settings = { responsive: true, displaylogo: false, displayModeBar: "hover",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
   function draw() {
     if (!plotly) return;
+    const narrow = root.clientWidth < 700;
     for (const figure of data.figures) {
       const view = figure.views[state.view[figure.id] || 0];
       const traces = [...figure.traces, ...view.traces].map((trace) => {
-        const { rows, ...own } = trace;
+        const { rows, style, ...rest } = trace;
+        const own = { ...(style ? figure.styles[style] : {}), ...rest };
+        if (rows) Object.assign(own, { text: rows.map(hover), hovertemplate: "%{text}<extra></extra>" });
+        if (narrow && own.mode === "lines+text") own.mode = "lines";
         return themed(rows ? masked(own, rows.map(matches)) : own);
       });
       const layout = themed(merged(look(), figure.layout, view.layout, { height: figure.height }));
+      const names = narrow && layout.yaxis.ticktext;
+      if (names) layout.yaxis.ticktext = names.map((name) => (name.length > 22 ? name.slice(0, 21) + "…" : name));
       plotly.react("plot-" + figure.id, traces, layout, settings);
     }
     root.dataset.drawn = data.figures.length;
@@ -81,14 +98,14 @@
   // ---- filter ------------------------------------------------------------------------------------------------------
   function matches(place) {
     const row = data.rows[place];
-    if (row.base) return true;
-    if (state.only === "confirmed" && !row.several) return false;
+    if (row.kind === "base") return true;
+    if (state.only === "confirmed" && row.kind === "single") return false;
     if (state.only === "front" && !row.front) return false;
     return state.query.split(/\s+/).every((word) => row.text.includes(word));
   }
   function filter() {
     if (!data.rows.length) return;
-    const found = data.rows.map((_, place) => place).filter((place) => matches(place) && !data.rows[place].base);
+    const found = data.rows.map((_, place) => place).filter((place) => matches(place) && data.rows[place].kind !== "base");
     if (state.order === "delta") found.sort((a, b) => data.rows[b].delta - data.rows[a].delta);
     const shown = state.best ? found.slice(0, state.best) : found;
     const rank = new Map(shown.map((place, i) => [place, i]));
@@ -97,7 +114,7 @@
       const body = table.tBodies[0];
       const lines = [...body.rows];
       const only = table.id === "ranking" && parts && parts.checked;
-      const at = (line) => (data.rows[line.dataset.place].base ? -1 : rank.get(+line.dataset.place) ?? Infinity);
+      const at = (line) => (data.rows[line.dataset.place].kind === "base" ? -1 : rank.get(+line.dataset.place) ?? Infinity);
       for (const line of lines) line.hidden = only ? line.dataset.part === "0" : at(line) === Infinity;
       lines.sort((a, b) => (table.id === "ranking" && state.order === "place"
         ? a.dataset.place - b.dataset.place : at(a) - at(b) || a.dataset.place - b.dataset.place));
@@ -108,7 +125,7 @@
       more.hidden = !left;
       more.textContent = left ? `${left} more; “Show best” lists them.` : "";
     }
-    document.getElementById("count").textContent = `${shown.length} of ${data.rows.filter((r) => !r.base).length}`;
+    document.getElementById("count").textContent = `${shown.length} of ${data.rows.filter((r) => r.kind !== "base").length}`;
   }
   function changed() { filter(); draw(); }
   const on = (id, event, then) => document.getElementById(id)?.addEventListener(event, then);
@@ -167,7 +184,8 @@
   };
   function tableText(form) {
     const table = document.getElementById("ranking");
-    const text = (cell) => [...cell.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("").trim();
+    const text = (cell) => cell.querySelector(".clip") ? data.rows[cell.parentNode.dataset.place].swaps : [...cell.childNodes].filter((n) => n.nodeType === 3)
+      .map((n) => n.data).join("").trim().replaceAll("−", "-");
     const lines = [...table.rows].filter((row) => !row.hidden).map((row) => [...row.cells].map(text));
     return FORMS[form](lines);
   }
@@ -180,6 +198,11 @@
   const only = hash.get("only");
   if (only) {
     for (const part of $(".head, .bar, footer, main > section")) part.hidden = part.id !== only;
+  }
+  for (const row of data.rows) row.text = `${row.swaps} ${row.id}`.toLowerCase();
+  for (const line of $("tr[data-place]")) {
+    const clip = line.querySelector(".clip");
+    if (clip) clip.title = data.rows[line.dataset.place].swaps;
   }
   const best = document.getElementById("best");
   if (best) state.best = +best.value;

@@ -79,6 +79,16 @@ class Assessment:
         own = [m for m in self.merits if m.proxy == proxy and m.score in RANKABLE]
         return choose_proxy(own, self.ceiling.spearman if self.ceiling else None, difference=DIFFERENCE)[0]
 
+    def _points(self, proxy: str) -> tuple[str, dict[str, Any]]:
+        """Return the name of a proxy, and its best score with the values of each variant."""
+        best = self.best(proxy)
+        return proxy, {"score": best.score, "values": self._plain(self.tables[proxy][best.score])}
+
+    def _plain(self, table: np.ndarray) -> dict[str, list[float | None]]:
+        """Return a table as a list a variant, by its ID; None for failures."""
+        rows = ([None if np.isnan(x) else round(float(x), 5) for x in row] for row in table)
+        return {v.id: row for v, row in zip(self.variants, rows, strict=True)}
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what ``nas search --proxy`` reads is under ``chosen``."""
         chosen = self.chosen
@@ -104,13 +114,14 @@ class Assessment:
                 "reference": self.reference,
                 "ceiling": self.ceiling.spearman if self.ceiling else None,
                 "attainable": self.attainable,
-                "map": {
-                    v.id: [None if np.isnan(x) else round(float(x), 5) for x in row]
-                    for v, row in zip(self.variants, self.full, strict=True)
-                },
+                "map": self._plain(self.full),
             },
             "variants": {v.id: v.describe() for v in self.variants},
             "merits": [m.to_json() for m in self.merits],
+            "points": {
+                "full": self._plain(self.judged),
+                "proxies": dict(map(self._points, dict(self.calibration.proxies))),
+            },
             "drops": dict(self.drops),
             "distillation": {
                 f"{slot}={label}": round(e, 4) if np.isfinite(e) else None for (slot, label), e in self.errors.items()

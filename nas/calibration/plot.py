@@ -1,27 +1,24 @@
-"""The plot of a calibration: each proxy against full training, and its cost. The only file that uses Matplotlib."""
+"""The picture of a calibration: each proxy against full training, and its cost."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nas.calibration.choose import ProxyMerit
 from nas.calibration.rank_agreement import Agreement
 from nas.calibration.resolution import merit
+from nas.svg import Picture, ends_of, marks, round_ticks
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Colours that colour-blind readers can distinguish (Okabe and Ito, Color Universal Design, 2008).
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#8C8C8C"
-_DPI = 150
-_WIDTH, _PANEL, _LINE, _COLUMNS = 8.0, 2.55, 0.26, 3  # the first three in inches
-_TITLE, _NAME = 28, 34  # characters a line
+_WIDTH, _MARGIN, _COLUMNS = 960.0, 24.0, 3
+_PANEL, _HEAD, _FOOT, _LEFT = 200.0, 44.0, 34.0, 62.0
+"""Height of a panel's axes, and the room above, below and left of them, in pixels."""
+_NAMES, _LINE = 230.0, 28.0
+"""Width of the names of the bars, and the height of one."""
 
 
 class Point(NamedTuple):
@@ -73,7 +70,7 @@ def plot_calibration(
     difference: float = 0.005,
     reference: str = "mAP50-95",
 ) -> None:
-    """Write the plot of a calibration, a PNG 1200 pixels wide.
+    """Write the picture of a calibration, an SVG 960 pixels wide.
 
     The upper part has a panel per proxy: its mean score of each variant against the mean of full training, with
     standard errors, and the Spearman of one run. The lower part has a bar per proxy: the CPU minutes per variant to
@@ -93,80 +90,95 @@ def plot_calibration(
     """
     if not reports:
         raise ValueError("there is no proxy to draw")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [r for r in reports if points.get(r.label)]
     columns = max(1, min(_COLUMNS, len(shown)))
     rows = math.ceil(len(shown) / columns)
-    lines = sum(1 + _wrapped(r.label, _NAME).count("\n") for r in reports)
-    heights = [rows * _PANEL] * bool(rows) + [0.8 + _LINE * max(lines, 2)]
-    figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for place, report in enumerate(shown):
-        axes = parts[0].add_subplot(rows, columns, place + 1)
-        _scatter(axes, report, points[report.label], baseline, report.label == chosen)
+    row, top = _HEAD + _PANEL + _FOOT, 40.0 if shown else 0.0
+    height = top + rows * row + 24 + 56 + _LINE * len(reports) + 30
+    picture = Picture(_WIDTH, height, "Each proxy against full training, and its cost")
     if shown:
-        parts[0].supxlabel(f"full training: {reference}", fontsize=8)
-        handles, labels = max((a.get_legend_handles_labels() for a in parts[0].axes), key=lambda found: len(found[1]))
-        parts[0].legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8, frameon=False)
-    _bars(parts[-1].add_subplot(), reports, chosen, difference)
-    figure.savefig(path, format="png")
+        picture.text(_MARGIN, 25, "Score of the proxy against full training", size=15, bold=True)
+        for x, own, words in ((_WIDTH - 190, False, "variant"), (_WIDTH - 110, True, "baseline")):
+            picture.add(_mark(x, 20, own))
+            picture.text(x + 11, 24, words, colour="soft")
+    width = (_WIDTH - 2 * _MARGIN) / columns
+    for place, report in enumerate(shown):
+        x, y = _MARGIN + width * (place % columns), top + row * (place // columns)
+        _panel(picture, (x, y, width), report, points[report.label], baseline, report.label == chosen)
+    if shown:
+        picture.text(_WIDTH / 2, top + rows * row + 12, f"full training: {reference}", colour="soft", align="middle")
+    _bars(picture, top + rows * row + 24, reports, chosen, difference)
+    path.write_text(picture.to_svg(), encoding="utf-8")
 
 
-def _scatter(
-    axes: Axes,
+def _mark(x: float, y: float, is_baseline: bool) -> str:
+    return marks("diamond", x, y, "orange", size=6) if is_baseline else marks("circle", x, y, "blue", size=4)
+
+
+def _panel(
+    picture: Picture,
+    place: tuple[float, float, float],
     report: ProxyMerit,
     points: Sequence[tuple[str, float, float, float, float]],
     baseline: str,
     is_chosen: bool,
 ) -> None:
-    for own, colour, marker, size, label in ((False, _BLUE, "o", 4, "variant"), (True, _ORANGE, "D", 5.5, "baseline")):
-        part = [p for p in points if (p[0] == baseline) == own]
-        if not part:
-            continue
-        _, x, x_error, y, y_error = zip(*part, strict=True)
-        axes.errorbar(
-            x,
-            y,
-            y_error,
-            x_error,
-            marker,
-            color=colour,
-            ms=size,
-            elinewidth=0.8,
-            alpha=0.85,
-            label=label,
-            zorder=2 + own,
-        )
-    title = f"{_wrapped(report.label, _TITLE)}\nSpearman {_with_interval(report.agreement)}"
-    axes.set_title(title, fontsize=8, fontweight="bold" if is_chosen else "normal")
-    axes.set_ylabel(f"proxy: {report.score}", fontsize=8)
-    axes.locator_params(nbins=4)
-    _plain(axes)
+    """Draw one proxy at a place: the left and upper corner, and the width."""
+    left, top, width = place
+    x0, x1, y0, y1 = left + _LEFT, left + width - 12, top + _HEAD + _PANEL, top + _HEAD
+    across = ends_of([v for _, x, e, _, _ in points for v in (x - e, x + e)])
+    upwards = ends_of([v for _, _, _, y, e in points for v in (y - e, y + e)])
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        u, v = (x - across[0]) / (across[1] - across[0]), (y - upwards[0]) / (upwards[1] - upwards[0])
+        return x0 + u * (x1 - x0), y0 + v * (y1 - y0)
+
+    picture.text(x0, top + 18, cut(report.label, width - _LEFT, 13), size=13, bold=is_chosen)
+    agreement = f"Spearman {_with_interval(report.agreement)}" + (", chosen" if is_chosen else "")
+    picture.text(x0, top + 35, agreement, colour="soft")
+    for tick in round_ticks(*across, 4):
+        x = at(tick, upwards[0])[0]
+        picture.line(x, y0, x, y1, "grid")
+        picture.text(x, y0 + 16, f"{tick:.4g}", colour="soft", size=11, align="middle")
+    for tick in round_ticks(*upwards, 4):
+        y = at(across[0], tick)[1]
+        picture.line(x0, y, x1, y, "grid")
+        picture.text(x0 - 6, y + 4, f"{tick:.4g}", colour="soft", size=11, align="end")
+    picture.text(
+        left + 10, (y0 + y1) / 2, f"proxy: {report.score}", colour="soft", size=11, align="middle", turned=True
+    )
+    for own in (False, True):
+        for name, x, x_error, y, y_error in points:
+            if (name == baseline) == own:
+                colour = "orange" if own else "blue"
+                picture.line(*at(x - x_error, y), *at(x + x_error, y), colour, 0.8)
+                picture.line(*at(x, y - y_error), *at(x, y + y_error), colour, 0.8)
+                picture.add(_mark(*at(x, y), own))
 
 
-def _bars(axes: Axes, reports: Sequence[ProxyMerit], chosen: str | None, difference: float) -> None:
-    ordered = sorted(reports, key=lambda r: -r.price(difference))
-    minutes = [max(r.price(difference), 1e-3) for r in ordered]  # a log scale has no 0
-    places = range(len(ordered))
-    colours = [_BLUE if r.label == chosen or chosen is None else _GREY for r in ordered]
-    bars = axes.barh(places, minutes, 0.6, color=colours)
-    axes.set_yticks(places, [_wrapped(r.label, _NAME) for r in ordered])
-    axes.bar_label(bars, [_price(r, difference) for r in ordered], padding=3, fontsize=8)
-    middle, half = (len(ordered) - 1) / 2, max(len(ordered), 2) / 2 + 0.1
-    axes.set_ylim(middle - half, middle + half)
-    axes.set_xscale("log")
+def _bars(picture: Picture, top: float, reports: Sequence[ProxyMerit], chosen: str | None, difference: float) -> None:
+    """Draw the costs, on a logarithmic axis."""
+    ordered = sorted(reports, key=lambda r: r.price(difference))
+    minutes = [max(r.price(difference), 1e-3) for r in ordered]  # a logarithmic axis has no 0
+    title = f"CPU minutes a variant to resolve {difference:g} mAP50-95 (right sign in 9 of 10)"
+    picture.text(_MARGIN, top + 30, title, size=15, bold=True)
+    x0, x1, y = _MARGIN + _NAMES, _WIDTH - _MARGIN - 150, top + 48
     low = math.floor(math.log10(min(minutes) / 2))
-    # The labels next to the bars need 3 tenths of the width.
-    axes.set_xlim(10**low, 10 ** max(low + 1.1, (math.log10(max(minutes)) - 0.3 * low) / 0.7))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.set_title(f"CPU minutes a variant to resolve {difference:g} mAP50-95 (right sign in 9 of 10)", fontsize=9)
-    _plain(axes)
-    for text, report in zip(axes.get_yticklabels(), ordered, strict=True):
-        text.set_fontweight("bold" if report.label == chosen else "normal")
+    high = max(low + 1.0, math.log10(max(minutes)))
+
+    def at(value: float) -> float:
+        return x0 + (math.log10(value) - low) / (high - low) * (x1 - x0)
+
+    bottom = y + _LINE * len(ordered)
+    for power in range(low, math.floor(high) + 1):
+        picture.line(at(10.0**power), y, at(10.0**power), bottom, "grid")
+        picture.text(at(10.0**power), bottom + 16, f"{10.0**power:g}", colour="soft", size=11, align="middle")
+    for report, value in zip(ordered, minutes, strict=True):
+        own = chosen in (None, report.label)
+        picture.text(x0 - 8, y + 19, cut(report.label, _NAMES, 12), align="end", bold=report.label == chosen)
+        picture.box(x0, y + 5, at(value) - x0, _LINE - 10, "blue" if own else "grey")
+        picture.text(at(value) + 6, y + 19, _price(report, difference))
+        y += _LINE
 
 
 def _price(report: ProxyMerit, difference: float) -> str:
@@ -174,15 +186,11 @@ def _price(report: ProxyMerit, difference: float) -> str:
     return f"{report.price(difference):.3g} min ({runs:.3g} run{'s' if runs > 1 else ''})"
 
 
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7.5)
-
-
-def _wrapped(text: str, width: int) -> str:
-    """Return the text in at most two lines, with the middle of a longer one removed."""
-    lines = textwrap.wrap(text, width)
-    return "\n".join(lines if len(lines) <= 2 else [lines[0], "… " + text[2 - width :].lstrip()])
+def cut(text: str, width: float, size: float) -> str:
+    """Return a text without its middle where it is wider than some pixels, by the mean width of a letter."""
+    most = max(6, int(width / (0.56 * size)))
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def _with_interval(agreement: Agreement) -> str:

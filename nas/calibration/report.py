@@ -113,7 +113,7 @@ def write_report(j: Assessment, folder: Path) -> tuple[Path, ...]:
     Raises:
         OutputError: They cannot be written.
     """
-    calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.png"
+    calibrated, tables, picture = folder / RESULT_FILE, folder / "calibration.md", folder / "calibration.svg"
     names = [variant.describe() for variant in j.variants]
     best = [j.best(name) for name, _ in j.calibration.proxies]
     points = {m.label: panel_points(names, j.judged, j.tables[m.proxy][m.score]) for m in best}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from nas.errors import OutputError, escaped
 from nas.html.section import Section
@@ -31,13 +30,15 @@ _FIRST = 30
 @cache
 def _environment() -> jinja2.Environment:
     """Return the environment of the page, which escapes whatever is printed."""
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.templates", "."),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=True,
     )
+    made.filters["minus"] = lambda text: str(text).replace("-", "\u2212")
+    return made
 
 
 def study_page(source: Source, sections: Sequence[Section] | None = None) -> str:
@@ -88,10 +89,11 @@ def page(
 ) -> str:
     """Return a page of these parts."""
     figures = [figure.to_json() for section in sections for figure in section.figures]
+    words = {kind: word for kind, (_, word, _) in VERDICTS.items()}
     text = _environment().get_template("report.html.j2").render(
         title=title, eyebrow=eyebrow, answer=answer, next=commands, tiles=tiles, warnings=warnings, sections=sections,
         filter=shown, version=__version__, css=_file("report.css"), script=_file("report.js"),
-        payload=_json({"rows": rows, "figures": figures}), plotly=_plotly() if figures else "",
+        payload=_json({"rows": rows, "figures": figures, "words": words}), plotly=_plotly() if figures else "",
         footer=f"SwapNAS {__version__}. This file holds everything it shows and loads nothing.",
     )  # fmt: skip
     return str(text)
@@ -121,11 +123,15 @@ def rows_of(source: Source) -> list[dict[str, Any]]:
     """Return what the page's filter has to know of each row of the ranking."""
     return [
         {
-            "text": " ".join([row.trial.describe(), row.trial.variant.id, *map("=".join, swaps_of(row.trial))]).lower(),
-            "several": kind_of(row) not in ("single", "base"),
+            "swaps": row.trial.describe(),
+            "id": row.trial.variant.id,
+            "map": round(row.trial.map, 5),
+            "gflops": round(row.trial.gflops, 3),
+            "params": round(row.trial.params / 1e6, 3),
+            "kind": kind_of(row),
             "front": row.on_front,
-            "base": row.trial.variant.is_baseline,
             "delta": round(row.delta_map or 0.0, 5),
+            "ends": list(row.interval) if row.interval and not row.trial.variant.is_baseline else [],
         }
         for row in source.rows
     ]
@@ -150,8 +156,9 @@ def _tiles(source: Source) -> list[dict[str, str]]:
                 _tile("Its GFLOPs", f"{signed(100 * best.delta_gflops, 1)} %", f"{best.trial.gflops:.2f} at 640 px")
             )
     kinds = [kind_of(row) for row in source.rows]
-    found = [f"{kinds.count(kind)} {VERDICTS[kind][1]}" for kind in ("better", "worse", "unsure") if kind in kinds]
-    tiles.append(_tile("Variants", str(len(kinds) - kinds.count("base")), ", ".join(found) or "one seed each"))
+    words = {kind: VERDICTS[kind][1] for kind in VERDICTS if kind in kinds and kind != "base"}
+    found = [f"{kinds.count(kind)} {'with ' if kind == 'single' else ''}{word}" for kind, word in words.items()]
+    tiles.append(_tile("Variants", str(len(kinds) - kinds.count("base")), ", ".join(found)))
     return tiles
 
 
@@ -159,17 +166,17 @@ def _tile(name: str, value: str, note: str, kind: str = "") -> dict[str, str]:
     return {"name": name, "value": value, "note": note, "kind": kind}
 
 
-def _json(body: Any) -> Markup:
+def _json(body: Any) -> str:
     """Return JSON in which no browser finds an end of its script element."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _file(name: str) -> Markup:
-    return Markup(resources.files("nas.templates").joinpath(name).read_text(encoding="utf-8").rstrip())
+def _file(name: str) -> str:
+    return resources.files("nas.templates").joinpath(name).read_text(encoding="utf-8").rstrip()
 
 
-def _plotly() -> Markup:
+def _plotly() -> str:
     """Return Plotly's script, from the package of that name.
 
     Raises:
@@ -179,7 +186,7 @@ def _plotly() -> Markup:
     script = Path(spec.origin or "").parent / "package_data" / "plotly.min.js" if spec else None
     if script is None or not script.is_file():
         raise OutputError("the figures need the package plotly, which is not installed: pip install plotly")
-    return Markup(script.read_text(encoding="utf-8").replace("</script", "<\\/script").rstrip())
+    return script.read_text(encoding="utf-8").replace("</script", "<\\/script").rstrip()
 
 
 def now() -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 Trace: TypeAlias = Mapping[str, Any]
 """A trace of Plotly. Its key ``rows`` holds the row of the ranking of each point: what the page's filter leaves out is
-not drawn."""
+not drawn; what is shown where one points at them is in the page only once, with the rows."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Figure:
         title: What it shows, for readers that cannot see it.
         views: At least one; the first is drawn first.
         traces: Traces of all views.
+        styles: What traces have in common: one that has a ``style`` is completed by what has its name here.
         layout: Layout of Plotly, on top of the page's own.
         choose: What is chosen where there are several views, such as ``cost``.
         height: Pixels.
@@ -48,6 +49,7 @@ class Figure:
     title: str
     views: Sequence[View]
     traces: Sequence[Trace] = ()
+    styles: Mapping[str, Trace] = field(default_factory=dict)
     layout: Mapping[str, Any] = field(default_factory=dict)
     choose: str = ""
     height: int = 420
@@ -80,9 +82,13 @@ class Section:
     notes: Sequence[str] = ()
 
 
-def axis(title: str, **more: Any) -> dict[str, Any]:
-    """Return an axis of Plotly with a title."""
-    return {"title": {"text": title}, **more}
+MAP, DELTA = ".3f", "+.3f"
+"""Formats of the ticks of an axis of mAP, and of differences of it."""
+
+
+def axis(title: str, ticks: str = "", **more: Any) -> dict[str, Any]:
+    """Return an axis of Plotly with a title and a format of its ticks."""
+    return {"title": {"text": title}, **({"tickformat": ticks} if ticks else {}), **more}
 
 
 def rounded(values: Sequence[float | None], digits: int = 5) -> list[float | None]:

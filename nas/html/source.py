@@ -13,7 +13,6 @@ from nas.ranking.race import find_winner
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.verdict import LEAST_SEEDS
 from nas.space.choice import KEEP, NONE
-from nas.space.variant import describe_swaps
 from nas.study.settings import Settings
 from nas.study.study import Study
 from nas.study.trial import Trial
@@ -138,27 +137,16 @@ def swaps_of(trial: Trial) -> list[tuple[str, str]]:
     return [(k, v) for k, v in sorted(trial.assignment.items()) if v not in (KEEP, NONE)]
 
 
+def words_of(trial: Trial) -> list[tuple[str, str]]:
+    """Return the swaps of a variant as they are printed: slots that share a choice together, and the choice."""
+    groups = [part.partition("=") for part in trial.describe().split("  ")]
+    return [(slots, label) if equals else ("", slots) for slots, equals, label in groups]
+
+
 def short(row: RankRow, most: int = 60) -> str:
     """Return the swaps of a row, cut where they are long: the whole text is in the ranking and where one points."""
     text = row.trial.describe()
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def hover(row: RankRow) -> str:
-    """Return what a figure says of a variant that one points at: its swaps, one a line, and its numbers.
-
-    Plotly reads some tags in texts, so whatever could be one is written as an entity.
-    """
-    swaps = [describe_swaps([swap]) for swap in swaps_of(row.trial)] or ["baseline"]
-    lines = [plotly_text(text if len(text) < 80 else f"{text[:79]}…") for text in swaps]
-    t = row.trial
-    numbers = f"mAP50-95 {t.map:.4f}, {t.gflops:.2f} GFLOPs, {t.params / 1e6:.2f} M parameters"
-    if row.delta_map is not None and not t.variant.is_baseline:
-        numbers += f"<br>Δ mAP {row.delta_map:+.4f}" + (
-            f" [{row.interval[0]:+.4f}, {row.interval[1]:+.4f}]" if row.interval else ""
-        )
-        numbers += f", {VERDICTS[kind_of(row)][1]}"
-    return "<br>".join([f"<b>{lines[0]}</b>", *(f"<b>{line}</b>" for line in lines[1:]), numbers])
 
 
 def plotly_text(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas.html.page import answer_of, now, page, warnings_of
-from nas.html.section import Figure, Section, View, axis, rounded
+from nas.html.section import DELTA, Figure, Section, View, axis, rounded
 from nas.html.sections.forest import resolution_of
 from nas.html.sections.front import SYMBOLS
 from nas.html.source import VERDICTS, Source, kind_of, plotly_text, short
@@ -125,14 +125,14 @@ def _forest(sources: Sequence[Source], tables: Sequence[Mapping[str, RankRow]], 
         )  # fmt: skip
     names = [plotly_text(short(tables[0][key], 44)) for key in common]
     layout = {
-        "xaxis": axis("Δ mAP50-95 to the study’s own baseline, with 95 % interval", zeroline=True),
+        "xaxis": axis("Δ mAP50-95 to the study’s own baseline, with 95 % interval", DELTA, zeroline=True),
         "yaxis": {
             "tickvals": [len(common) - 1 - i for i in range(len(common))], "ticktext": names,
             "range": [-0.6, len(common) - 0.4], "ticks": "",
         },
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"},
     }  # fmt: skip
-    title = "Difference of mAP50-95 to the baseline in each study"
+    title = "Difference of mAP50-95 to the study’s own baseline"
     return Figure(
         "shared", title, [View("", traces)], layout=layout, height=120 + (18 + 14 * len(sources)) * len(common)
     )
@@ -152,9 +152,9 @@ def _scatter(sources: Sequence[Source], tables: Sequence[Mapping[str, RankRow]],
         "line": {"color": "$muted", "width": 1, "dash": "dot"},
     }  # fmt: skip
     layout = {
-        "xaxis": axis(f"Δ mAP50-95 in {plotly_text(sources[0].name)}", zeroline=True),
-        "yaxis": axis(f"Δ mAP50-95 in {plotly_text(sources[1].name)}", zeroline=True),
+        "xaxis": axis(f"Δ mAP50-95 in {plotly_text(sources[0].name)}", DELTA, zeroline=True),
+        "yaxis": axis(f"Δ mAP50-95 in {plotly_text(sources[1].name)}", DELTA, zeroline=True),
         "showlegend": False,
     }
-    title = "Differences to the baseline in one study against the other"
+    title = "One study against the other; the dotted line is agreement"
     return Figure("agree", title, [View("", [same, dots])], layout=layout, height=440)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nas.bank.store import IDLE
-from nas.html.section import Figure, Section, View, axis, rounded
+from nas.html.section import DELTA, Figure, Section, View, axis, rounded
 from nas.html.sections.front import SYMBOLS
-from nas.html.source import VERDICTS, Source, hover, kind_of, plotly_text, swaps_of
+from nas.html.source import VERDICTS, Source, kind_of, plotly_text
 from nas.report.bank_table import idle_words
 
 
@@ -45,11 +45,9 @@ def _errors(source: Source) -> Figure | None:
                     "type": "scatter", "mode": "markers", "name": VERDICTS[kind][1],
                     "x": rounded([row.trial.distillation for _, row in own], 4),
                     "y": rounded([row.delta_map for _, row in own]),
-                    "text": [hover(row) for _, row in own],
-                    "hovertemplate": "%{text}<br>distillation error %{x:.3f}<extra></extra>",
-                    "marker": {
+                                        "marker": {
                         "symbol": SYMBOLS[kind], "color": f"${kind}",
-                        "size": [10 if len(swaps_of(row.trial)) == 1 else 7 for _, row in own],
+                        "size": 9,
                         "line": {"width": 1, "color": f"${kind}" if kind == "single" else "$paper"},
                     },
                     "rows": [i for i, _ in own],
@@ -58,11 +56,11 @@ def _errors(source: Source) -> Figure | None:
     if not traces:
         return None
     layout = {
-        "xaxis": axis("largest distillation error among the swaps", rangemode="tozero"),
-        "yaxis": axis("Δ mAP50-95 to the baseline", zeroline=True),
+        "xaxis": axis("largest distillation error among the swaps"),
+        "yaxis": axis("Δ mAP50-95 to the baseline", DELTA, zeroline=True),
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
     }
-    title = "Difference of mAP50-95 to the baseline against the distillation error of the swaps"
+    title = "Error after distillation against the difference of mAP after training"
     return Figure("bank-errors", title, [View("", traces)], layout=layout, height=400)
 
 
@@ -83,9 +81,9 @@ def _drops(facts: Any) -> Figure | None:
         "hovertemplate": "%{y}: %{x:.4f}<extra></extra>",
     }  # fmt: skip
     layout = {
-        "xaxis": axis("mAP50-95 that the baseline loses when the layer puts out its channel means (hatched: idle)"),
+        "xaxis": axis("mAP50-95 lost without the layer"),
         "yaxis": {"automargin": True, "ticks": "", "showgrid": False},
         "showlegend": False,
     }
-    title = "mAP50-95 that the baseline loses without each layer's information"
+    title = "What the baseline loses when a layer puts out its channel means; hatched: the layer idles"
     return Figure("bank-drops", title, [View("", [bars])], layout=layout, height=90 + 24 * len(order))

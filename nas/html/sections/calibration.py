@@ -11,7 +11,7 @@ from nas.calibration.rank_agreement import agreement
 from nas.calibration.report import with_interval
 from nas.calibration.result import calibration_file
 from nas.files import from_plain, parse_json
-from nas.html.section import Figure, Section, View, axis, rounded
+from nas.html.section import MAP, Figure, Section, View, axis, rounded
 from nas.html.source import Source, plotly_text
 from nas.training.scores import SCORES
 
@@ -86,7 +86,7 @@ def _figure(source: Source, body: dict[str, Any], lead: list[str]) -> Figure | N
         views.append(View("GFLOPs only", [_scatter(known, full, gflops, names, False)], {"yaxis": axis("GFLOPs")}))
     if not views:
         return None
-    layout = {"xaxis": axis("full training: mAP50-95, mean of its seeds"), "showlegend": False}
+    layout = {"xaxis": axis("full training: mAP50-95, mean of its seeds", MAP), "showlegend": False}
     title = "Score of the proxy against full training, for each variant of the calibration"
     return Figure("calibration", title, views, layout=layout, choose="Proxy", height=400)
 

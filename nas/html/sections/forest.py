@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.html.scale import Scale, scale_of
 from nas.html.section import Section
-from nas.html.source import VERDICTS, Source, kind_of
+from nas.html.source import VERDICTS, Source, kind_of, words_of
 from nas.ranking.rank import RankRow
 from nas.training.scores import signed
 
@@ -68,7 +68,7 @@ def line(row: RankRow, scale: Scale, place: int) -> dict[str, Any]:
     delta, kind = row.delta_map or 0.0, kind_of(row)
     body: dict[str, Any] = {
         "place": place, "kind": kind, "path": MARKS[kind], "sign": VERDICTS[kind][0], "word": VERDICTS[kind][1],
-        "swaps": row.trial.describe(), "x": scale.at(delta), "delta": signed(delta, 4), "seeds": row.seeds,
+        "swaps": words_of(row.trial), "x": scale.at(delta), "delta": signed(delta, 4), "seeds": row.seeds,
         "gflops": "" if row.delta_gflops is None else signed(100 * row.delta_gflops, 1),
         "half": "", "low": None, "high": None, "cut_low": False, "cut_high": False, "floor": row.below_floor,
     }  # fmt: skip

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nas.html.section import Figure, Section, View, axis, rounded
-from nas.html.source import VERDICTS, Source, hover, kind_of, plotly_text, short
+from nas.html.section import MAP, Figure, Section, View, axis, rounded
+from nas.html.source import VERDICTS, Source, kind_of, plotly_text, short
 from nas.ranking.rank import RankRow
 
 SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "unsure": "circle", "single": "diamond-open"}
-_MOST_LABELS = 6
-"""Variants on the front that are labelled; of more the labels would cover each other."""
+_CROWD = 100
+"""Points above which nothing is labelled but where one points at it."""
+_LETTER, _LINE = 0.0068, 0.06
+"""Width and height of a letter of a label, in shares of the figure's."""
 Cost = Callable[[RankRow], float | None]
 COSTS: Sequence[tuple[str, str, Cost]] = (
     ("GFLOPs", "GFLOPs at 640 px", lambda row: row.trial.gflops),
@@ -41,7 +43,7 @@ def front(source: Source) -> Section | None:
                 "front",
                 "mAP50-95 of each variant against its cost, with the Pareto front",
                 views,
-                layout={"yaxis": axis("mAP50-95"), "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"}},
+                layout={"yaxis": axis("mAP50-95", MAP), "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"}},
                 choose="Cost",
                 height=460,
             )
@@ -77,29 +79,57 @@ def _points(points: Sequence[tuple[int, RankRow, float]], name: str) -> dict[str
         "name": name,
         "x": rounded([value for _, _, value in points]),
         "y": rounded([row.trial.map for _, row, _ in points]),
-        "text": [hover(row) for _, row, _ in points],
-        "hovertemplate": "%{text}<extra></extra>",
         "rows": [i for i, _, _ in points],
     }
 
 
 def _front_line(points: Sequence[tuple[int, RankRow, float]]) -> dict[str, Any]:
-    """Return the line of the front by this cost, and the names of its variants where they are few."""
+    """Return the line of the front by this cost, with the names of its variants where there is room for them."""
     kept: list[tuple[int, RankRow, float]] = []
     for point in sorted(points, key=lambda p: (p[2], -p[1].trial.map)):
         if not kept or point[1].trial.map > kept[-1][1].trial.map:
             kept.append(point)
-    named = len(kept) <= _MOST_LABELS
+    x, y = [value for _, _, value in points], [row.trial.map for _, row, _ in points]
+    places = [
+        ((value - min(x)) / (max(x) - min(x)), (row.trial.map - min(y)) / ((max(y) - min(y)) or 1.0))
+        for _, row, value in kept
+    ]
+    names = [short(row, 34) for _, row, _ in kept]
+    sides = free_sides(places, [len(name) for name in names])
+    if len(points) > _CROWD:  # labels would lie on other points
+        sides = [""] * len(sides)
     return {
         "type": "scatter",
-        "mode": "lines+text" if named else "lines",
+        "mode": "lines+text",
         "name": "front",
         "line": {"color": "$accent", "width": 2, "shape": "hv"},
         "x": rounded([value for _, _, value in kept]),
         "y": rounded([row.trial.map for _, row, _ in kept]),
-        "text": [plotly_text(short(row, 34)) for _, row, _ in kept] if named else [],
-        "textposition": ["top right" if i < (len(kept) + 1) / 2 else "top left" for i in range(len(kept))],
-        "textfont": {"size": 11, "color": "$soft"},
+        "text": [plotly_text(name) if side else "" for name, side in zip(names, sides, strict=True)],
+        "textposition": [f"top {side or 'right'}" for side in sides],
+        "textfont": {"size": 11, "color": "$ink", "shadow": "auto"},
         "hoverinfo": "skip",
         "cliponaxis": False,
     }
+
+
+def free_sides(places: Sequence[tuple[float, float]], lengths: Sequence[int]) -> list[str]:
+    """Return on which side of each point its label goes, ``left`` or ``right``; empty where it would cover another.
+
+    Args:
+        places: Points in shares of the figure's width and height.
+        lengths: Letters of the labels.
+    """
+    taken: list[tuple[float, float, float]] = []
+    sides = [""] * len(places)
+    for i in sorted(range(len(places)), key=lambda i: -places[i][1]):
+        x, y = places[i]
+        for side in ("right", "left"):
+            start = x if side == "right" else x - _LETTER * lengths[i]
+            end = start + _LETTER * lengths[i]
+            free = all(end < a or b < start or abs(y - at) > _LINE for a, b, at in taken)
+            if free and start > -0.05 and end < 1.02:
+                taken.append((start, end, y))
+                sides[i] = side
+                break
+    return sides

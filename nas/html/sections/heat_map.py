@@ -50,6 +50,7 @@ def heat_map(source: Source) -> Section | None:
             "slots": [s.key for s in slots],
             "lines": lines,
             "foot": foot,
+            "longest": min(max(len(s.key) for s in slots), 28),
             "low": signed(-top, 4),
             "high": signed(top, 4),
         },
@@ -83,5 +84,5 @@ def _cell(effect: Effect | None, offered: bool, idle: bool, top: float) -> dict[
         f"{effect.variants} variants, {effect.verdict}"
     )
     kind = "plus" if share > 0 else "minus" if share < 0 else "zero"
-    text = signed(effect.map, 3).replace("0.", ".", 1) if abs(effect.map) < 1 else signed(effect.map, 3)
+    text = "0" if abs(effect.map) < 0.0005 else signed(effect.map, 3).replace("0.", ".", 1)
     return {"text": text, "kind": kind, "idle": idle, "share": abs(share), "tip": tip, "sign": sign}

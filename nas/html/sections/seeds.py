@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.html.section import Figure, Section, View, axis, rounded
+from nas.html.section import DELTA, Figure, Section, View, axis, rounded
 from nas.html.source import Source, kind_of, plotly_text, short
 from nas.ranking.aa_check import LEAST, run_aa_check
 from nas.ranking.rank import RankRow
@@ -53,7 +53,7 @@ def _figure(rows: list[RankRow], theirs: dict[int, float]) -> Figure:
     }  # fmt: skip
     names = [plotly_text(short(row, 44)) for row in shown]
     layout = {
-        "xaxis": axis("Δ mAP50-95 to the baseline", zeroline=True),
+        "xaxis": axis("Δ mAP50-95 to the baseline", DELTA, zeroline=True),
         "yaxis": {
             "tickvals": list(range(len(shown))), "ticktext": names, "automargin": True,
             "range": [-0.6, len(shown) - 0.4], "ticks": "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nas.html.section import Section
-from nas.html.source import VERDICTS, Source, kind_of, swaps_of
+from nas.html.source import VERDICTS, Source, kind_of, swaps_of, words_of
 from nas.ranking.rank import RankRow
 from nas.training.scores import signed
 
@@ -41,6 +41,7 @@ def table_of(source: Source) -> tuple[list[str], list[dict[str, Any]]]:
             "sign": VERDICTS[kind_of(row)][0],
             "place": source.place[row.trial.number],
             "part": row.rank in parts,
+            "swaps": words_of(row.trial),
         }
         for row in source.rows
     ]

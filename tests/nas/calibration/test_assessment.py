@@ -114,8 +114,8 @@ def test_one_seed_of_full_training_does_not_know_itself(calibrator):
 def test_the_answer_survives_its_file(judged):
     made, calibrated = judged
     path, tables, picture = calibration_report.write_report(calibrated, made.folder)
-    assert [p.name for p in (path, tables, picture)] == [RESULT_FILE, "calibration.md", "calibration.png"]
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in (path, tables, picture)] == [RESULT_FILE, "calibration.md", "calibration.svg"]
+    assert picture.read_text(encoding="utf-8").startswith("<svg ")
     kept = load_result(path)
     chosen = calibrated.chosen
     assert (kept.proxy, kept.score, kept.recipe) == (chosen.proxy, chosen.score, calibrated.recipe)

@@ -310,7 +310,7 @@ def test_a_calibration_in_earnest(taught, own_cache, tmp_path, monkeypatch):
     calibrated = load_result(folder / RESULT_FILE)
     assert (calibrated.proxy, calibrated.recipe.init, calibrated.recipe.epochs) == ("bank-0", "bank", 0)
     assert (calibrated.fingerprint, calibrated.baselines) == (taught.fingerprint, PER_SEED)
-    assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "calibration.svg").read_text(encoding="utf-8").startswith("<svg ")
     lines = (folder / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 2 * (4 + 1) + 4  # of down_p3 alone there is a control
     again = CliRunner().invoke(cli, [*options, "--json"])

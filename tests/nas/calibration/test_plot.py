@@ -1,17 +1,17 @@
-"""The picture: that it is one, at its size, with something in every part, whatever the names."""
+"""The picture: that it is an SVG with a mark for everything, within its size, whatever the names."""
 
 import math
-import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from nas.calibration.choose import ProxyMerit
 from nas.calibration.plot import Point, panel_points, plot_calibration
 from nas.calibration.rank_agreement import agreement
 from nas.calibration.resolution import merit
 
+SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["baseline", *(f"variant {k}" for k in range(1, 11))]
 
 
@@ -28,11 +28,18 @@ def calibration(names, errors=None, minutes=1.0):
     return reports, points
 
 
-def pixels(path):
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.width == 1200
-        return np.asarray(picture.convert("RGB"), dtype=float)
+def shapes(path):
+    """Return the elements of a picture, by tag, with their colours and the numbers of their places."""
+    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    assert root.get("width") == "960"
+    found = [element for element in root.iter() if element.tag.startswith(SVG)]
+    for element in found:  # nothing is outside the picture, or nowhere
+        for name, most in (("x", root.get("width")), ("y", root.get("height")), ("cx", "960"), ("width", "960")):
+            if element.get(name, "100%") != "100%":
+                assert 0 <= float(element.get(name)) <= float(most), ElementTree.tostring(element)
+    return root, lambda tag, colour: [
+        e for e in found if e.tag == SVG + tag and colour in (e.get("fill", "") + e.get("stroke", ""))
+    ]
 
 
 LONG = "a proxy of a name that nobody would give, but that somebody will, number "
@@ -45,44 +52,45 @@ LONG = "a proxy of a name that nobody would give, but that somebody will, number
 )
 def test_a_picture_is_written(tmp_path, names):
     reports, points = calibration(names)
-    plot_calibration(tmp_path / "c.png", reports, points, chosen=reports[0].label)
-    image = pixels(tmp_path / "c.png")
+    plot_calibration(tmp_path / "c.svg", reports, points, chosen=reports[0].label)
+    root, of = shapes(tmp_path / "c.svg")
     rows = math.ceil(len(names) / 3)
-    assert 350 * rows < len(image) < 450 * rows + 130 * len(names) + 200
-    top, bottom = image[: len(image) // 2], image[len(image) // 2 :]
-    assert top.std() > 10
-    assert bottom.std() > 10
-    assert (image.mean(2) > 250).mean() > 0.6
-    orange = np.abs(image - (0xD5, 0x5E, 0x00)).sum(2) < 90
-    assert orange.sum() > 100 * len(names)  # the baseline is in every panel
+    assert 250 * rows < float(root.get("height")) < 300 * rows + 30 * len(names) + 200
+    assert len(of("circle", "blue")) == 10 * len(names) + 1  # every variant in every panel, and the legend
+    assert len(of("polygon", "orange")) == len(names) + 1  # and the baseline
+    assert len(of("rect", "blue")) == 1  # the chosen one's bar
+    assert len(of("rect", "grey")) == len(names) - 1
+    texts = [e.text for e in of("text", "")]
+    assert all(len(text) < 90 for text in texts)
+    assert sum(text.startswith("Spearman ") for text in texts) == len(names)
 
 
 def test_bars_alone_and_a_score_without_error(tmp_path):
     reports, _ = calibration(["exact", "noisy"], errors=[0, 0.01])
-    plot_calibration(tmp_path / "c.png", reports, {})
-    image = pixels(tmp_path / "c.png")
-    blue = (np.abs(image - (0x00, 0x72, 0xB2)).sum(2) < 30).sum(1)
-    widths = [int(run.max()) for run in np.split(blue, np.flatnonzero(np.diff(blue > 50)) + 1) if run.max() > 50]
+    plot_calibration(tmp_path / "c.svg", reports, {})
+    _, of = shapes(tmp_path / "c.svg")
+    widths = [float(bar.get("width")) for bar in of("rect", "blue")]
     assert len(widths) == 2
-    assert widths[0] < widths[1]
+    assert 0 < widths[0] < widths[1]
 
 
 def test_no_time_at_all_can_be_drawn(tmp_path):
     reports, points = calibration(["instant"], minutes=0.0)
-    plot_calibration(tmp_path / "c.png", reports, points)
-    assert pixels(tmp_path / "c.png").std() > 10
+    plot_calibration(tmp_path / "c.svg", reports, points)
+    _, of = shapes(tmp_path / "c.svg")
+    assert len(of("rect", "blue")) == 1
 
 
-def test_the_global_backend_is_left_alone(tmp_path):
-    before = "matplotlib.pyplot" in sys.modules
-    reports, points = calibration(["one"])
-    plot_calibration(tmp_path / "c.png", reports, points)
-    assert ("matplotlib.pyplot" in sys.modules) == before
+def test_names_are_text(tmp_path):
+    reports, points = calibration(["<script>&'\"", "深度"])
+    plot_calibration(tmp_path / "c.svg", reports, points)
+    _, of = shapes(tmp_path / "c.svg")
+    assert {r.label for r in reports} <= {e.text for e in of("text", "")}
 
 
 def test_no_reports(tmp_path):
     with pytest.raises(ValueError, match="no proxy"):
-        plot_calibration(tmp_path / "c.png", [], {})
+        plot_calibration(tmp_path / "c.svg", [], {})
 
 
 def test_points_are_means_with_paired_errors():

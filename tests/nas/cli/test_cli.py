@@ -81,7 +81,7 @@ BLOCKED = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "ultralytics", "optuna", "sqlalchemy", "cv2", "matplotlib"}:
+        if name.partition(".")[0] in {"torch", "ultralytics", "optuna", "sqlalchemy", "cv2", "matplotlib", "plotly"}:
             raise AssertionError(f"imports {name}")
 sys.meta_path.insert(0, Blocker())
 from click.testing import CliRunner
