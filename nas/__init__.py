@@ -4,6 +4,13 @@
 the two is imported first; `register` does it at once, and raises where it cannot be done. Importing this package is
 cheap: torch and Ultralytics wait until they are needed.
 
+For notebooks (see docs/python.md)::
+
+    import nas
+    study = nas.load_study("blood")  # or nas.search("seeds", data="data.yaml", study="blood")
+    study.ranking()
+    study.report("report.html")
+
 For modules of your own (see docs/own-modules.md)::
 
     import nas
@@ -25,6 +32,10 @@ from nas.import_hook import install
 from nas.version import __version__
 
 if TYPE_CHECKING:
+    from nas.api import RankedVariant as RankedVariant
+    from nas.api import StudyResult as StudyResult
+    from nas.api import load_study as load_study
+    from nas.api import search as search
     from nas.model.host import register as register
     from nas.model.trainer import Trainer as Trainer
     from nas.ops.registry import Arg as Arg
@@ -33,14 +44,30 @@ if TYPE_CHECKING:
     from nas.ops.registry import register as module
     from nas.own import load_modules as load_modules
 
-__all__ = ["Arg", "FromSlot", "Trainer", "__version__", "counts_macs", "load_modules", "module", "register"]
+__all__ = [
+    "Arg",
+    "FromSlot",
+    "RankedVariant",
+    "StudyResult",
+    "Trainer",
+    "__version__",
+    "counts_macs",
+    "load_modules",
+    "load_study",
+    "module",
+    "register",
+    "search",
+]
 
 PUBLIC = {
     "Arg": ("nas.ops.registry", "Arg"),
     "FromSlot": ("nas.ops.registry", "FromSlot"),
+    "RankedVariant": ("nas.api", "RankedVariant"),
+    "StudyResult": ("nas.api", "StudyResult"),
     "Trainer": ("nas.model.trainer", "Trainer"),
     "counts_macs": ("nas.ops.registry", "counts_macs"),
     "load_modules": ("nas.own", "load_modules"),
+    "load_study": ("nas.api", "load_study"),
     "module": ("nas.ops.registry", "register"),
     "register": ("nas.model.host", "register"),
 }
@@ -49,10 +76,12 @@ PUBLIC = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name at first use."""
-    if name not in PUBLIC:
-        raise AttributeError(f"module 'nas' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "search":
+        return import_module("nas.search")  # a package that can be called
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'nas' has no attribute {name!r}")
     source, inner = PUBLIC[name]
     return getattr(import_module(source), inner)
 

@@ -125,7 +125,8 @@
       more.hidden = !left;
       more.textContent = left ? `${left} more; “Show best” lists them.` : "";
     }
-    document.getElementById("count").textContent = `${shown.length} of ${data.rows.filter((r) => r.kind !== "base").length}`;
+    const count = document.getElementById("count");
+    if (count) count.textContent = `${shown.length} of ${data.rows.filter((r) => r.kind !== "base").length}`;
   }
   function changed() { filter(); draw(); }
   const on = (id, event, then) => document.getElementById(id)?.addEventListener(event, then);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,12 +196,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def prepare() -> Path:
     """Set Ultralytics offline before anything imports it, and return the cache folder."""
-    from nas.files import cache_dir
-    from nas.model.offline import offline_environment
+    from nas.api import prepare as prepared
 
-    cache = cache_dir()
-    os.environ.update(offline_environment(cache))
-    return cache
+    return prepared()
 
 
 def load_own(files: tuple[Path, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -37,7 +38,7 @@ def report(studies: tuple[str, ...], storage: str | None, output: Path | None, f
     from nas.html.forms import write_report
     from nas.html.source import read_sources
 
-    sources, problems = read_sources([lambda name=name: open_study(name, storage) for name in studies])
+    sources, problems = read_sources([partial(open_study, name, storage) for name in studies])
     for problem in problems:
         click.echo(f"warning: {problem}", err=True)
     files = write_report(sources, output, form, force=force)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -36,10 +35,6 @@ from nas.cli.options import (
 from nas.cli.rank import print_ranking
 from nas.samplers import AUTO, BUDGETED, DEFAULT, SAMPLERS
 from nas.study import OBJECTIVES
-
-if TYPE_CHECKING:
-    from nas.session.options import SearchOptions
-    from nas.study.study import Study
 
 
 @click.command(short_help="Search a space: train proxies, rank, confirm.")
@@ -152,45 +147,12 @@ def search(as_json: bool, **given: Any) -> None:
     nas search full --data data.yaml --rungs 0,2 --epochs 8 --trials 200
     """
     cache = prepare()
+    from nas.api import replayed, searched
     from nas.session.options import SearchOptions
 
     options = SearchOptions(**given)
-    study = _replayed(options) if options.replay else _searched(cache, options)
+    study = replayed(options) if options.replay else searched(cache, options)
     print_ranking(study, as_json=as_json, as_csv=False, conclude=True)
-
-
-def _searched(cache: Path, options: SearchOptions) -> Study:
-    """Search by training, and return the study."""
-    from nas.workers.process import ProxyWorker, trainers_of
-
-    with ProxyWorker(cache) as first:
-        first.start()  # it imports while this process does
-        from nas.report.console import make_console
-        from nas.report.progress import Progress
-        from nas.session.search import Session
-        from nas.session.settings import auto_workers
-
-        session = Session.open(cache, options)
-        workers = options.workers or auto_workers(session.study.settings)
-        with (
-            trainers_of(cache, workers, first) as trainers,
-            session.study.locked(),
-            Progress(make_console(stderr=True), session.study) as progress,
-        ):
-            session.run(progress, trainers)
-    return session.study
-
-
-def _replayed(options: SearchOptions) -> Study:
-    """Search a table of what was measured, and return the study."""
-    from nas.report.console import make_console
-    from nas.report.progress import Progress
-    from nas.session.replay import ReplaySession
-
-    session = ReplaySession.open(options)
-    with session.study.locked(), Progress(make_console(stderr=True), session.study) as progress:
-        session.run(progress)
-    return session.study
 
 
 @click.command(short_help="Join a running search, on any machine.")

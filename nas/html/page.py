@@ -18,7 +18,6 @@ from nas.html.section import Section
 from nas.html.sections import sections_of
 from nas.html.source import VERDICTS, Source, kind_of, swaps_of
 from nas.report.ranking_notes import conclusion
-from nas.space.choice import parse_choice
 from nas.training.scores import signed
 from nas.version import __version__
 
@@ -147,7 +146,7 @@ def _tiles(source: Source) -> list[dict[str, str]]:
     ]
     if not best.trial.variant.is_baseline and best.delta_map is not None:
         kind = kind_of(best)
-        modules = ", ".join(dict.fromkeys(parse_choice(label).module for _, label in swaps_of(best.trial)))
+        modules = ", ".join(dict.fromkeys(label.partition("(")[0] for _, label in swaps_of(best.trial)))
         reach = f"±{(best.interval[1] - best.interval[0]) / 2:.4f}, " if best.interval else ""
         value = f"{VERDICTS[kind][0]} {signed(best.delta_map, 4)}"
         tiles.append(_tile(f"First: {modules}", value, f"mAP50-95, {reach}{VERDICTS[kind][1]}", kind))

@@ -23,11 +23,11 @@ _WIDE = 115
 """Terminal width from which the ranking has all of its columns."""
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """Return a console; its lines are wide and plain if the output is not a terminal."""
-    console = Console(stderr=stderr, highlight=False)
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console; its lines are wide and plain if the output is not a terminal; `quiet` prints nothing."""
+    console = Console(stderr=stderr, highlight=False, quiet=quiet)
     if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=_WIDTH_WHEN_PIPED, no_color=True)
+        console = Console(stderr=stderr, highlight=False, quiet=quiet, width=_WIDTH_WHEN_PIPED, no_color=True)
     return console
 
 

@@ -19,7 +19,7 @@ def curves(source: Source) -> Section | None:
     winner = source.winner
     rows = [row for row in source.rows if not row.trial.variant.is_baseline]
     if winner in rows:
-        rows = [winner, *(row for row in rows if row is not winner)]  # type: ignore[list-item]
+        rows = [winner, *(row for row in rows if row is not winner)]
     views = []
     for row in rows[:_MOST]:
         seeds = [run for run in row.runs if _epochs(run) > 1]

@@ -1,0 +1,145 @@
+"""Studies to report: with everything that a report shows, without most of it, with many variants, and hostile ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from nas.calibration.result import CalibrationResult
+from nas.html.source import Source
+from nas.ranking.rank import rank_trials
+from nas.space.space_file import load_space
+from nas.study.budget import Confirm
+from nas.study.location import StudyLocation
+from nas.study.settings import Settings, current_versions
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore, Validation
+
+SWAPS = {
+    "neck.up_*=DySample": (0.021, 8.9, 7.4, 0.02),
+    "neck.c2f_*=C2f_SPConv": (-0.030, 8.4, 6.8, 0.31),
+    "neck.down_*=SPConv": (0.001, 8.6, 7.0, 0.12),
+    "neck.up_*=CARAFE": (0.004, 9.2, 7.9, 0.04),
+    "neck.c2f_*=C2f_DCNv4": (-0.008, 8.5, 8.1, 0.40),
+    "neck.down_*=DynamicConv": (0.002, 8.7, 7.3, 0.09),
+    "neck.up_*=DySample neck.down_*=SPConv": (0.020, 8.65, 7.1, 0.12),
+}
+"""Swaps to the effect on mAP, GFLOPs, milliseconds and distillation error."""
+HOSTILE = "<script>alert('1')</script>\"'&amp;</style>${x}`|深度可分离卷积" + "w" * 200
+
+
+def make_settings(**changes) -> Settings:
+    recipe = Recipe(epochs=3, init="bank")
+    settings = Settings(load_space("quick"), recipe, "", "f" * 16, ("a",), (64, 32), 0, 0.05, current_versions())
+    return replace(settings, **changes)
+
+
+def make_study(folder: Path, settings: Settings, name: str = "s") -> Study:
+    return Study.create(
+        StudyLocation(name, folder / f"{name}.db"),
+        settings,
+        9,
+        confirm=Confirm(3, 3),
+        options={"trials": 9, "epochs": 3},
+    )
+
+
+def run(study: Study, text: str, seed: int, score: float, gflops: float, ms: float | None, error: float | None, **more):
+    """Store a finished run."""
+    swaps = dict(swap.split("=") for swap in text.split()) if text else {}
+    assignment = {**study.settings.space.baseline(), **swaps}
+    trial = Trial(-1, study.settings.space.variant(assignment), assignment, "running", seed=seed)
+    curve = tuple(
+        EpochScore(k, 3.0 / k, 1.0, Validation(score + 0.2, score - 0.1 / k + 0.1 / 3, 1.0)) for k in (1, 2, 3)
+    )
+    facts = {"gflops": gflops, "stock_gflops": gflops, "params": round(gflops * 3.6e5), "curve": curve, "seconds": 61.0}
+    facts |= {"latency_ms": ms, "distillation": error, "status": "done", **more}
+    study.start(replace(trial, gflops=gflops)).end(**facts)
+
+
+def full_study(tmp_path: Path) -> Study:
+    """Return a study with everything: seeds, latency, bank, calibration with points, levels, a failure."""
+    settings = make_settings(latency_on="a made-up CPU", target=640, levels=((0.2, 0.5, 0.3), (0.25, 0.5, 0.25)))
+    calibrated = CalibrationResult(
+        "bank-4", "map", settings.recipe, 0.002, 0.006, 0.01, 0.62, (0.3, 0.8), "9 variants of quick on made-up data",
+        settings.fingerprint, "yolov8n", 16,
+    )  # fmt: skip
+    study = make_study(tmp_path, replace(settings, calibration=calibrated.to_json()))
+    rng = random.Random(1)
+    for seed in range(7):
+        run(study, "", seed, 0.5 + rng.gauss(0, 0.003), 8.8, 7.2, None)
+    for text, (effect, gflops, ms, error) in SWAPS.items():
+        for seed in range(3 if abs(effect) != 0.002 else 1):
+            run(study, text, seed, 0.5 + effect + rng.gauss(0, 0.001), gflops, ms, error)
+    run(
+        study,
+        "neck.c2f_*=C2f_SPConv neck.up_*=CARAFE",
+        0,
+        0.0,
+        8.6,
+        None,
+        None,
+        status="failed",
+        curve=(),
+        failure="why",
+    )
+    drops = {"neck.up_p4": 0.08, "neck.up_p3": 0.2, "neck.down_n4": 0.0, "neck.down_n5": 0.0, "neck.c2f_p4": 0.3}
+    body = {"folder": "gone", "teacher_map": 0.5, "drops": drops, "failures": {"neck.c2f_n4=C2f_DCNv4": "not finite"}}
+    study._write({"nas_bank": body})
+    ids = {t.variant.id: t.describe() for t in study.runs() if t.status == "done"}
+    scores = {key: [round(rng.gauss(0.4, 0.01), 5) for _ in range(2)] for key in ids}
+    file = tmp_path / "calibration.json"
+    points = {"full": scores, "proxies": {"bank-4": {"score": "map", "values": scores}}}
+    file.write_text(json.dumps({"points": points, "variants": ids, "chosen": {"proxy": "bank-4"}}))
+    study._write({"nas_options": {"trials": 9, "proxy": str(file), "epochs": 3}})
+    return study
+
+
+def one_trial(tmp_path: Path) -> Study:
+    """Return a study in which only the baseline has finished, and without bank, target and calibration."""
+    study = make_study(tmp_path, make_settings(recipe=Recipe(epochs=1)), "one")
+    run(study, "", 0, 0.5, 8.8, None, None, curve=(EpochScore(1, 2.0, 0.1, Validation(0.7, 0.5, 1.0)),))
+    return study
+
+
+def hostile_source(study: Study) -> Source:
+    """Return the source of a study in which every name is hostile."""
+    named = [
+        replace(t, assignment={f"{HOSTILE}.a": f"{HOSTILE}(b=1)"}, failure=HOSTILE)
+        if t.assignment and t.variant.swaps
+        else t
+        for t in study.runs()
+    ]
+    s = study.settings
+    study.settings = replace(s, data=f"/{HOSTILE}/data.yaml", classes=(HOSTILE, "猫"), latency_on=HOSTILE)
+    return Source(study, tuple(named), tuple(rank_trials(named, s.floor, s.goal, s.prior)), [HOSTILE])
+
+
+def many(study: Study, trials: int) -> Source:
+    """Return the source of a study with many made-up variants, none of which is stored."""
+    rng, space = random.Random(2), load_space("full")
+    settings = replace(study.settings, space=space)
+    found, seen = [], set()
+    assignment = space.baseline()
+    while len(found) < trials:
+        variant = space.variant(assignment)
+        if variant.id not in seen and not space.forbids(assignment):
+            seen.add(variant.id)
+            score, gflops = 0.5 + rng.gauss(0, 0.01) * (len(found) > 0), 8.8 + rng.gauss(0, 0.4) * (len(found) > 0)
+            curve = tuple(EpochScore(k, 3.0, 1.0, Validation(score + 0.1, score * k / 4, 1.0)) for k in (1, 2, 3, 4))
+            facts = {
+                "gflops": gflops,
+                "params": 3_000_000,
+                "curve": curve,
+                "latency_ms": gflops,
+                "distillation": rng.random(),
+            }
+            found.append(Trial(len(found), variant, dict(assignment), "done", **facts))
+        swapped = {slot.key: rng.choice(slot.choices) for slot in rng.sample(space.active, 3)}
+        assignment = {**space.baseline(), **swapped}
+    study.settings = settings
+    return Source(study, tuple(found), tuple(rank_trials(found, settings.floor)))
