@@ -14,8 +14,10 @@ needs the guard ``if __name__ == "__main__":``, as these processes import it; a 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +25,8 @@ from nas.errors import OptionError, StudyError, shown
 from nas.ranking.effects import Effects, estimate_effects
 from nas.ranking.race import find_winner
 from nas.ranking.rank import RankRow, ranking_of
-from nas.study.location import locate
+from nas.study.catalog import store_verdicts
+from nas.study.location import StudyLocation, locate
 from nas.study.study import Study
 
 if TYPE_CHECKING:
@@ -276,8 +279,29 @@ def searched(cache: Path, options: SearchOptions, *, progress: bool = True) -> S
             session.study.locked(),
             Progress(make_console(stderr=True, quiet=not progress), session.study) as shown_progress,
         ):
+            if hint := live_view(session.study.location):
+                shown_progress.note(hint)
             session.run(shown_progress, trainers)
+            store_verdicts(session.study, verdicts_of(session.study))
     return session.study
+
+
+def live_view(where: StudyLocation) -> str:
+    """Return how to look at a study while it runs; empty where optuna-dashboard is not installed."""
+    if find_spec("optuna_dashboard") is None:
+        return ""
+    return f"live view: optuna-dashboard {shlex.quote(where.shown if where.server else where.url)}"
+
+
+def verdicts_of(study: Study) -> dict[str, str]:
+    """Return the verdict on each variant of a study in words, the best first."""
+    found = {}
+    for row in ranking_of(study):
+        reach = f" ±{(row.interval[1] - row.interval[0]) / 2:.4f}" if row.interval else ""
+        change = "" if row.delta_map is None else f", {row.delta_map:+.4f}{reach} mAP50-95"
+        words = f"{row.verdict}{change}" if row.seeds > 1 else f"1 seed{change}"
+        found[row.trial.describe()] = "baseline" if row.trial.variant.is_baseline else words
+    return found
 
 
 def replayed(options: SearchOptions, *, progress: bool = True) -> Study:

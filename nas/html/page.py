@@ -154,11 +154,16 @@ def _tiles(source: Source) -> list[dict[str, str]]:
             tiles.append(
                 _tile("Its GFLOPs", f"{signed(100 * best.delta_gflops, 1)} %", f"{best.trial.gflops:.2f} at 640 px")
             )
+    others = sum(not row.trial.variant.is_baseline for row in source.rows)
+    tiles.append(_tile("Variants", str(others), counts_of(source)))
+    return tiles
+
+
+def counts_of(source: Source) -> str:
+    """Return how many variants have each verdict."""
     kinds = [kind_of(row) for row in source.rows]
     words = {kind: VERDICTS[kind][1] for kind in VERDICTS if kind in kinds and kind != "base"}
-    found = [f"{kinds.count(kind)} {'with ' if kind == 'single' else ''}{word}" for kind, word in words.items()]
-    tiles.append(_tile("Variants", str(len(kinds) - kinds.count("base")), ", ".join(found)))
-    return tiles
+    return ", ".join(f"{kinds.count(kind)} {'with ' if kind == 'single' else ''}{word}" for kind, word in words.items())
 
 
 def _tile(name: str, value: str, note: str, kind: str = "") -> dict[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas.html.page import answer_of, now, page, warnings_of
+from nas.html.page import answer_of, counts_of, now, page, warnings_of
 from nas.html.section import DELTA, Figure, Section, View, axis, rounded
 from nas.html.sections.forest import resolution_of
-from nas.html.sections.front import SYMBOLS
+from nas.html.sections.front import SIZES, SYMBOLS
 from nas.html.source import VERDICTS, Source, kind_of, plotly_text, short
 from nas.ranking.rank import RankRow
 from nas.training.scores import signed
@@ -53,10 +53,7 @@ def _overview(sources: Sequence[Source]) -> Section:
 
 def _facts(source: Source) -> dict[str, str]:
     s, base, best = source.settings, source.base, source.winner
-    kinds = [kind_of(row) for row in source.rows]
-    counts = [
-        f"{kinds.count(kind)} {word}" for kind, (_, word, _) in VERDICTS.items() if kind in kinds and kind != "base"
-    ]
+    counts = counts_of(source)
     resolution = resolution_of(source)
     first = best if best and not best.trial.variant.is_baseline else None
     return {
@@ -68,7 +65,7 @@ def _facts(source: Source) -> dict[str, str]:
         "Baseline": f"{base.trial.map:.4f} mAP50-95, {base.trial.gflops:.2f} GFLOPs" if base else "not finished",
         "First": f"{first.trial.describe()}" if first else "",
         "Its Δ mAP50-95": _difference(first) if first else "",
-        "Verdicts": ", ".join(counts),
+        "Verdicts": counts,
         "Resolution": f"{resolution:.4f} mAP50-95" if resolution else "not known",
     }
 
@@ -119,7 +116,7 @@ def _forest(sources: Sequence[Source], tables: Sequence[Mapping[str, RankRow]], 
                 "x": rounded([row.delta_map for row in rows]),
                 "y": [len(common) - 1 - i + 0.3 - step * (k + 0.5) for i in range(len(common))],
                 "error_x": {"type": "data", "array": rounded(above), "thickness": 2, "width": 0, "color": colour},
-                "marker": {"symbol": symbols, "size": 9, "color": colour},
+                "marker": {"symbol": symbols, "size": [SIZES[kind_of(row)] for row in rows], "color": colour},
                 "hovertemplate": "%{x:+.4f}<extra>%{fullData.name}</extra>",
             }
         )  # fmt: skip

@@ -109,6 +109,21 @@ def _outline(study: Study) -> Outline:
     return Outline(trials, {row.number: str(facts["swaps"]) for row, _, facts in plain})
 
 
+VERDICTS = "verdicts"
+"""The user attribute of a study that has the verdict on each variant in words, for optuna-dashboard."""
+
+
+def store_verdicts(study: Study, verdicts: Mapping[str, str]) -> None:
+    """Store the verdicts on variants, by their swaps, for users who look at the storage with other tools.
+
+    A trial cannot hold its own, because a verdict changes with the trainings that come after it.
+
+    Raises:
+        StorageError: The storage cannot be written.
+    """
+    study._write({VERDICTS: dict(verdicts)})
+
+
 def copy_study(source: Study, target: StudyLocation) -> Study:
     """Copy a complete study to another storage or name, and return the copy.
 

@@ -125,6 +125,12 @@ def trial_attributes(trial: Trial) -> dict[str, Any]:
         plain["fidelity"] = trial.fidelity
     if trial.variant.width is not None:
         plain["width"] = trial.variant.width
+    if trial.status == "done":
+        plain["map50_95"] = round(trial.map, 5)
+    if trial.latency_ms is not None:
+        plain["latency_ms"] = round(trial.latency_ms, 3)
+    if trial.failure:
+        plain["failure"] = trial.failure
     return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}
 
 

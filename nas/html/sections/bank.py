@@ -6,7 +6,7 @@ from typing import Any
 
 from nas.bank.store import IDLE
 from nas.html.section import DELTA, Figure, Section, View, axis, rounded
-from nas.html.sections.front import SYMBOLS
+from nas.html.sections.front import SIZES, SYMBOLS
 from nas.html.source import VERDICTS, Source, kind_of, plotly_text
 from nas.report.bank_table import idle_words
 
@@ -47,7 +47,7 @@ def _errors(source: Source) -> Figure | None:
                     "y": rounded([row.delta_map for _, row in own]),
                                         "marker": {
                         "symbol": SYMBOLS[kind], "color": f"${kind}",
-                        "size": 9,
+                        "size": SIZES[kind],
                         "line": {"width": 1, "color": f"${kind}" if kind == "single" else "$paper"},
                     },
                     "rows": [i for i, _ in own],

@@ -10,6 +10,8 @@ from nas.html.source import VERDICTS, Source, kind_of, plotly_text, short
 from nas.ranking.rank import RankRow
 
 SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "unsure": "circle", "single": "diamond-open"}
+SIZES = {"better": 12, "worse": 12, "unsure": 9, "single": 9}
+"""Symbol of Plotly and its size in pixels, by kind of row; triangles look smaller than they are."""
 _CROWD = 100
 """Points above which nothing is labelled but where one points at it."""
 _LETTER, _LINE = 0.0068, 0.06
@@ -61,7 +63,12 @@ def _view(rows: Sequence[RankRow], name: str, title: str, cost: Cost) -> View | 
     for kind in ("single", "unsure", "worse", "better"):
         own = [p for p in points if kind_of(p[1]) == kind]
         if own:
-            marker = {"symbol": SYMBOLS[kind], "size": 9, "color": f"${kind}", "line": {"width": 1, "color": "$paper"}}
+            marker = {
+                "symbol": SYMBOLS[kind],
+                "size": SIZES[kind],
+                "color": f"${kind}",
+                "line": {"width": 1, "color": "$paper"},
+            }
             if kind == "single":
                 marker["line"] = {"width": 1.5, "color": f"${kind}"}
             traces.append({**_points(own, VERDICTS[kind][1]), "marker": marker})

@@ -334,3 +334,21 @@ def test_searching_by_the_python_api(full_study, tmp_path, monkeypatch):
     ):
         with pytest.raises(NasError, match=said):
             nas.search("quick", **given)
+
+
+def test_verdicts_for_other_tools(full_study):
+    """optuna-dashboard shows user attributes of the study, and of its trials."""
+    from nas.api import live_view, verdicts_of
+    from nas.study.catalog import VERDICTS, store_verdicts
+
+    found = verdicts_of(full_study)
+    assert found["baseline"] == "baseline"
+    assert found["neck.up_*=DySample"].startswith("better, +0.0")
+    assert found["neck.down_*=DynamicConv"].startswith("1 seed, ")
+    store_verdicts(full_study, found)
+    assert full_study._inner.user_attrs[VERDICTS] == found
+    trials = full_study._inner.get_trials(deepcopy=False)
+    assert trials[7].user_attrs["map50_95"] == pytest.approx(full_study.runs()[7].map, abs=1e-5)
+    assert trials[7].user_attrs["latency_ms"] == 7.4
+    assert trials[-1].user_attrs["failure"] == "why"
+    assert live_view(full_study.location) in ("", f"live view: optuna-dashboard {full_study.location.url}")
