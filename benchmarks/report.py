@@ -2,8 +2,8 @@
 
     python benchmarks/report.py --trials 100 1000
 
-Makes studies of distinct variants with synthetic scores, in which nothing is trained (benchmarks/reading.py), writes the
-report of each by the command, imports included, and opens it in Chromium where Playwright and a Chromium are installed.
+Makes studies of distinct variants with synthetic scores, in which nothing is trained (benchmarks/reading.py), writes
+the report of each by the command, imports included, and opens it in Chromium, if Playwright and one are installed.
 """
 
 from __future__ import annotations
