@@ -1,4 +1,4 @@
-"""What `nas report` takes: seconds, size, and when a browser has painted the page, by the number of trials.
+"""What `nas report` takes: CPU and wall seconds, size, and when a browser has painted the page, by the number of trials.
 
     python benchmarks/report.py --trials 100 1000
 
@@ -9,6 +9,7 @@ the report of each by the command, imports included, and opens it in Chromium, i
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -49,19 +50,20 @@ def main() -> None:
     parser.add_argument("--space", default="seeds")
     options = parser.parse_args()
     print(f"aims: {LIMITS}\n")
-    print(f"{'trials':>8}  {'report, s':>9}  {'MB':>6}  {'painted, s':>10}  {'drawn, s':>8}")
+    print(f"{'trials':>8}  {'CPU s':>6}  {'wall s':>6}  {'MB':>6}  {'painted, s':>10}  {'drawn, s':>8}")
     for trials in options.trials:
         with tempfile.TemporaryDirectory() as folder:
             make_study(options.space, trials, Path(folder))
             page = Path(folder) / "report.html"
             command = [sys.executable, "-m", "nas", "report", "made", "-o", str(page)]
-            started = time.monotonic()
+            started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-            seconds = time.monotonic() - started
+            seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             seen = painted_s(page)
             shown = ("–", "–") if seen is None else tuple(f"{value:.2f}" for value in seen)
             size = page.stat().st_size / 1e6
-            print(f"{trials:>8}  {seconds:>9.2f}  {size:>6.2f}  {shown[0]:>10}  {shown[1]:>8}", flush=True)
+            print(f"{trials:>8}  {cpu:>6.2f}  {seconds:>6.2f}  {size:>6.2f}  {shown[0]:>10}  {shown[1]:>8}", flush=True)
 
 
 if __name__ == "__main__":
