@@ -1,4 +1,4 @@
-"""What `nas report` takes: CPU and wall seconds, size, and when a browser has painted the page, by the number of trials.
+"""What `nas report` takes by the number of trials: seconds, size, and the time until a browser has painted the page.
 
     python benchmarks/report.py --trials 100 1000
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nas.errors import OptionError, StudyError, shown
-from nas.ranking.effects import Effects, estimate_effects
+from nas.model.offline import set_offline
 from nas.ranking.race import find_winner
 from nas.ranking.rank import RankRow, ranking_of
 from nas.study.catalog import store_verdicts
@@ -30,6 +30,7 @@ from nas.study.location import StudyLocation, locate
 from nas.study.study import Study
 
 if TYPE_CHECKING:
+    from nas.ranking.effects import Effects
     from nas.session.options import SearchOptions
 
 
@@ -149,6 +150,8 @@ class StudyResult:
         Raises:
             StudyError: No variant other than the baseline has finished.
         """
+        from nas.ranking.effects import estimate_effects
+
         s = self.study.settings
         return estimate_effects(self.study.trials(), s.space.active, s.error)
 
@@ -207,7 +210,7 @@ def search(space: str | os.PathLike[str] | None = None, *, progress: bool = True
         NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
     """
     chosen = options_of({"space": None if space is None else os.fspath(space), **options})
-    study = replayed(chosen, progress=progress) if chosen.replay else searched(prepare(), chosen, progress=progress)
+    study = replayed(chosen, progress=progress) if chosen.replay else searched(set_offline(), chosen, progress=progress)
     return StudyResult(study)
 
 
@@ -247,18 +250,8 @@ def options_of(given: Mapping[str, Any]) -> SearchOptions:
     return SearchOptions(**values)
 
 
-def prepare() -> Path:
-    """Set Ultralytics offline before anything imports it, and return the cache folder."""
-    from nas.files import cache_dir
-    from nas.model.offline import offline_environment
-
-    cache = cache_dir()
-    os.environ.update(offline_environment(cache))
-    return cache
-
-
 def searched(cache: Path, options: SearchOptions, *, progress: bool = True) -> Study:
-    """Search by training, and return the study; call `prepare` first.
+    """Search by training, and return the study; call `nas.model.offline.set_offline` first.
 
     Raises:
         NasError: As `search`.

@@ -196,9 +196,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def prepare() -> Path:
     """Set Ultralytics offline before anything imports it, and return the cache folder."""
-    from nas.api import prepare as prepared
+    from nas.model.offline import set_offline
 
-    return prepared()
+    return set_offline()
 
 
 def load_own(files: tuple[Path, ...]) -> None:

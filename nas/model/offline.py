@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nas.errors import HostError
-from nas.files import write_atomic
+from nas.files import cache_dir, write_atomic
 
 
 def offline_environment(cache: Path) -> dict[str, str]:
@@ -26,6 +26,13 @@ def offline_environment(cache: Path) -> dict[str, str]:
         "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "1",
         "WANDB_MODE": "disabled",
     }
+
+
+def set_offline() -> Path:
+    """Set `offline_environment` for this process and those that it starts, and return the cache folder."""
+    cache = cache_dir()
+    os.environ.update(offline_environment(cache))
+    return cache
 
 
 def go_offline(cache: Path) -> None:
