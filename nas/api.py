@@ -25,6 +25,7 @@ from nas.errors import OptionError, StudyError, shown
 from nas.model.offline import set_offline
 from nas.ranking.race import find_winner
 from nas.ranking.rank import RankRow, ranking_of
+from nas.ranking.verdict import LEAST_SEEDS
 from nas.study.catalog import store_verdicts
 from nas.study.location import StudyLocation, locate
 from nas.study.study import Study
@@ -287,13 +288,12 @@ def live_view(where: StudyLocation) -> str:
 
 
 def verdicts_of(study: Study) -> dict[str, str]:
-    """Return the verdict on each variant of a study in words, the best first."""
+    """Return the verdicts of a study in words, by the swaps of the variants with several seeds, the best first."""
     found = {}
     for row in ranking_of(study):
-        reach = f" ±{(row.interval[1] - row.interval[0]) / 2:.4f}" if row.interval else ""
-        change = "" if row.delta_map is None else f", {row.delta_map:+.4f}{reach} mAP50-95"
-        words = f"{row.verdict}{change}" if row.seeds > 1 else f"1 seed{change}"
-        found[row.trial.describe()] = "baseline" if row.trial.variant.is_baseline else words
+        if row.delta_map is not None and row.seeds >= LEAST_SEEDS and not row.trial.variant.is_baseline:
+            reach = f" ±{(row.interval[1] - row.interval[0]) / 2:.4f}" if row.interval else ""
+            found[row.trial.describe()] = f"{row.verdict}, {row.delta_map:+.4f}{reach} mAP50-95"
     return found
 
 

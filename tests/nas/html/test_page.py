@@ -342,9 +342,8 @@ def test_verdicts_for_other_tools(full_study):
     from nas.study.catalog import VERDICTS, store_verdicts
 
     found = verdicts_of(full_study)
-    assert found["baseline"] == "baseline"
+    assert len(found) == 6  # of the other there is one seed
     assert found["neck.up_*=DySample"].startswith("better, +0.0")
-    assert found["neck.down_*=DynamicConv"].startswith("1 seed, ")
     store_verdicts(full_study, found)
     assert full_study._inner.user_attrs[VERDICTS] == found
     trials = full_study._inner.get_trials(deepcopy=False)
