@@ -16,7 +16,7 @@ def levels(source: Source) -> Section | None:
     small, large = BOUNDS
     names = [f"P3<br>below {small:g} px", f"P4<br>{small:g} to {large:g} px", f"P5<br>{large:g} px and more"]
     fidelity = Fidelity(s.recipe.imgsz, s.recipe.windows_at)
-    series = ((f"target, {s.target} px", "$accent"), (f"proxy, {fidelity.words}", "$base"))
+    series = ((f"target, {s.target} px", "$accent"), (f"proxy, {fidelity.words}", "$muted"))
     traces = [
         {
             "type": "bar", "name": name, "x": names[: len(LEVELS)], "y": rounded([100 * share for share in shares], 1),
