@@ -34,8 +34,8 @@ from nas.workers.process import ProxyWorker
 
 CALIBRATION_SUFFIX = ".calibration"
 """Suffix of a calibration's folder below ``studies/``."""
-FULL = "full"
-"""Name of full training among the runs."""
+FULL, TUNED = "full", "tuned"
+"""Names of full training among the runs: from scratch, and from trained weights."""
 DEFAULT_PROXIES = ("scratch-8", "baseline-8", "bank-0", "bank-2", "bank-4")
 """From scratch, from the trained baseline, from the bank without training, and from the bank after a short training."""
 
@@ -54,12 +54,13 @@ class Calibration:
         variants: Number of trained variants without the baseline; `nas.space.sampling.representatives` selects them.
         data: Path of the data.yaml, or empty for the demo data.
         fingerprint: Fingerprint of the dataset.
-        full: Recipe of full training.
+        full: Recipe of full training, which starts from scratch.
         full_seeds: Number of seeds of full training.
         proxies: Name to recipe.
         seeds: Number of seeds of each proxy.
         versions: Versions of the tool and of the packages that influence results.
         baselines: As `nas.study.settings.Settings.baselines`.
+        tuned: Recipe of full training from trained weights, under as many seeds; None without it.
     """
 
     space: SearchSpace
@@ -72,6 +73,7 @@ class Calibration:
     seeds: int
     versions: tuple[tuple[str, str], ...]
     baselines: str = SHARED
+    tuned: Recipe | None = None
 
     @property
     def tested(self) -> tuple[Variant, ...]:
@@ -118,10 +120,11 @@ def _bank_name(recipe: Recipe) -> str:
     return f"{recipe.start} {recipe.bank_epochs} {recipe.bank_lr0} {recipe.imgsz} {recipe.windows_at}"
 
 
-def full_recipe(common: Recipe, epochs: int) -> Recipe:
-    """Return the recipe of full training, which starts from scratch, on whole images."""
+def full_recipe(common: Recipe, epochs: int, *, tuned: bool = False) -> Recipe:
+    """Return the recipe of full training on whole images: from scratch, or `tuned` from the weights of `common`."""
     whole = replace(common, imgsz=common.windows_at, windows_at=0) if common.windows_at else common
-    return replace(whole, init="scratch", epochs=epochs, validations=min(5, epochs), **start_of("scratch"))
+    start = {"init": common.weights, "init_digest": common.weights_digest} if tuned else {"init": "scratch"}
+    return replace(whole, epochs=epochs, validations=min(5, epochs), **start, **start_of(start["init"]))
 
 
 class CalibrationObserver(ArtifactObserver, Protocol):
@@ -145,7 +148,8 @@ def planned_runs(calibration: Calibration) -> list[Run]:
                 layers = dict.fromkeys(control_of(calibration, v) for v in calibration.tested)
                 found += [Run(name, recipe, calibration.tested[0], seed, controls) for controls in layers if controls]
     for seed in range(calibration.full_seeds):
-        found += [Run(FULL, calibration.full, v, seed) for v in calibration.tested]
+        for name, full in ((TUNED, calibration.tuned), (FULL, calibration.full)):
+            found += [Run(name, full, v, seed) for v in calibration.tested] if full else []
     return found
 
 

@@ -33,6 +33,11 @@ from nas.cli.options import (
 @click.option("--variants", type=click.IntRange(3), default=8, show_default=True, help="Variants, beyond the baseline.")
 @click.option("--full-epochs", type=click.IntRange(1), default=40, show_default=True, help="Epochs of full training.")
 @click.option("--full-seeds", type=click.IntRange(1), default=2, show_default=True, help="Seeds of full training.")
+@click.option(
+    "--tune-epochs",
+    type=click.IntRange(1),
+    help="Train each variant in full from --weights too, for this many epochs, and compare proxies with both.",
+)
 @click.option("--seeds", type=click.IntRange(2), default=3, show_default=True, help="Seeds of every proxy.")
 @click.option(
     "--proxy",

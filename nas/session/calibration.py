@@ -18,6 +18,7 @@ from nas.calibration.calibrator import (
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.data.fidelity import Fidelity, fidelity_of
 from nas.device import describe_device
+from nas.errors import OptionError
 from nas.session.options import CalibrationOptions
 from nas.session.recipe import sound, weights_file
 from nas.space.space_file import load_space
@@ -48,6 +49,8 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         weights=weights_file(options.weights),
         amp=options.amp,
     )
+    if options.tune_epochs and not common.weights:
+        raise OptionError(f"--tune-epochs {options.tune_epochs} starts from trained weights: give them by --weights FILE.pt")
     observer.note(describe_device(common.device, common.amp))
     if options.bank_epochs is not None:
         common = replace(common, bank_epochs=options.bank_epochs)
@@ -63,6 +66,7 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         seeds=options.seeds,
         versions=current_versions(),
         baselines=baselines_of(common, options.baseline_per_seed),
+        tuned=full_recipe(common, options.tune_epochs, tuned=True) if options.tune_epochs else None,
     )
     name = locate(options.name or Path(options.space).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"

@@ -89,6 +89,7 @@ class CalibrationOptions(TrainingOptions):
     seeds: int = option(stored=False, default=3)
     full_epochs: int = option(stored=False, default=40)
     full_seeds: int = option(stored=False, default=2)
+    tune_epochs: int | None = option(stored=False)
     proxies: tuple[str, ...] = option(stored=False, default=())
 
 
