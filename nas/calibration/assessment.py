@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from nas.calibration.calibrator import FULL, Calibration, Calibrator, control_of
+from nas.calibration.calibrator import FULL, TUNED, Calibration, Calibrator, control_of
 from nas.calibration.choose import ProxyMerit, choose_proxy
+from nas.calibration.equal_cost import CostRow, cost_rows, gflops_of
 from nas.calibration.rank_agreement import Agreement, agreement, ceiling
 from nas.calibration.resolution import Merit, attainable, in_map_units, merit
-from nas.calibration.result import RESULT_SCHEMA
+from nas.calibration.result import DEFAULT_SCORE, RESULT_SCHEMA
 from nas.calibration.run_log import Finished, Run
 from nas.errors import CalibrationError
 from nas.space.variant import Variant
@@ -23,6 +24,8 @@ OVER_CONTROL = " over control"
 """Suffix of scores that compare each variant with its control: the original layers, distilled in the same way."""
 RANKABLE = tuple(name for name, score in SCORES.items() if score.ranks)
 """Scores that can rank a study: those that are an mAP."""
+FULL_NAMES = {FULL: "full training from scratch", TUNED: "full training from trained weights"}
+"""Names of the kinds of full training, for readers."""
 FULL_SCORE = "map_average"
 """Score of full training: the plain mAP varies more between epochs than between variants."""
 SELF_AGREEMENT = 0.3
@@ -51,6 +54,10 @@ class Assessment:
         chosen: The chosen proxy and score, and `reason`, the explanation.
         drops: Slot to the mAP50-95 lost when the layer's output is replaced by its channel means.
         errors: Slot and label to the distillation error, the mean over the banks.
+        tuned: As `full`, of full training from trained weights; None without it.
+        tuned_minutes: CPU minutes of one of these.
+        rows: Agreement of the GFLOPs and of each proxy, by the score that ranks without a calibration, with each kind
+            of full training; empty where it could not be computed.
     """
 
     calibration: Calibration
@@ -68,6 +75,9 @@ class Assessment:
     reason: str
     drops: Mapping[str, float]
     errors: Mapping[tuple[str, str], float]
+    tuned: np.ndarray | None = None
+    tuned_minutes: float = 0.0
+    rows: tuple[CostRow, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -116,6 +126,10 @@ class Assessment:
                 "attainable": self.attainable,
                 "map": self._plain(self.full),
             },
+            "tuned": None
+            if self.tuned is None
+            else {"minutes": self.tuned_minutes, "map": self._plain(self.tuned)},
+            "agreement": [row.to_json() for row in self.rows],
             "variants": {v.id: v.describe() for v in self.variants},
             "merits": [m.to_json() for m in self.merits],
             "points": {
@@ -142,10 +156,13 @@ def assess(calibrator: Calibrator) -> Assessment:
     def found(run: Run) -> Finished | None:
         return there.get(calibrator.key(run))
 
-    full_runs = [[found(Run(FULL, calibration.full, v, s)) for s in range(calibration.full_seeds)] for v in variants]
+    def runs_of(name: str, recipe: Recipe) -> list[list[Finished | None]]:
+        return [[found(Run(name, recipe, v, s)) for s in range(calibration.full_seeds)] for v in variants]
+
+    full_runs = runs_of(FULL, calibration.full)
     full = _matrix(full_runs, FULL_SCORE)
-    reference = reference_of({score: _matrix(full_runs, score) for score in (FULL_SCORE, "val_loss")})
-    judged = _matrix(full_runs, reference)
+    reference, judged = _judged(full_runs)
+    tuned_runs = runs_of(TUNED, calibration.tuned) if calibration.tuned else []
     merits: list[ProxyMerit] = []
     kept: dict[str, dict[str, np.ndarray]] = {}
     once = _once_minutes(calibrator)
@@ -170,13 +187,12 @@ def assess(calibrator: Calibrator) -> Assessment:
     calibrated = [m for m in merits if m.score in RANKABLE]
     top = ceiling(judged) if calibration.full_seeds > 1 else None
     chosen, reason = choose_proxy(calibrated, top.spearman if top else None, difference=DIFFERENCE)
-    seconds = _seconds(full_runs, calibration.full)
     drops, errors = _banks(calibrator)
     return Assessment(
         calibration=calibration,
         variants=variants,
         full=full,
-        full_minutes=sum(seconds) / len(seconds) / 60 if seconds else 0.0,
+        full_minutes=_mean_minutes(full_runs, calibration.full),
         full_merit=merit(judged) if calibration.full_seeds > 1 else None,
         reference=reference,
         judged=judged,
@@ -188,7 +204,34 @@ def assess(calibrator: Calibrator) -> Assessment:
         reason=reason,
         drops=drops,
         errors=errors,
+        tuned=_matrix(tuned_runs, FULL_SCORE) if tuned_runs else None,
+        tuned_minutes=_mean_minutes(tuned_runs, calibration.full),
+        rows=_rows(variants, kept, {FULL: full_runs, **({TUNED: tuned_runs} if tuned_runs else {})}),
     )
+
+
+def _judged(full_runs: list[list[Finished | None]]) -> tuple[str, np.ndarray]:
+    """Return the score of full training that is the reference, and its values, (variants, seeds)."""
+    reference = reference_of({score: _matrix(full_runs, score) for score in (FULL_SCORE, "val_loss")})
+    return reference, _matrix(full_runs, reference)
+
+
+def _rows(
+    variants: tuple[Variant, ...],
+    proxies: Mapping[str, Mapping[str, np.ndarray]],
+    full: Mapping[str, list[list[Finished | None]]],
+) -> tuple[CostRow, ...]:
+    """Return the agreement of all orders with each kind of full training; empty where it cannot be computed."""
+    judged = {FULL_NAMES[name]: _judged(runs) for name, runs in full.items()}
+    orders = {(name, reference): values for name, (reference, values) in judged.items()}
+    for name, tables in proxies.items():
+        score = DEFAULT_SCORE if DEFAULT_SCORE in tables else "map"
+        orders[name, score] = tables[score]
+    try:
+        truth = {name: values for name, (_, values) in judged.items()}
+        return cost_rows(orders, truth, np.array([gflops_of(v) for v in variants]))
+    except ValueError:  # too few runs of full training from trained weights
+        return ()
 
 
 def reference_of(full: Mapping[str, np.ndarray]) -> str:
@@ -223,6 +266,12 @@ def _seconds(runs: list[list[Finished | None]], recipe: Recipe) -> list[float]:
     """Return the cost of runs: CPU seconds of all threads, or wall seconds on a GPU."""
     found = [r.result for row in runs for r in row if r and r.result]
     return [r.cpu_seconds if recipe.device == "cpu" else r.seconds for r in found]
+
+
+def _mean_minutes(runs: list[list[Finished | None]], recipe: Recipe) -> float:
+    """Return the mean cost of runs in minutes; 0 if there are none."""
+    seconds = _seconds(runs, recipe)
+    return sum(seconds) / len(seconds) / 60 if seconds else 0.0
 
 
 def _merits(

@@ -123,8 +123,9 @@ def _bank_name(recipe: Recipe) -> str:
 def full_recipe(common: Recipe, epochs: int, *, tuned: bool = False) -> Recipe:
     """Return the recipe of full training on whole images: from scratch, or `tuned` from the weights of `common`."""
     whole = replace(common, imgsz=common.windows_at, windows_at=0) if common.windows_at else common
-    start = {"init": common.weights, "init_digest": common.weights_digest} if tuned else {"init": "scratch"}
-    return replace(whole, epochs=epochs, validations=min(5, epochs), **start, **start_of(start["init"]))
+    init, digest = (common.weights, common.weights_digest) if tuned else ("scratch", "")
+    whole = replace(whole, init=init, init_digest=digest, epochs=epochs, validations=min(5, epochs))
+    return replace(whole, **start_of(init))
 
 
 class CalibrationObserver(ArtifactObserver, Protocol):

@@ -136,13 +136,22 @@ def _statistics(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     They are NaN if an order is constant.
     """
     sx, sy = _signs(x), _signs(y)
-    # The row sums of the signs are twice the mean ranks, less a constant.
-    spearman = _cosine(sx.sum(-1), sy.sum(-1), 1)
-    kendall = _cosine(sx, sy, 2)
+    spearman, kendall = _correlations(sx, sy)
     recall = np.minimum(_in_top3(sx), _in_top3(sy)).sum(-1) / 3
     best = np.argsort(-y, axis=-1, kind="stable")[..., : _decile(y.shape[-1])]
     top = _cosine(_signs(np.take_along_axis(x, best, -1)), _signs(np.take_along_axis(y, best, -1)), 2)
     return np.stack([spearman, kendall, recall, top], -1)
+
+
+def correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Spearman and Kendall's tau-b of orders x and y (..., variants), stacked first; NaN if one is constant."""
+    return np.stack(_correlations(_signs(x), _signs(y)))
+
+
+def _correlations(sx: np.ndarray, sy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Spearman and Kendall's tau-b from the (..., V, V) signs of two orders."""
+    # The row sums of the signs are twice the mean ranks, less a constant.
+    return _cosine(sx.sum(-1), sy.sum(-1), 1), _cosine(sx, sy, 2)
 
 
 def _signs(a: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from nas.bank.store import IDLE
 from nas.calibration.assessment import DIFFERENCE, FULL_SCORE, Assessment
 from nas.calibration.choose import ProxyMerit
+from nas.calibration.equal_cost import COST, CostRow
 from nas.calibration.plot import panel_points, plot_calibration
 from nas.calibration.result import RESULT_FILE
 from nas.errors import OutputError
@@ -20,7 +21,7 @@ from nas.training.scores import SCORES
 def to_markdown(j: Assessment) -> str:
     """Return the assessment as Markdown."""
     c = j.calibration
-    parts = [_head(j), _merit_table(j), full_training_words(j), _variant_table(j)]
+    parts = [_head(j), _merit_table(j), full_training_words(j), agreement_table(j), _variant_table(j)]
     if j.drops:
         idle = {slot for slot, drop in j.drops.items() if drop < IDLE}
         parts.append(
@@ -73,15 +74,53 @@ def full_training_words(j: Assessment) -> str:
     )
 
 
+def agreement_table(j: Assessment) -> str:
+    """Return how far the GFLOPs and each proxy agree with each kind of full training; empty if that is unknown."""
+    if not j.rows:
+        return ""
+    tuned = (
+        f" From trained weights it takes {j.calibration.tuned.epochs} epochs, {j.tuned_minutes:.1f} minutes a run."
+        if j.calibration.tuned
+        else ""
+    )
+    names = (
+        "full training",
+        "order by",
+        "score",
+        "Spearman, 1 run [95 %]",
+        "Kendall",
+        "Spearman at equal GFLOPs",
+        "Kendall",
+    )
+    lines = ["| " + " | ".join(names) + " |", "|---|" + "---|" * (len(names) - 1)]
+    lines += ["| " + " | ".join([row.full.removeprefix("full training "), *_cost_cells(row)]) + " |" for row in j.rows]
+    head = "Agreement with each kind of full training, and what is left of it at equal GFLOPs (partial correlations)."
+    return f"{head}{tuned}\n\n" + "\n".join(lines)
+
+
+def _cost_cells(row: CostRow) -> list[str]:
+    a, p = row.agreement, row.partial
+    own = [
+        row.order, row.score or "–", with_interval(a.spearman, a.spearman_interval),
+        with_interval(a.kendall, a.kendall_interval),
+    ]  # fmt: skip
+    if row.order == COST or p is None:
+        return [*own, "–", "–"]
+    pairs = ((p.spearman, p.spearman_interval), (p.kendall, p.kendall_interval))
+    return [*own, *("–" if value != value else with_interval(value, interval) for value, interval in pairs)]
+
+
 def _variant_table(j: Assessment) -> str:
     names = [name for name, _ in j.calibration.proxies]
-    lines = ["| variant | full, each seed | mean | " + " | ".join(f"{n}: Δ" for n in names) + " |"]
-    lines.append("|---|" + "---|" * (2 + len(names)))
+    fulls = {"full": j.full, **({"from trained weights": j.tuned} if j.tuned is not None else {})}
+    heads = [*(head for name in fulls for head in (f"{name}, each seed", "mean")), *(f"{n}: Δ" for n in names)]
+    lines = ["| variant | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for i, variant in enumerate(j.variants):
-        seeds = " ".join(_mean(x, ".4f") for x in j.full[i])
-        own = (j.tables[n]["map"] for n in names)
-        deltas = " | ".join(_mean(y[i] - y[0], "+.4f") for y in own)
-        lines.append(f"| {variant.describe()} | {seeds} | {_mean(j.full[i], '.4f')} | {deltas} |")
+        cells = [
+            c for full in fulls.values() for c in (" ".join(_mean(x, ".4f") for x in full[i]), _mean(full[i], ".4f"))
+        ]
+        cells += [_mean(j.tables[n]["map"][i] - j.tables[n]["map"][0], "+.4f") for n in names]
+        lines.append(f"| {variant.describe()} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

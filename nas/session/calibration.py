@@ -50,7 +50,9 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         amp=options.amp,
     )
     if options.tune_epochs and not common.weights:
-        raise OptionError(f"--tune-epochs {options.tune_epochs} starts from trained weights: give them by --weights FILE.pt")
+        raise OptionError(
+            f"--tune-epochs {options.tune_epochs} starts from trained weights: give them by --weights FILE.pt"
+        )
     observer.note(describe_device(common.device, common.amp))
     if options.bank_epochs is not None:
         common = replace(common, bank_epochs=options.bank_epochs)

@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from nas.calibration.assessment import assess
 from nas.calibration.calibrator import FULL, Run, control_of, full_recipe, planned_runs, proxy_recipe
+from nas.calibration.equal_cost import COST
+from nas.calibration.report import to_markdown
 from nas.calibration.result import RESULT_FILE, load_result
 from nas.cli import cli
 from nas.errors import ArtifactError, CalibrationError, OptionError, ProxyFailure
@@ -49,6 +53,40 @@ def test_proxies_of_other_images():
     assert (proxy_recipe("bank-0@96", windows).windows_at, proxy_recipe("bank-0", windows).windows_at) == (0, 320)
     full = full_recipe(windows, 40)
     assert (full.imgsz, full.windows_at) == (320, 0)  # full training has whole images
+
+
+def test_full_training_from_trained_weights_is_fine_tuning_on_whole_images():
+    weights = replace(COMMON, imgsz=64, windows_at=320, weights="w.pt", weights_digest="1")
+    tuned = full_recipe(weights, 9, tuned=True)
+    assert (tuned.init, tuned.init_digest, tuned.epochs, tuned.lr0) == ("w.pt", "1", 9, FINE_TUNE_LR0)
+    assert (tuned.imgsz, tuned.windows_at, tuned.start, tuned.warmup_bias_lr) == (320, 0, "near", 0.0)
+    assert tuned.mosaic == full_recipe(weights, 9).mosaic == 1.0
+
+
+def test_both_kinds_of_full_training_are_run_and_compared(calibrator, fake_worker):
+    """The fake's full training from a file knows the order, as that from scratch does."""
+    weights = replace(COMMON, weights="w.pt", weights_digest="1")
+    made = calibrator(tuned=full_recipe(weights, 12, tuned=True))
+    made.run()
+    starts = Counter((job.init, job.recipe.epochs) for job in fake_worker.jobs if job.recipe.epochs >= 12)
+    assert starts["w.pt", 12] == starts[None, 20] - 1 == 14  # one more from scratch: the baseline of the bank
+    assert not made.missing()
+    calibrated = assess(made)
+    both = ("full training from scratch", "full training from trained weights")
+    assert [(row.order, row.full) for row in calibrated.rows if row.order in both] == [both[::-1], both]
+    assert all(row.agreement.spearman > 0.9 for row in calibrated.rows if row.order in (*both, "bank-0"))
+    assert calibrated.tuned_minutes == pytest.approx(6.0 * 13 / 60)
+    text = to_markdown(calibrated)
+    assert "From trained weights it takes 12 epochs" in text
+    for kind in both:
+        assert f"| {kind.removeprefix('full training ')} | {COST} | – |" in text
+
+
+def test_fine_tuning_needs_weights_to_start_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(cli, ["calibrate", "quick", "--tune-epochs", "4"])
+    assert ran.exit_code == 1
+    assert "--tune-epochs 4 starts from trained weights: give them by --weights FILE.pt" in ran.output
 
 
 @pytest.mark.parametrize("name", ["bank-4@100", "bank-4@0", "bank-4@64/64", "bank-4@320/64"])
