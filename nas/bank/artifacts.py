@@ -344,6 +344,7 @@ class ArtifactStore:
             drops={**bank.drops, **{c.slot: drops[c.slot] for c in missing if c.slot in drops}},
             candidates={**bank.candidates, **{(c.candidate.slot, c.candidate.label): c for c in found}},
             cpu_seconds=bank.cpu_seconds + sum(part.cpu_seconds for part in made),
+            levels=dict(made[0].levels) or bank.levels,
         )
         if not all(c.raised for c in found):  # else the machine may be the cause: the next search retries
             write_json(bank.folder / "bank.json", {"about": about, **bank_json(bank)})

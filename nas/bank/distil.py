@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.bank.assigned import count_assigned
 from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, Distilled
 from nas.bank.seen import inputs_of, starts_from_images
 from nas.bank.student import Student, Tap
@@ -105,7 +106,8 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         slots = {x.candidate.slot: x.row for x in students if not x.inserted and not x.is_head}
         drops = tuple((slot, teacher_map - value) for slot, value in ablated(teacher, slots, trainer))
         saved.unlink(missing_ok=True)
-        return Bank(teacher_map, drops, found, time.process_time() - started)
+        levels = tuple(count_assigned(trainer).items())
+        return Bank(teacher_map, drops, found, time.process_time() - started, levels)
 
 
 def _rows_seen(job: DistilJob) -> set[int]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nas.bank.jobs import CONTROL, Candidate, Distilled
 from nas.errors import ArtifactError
-from nas.files import read_json
+from nas.files import from_plain, read_json
 from nas.space.choice import AFTER
 from nas.space.search_space import SearchSpace
 
@@ -32,6 +32,8 @@ class SwapBank:
         drops: Slot to the mAP50-95 that the baseline loses without the layer's information.
         candidates: By slot and label.
         cpu_seconds: CPU time of distilling all of them.
+        levels: Detection level to its share of the positives of the baseline's assigner (`nas.bank.assigned`); empty
+            if unknown, as in banks of earlier versions.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class SwapBank:
     drops: dict[str, float] = field(default_factory=dict)
     candidates: dict[tuple[str, str], Distilled] = field(default_factory=dict)
     cpu_seconds: float = 0.0
+    levels: dict[str, float] = field(default_factory=dict)
 
     def subset(self, wanted: Sequence[Candidate]) -> SwapBank:
         """Return the bank with these candidates only: other spaces may have added more."""
@@ -67,6 +70,17 @@ class SwapBank:
         return max(errors, default=None)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What belongs to a ranking, as plain values."""
+        return {
+            "folder": str(self.folder),
+            "teacher_map": self.teacher_map,
+            "drops": self.drops,
+            **({"levels": self.levels} if self.levels else {}),
+            "failures": {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in self.failures},
+        }
+
+    @property
     def failures(self) -> list[Distilled]:
         """The candidates that cannot be used."""
         return [c for c in self.candidates.values() if c.failure and c.candidate.label != CONTROL]
@@ -86,6 +100,18 @@ class SwapBank:
     def idle_slots(self) -> list[str]:
         """The slots that cannot matter on these data: nothing is lost without the layer's information."""
         return [slot for slot, drop in self.drops.items() if drop < IDLE]
+
+
+def bank_facts(stored: Any) -> dict[str, Any]:
+    """Return what `SwapBank.facts` stored.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    facts = {**from_plain(Mapping[str, Any], stored)}
+    if "levels" in facts:
+        facts["levels"] = {**from_plain(Mapping[str, float], facts["levels"])}
+    return facts
 
 
 def candidates_of(space: SearchSpace) -> tuple[Candidate, ...]:
@@ -124,7 +150,7 @@ def bank_json(bank: SwapBank) -> dict[str, Any]:
         for c in bank.candidates.values()
     ]
     body = {"teacher_map": bank.teacher_map, "drops": bank.drops, "cpu_seconds": bank.cpu_seconds}
-    return {**body, "candidates": candidates}
+    return {**body, **({"levels": bank.levels} if bank.levels else {}), "candidates": candidates}
 
 
 def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
@@ -160,7 +186,8 @@ def _read_bank(folder: Path, body: Any) -> tuple[dict[str, Any], SwapBank, dict[
         start, error = (math.nan if entry[k] is None else float(entry[k]) for k in ("start_error", "error"))
         found[c.slot, c.label] = Distilled(c, entry["file"], start, error, entry["failure"])
         digests[c.slot, c.label] = entry["sha256"]
-    bank = SwapBank(folder, body["teacher_map"], dict(body["drops"]), found, body["cpu_seconds"])
+    levels = {str(level): float(share) for level, share in body.get("levels", {}).items()}
+    bank = SwapBank(folder, body["teacher_map"], dict(body["drops"]), found, body["cpu_seconds"], levels)
     return dict(body["about"]), bank, digests
 
 

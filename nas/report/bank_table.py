@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from nas.bank.assigned import assigned_words
 from nas.bank.jobs import Distilled
 from nas.bank.store import IDLE
 from nas.data.fidelity import ADEQUATE, Fidelity
@@ -92,6 +93,7 @@ def bank_notes(found: BankValidation, settings: Settings | None = None) -> list[
     lines = [
         "",
         f"Baseline: mAP50-95 {found.base:.3f}. Every row is validated right after distillation, without training.",
+        *([f"Levels of the baseline: {assigned_words(found.bank.levels)}."] if found.bank.levels else []),
         "Error: mean squared error of the output on the validation images, over the variance of the layer's output.",
         (
             "A swap on a par with control (the layer's own module, re-initialised and distilled likewise) is "

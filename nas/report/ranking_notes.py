@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nas.bank.assigned import assigned_words
 from nas.bank.maturity import maturity_words
 from nas.bank.store import IDLE
 from nas.ranking.combinations import cross_validate, find_outliers
@@ -251,6 +252,8 @@ def _bank_words(study: Study) -> list[str]:
             f"No swap can matter on these data in {', '.join(idle)}: the baseline loses less than {IDLE:g} mAP50-95 "
             "when the layer's output is replaced by its channel means."
         )
+    if levels := bank.get("levels"):
+        lines.append(f"Levels of the trained baseline: {assigned_words(levels)}.")
     lines += [f"kept out of the search: {swap}: {why}" for swap, why in bank.get("failures", {}).items()]
     if bank:
         lines.append(

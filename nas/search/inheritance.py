@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nas.bank.artifacts import ArtifactObserver, ArtifactStore, Baseline, Worker
+from nas.bank.assigned import assigned_words
 from nas.bank.jobs import Candidate
 from nas.bank.store import SwapBank
 from nas.errors import (
@@ -76,6 +77,8 @@ class Inheritance:
                 swap = f"{failed.candidate.slot}={failed.candidate.label}"
                 self.observer.note(f"kept out of the search: {swap}: {failed.failure}")
             space = _without(space, bank)
+            if bank.levels and "levels" not in self.study.bank:
+                self.observer.note(f"the baseline is trained: {assigned_words(bank.levels)}")
             kept = {key: facts for key, facts in self.study.bank.items() if key == STORED}
             self.study.store_bank(bank, **kept)
         return space

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.bank.store import SwapBank
+from nas.bank.store import SwapBank, bank_facts
 from nas.errors import LockError, SpaceError, StudyError, escaped
 from nas.files import Parsed, from_plain
 from nas.locks import held, private_folder
@@ -316,7 +316,7 @@ class Study:
     @property
     def bank(self) -> dict[str, Any]:
         """The facts about the bank that belong to a ranking; empty before there is a bank."""
-        return self._attribute(_BANK, {}, lambda facts: {**from_plain(Mapping[str, Any], facts)})
+        return self._attribute(_BANK, {}, bank_facts)
 
     def store_bank(self, bank: SwapBank, **more: Any) -> None:
         """Store the facts about a bank that belong to a ranking, and more about its swaps."""

@@ -240,6 +240,12 @@ def test_what_the_bank_found(ranked_study, tmp_path):
     assert "distil: the largest distillation error among the swaps; `nas bank s` lists all." in notes
     study.store_bank(replace(bank, drops={"neck.up_p4": 0.001}, candidates={}))
     assert not any("No swap can matter" in line or "kept out" in line for line in ranking_notes(study))
+    assert not any(line.startswith("Levels") for line in ranking_notes(study))  # a bank of an earlier version
+    study.store_bank(replace(bank, levels={"P3": 0.9, "P4": 0.1, "P5": 0.0}))
+    assert (
+        "Levels of the trained baseline: its assigner takes P3 90%, P4 10%, P5 0% of the positives on training images; "
+        "it does not use P5."
+    ) in ranking_notes(study)
 
 
 TARGET = (0.01, 0.31, 0.68)

@@ -110,6 +110,19 @@ def test_a_variant_inherits_the_baseline_and_its_swaps_from_the_bank(run, make_s
     assert len(study.baseline_training) == 7
 
 
+def test_the_levels_of_the_trained_baseline_are_said_once_and_kept(run, make_study, fake_trainer, monkeypatch):
+    work = fake_trainer.work
+    levels = (("P3", 0.75), ("P4", 0.25))
+    monkeypatch.setattr(fake_trainer, "work", lambda self, job, *a: replace(work(self, job, *a), levels=levels))
+    study = make_study(init="bank", base_epochs=7, bank_epochs=3)
+    said = "the baseline is trained: its assigner takes P3 75%, P4 25% of the positives on training images"
+    _, observer, _ = run(study, 2)
+    assert observer.said.count(said) == 1
+    assert Study.load(study.location).bank["levels"] == dict(levels)
+    _, observer, _ = run(study, 3)
+    assert said not in observer.said
+
+
 def test_a_second_study_trains_no_baseline_and_distils_nothing(run, make_study):
     _, _, first = run(make_study(init="bank", base_epochs=7), 2)
     second = make_study(name="second", init="bank", base_epochs=7)
