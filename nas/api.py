@@ -266,7 +266,7 @@ def searched(cache: Path, options: SearchOptions, *, progress: bool = True) -> S
         from nas.session.search import Session
         from nas.session.settings import auto_workers
 
-        session = Session.open(cache, options)
+        session = Session.open(cache, options, first)
         workers = options.workers or auto_workers(session.study.settings)
         with (
             trainers_of(cache, workers, first) as trainers,

@@ -86,17 +86,6 @@ class SwapBank:
         return [c for c in self.candidates.values() if c.failure and c.candidate.label != CONTROL]
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What belongs to a ranking, as plain values."""
-        failures = {f"{c.candidate.slot}={c.candidate.label}": c.failure for c in self.failures}
-        return {
-            "folder": str(self.folder),
-            "teacher_map": self.teacher_map,
-            "drops": self.drops,
-            "failures": failures,
-        }
-
-    @property
     def idle_slots(self) -> list[str]:
         """The slots that cannot matter on these data: nothing is lost without the layer's information."""
         return [slot for slot, drop in self.drops.items() if drop < IDLE]

@@ -165,6 +165,13 @@ RUNGS = click.option(
     "the training images], or EPOCHS@WINDOW/TARGET for windows; the best of each are trained at the next "
     "(docs/rungs.md). Default: none.",
 )
+BUDGET = click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MINUTES",
+    help="Approximate time of the whole search. What is not given of proxy, epochs, trials and confirmation is chosen "
+    "for it by a short timed probe, and printed before the search starts. For a finished study: further trials.",
+)
 ETA = click.option(
     "--eta",
     type=click.IntRange(2),

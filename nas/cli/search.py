@@ -10,6 +10,7 @@ from nas.cli.options import (
     BANK_EPOCHS,
     BASE_EPOCHS,
     BASELINES,
+    BUDGET,
     BUDGET_GFLOPS,
     BUDGET_LATENCY,
     BUDGET_PARAMS,
@@ -48,6 +49,7 @@ from nas.study import OBJECTIVES
     "ones. Default: the baseline and every single swap, at most 40; for a study that has trials, what is left of the "
     "last request.",
 )
+@BUDGET
 @SEEDS
 @CONFIRM
 @BASELINES
@@ -140,6 +142,7 @@ def search(as_json: bool, **given: Any) -> None:
     nas search                                              a first look, on demo data, in minutes
     nas search seeds --data data.yaml --trials 40 --study blood
     nas search --study blood --trials 20                    20 more
+    nas search seeds --data data.yaml --budget 60           what fits into about an hour
     nas search light --data data.yaml --budget-gflops -10%,-20%,-30%
     nas search --replay blood.json --sampler tpe            the same search by another sampler, in seconds
     nas search --study blood --confirm 5:5                  five seeds for each of the best five

@@ -118,6 +118,7 @@ class SearchOptions(TrainingOptions):
     eta: int | None = option(stored=True)
     yardstick: str | None = option(stored=False)
     replay: str | None = option(stored=False, replay=True)
+    budget: float | None = option(stored=False)
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by name."""

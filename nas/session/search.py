@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nas.bank.artifacts import Worker
 from nas.data.dataset import Dataset
+from nas.data.levels import read_labels
 from nas.device import choose_device, describe_device
-from nas.errors import StudyError
+from nas.errors import OptionError, StudyError
 from nas.ranking.rank import ranking_of
 from nas.search import loop as searching
 from nas.search.runner import SearchObserver
 from nas.search.runners import runners_of
+from nas.session.budget import further_trials, plan_new
 from nas.session.options import SearchOptions
-from nas.session.settings import changed_settings, new_settings, settings_as_created, unchanged_dataset
+from nas.session.probe import measure_pace
+from nas.session.settings import auto_workers, changed_settings, new_settings, settings_as_created, unchanged_dataset
 from nas.session.target import target_notes
 from nas.session.yardstick import read_yardsticks, request_at_front, request_of_budgets, request_yardsticks
 from nas.space.search_space import SearchSpace
@@ -46,6 +51,7 @@ class Session:
         news: What the options change; empty if nothing.
         yardsticks: Budgets of yardsticks that are requested, besides those that the study has.
         at_front: Whether yardsticks of the variants on the front are requested.
+        planned: What a budget has decided; empty without one.
     """
 
     study: Study
@@ -57,19 +63,25 @@ class Session:
     news: str = ""
     yardsticks: tuple[Budget, ...] = ()
     at_front: bool = False
+    planned: str = ""
 
     @classmethod
-    def open(cls, cache: Path, options: SearchOptions) -> Session:
+    def open(cls, cache: Path, options: SearchOptions, worker: Worker | None = None) -> Session:
         """Make or resume a study; see ``nas search --help`` for the options, None for what was not given.
+
+        Args:
+            cache: Where training processes may write.
+            options: The options.
+            worker: Makes the timed probe of a budget; None starts a process for it.
 
         Raises:
             NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
         """
         budgets, at_front = read_yardsticks(options.yardstick) if options.yardstick else ((), False)
-        return replace(cls._open(cache, options), yardsticks=budgets, at_front=at_front)
+        return replace(cls._open(cache, options, worker), yardsticks=budgets, at_front=at_front)
 
     @classmethod
-    def _open(cls, cache: Path, options: SearchOptions) -> Session:
+    def _open(cls, cache: Path, options: SearchOptions, worker: Worker | None = None) -> Session:
         """Make or resume a study without its yardsticks."""
         space = options.space
         name = options.study or (Path(space).stem if space else _DEMO_SPACE)
@@ -83,10 +95,12 @@ class Session:
                     f"no study {name!r} in {where.shown} to resume; "
                     f"name a SPACE to create it: nas search seeds --study {name}"
                 )
-            return cls._create(cache, where, load_space(space or _DEMO_SPACE), options)
+            return cls._create(cache, where, load_space(space or _DEMO_SPACE), options, worker)
         study = Study.load(where, write=True)
         if study.settings.table:
             raise StudyError(f"the study {name!r} replays a table: give --replay TABLE to resume it")
+        if options.budget:
+            return cls._within_budget(cache, study, options)
         kept, news = study.settings, []
         # A failed first attempt must not block the name; on a server other workers may be training its baseline.
         if study.has_no_results and not where.server:
@@ -111,8 +125,34 @@ class Session:
         return cls(study, dataset, options.trials, cache, options.seeds, options.confirm, "\n".join(news))
 
     @classmethod
-    def _create(cls, cache: Path, where: StudyLocation, space: SearchSpace, options: SearchOptions) -> Session:
+    def _within_budget(cls, cache: Path, study: Study, options: SearchOptions) -> Session:
+        """Resume a study with as many further trials as a budget allows."""
+        minutes = options.budget or 0.0
+        if options.trials:
+            raise OptionError(f"--budget {minutes:g} and --trials {options.trials} both limit the study: give one")
+        workers = options.workers or auto_workers(study.settings)
+        trials, words = further_trials(study, minutes, workers)
+        return replace(cls._open(cache, replace(options, budget=None, trials=trials)), planned=words)
+
+    @classmethod
+    def _create(
+        cls, cache: Path, where: StudyLocation, space: SearchSpace, options: SearchOptions, worker: Worker | None
+    ) -> Session:
         settings, dataset = new_settings(space, options)
+        planned = ""
+        if minutes := options.budget:
+            with contextlib.ExitStack() as stack:
+                maker = worker or stack.enter_context(ProxyWorker(cache, threads=1))
+                plan = plan_new(
+                    settings,
+                    read_labels(dataset)[0],
+                    options,
+                    DEFAULT_CONFIRM if options.confirm is None else options.confirm,
+                    _most_trials(settings),
+                    lambda fidelity: measure_pace(maker, settings, dataset, fidelity),
+                )
+            options, planned = plan.apply(options), plan.words(minutes)
+            settings, dataset = new_settings(space, options)
         seeds, confirm = options.seeds or 1, options.confirm
         with claim_lock(where):
             if not Study.exists(where):
@@ -124,8 +164,8 @@ class Session:
                     confirm=DEFAULT_CONFIRM if confirm is None else confirm,
                     options=options.to_store(),
                 )
-                return cls(study, dataset, None, cache)
-        return cls._open(cache, options)  # the same command on another machine was a moment earlier
+                return cls(study, dataset, None, cache, planned=planned)
+        return cls._open(cache, options, worker)  # the same command on another machine was a moment earlier
 
     @classmethod
     def _recreate(
@@ -169,6 +209,8 @@ class Session:
         if self.news:
             study.store_settings()
             observer.note(self.news)
+        if self.planned:
+            observer.note(self.planned)
         if searching.is_finished(study, todo):
             if self._asks_front(observer):
                 with runners_of(study, self.dataset, self.cache, observer, trainers) as runners:
