@@ -7,11 +7,21 @@ Where objects are larger than any affordable window, smaller images are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nas.data.levels import LEVELS, USED, Labelled, Shares, whole_shares, window_shares
+from nas.data.dataset import Dataset
+from nas.data.levels import (
+    LEVELS,
+    USED,
+    Labelled,
+    Shares,
+    read_labels,
+    seen_in_validation,
+    whole_shares,
+    window_shares,
+)
 from nas.errors import DataError, OptionError
 
 ADEQUATE = 0.1
@@ -158,8 +168,32 @@ def compare(images: Sequence[Labelled], target: int, proxy: Fidelity | None = No
     proxy = proxy or adequate
     got = shares_at(images, proxy)
     if sum(got.of) < USED:
-        raise DataError(
-            f"windows of {proxy.imgsz} px at {proxy.windows_at} px show hardly any object, because nearly all are "
-            f"larger; {adequate.words} would do: {adequate.options}"
-        )
+        raise DataError(_unseen(proxy, adequate, ""))
     return Comparison(target, whole_shares(images, target), proxy, got, adequate)
+
+
+def check_windows(dataset: Dataset, fidelities: Iterable[Fidelity]) -> None:
+    """Check that windows show objects of a dataset, in training and in validation.
+
+    Raises:
+        DataError: Hardly any box is as small as some windows; the message says what would do.
+    """
+    cut = [fidelity for fidelity in dict.fromkeys(fidelities) if fidelity.windows_at]
+    train, val = read_labels(dataset) if cut else ([], [])
+    for fidelity in cut:
+        seen = {
+            "training": sum(shares_at(train, fidelity).of),
+            "validation": seen_in_validation(val, fidelity.imgsz, fidelity.windows_at),
+        }
+        for split, share in seen.items():
+            if share < USED:
+                images = train if split == "training" else val
+                would = choose_fidelity(images, fidelity.windows_at)
+                raise DataError(_unseen(fidelity, would, f" of the {split} images"))
+
+
+def _unseen(proxy: Fidelity, would: Fidelity, where: str) -> str:
+    return (
+        f"windows of {proxy.imgsz} px at {proxy.windows_at} px show hardly any object{where}, because nearly all are "
+        f"larger; {would.words} would do: {would.options}"
+    )

@@ -20,7 +20,7 @@ from PIL import Image
 
 from nas.data.dataset import Dataset
 from nas.data.validate import label_path
-from nas.data.windows import Boxes, draw_box, draw_window, see
+from nas.data.windows import Boxes, draw_box, draw_window, fixed_windows, see
 
 LEVELS = ("P3", "P4", "P5")
 BOUNDS = (32.0, 96.0)
@@ -141,6 +141,17 @@ def window_shares(images: Sequence[Labelled], side: int, scale: int) -> Shares:
         sizes.append(_sizes(clipped[labelled]))
         lost += held is not None and not labelled[held]
     return shares_of(np.concatenate(sizes), lost)
+
+
+def seen_in_validation(images: Sequence[Labelled], side: int, scale: int) -> float:
+    """Return the share of images with boxes of which the fixed validation windows show at least one."""
+    shown = []
+    for index, image in enumerate(images):
+        shape, boxes = image.scaled(scale)
+        if len(boxes):
+            places = fixed_windows(boxes, shape, side, index)
+            shown.append(any(see(boxes, place, shape)[1].any() for place in places))
+    return sum(shown) / max(1, len(shown))
 
 
 def _sizes(boxes: Boxes) -> npt.NDArray[np.float64]:

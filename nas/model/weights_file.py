@@ -36,6 +36,8 @@ from nas.space.variant import Variant
 LEAST_SHARED = 0.8
 """Minimum share of the baseline's tensors that a file of initial weights has to hold; the class head may differ."""
 
+_OF_OTHER_TASKS = (":cv4.", ":proto.")
+"""Parts of the names of tensors in the heads of segmentation, poses and rotated boxes, which a detector's has not."""
 _DEEPEST = 100
 _NO_MODEL = "{} holds no model: expected an Ultralytics checkpoint, or tensors by name"
 _INSIDE = ("ema", "model", "state_dict", "model_state_dict")
@@ -106,9 +108,25 @@ def weights_problem(path: str, base: str, scale: str) -> str:
     except (ProxyError, WeightsError) as error:
         return str(error)
     own = named_state(build(render(Variant(base, scale)).yaml, scale).state_dict(), load_base(base))
+    return misfit(given, own, base + scale)
+
+
+def misfit(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], model: str) -> str:
+    """Return why tensors cannot be the initial weights of a detector, and what would do; empty if they can.
+
+    Args:
+        given: Tensors of a file, by layer name.
+        own: Those of the detector.
+        model: Its base and scale.
+    """
+    would = f"give a .pt of {model} that was trained for detection"
+    if not given:
+        return f"it holds no tensor that can be read without running its code; {would}, or its state_dict alone"
+    if any(part in key for key in given.keys() - own.keys() for part in _OF_OTHER_TASKS):
+        return f"it is of another task: its head has layers that a detector has not; {would}"
     shared = sum(k in own and own[k].shape == v.shape for k, v in given.items())
     if shared < LEAST_SHARED * len(own):
-        return f"it holds only {shared} of the {len(own)} tensors of {base}{scale}: it is of another model or scale"
+        return f"it holds only {shared} of the {len(own)} tensors of {model}: it is of another model or scale; {would}"
     return ""
 
 
@@ -124,7 +142,10 @@ def read_state(path: str, base: str) -> dict[str, torch.Tensor]:
         return dict(found.tensors)
     graph = load_base(base)
     if found.layer_count != len(graph.layers):
-        raise ProxyError(f"{path} has {found.layer_count} layers, {base} has {len(graph.layers)}")
+        raise ProxyError(
+            f"{path} has {found.layer_count} layers, {base} has {len(graph.layers)}: it is of another model or task; "
+            f"give a .pt of {base} that was trained for detection"
+        )
     return dict(named_state(found.tensors, graph))
 
 

@@ -16,7 +16,7 @@ from nas.calibration.calibrator import (
     proxy_recipe,
 )
 from nas.data.dataset import load_or_demo, write_resolved
-from nas.data.fidelity import Fidelity, fidelity_of
+from nas.data.fidelity import Fidelity, check_windows, fidelity_of
 from nas.device import describe_device
 from nas.errors import OptionError
 from nas.session.options import CalibrationOptions
@@ -70,9 +70,11 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
         baselines=baselines_of(common, options.baseline_per_seed),
         tuned=full_recipe(common, options.tune_epochs, tuned=True) if options.tune_epochs else None,
     )
+    recipes = [calibration.full, *(recipe for _, recipe in calibration.proxies)]
+    check_windows(dataset, [Fidelity(recipe.imgsz, recipe.windows_at) for recipe in recipes])
     name = locate(options.name or Path(options.space).stem).name
     folder = Path("studies") / f"{name}{CALIBRATION_SUFFIX}"
-    largest = max(recipe.imgsz for recipe in (calibration.full, *(recipe for _, recipe in calibration.proxies)))
+    largest = max(recipe.imgsz for recipe in recipes)
     workers = options.workers or fitting_workers(common.device, common.batch, largest, space.width)
     weights = ArtifactStore(
         folder=Path("studies") / "weights",

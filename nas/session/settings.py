@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration_file, load_result
 from nas.data.dataset import Dataset, load_or_demo
+from nas.data.fidelity import Fidelity, check_windows
 from nas.errors import DataError, OptionError, StudyError
 from nas.own import use_stored
 from nas.samplers import AUTO, current_name
@@ -58,6 +59,8 @@ def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, 
         target=target.imgsz,
         levels=target.levels,
     )
+    rungs = [Fidelity(rung.imgsz, rung.windows_at) for rung in settings.rungs]
+    check_windows(dataset, [Fidelity(recipe.imgsz, recipe.windows_at), *rungs])
     return settings, dataset
 
 

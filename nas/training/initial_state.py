@@ -9,7 +9,7 @@ from nas.errors import ProxyError
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import copy_matching, named_state
-from nas.model.weights_file import LEAST_SHARED, read_state
+from nas.model.weights_file import misfit, read_state
 from nas.space.bases import load_base
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
@@ -39,12 +39,9 @@ def initial_state(job: ProxyJob, nc: int) -> tuple[nn.Module, State, State]:
     if job.init is None:
         return model, own, own
     given = read_state(job.init, job.base)
+    if problem := misfit(given, own, job.base + job.scale):
+        raise ProxyError(f"{job.init} cannot be inherited from: {problem}")
     shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    if len(shared) < LEAST_SHARED * len(own):
-        raise ProxyError(
-            f"{job.init} holds only {len(shared)} of the {len(own)} tensors of {job.base}{job.scale}: "
-            "it is of another model or scale"
-        )
     copy_matching(model, load_base(job.base), shared)
     for file in job.overlay:
         shared.update(read_state(file, job.base))

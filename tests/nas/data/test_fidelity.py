@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nas.data.fidelity import Fidelity, choose_fidelity, compare, fidelity_of
+from nas.data.fidelity import Fidelity, check_windows, choose_fidelity, compare, fidelity_of
 from nas.data.levels import Labelled
 from nas.errors import DataError, OptionError
 
@@ -47,6 +47,20 @@ def test_a_proxy_that_idles_a_level_is_named_with_what_would_do():
 def test_windows_that_hold_no_object_are_refused():
     with pytest.raises(DataError, match=r"windows of 128 px at 640 px show hardly any object.*224 px would do"):
         compare(images(300, 400, 500), 640, Fidelity(128, 640))
+
+
+def test_windows_of_rungs_and_calibrations_are_checked_in_both_splits(monkeypatch):
+    splits = {"small": images(40), "large": images(630)}
+    monkeypatch.setattr("nas.data.fidelity.read_labels", lambda dataset: tuple(splits[name] for name in dataset))
+    fidelities = [Fidelity(128), Fidelity(224, 640)]
+    check_windows(("small", "small"), fidelities)
+    check_windows(("large", "large"), [Fidelity(128), Fidelity(640)])  # no windows
+    with pytest.raises(
+        DataError, match="224 px at 640 px show hardly any object of the training images, because nearly"
+    ):
+        check_windows(("large", "large"), fidelities)
+    with pytest.raises(DataError, match=r"hardly any object of the validation images.* 128 px would do: --imgsz 128"):
+        check_windows(("small", "large"), fidelities)
 
 
 def test_options():

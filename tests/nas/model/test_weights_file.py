@@ -155,3 +155,32 @@ def test_a_class_that_is_not_installed_is_no_hindrance(tmp_path):
     torch.save({"model": cls(1, 1)}, tmp_path / "a.pt")
     del sys.modules["fork_that_is_gone"]
     assert set(read_checkpoint(tmp_path / "a.pt").tensors) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ("yolo11n.yaml", "has 24 layers, yolov8 has 23: it is of another model or task"),
+        ("yolov8s.yaml", "of the 355 tensors of yolov8n: it is of another model or scale"),
+        ("yolov8n-seg.yaml", "it is of another task: its head has layers that a detector has not"),
+        ("yolov8n-pose.yaml", "it is of another task: its head has layers that a detector has not"),
+    ],
+)
+def test_another_family_scale_or_task_is_named_with_what_would_do(model, problem, tmp_path):
+    torch.save({"model": YOLO(model).model, "ema": None}, tmp_path / "x.pt")
+    found = weights_problem(str(tmp_path / "x.pt"), "yolov8", "n")
+    assert problem in found
+    assert found.endswith("that was trained for detection")
+
+
+def test_weights_that_only_code_could_make_are_named_so(tmp_path):
+    class Made:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"model": Made()}, tmp_path / "x.pt")
+    assert weights_problem(str(tmp_path / "x.pt"), "yolov8", "n") == (
+        "it holds no tensor that can be read without running its code; give a .pt of yolov8n that was trained for "
+        "detection, or its state_dict alone"
+    )
+    assert not (tmp_path / "ran").exists()

@@ -97,6 +97,7 @@ def test_what_cannot_be_trained_is_refused(begin, large, tmp_path):
         ({"window": 96, "target_imgsz": 64}, OptionError, "give a smaller window, or a larger target"),
         ({"window": 320, "imgsz": 320}, OptionError, "give one of them"),
         ({"window": 128, "data": str(large)}, DataError, "windows of 128 px at 640 px show hardly any object"),
+        ({"rungs": "0@128/640", "data": str(large)}, DataError, "hardly any object of the training images"),
     ):
         with pytest.raises(error) as caught:
             begin(**options)
