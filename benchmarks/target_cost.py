@@ -76,7 +76,7 @@ def main() -> None:
                     data=str(data), data_key=f"{dataset.fingerprint} {count}", recipe=recipe, seed=0, scratch=folder,
                     average=False,
                 )  # fmt: skip
-                first, *later = (train(job, 1, lambda score: None).cpu_seconds for _ in range(3))
+                first, *later = (train(job, 1, lambda _: None).cpu_seconds for _ in range(3))
                 costs[fidelity] = first + (VARIANTS - 1) * statistics.mean(later)
                 ratio = costs[fidelity] / costs[small]
                 print(
@@ -85,9 +85,8 @@ def main() -> None:
                     flush=True,
                 )
             ratios.append(costs[chosen] / costs[small])
-    print(
-        f"ratio of {chosen.words} to 160 px: {statistics.mean(ratios):.2f} (rounds {min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    spread = f"rounds {min(ratios):.2f} to {max(ratios):.2f}"
+    print(f"ratio of {chosen.words} to 160 px: {statistics.mean(ratios):.2f} ({spread})")
 
 
 if __name__ == "__main__":
