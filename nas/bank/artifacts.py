@@ -162,10 +162,7 @@ class ArtifactStore:
 
     def baseline_key(self, recipe: Recipe, seed: int | None = None) -> str:
         """Return the key of the baseline that a recipe's proxies of a seed start from."""
-        own = self._seed_of_baseline(seed)
-        until = [recipe.base_until] if recipe.base_until else []
-        what = [recipe.for_baseline().identity(), self.fingerprint, self.space.base, self.space.scale, own, *until]
-        return _key(what, self.versions)
+        return baseline_key(recipe, self.fingerprint, self.space, self._seed_of_baseline(seed), self.versions)
 
     def _baseline_file(self, recipe: Recipe, seed: int | None) -> Path:
         return self.folder / f"baseline-{self.baseline_key(recipe, seed)}.pt"
@@ -393,6 +390,12 @@ _BANK_FIELDS = (
     "imgsz", "windows_at", "validated_on", "batch", "weight_decay", "channels_last", "device", "amp", "start",
     "bank_epochs", "bank_lr0",
 )  # fmt: skip
+
+
+def baseline_key(recipe: Recipe, data: str, space: SearchSpace, seed: int, versions: Any) -> str:
+    """Return the key of the baseline of a seed."""
+    what = [recipe.for_baseline().identity(), data, space.base, space.scale, seed]
+    return _key(what + [recipe.base_until] * bool(recipe.base_until), versions)
 
 
 def _key(what: list[Any], versions: tuple[tuple[str, str], ...]) -> str:

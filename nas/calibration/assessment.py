@@ -126,9 +126,7 @@ class Assessment:
                 "attainable": self.attainable,
                 "map": self._plain(self.full),
             },
-            "tuned": None
-            if self.tuned is None
-            else {"minutes": self.tuned_minutes, "map": self._plain(self.tuned)},
+            "tuned": None if self.tuned is None else {"minutes": self.tuned_minutes, "map": self._plain(self.tuned)},
             "agreement": [row.to_json() for row in self.rows],
             "variants": {v.id: v.describe() for v in self.variants},
             "merits": [m.to_json() for m in self.merits],

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from nas.bank.artifacts import ArtifactObserver, ArtifactStore
 from nas.bank.jobs import CONTROL, Candidate
 from nas.bank.store import SwapBank
+from nas.calibration.given import GivenFull
 from nas.calibration.run_log import Finished, Run, RunFile
 from nas.device import CPU, assign_devices
 from nas.errors import ArtifactError, OptionError, OutOfMemory, ProxyError, ProxyFailure
@@ -61,6 +62,7 @@ class Calibration:
         versions: Versions of the tool and of the packages that influence results.
         baselines: As `nas.study.settings.Settings.baselines`.
         tuned: Recipe of full training from trained weights, under as many seeds; None without it.
+        given: Full trainings that are taken instead of making them, with their variants.
     """
 
     space: SearchSpace
@@ -74,15 +76,20 @@ class Calibration:
     versions: tuple[tuple[str, str], ...]
     baselines: str = SHARED
     tuned: Recipe | None = None
+    given: GivenFull | None = None
 
     @property
     def tested(self) -> tuple[Variant, ...]:
         """The baseline and the variants, in the order of the tables."""
+        if self.given:
+            return self.given.variants
         return (Variant(self.space.base, self.space.scale), *representatives(self.space, self.variants))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {**asdict(self), "space": json.loads(self.space.to_json())}
+        body = {**asdict(replace(self, given=None)), "space": json.loads(self.space.to_json())}
+        del body["given"]
+        return body | ({"full_from": self.given.name} if self.given else {})
 
 
 def proxy_recipe(text: str, common: Recipe) -> Recipe:
@@ -192,6 +199,8 @@ class Calibrator:
     def key(self, run: Run) -> str:
         """Return the key of a run in the file."""
         made_of = self.weights.baseline_key(run.recipe, run.seed) if _inherits(run) else ""
+        if run.proxy == FULL and self.calibration.given:
+            made_of = f"given {self.calibration.given.key}"
         return run.key(self.calibration.fingerprint, self.calibration.versions, render(run.variant).yaml, made_of)
 
     @property
@@ -214,6 +223,7 @@ class Calibrator:
             ArtifactError: A baseline or a bank cannot be made.
             OutputError: Results cannot be written.
         """
+        self._take_given()
         todo = self.missing()
         total = len(planned_runs(self.calibration))
         lock = threading.Lock()
@@ -261,6 +271,13 @@ class Calibrator:
         finally:
             for member in members:
                 member.worker.close()
+
+    def _take_given(self) -> None:
+        """Write the full trainings that are given into the file."""
+        given = self.calibration.given
+        for run, key in self.missing() if given else []:
+            if given and run.proxy == FULL:
+                self.file.append(run, Finished(key, given.results[run.variant.id, run.seed]))
 
     @property
     def _threads(self) -> int:

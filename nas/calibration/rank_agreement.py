@@ -97,6 +97,48 @@ def ceiling(full: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Agreement 
     return _agreement(x, y, x[pairs, pick], y[pairs, pick], pick)
 
 
+def partial_agreement(
+    proxy: np.ndarray, full: np.ndarray, cost: np.ndarray, *, draws: int = 2000, seed: int = 0
+) -> tuple[float | None, Interval | None]:
+    """Measure Spearman's partial rank correlation of a proxy with full training at equal cost, with its interval.
+
+    Where sizes vary, cost alone orders models almost as full training does, so only what is left says something of a
+    proxy. It is the correlation of ranks without what ranks of the cost explain (Kendall, Partial Rank Correlation,
+    1942, with Spearman's coefficient). The interval comes from resampling variants.
+
+    Args:
+        proxy: Scores, (variants,).
+        full: Scores of full training, (variants,).
+        cost: GFLOPs, (variants,).
+        draws: Number of bootstrap draws.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        None for both where the cost explains one of the orders completely, or an order is constant.
+    """
+    pick = np.random.default_rng(seed).integers(len(proxy), size=(draws, len(proxy)))
+    value = float(_partial(proxy[None], full[None], cost[None])[0])
+    step = max(1, 500_000 // len(proxy) ** 2)
+    parts = [pick[start : start + step] for start in range(0, draws, step)]
+    drawn = np.concatenate([_partial(proxy[part], full[part], cost[part]) for part in parts])
+    kept = drawn[~np.isnan(drawn)]
+    if np.isnan(value):
+        return None, None
+    if 2 * len(kept) <= draws:
+        return value, None
+    low, high = np.quantile(kept, TAILS)
+    return value, (float(low), float(high))
+
+
+def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the partial rank correlation of x and y given z, all (draws, variants); NaN where there is none."""
+    rx, ry, rz = (_signs(a).sum(-1) for a in (x, y, z))
+    xy, xz, yz = _cosine(rx, ry, 1), _cosine(rx, rz, 1), _cosine(ry, rz, 1)
+    xz, yz = (np.where(np.ptp(z, -1) == 0, 0.0, a) for a in (xz, yz))  # equal costs explain nothing
+    left = (1 - xz**2) * (1 - yz**2)
+    return np.asarray(np.divide(xy - xz * yz, np.sqrt(left), out=np.full(xy.shape, np.nan), where=left > 1e-12))
+
+
 def _agreement(x: np.ndarray, y: np.ndarray, xs: np.ndarray, ys: np.ndarray, pick: np.ndarray) -> Agreement:
     """Summarise pairs of orders x, y (pairs, variants), and their bootstrap draws xs, ys (draws, pairs, variants).
 

@@ -24,17 +24,19 @@ from nas.cli.search import search, worker
 from nas.cli.solve import solve
 from nas.cli.space import import_model, space
 from nas.cli.studies import studies
+from nas.cli.train import train
 from nas.errors import NasError, full_disk, printable
 from nas.version import __version__
 
 COMMANDS = {
     "Search": (search, worker, calibrate),
+    "Train": (train,),
     "Look at results": (rank, report, solve, effects, bank, studies),
     "Write files": (emit_yaml, import_model),
     "Spaces, modules, checks": (space, data, ops, cost, doctor),
 }
 """All commands, by the section of `nas --help` that lists them."""
-_STORES = ("search", "worker", "calibrate")
+_STORES = ("search", "worker", "calibrate", "train")
 """Commands that store what is finished as they go."""
 
 

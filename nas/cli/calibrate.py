@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,9 @@ from nas.cli.options import (
     open_study,
     prepare,
 )
+
+if TYPE_CHECKING:
+    from nas.calibration.given import GivenFull
 
 
 @click.command(short_help="Measure which proxy can be trusted, and how far.")
@@ -64,9 +67,16 @@ from nas.cli.options import (
 @DEVICE
 @PRECISION
 @WORKERS
+@click.option(
+    "--full-from",
+    metavar="STUDY",
+    help="Take the full trainings that `nas train` has made of this study, with their variants and seeds, instead of "
+    "making others.",
+)
+@STORAGE
 @click.option("--name", help="Name of the calibration; an existing one is resumed. Default: the name of the space.")
 @JSON
-def calibrate(as_json: bool, **given: Any) -> None:
+def calibrate(as_json: bool, full_from: str | None, storage: str | None, **given: Any) -> None:
     """Measure which proxy resolves the variants of SPACE and agrees with full training, and at what cost.
 
     Trains a few variants with every proxy and in full. Finished runs are stored: run it again to resume it, or with
@@ -87,7 +97,8 @@ def calibrate(as_json: bool, **given: Any) -> None:
     from nas.session.options import CalibrationOptions
 
     progress = CalibrationProgress(make_console(stderr=True))
-    calibrator = open_calibrator(cache, progress, CalibrationOptions(**given))
+    full = _given(full_from, storage, given) if full_from else None
+    calibrator = open_calibrator(cache, progress, CalibrationOptions(**given), full)
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
         calibrated = assess(calibrator)
@@ -99,6 +110,22 @@ def calibrate(as_json: bool, **given: Any) -> None:
     for line in ["", calibrated.reason, "", *next_steps(calibrated, calibrator.folder, files)]:
         out.print(line, markup=False)
     return None
+
+
+def _given(name: str, storage: str | None, options: dict[str, Any]) -> GivenFull:
+    """Return the full trainings of a study; without --data the calibration uses its data, which have to be the same."""
+    from nas.data.dataset import load_or_demo
+    from nas.errors import CalibrationError
+    from nas.full.ranking import given_full
+    from nas.full.store import FullRuns
+
+    study = open_study(name, storage)
+    options["data"] = options["data"] or study.settings.data or None
+    if load_or_demo(options["data"]).fingerprint != study.settings.fingerprint:
+        raise CalibrationError(
+            f"the full trainings of {study.shown} were made on other data than {options['data'] or 'the demo data'}"
+        )
+    return given_full(study, FullRuns(study.location).read())
 
 
 @click.command(short_help="Print the distilled swaps of a study.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nas.emit.pretrained import Pretrained
     from nas.model.render import ModelFiles
     from nas.space.variant import Variant
+    from nas.study.study import Study
     from nas.study.trial import Trial
 
 
@@ -92,8 +93,9 @@ class EmitOptions:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    metavar="FILE.pt",
-    help="Also write initial weights: a .pt with the tensors of this stock checkpoint, copied by layer name.",
+    metavar="FILE.pt|bank|trained",
+    help="Also write a .pt: with the tensors of this stock checkpoint, copied by layer name; or of a study, bank (its "
+    "trained baseline with the distilled swaps) or trained (the best full training by `nas train`).",
 )
 @click.option(
     "--ultralytics",
@@ -161,7 +163,7 @@ def emit_yaml(as_json: bool, **given: Any) -> None:
         for variant, files in chosen:
             # Scales share their modules, and so one patch.
             own = [form for form in forms if form != "patch" or variant is chosen[0][0]]
-            weights = _pretrained(variant, files, options.weights, notes)
+            weights = _pretrained(variant, files, options, notes)
             texts |= texts_of(variant, files, own, tree, weights)
         paths = write_files(texts, options.output, force=options.force, dry_run=options.dry_run)
     names = ", ".join(files.name for _, files in chosen)
@@ -201,6 +203,10 @@ def _check(options: EmitOptions) -> None:
         raise click.UsageError("--without-proof builds nothing: leave --weights, --apply and --ultralytics out")
     if options.weights and options.apply_to:
         raise click.UsageError("--apply only edits a tree: --weights goes with forms that are written")
+    if str(options.weights) in _OF_STUDY and not options.study and not options.weights.is_file():  # type: ignore[union-attr]
+        raise click.UsageError(f"--weights {options.weights} are those of a study: give --study NAME")
+    if str(options.weights) in _OF_STUDY and options.study and _scales(options):
+        raise click.UsageError(f"--weights {options.weights} are those of the study's scale: leave --scale out")
     if options.weights and len(set(_scales(options))) > 1:
         raise click.UsageError("--weights are those of one scale: give one --scale")
 
@@ -244,17 +250,40 @@ def _tree(given: str | None) -> Path | None:
 
 
 def _pretrained(
-    variant: Variant, files: ModelFiles, path: Path | None, notes: list[dict[str, Any]]
+    variant: Variant, files: ModelFiles, options: EmitOptions, notes: list[dict[str, Any]]
 ) -> Pretrained | None:
-    """Return the initial weights of a variant if they are requested, and append what they hold to `notes`."""
+    """Return the weights of a variant if they are requested, and append what they hold to `notes`."""
+    path = options.weights
     if path is None:
         return None
-    from nas.emit.pretrained import pretrained_checkpoint, read_weights
-    from nas.space.variant import Variant
+    if str(path) in _OF_STUDY and options.study:
+        made, origin = _learnt(variant, files, str(path), open_study(options.study, options.storage))
+    else:
+        from nas.emit.pretrained import pretrained_checkpoint, read_weights
+        from nas.space.variant import Variant
 
-    made = pretrained_checkpoint(variant, files, read_weights(path, Variant(variant.base, variant.scale).graph()))
-    notes.append({k: v for k, v in vars(made).items() if k != "content"} | {"from": str(path)})
+        made = pretrained_checkpoint(variant, files, read_weights(path, Variant(variant.base, variant.scale).graph()))
+        origin = str(path)
+    notes.append({k: v for k, v in vars(made).items() if k != "content"} | {"from": origin})
     return made
+
+
+_OF_STUDY = ("bank", "trained")
+"""Weights that a study has."""
+
+
+def _learnt(variant: Variant, files: ModelFiles, which: str, study: Study) -> tuple[Pretrained, str]:
+    """Return the weights that a study has of a variant, and where they are from."""
+    from nas.full.handover import best_run
+    from nas.full.models import Model
+    from nas.full.start import bank_checkpoint, trained_checkpoint
+    from nas.full.store import FullRuns
+
+    model = Model(variant.id, "variant", variant.describe(), files.name, files.yaml, variant, 0, 0.0)
+    if which == "bank":
+        return bank_checkpoint(study, model), "the trained baseline and the bank"
+    run = best_run(study, FullRuns(study.location).read(), variant.id)
+    return trained_checkpoint(model, Path(run.weights)), run.weights
 
 
 def _revert(options: EmitOptions, tree: Path, as_json: bool) -> None:
@@ -283,6 +312,7 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, 
         if made["other_nc"]:
             click.echo(f"  its head tells {made['nc']} classes apart, as theirs does; the YAML says another number")
         for key, said in (
+            ("distilled", "have distilled tensors of the bank"),
             ("begun", "start near the layer that they replace"),
             ("shared", "have some tensors of the layer that they replace"),
             ("fresh", "have new initial values"),

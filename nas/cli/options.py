@@ -198,6 +198,8 @@ BUDGET_LATENCY = click.option(
     help="The same for the latency of one image on this machine, in ms. Several kinds of budgets hold together, amount "
     "by amount.",
 )
+FORMATS = ("md", "latex", "csv")
+"""Forms of the ablation table of full trainings (`nas.full.table`)."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.options import JSON, RUNG, STORAGE, TRUST, open_study, prepare
+from nas.cli.options import FORMATS, JSON, RUNG, STORAGE, TRUST, open_study, prepare
+from nas.errors import StudyError
 
 if TYPE_CHECKING:
     from nas.ranking.aa_check import AACheck
@@ -31,6 +32,18 @@ TOP = 100
     help="Print the first N rows, the baseline, and every variant with further seeds. CSV and JSON hold all.",
 )
 @RUNG
+@click.option("--full", "of_full", is_flag=True, help="Rank full trainings (`nas train`) instead of proxies.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="With --full: print the ablation table of a paper, with means ± standard deviations over seeds.",
+)
+@click.option(
+    "--settings",
+    metavar="ID",
+    help="With --full: rank the trainings with these settings. Default: those that were begun last.",
+)
 @click.option(
     "--aa",
     "aa_seeds",
@@ -49,6 +62,9 @@ def rank(
     as_csv: bool,
     top: int,
     rung: int | None,
+    of_full: bool,
+    form: str | None,
+    settings: str | None,
     aa_seeds: int | None,
 ) -> None:
     """Print the ranking of STUDY: means, intervals and verdicts over seeds.
@@ -56,8 +72,15 @@ def rank(
     \b
     nas rank blood --csv > blood.csv
     nas rank blood --aa 12
+    nas rank blood --full --format latex > table.tex
     """
+    if (form or settings) and not of_full:
+        raise click.UsageError(f"{'--format' if form else '--settings'} goes with --full")
+    if of_full and (rung or aa_seeds):
+        raise click.UsageError(f"--full ranks full trainings: leave {'--rung' if rung else '--aa'} out")
     opened = open_study(study, storage)
+    if of_full:
+        return print_full(opened, as_json=as_json, form="csv" if as_csv else form, settings=settings)
     fidelity = opened.fidelity_of(rung)
     if aa_seeds and fidelity:
         raise click.UsageError("--aa checks the study's own recipe: leave --rung out")
@@ -67,6 +90,7 @@ def rank(
     print_ranking(opened, as_json=as_json, as_csv=as_csv, conclude=False, checked=checked, fidelity=fidelity, top=top)
     if checked and not checked.passes:
         ctx.exit(1)
+    return None
 
 
 def _check(study: Study, seeds: int) -> tuple[Study, AACheck]:
@@ -96,6 +120,9 @@ def print_ranking(
     top: int = TOP,
 ) -> None:
     """Print the ranking of a study or of a lower rung: a table with what has to be said of it, JSON, or CSV."""
+    from nas.full.ranking import full_scores, proxy_agreement
+    from nas.full.store import FullRuns
+    from nas.full.table import agreement_words
     from nas.ranking.rank import export_rows, ranking_of, to_csv
     from nas.ranking.yardstick import against_json, compare_with_yardsticks, measured_yardsticks, yardsticks_json
     from nas.report import console
@@ -104,11 +131,13 @@ def print_ranking(
     rows = ranking_of(study, fidelity)
     yardsticks = [] if fidelity else measured_yardsticks(study)
     against = compare_with_yardsticks(rows, yardsticks, study.settings.prior)
+    trained = FullRuns(study.location).read()
     if as_json:
         body: dict[str, Any] = {"study": study.location.name, "settings": json.loads(study.settings.to_json())}
         body |= {"seeds": study.seeds, "confirm": str(study.confirm), "fidelity": fidelity, "rows": export_rows(rows)}
         if yardsticks:
             body |= {"yardsticks": yardsticks_json(yardsticks), "against_yardsticks": against_json(against)}
+        body |= {"full": full_scores(trained)} if trained else {}
         return click.echo(json.dumps(body | ({"aa": checked.to_json()} if checked else {}), indent=2))
     if as_csv:
         click.echo(to_csv(rows), nl=False)
@@ -116,7 +145,7 @@ def print_ranking(
     out = console.make_console()
     if rows:
         shown = [r for r in rows if r.rank <= top or r.seeds > 1 or r.trial.variant.is_baseline]
-        out.print(console.ranking_table(shown, out.width))
+        out.print(console.ranking_table(shown, out.width, full_scores(trained)))
         if len(shown) < len(rows):
             out.print(
                 f"{len(rows) - len(shown)} of {len(rows)} rows are not shown: --top N, --csv or --json", style="dim"
@@ -126,9 +155,46 @@ def print_ranking(
         out.print(console.yardstick_table(rows, yardsticks, against))
     said = ["", *notes.yardstick_words(yardsticks), *notes.ranking_notes(study, fidelity, rows)]
     said += [checked.text] if checked else []
+    agreed = proxy_agreement(study, trained) if trained and not fidelity else None
+    said += [agreement_words(agreed)] if agreed else []
     said += ["", *notes.conclusion(study)] if conclude or not rows else []
     for line in said:
         out.print(line, markup=False)
+    return None
+
+
+def print_full(study: Study, *, as_json: bool, form: str | None, settings: str | None) -> None:
+    """Print the ranking of a study's full trainings: a table with notes, JSON, or the ablation table of a paper."""
+    from nas.full.ranking import groups_of, proxy_agreement, rank_full
+    from nas.full.store import FullRuns
+    from nas.full.table import ablation_table, full_notes, full_rows, ranking_cells
+    from nas.report.console import make_console, make_table
+
+    runs = FullRuns(study.location).read()
+    groups = groups_of(runs)
+    if not groups or (settings and settings not in groups):
+        there = f"; there are {', '.join(groups)}" if groups else ""
+        what = f"no full trainings with the settings {settings!r}" if settings else "no finished full training yet"
+        raise StudyError(f"{study.shown} has {what}{there}: `nas train {study.location.name} --with baseline`")
+    rows = rank_full(
+        groups[settings or next(iter(groups))], study.settings.floor, by_map=study.settings.objective == "map"
+    )
+    agreed = proxy_agreement(study, runs)
+    if as_json:
+        body = {"study": study.location.name, "rows": full_rows(rows), "runs": [r.to_json() for r in runs]}
+        return click.echo(json.dumps(body, indent=2))
+    if form:
+        return click.echo(ablation_table(rows, form), nl=False)
+    out = make_console()
+    columns, cells = ranking_cells(rows)
+    table = make_table(
+        *columns, right=set(columns) - {"model", "swaps", "verdict"}, no_wrap=set(columns) - {"swaps", "model"}
+    )
+    for row, line in zip(rows, cells, strict=True):
+        table.add_row(*line, style="bold" if row.run.kind == "baseline" else None)
+    out.print(table)
+    for note in ["", *full_notes(rows, runs, agreed, study.settings.data or "the demo data")]:
+        out.print(note, markup=False)
     return None
 
 

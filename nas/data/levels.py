@@ -96,13 +96,19 @@ def _labelled(image: Path) -> Labelled:
         width, height = picture.size
         if picture.getexif().get(274) in _ROTATED:
             width, height = height, width
+    return Labelled((height, width), read_rows(image)[:, 1:])
+
+
+def read_rows(image: Path) -> Boxes:
+    """Return the labels of an image of a checked dataset: rows of class, x1, y1, x2, y2, the last four as fractions."""
     try:
         lines = Path(label_path(str(image))).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:  # an image of background
         lines = []
-    rows = {tuple(map(float, line.split())) for line in lines if line.strip()}
-    boxes = np.array([_box(row) for row in sorted(rows)], dtype=np.float64).reshape(-1, 4)
-    return Labelled((height, width), boxes.clip(0, 1))
+    rows = sorted({tuple(map(float, line.split())) for line in lines if line.strip()})
+    found = np.array([(row[0], *_box(row)) for row in rows], dtype=np.float64).reshape(-1, 5)
+    found[:, 1:] = found[:, 1:].clip(0, 1)
+    return found
 
 
 def _box(row: Sequence[float]) -> tuple[float, float, float, float]:

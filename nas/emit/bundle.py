@@ -41,13 +41,16 @@ def bundle_form(emission: Emission) -> Texts:
     return texts | ({Path(files.name) / weights.name: weights.content} if weights else {})
 
 
-def bundle_files(variant: Variant, files: ModelFiles, weights: str | None = None) -> dict[str, str]:
+def bundle_files(
+    variant: Variant, files: ModelFiles, weights: str | None = None, *, trained: bool = False
+) -> dict[str, str]:
     """Return the files of a bundle by name: model YAML, one module file, training script, requirements, README.
 
     Args:
         variant: The variant, with a swap at least.
         files: Its rendered files; the model YAML is taken as it is.
         weights: Name of a checkpoint in the same folder, if there is one.
+        trained: Whether that is a trained model.
 
     Raises:
         OutputError: The variant has no modules that Ultralytics has not, and needs no bundle.
@@ -65,6 +68,7 @@ def bundle_files(variant: Variant, files: ModelFiles, weights: str | None = None
         "title": with_letter(graph.title, variant.scale),
         "version": __version__,
         "weights": weights,
+        "trained": trained,
         "weights_option": f" --weights {weights}" if weights else "",
         "swaps": variant.swaps,
         "summary_of_swaps": count_swaps(variant),

@@ -67,6 +67,7 @@ class Pretrained:
         kept: Number of the given tensors that it has unchanged, in the layer of the same name.
         given: Number of the given tensors.
         begun: Swapped layers that start close to the layer that they replace; of a yardstick all, which are pruned.
+        distilled: Swapped layers with distilled tensors of a bank.
         shared: Other swapped layers with at least one tensor of the layer that they replace.
         fresh: Swapped and inserted layers without any: randomly initialised.
         unmatched: The given tensors that it lacks or has changed, by layer name.
@@ -82,6 +83,7 @@ class Pretrained:
     shared: tuple[str, ...]
     fresh: tuple[str, ...]
     unmatched: tuple[str, ...]
+    distilled: tuple[str, ...] = ()
 
 
 def read_weights(path: Path, graph: LayerGraph) -> Given:
@@ -112,10 +114,18 @@ def read_weights(path: Path, graph: LayerGraph) -> Given:
     return Given(path, tensors, tensors[last[-1]].numel(), found.names, found.origin)
 
 
-def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> Pretrained:
+def pretrained_checkpoint(
+    variant: Variant, files: ModelFiles, given: Given, overlay: Mapping[str, torch.Tensor] | None = None
+) -> Pretrained:
     """Return the checkpoint of a variant that starts from the stock model's weights.
 
     Its head has the classes of the given weights; a training replaces them by its own, and keeps the rest.
+
+    Args:
+        variant: The variant.
+        files: Its rendered files.
+        given: The stock model's weights.
+        overlay: Tensors of swapped layers, by layer name, that replace how these would start: those of a bank.
 
     Raises:
         WeightsError: The weights are of another model or scale.
@@ -133,21 +143,26 @@ def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> 
     if variant.width is not None:
         slice_model(baseline, model, stock_graph, weight_scores(baseline))
     rows = {name: i for i, name in enumerate(stock_graph.names)}
-    groups: dict[str, list[str]] = {"begun": [], "shared": [], "fresh": []}
+    groups: dict[str, list[str]] = {"begun": [], "shared": [], "fresh": [], "distilled": []}
+    overlaid = {key.partition(":")[0] for key in overlay or {}}
     for layer, module in zip(graph.layers, _layers(model), strict=True):
         if variant.width is not None and module.state_dict():
             groups["begun"].append(layer.name)
         if not layer.swap:
             continue
+        if layer.name in overlaid:
+            groups["distilled"].append(layer.name)
+            continue
         begun = layer.name in rows and warm_start_layer(module, _layers(baseline)[rows[layer.name]])
         partners = ((v, given.tensors.get(f"{layer.name}:{k}")) for k, v in module.state_dict().items())
         shared = any(old is not None and old.shape == new.shape for new, old in partners)
         groups["begun" if begun else "shared" if shared else "fresh"].append(layer.name)
+    copy_matching(model, graph, overlay or {})
     result = named_state(model.state_dict(), graph)
     kept = {k for k, v in given.tensors.items() if k in result and torch.equal(result[k], v)}
     return Pretrained(
         f"{files.name}.pt",
-        _checkpoint(files, variant.scale, given, numbered_state(result, graph)),
+        checkpoint_of(files.name, files.yaml, variant.scale, given, numbered_state(result, graph)),
         given.nc,
         given.nc != graph.nc,
         len(kept),
@@ -156,6 +171,7 @@ def pretrained_checkpoint(variant: Variant, files: ModelFiles, given: Given) -> 
         tuple(groups["shared"]),
         tuple(groups["fresh"]),
         tuple(k for k in given.tensors if k not in kept) if variant.width is None else (),
+        tuple(groups["distilled"]),
     )
 
 
@@ -169,10 +185,18 @@ class _Call:
         return self.parts
 
 
-def _checkpoint(files: ModelFiles, scale: str, given: Given, state: Mapping[str, torch.Tensor]) -> bytes:
-    """Return the bytes of a checkpoint that builds its model from the model YAML's content."""
+def checkpoint_of(name: str, text: str, scale: str, given: Given, state: Mapping[str, torch.Tensor]) -> bytes:
+    """Return the bytes of a checkpoint that builds its model from the model YAML's content.
+
+    Args:
+        name: Stem of the model YAML's file name.
+        text: The model YAML.
+        scale: Scale letter.
+        given: Says how many classes the head has, and their names.
+        state: The tensors by row number.
+    """
     tasks = importlib.import_module("ultralytics.nn.tasks")
-    config = yaml.safe_load(files.yaml) | {"scale": scale, "nc": given.nc, "yaml_file": f"{files.name}.yaml"}
+    config = yaml.safe_load(text) | {"scale": scale, "nc": given.nc, "yaml_file": f"{name}.yaml"}
     names = dict(given.names) or {i: str(i) for i in range(given.nc)}
     model = _Call(tasks.DetectionModel, (config, 3, None, False), {"names": names})
     # Pickle stores the model once, and the second entry refers to it: the call there fills it.

@@ -58,8 +58,15 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     return table
 
 
-def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
-    """Return the ranking as a table, on a narrow terminal without its least important columns."""
+def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float] | None = None) -> Table:
+    """Return the ranking as a table, on a narrow terminal without its least important columns.
+
+    Args:
+        rows: The ranking.
+        width: Of the terminal.
+        full: mAP50-95 of full trainings by variant ID.
+    """
+    trained = full or {}
     wide = width >= _WIDE
 
     def within(value: str, interval: tuple[float, float] | None, digits: int) -> str:
@@ -79,6 +86,7 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
         "n": lambda r: str(r.seeds),
         "Δ": difference,
         "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else f"{r.seeds} seed",
+        "full": lambda r: f"{trained[r.trial.variant.id]:.3f}" if r.trial.variant.id in trained else "",
         "shrunk": lambda r: "" if r.shrunk is None else signed(r.shrunk, 4),
         "GFLOPs": lambda r: f"{r.trial.gflops:.2f}",
         "Δ%": lambda r: (
@@ -91,6 +99,7 @@ def ranking_table(rows: Sequence[RankRow], width: int) -> Table:
     }
     idle = [] if wide else ["n", "shrunk", "params", "Δ%", "distil"]
     idle += ["distil"] * all(r.trial.distillation is None for r in rows)
+    idle += ["full"] * all(r.trial.variant.id not in trained for r in rows)
     idle += ["shrunk"] * all(r.shrunk is None for r in rows)
     idle += ["ms"] * all(r.trial.latency_ms is None for r in rows)
     columns = {name: column for name, column in columns.items() if name not in idle}

@@ -15,6 +15,7 @@ from nas.calibration.calibrator import (
     full_recipe,
     proxy_recipe,
 )
+from nas.calibration.given import GivenFull
 from nas.data.dataset import load_or_demo, write_resolved
 from nas.data.fidelity import Fidelity, check_windows, fidelity_of
 from nas.device import describe_device
@@ -24,19 +25,29 @@ from nas.session.recipe import sound, weights_file
 from nas.space.space_file import load_space
 from nas.study.location import locate
 from nas.study.settings import PER_SEED, SHARED, baselines_of, current_versions
-from nas.training.recipe import make_recipe
+from nas.training.recipe import Recipe, make_recipe
 from nas.workers.count import fitting_workers
 from nas.workers.process import ProxyWorker
 
 
-def open_calibrator(cache: Path, observer: CalibrationObserver, options: CalibrationOptions) -> Calibrator:
+def open_calibrator(
+    cache: Path, observer: CalibrationObserver, options: CalibrationOptions, given: GivenFull | None = None
+) -> Calibrator:
     """Return the calibration that the options of ``nas calibrate`` ask for, ready to run.
+
+    Args:
+        cache: Where training processes may write.
+        observer: Called on progress.
+        options: The options.
+        given: Full trainings on the same data, which are taken with their variants instead of making others.
 
     Raises:
         NasError: Anything about the space, the dataset or the options is wrong.
     """
     space = options.apply(load_space(options.space))
     dataset = load_or_demo(options.data)
+    if given:
+        given.check(space.base, space.scale)
     proxy = fidelity_of(options.imgsz, None, options.window) or Fidelity(options.imgsz)
     common = make_recipe(
         init="bank",
@@ -59,16 +70,17 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
     names = options.proxies or DEFAULT_PROXIES
     calibration = Calibration(
         space=space,
-        variants=options.variants,
+        variants=len(given.variants) - 1 if given else options.variants,
         data=str(Path(options.data).resolve()) if options.data else "",
         fingerprint=dataset.fingerprint,
-        full=full_recipe(common, options.full_epochs),
-        full_seeds=options.full_seeds,
+        full=_full(common, options, given),
+        full_seeds=given.seeds if given else options.full_seeds,
         proxies=tuple((name, sound(proxy_recipe(name, common))) for name in dict.fromkeys(names)),
         seeds=options.seeds,
         versions=current_versions(),
         baselines=baselines_of(common, options.baseline_per_seed),
         tuned=full_recipe(common, options.tune_epochs, tuned=True) if options.tune_epochs else None,
+        given=given,
     )
     recipes = [calibration.full, *(recipe for _, recipe in calibration.proxies)]
     check_windows(dataset, [Fidelity(recipe.imgsz, recipe.windows_at) for recipe in recipes])
@@ -90,6 +102,13 @@ def open_calibrator(cache: Path, observer: CalibrationObserver, options: Calibra
     )
     made = Calibrator(calibration, folder, weights, workers, cache, observer)
     return _as_started(made) if options.baseline_per_seed is None else made
+
+
+def _full(common: Recipe, options: CalibrationOptions, given: GivenFull | None) -> Recipe:
+    """Return the recipe of full training; of one that is given, its epochs and image size."""
+    if given is None:
+        return full_recipe(common, options.full_epochs)
+    return replace(full_recipe(common, given.epochs), imgsz=given.imgsz)
 
 
 def _as_started(made: Calibrator) -> Calibrator:

@@ -16,6 +16,9 @@ from nas.study.storage import check_storage, open_storage, translate_damage, tra
 from nas.study.study import Study
 from nas.study.trial import Status, Trial
 
+FULL_SUFFIX = "~full"
+"""Suffix of the study in the same storage that holds a study's full trainings (`nas.full.store`)."""
+
 
 def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
     """Return the studies of one storage, or of every ``studies/*.db`` below the current directory.
@@ -36,7 +39,7 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
         except (StorageError, StudyError) as error:
             problems.append(str(error))
             continue
-        for name in names:
+        for name in (name for name in names if not name.endswith(FULL_SUFFIX)):
             try:
                 locate(name)  # a name that the tool would not give may be a path, or escapes for a terminal
             except StudyError as error:
@@ -155,10 +158,13 @@ def copy_study(source: Study, target: StudyLocation) -> Study:
             if not target.server:
                 target.file.parent.mkdir(parents=True, exist_ok=True)
             check_storage(target, write=True)
-            optuna.copy_study(
-                from_study_name=source.location.name,
-                from_storage=open_storage(source.location),
-                to_storage=open_storage(target),
-                to_study_name=target.name,
-            )
+            stored, there = open_storage(source.location), read_tables(source.location).names()
+            for suffix in ("", FULL_SUFFIX):
+                if source.location.name + suffix in there:
+                    optuna.copy_study(
+                        from_study_name=source.location.name + suffix,
+                        from_storage=stored,
+                        to_storage=open_storage(target),
+                        to_study_name=target.name + suffix,
+                    )
     return Study.load(target)

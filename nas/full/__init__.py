@@ -1,0 +1,1 @@
+"""Full trainings: from a ranking to a trained model, with the host's own training."""

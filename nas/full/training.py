@@ -1,0 +1,203 @@
+"""One full training, in a process of its own: ``python -m nas.full.training JOB.json``.
+
+It is what a user's script would do: register the modules, `YOLO(model).train(...)` with the host's own loaders,
+augmentation, precision, moving average, early stopping and plots. What is added: a copy of the last checkpoint that is
+whole at any moment, resuming from it by the host's ``resume=True``, and the scores in ``result.json``.
+
+No heavy import stands at the top: the environment has to be set before torch and Ultralytics read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import NasError, failure_kind, failure_text
+from nas.files import write_atomic
+from nas.full.run import ClassScore, FullScores
+
+if TYPE_CHECKING:
+    from nas.data.sizes import Seen
+
+JOB, RESULT, LOG = "job.json", "result.json", "train.log"
+"""Files of a run's folder: what is trained, the scores or the failure, and all that the host prints."""
+_WHOLE = "last.whole.pt"
+"""Copy of last.pt, which the host itself does not write in one piece."""
+_WATCH_S = 1.0
+
+
+def train(job: Mapping[str, Any]) -> FullScores:
+    """Train, or go on with a training that was stopped, and return the scores of its best weights.
+
+    Args:
+        job: ``model`` is a model YAML or a checkpoint to start from; ``arguments`` are the host's, with project and
+            name; ``images`` are the validation images; ``threads`` limits those of a CPU, 0 is the host's choice.
+    """
+    from nas.model.trainer import Trainer
+
+    yolo_of = importlib.import_module("ultralytics").YOLO
+    arguments = dict(job["arguments"])
+    weights = Path(arguments["project"]) / arguments["name"] / "weights"
+    epoch = _last_epoch(weights)
+    if epoch is not None and not 0 <= epoch < arguments["epochs"] - 1:  # all epochs are done, their validation is not
+        return _finish(weights, job)
+    model = yolo_of(str(job["model"] if epoch is None else weights / "last.pt"), task="detect")
+    model.add_callback("on_model_save", keep_whole)
+    if job["threads"]:
+        model.add_callback("on_train_start", lambda _: _take_threads(job["threads"]))
+    further = {} if epoch is None else {"resume": True}
+    model.train(trainer=Trainer, **arguments, **further)
+    found = getattr(getattr(model.trainer, "validator", None), "metrics", None)
+    if not len(getattr(getattr(found, "box", None), "all_ap", ())):  # nothing detected; or made in processes of DDP
+        found = _validate(weights / "best.pt", job)
+    return scores_of(found, map_by_size_of(weights / "best.pt", job))
+
+
+def keep_whole(trainer: Any) -> None:
+    """Copy the checkpoint that the host has just written, so that one is whole if the next write is cut off."""
+    whole = trainer.wdir / _WHOLE
+    with contextlib.suppress(OSError):  # a training is worth more than the copy
+        shutil.copyfile(trainer.last, whole.with_suffix(".part"))
+        os.replace(whole.with_suffix(".part"), whole)
+
+
+def scores_of(found: Any, sizes: Mapping[str, float | None] | None = None) -> FullScores:
+    """Return the scores of the host's ``DetMetrics``."""
+    box = found.box
+    names = found.names
+    classes = []
+    for k, number in enumerate(getattr(box, "ap_class_index", ())):
+        precision, recall, map50, mean = (float(value) for value in box.class_result(k))
+        classes.append(ClassScore(str(names[int(number)]), precision, recall, map50, mean))
+    precision, recall, map50, mean = (float(value) for value in box.mean_results())
+    return FullScores(precision, recall, map50, mean, tuple(classes), sizes)
+
+
+def map_by_size_of(weights: Path, job: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return mAP50-95 by size of object on the validation images, from the host's predictions."""
+    from nas.data.sizes import map_by_size
+
+    return map_by_size(_seen(weights, job))
+
+
+def _seen(weights: Path, job: Mapping[str, Any]) -> list[Seen]:
+    """Return labels and predictions of the validation images, in pixels."""
+    import numpy as np
+
+    from nas.data.levels import read_rows
+    from nas.data.sizes import Seen
+
+    arguments, images = job["arguments"], job["images"]
+    model = importlib.import_module("ultralytics").YOLO(str(weights), task="detect")
+    device = str(arguments.get("device") or "").split(",")[0]
+    predicted = model.predict(
+        images, stream=True, conf=0.001, iou=arguments.get("iou", 0.7), imgsz=arguments["imgsz"], verbose=False,
+        max_det=arguments.get("max_det", 300), save=False, **({"device": device} if device else {}),
+    )  # fmt: skip
+    found = []
+    for image, result in zip(images, predicted, strict=True):
+        height, width = result.orig_shape
+        labels = read_rows(Path(image))
+        labels[:, 1:] *= np.array([width, height, width, height])
+        boxes = result.boxes
+        parts = (boxes.cls[:, None], boxes.conf[:, None], boxes.xyxy)
+        found.append(Seen(labels, np.concatenate([part.cpu().numpy().astype(np.float64) for part in parts], 1)))
+    return found
+
+
+def _last_epoch(weights: Path) -> int | None:
+    """Return the epoch of last.pt, counted from 0; -1 if its training has ended, None if there is none to go on with.
+
+    What a killed process has left half written is replaced: last.pt by the copy, and best.pt by last.pt, which the
+    host writes before it with the same content.
+    """
+    torch = importlib.import_module("torch")
+    last, best, whole = weights / "last.pt", weights / "best.pt", weights / _WHOLE
+
+    def epoch_of(path: Path) -> int | None:
+        with contextlib.suppress(Exception):  # whatever a damaged file raises
+            return int(torch.load(path, map_location="cpu", weights_only=False)["epoch"])
+        return None
+
+    if epoch_of(last) is None:
+        if epoch_of(whole) is None:
+            return None
+        os.replace(whole, last)
+    if best.exists() and epoch_of(best) is None:
+        shutil.copyfile(last, best)
+    return epoch_of(last)
+
+
+def _finish(weights: Path, job: Mapping[str, Any]) -> FullScores:
+    """Do what is left after the last epoch: reduce the checkpoints to their models, and validate the best."""
+    strip = importlib.import_module("ultralytics.utils.torch_utils").strip_optimizer
+    for name in ("last.pt", "best.pt"):
+        strip(weights / name)
+    return scores_of(_validate(weights / "best.pt", job), map_by_size_of(weights / "best.pt", job))
+
+
+def _validate(weights: Path, job: Mapping[str, Any]) -> Any:
+    """Validate as the host does at the end of a training: with batches of twice the size."""
+    arguments = job["arguments"]
+    known = {k: v for k, v in arguments.items() if k in ("data", "imgsz", "iou", "max_det", "workers", "single_cls")}
+    batch = arguments.get("batch", 16)
+    batch = 2 * batch if isinstance(batch, int) and batch > 0 else 16
+    device = str(arguments.get("device") or "").split(",")[0]
+    model = importlib.import_module("ultralytics").YOLO(str(weights), task="detect")
+    place = {"project": str(weights.parent), "name": "val", "exist_ok": True}
+    return model.val(**known, **place, batch=batch, plots=False, **({"device": device} if device else {}))
+
+
+def _take_threads(count: int) -> None:
+    importlib.import_module("torch").set_num_threads(count)
+
+
+def _die_with_parent(parent: int) -> None:
+    """End this process and those that it started, such as loaders and ranks, when its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    if hasattr(os, "killpg"):
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+    os._exit(1)
+
+
+def main(file: str) -> int:
+    """Train what a job file says, and write the result next to it; return the exit code."""
+    path = Path(file)
+    job = json.loads(path.read_text(encoding="utf-8"))
+    if os.name != "nt":  # there the parent's number does not change when it ends
+        threading.Thread(target=_die_with_parent, args=(job["parent"],), daemon=True).start()
+    from nas.model.offline import go_offline
+
+    go_offline(Path(job["cache"]))
+    os.environ["YOLO_VERBOSE"] = "true"
+    try:
+        from nas.model.host import register
+        from nas.own import use
+        from nas.own.files import ModuleFile
+
+        use([ModuleFile(**module) for module in job["modules"]])
+        register()
+        result: dict[str, Any] = {"scores": asdict(train(job))}
+    except NasError as error:
+        result = {"failure": str(error), "kind": failure_kind(error)}
+    except Exception as error:  # whatever the host raises: its message, and the traceback in the log
+        importlib.import_module("traceback").print_exc()
+        result = {"failure": failure_text(error), "kind": failure_kind(error)}
+    write_atomic(path.with_name(RESULT), json.dumps(result))
+    return 0 if "scores" in result else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

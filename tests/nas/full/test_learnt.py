@@ -1,0 +1,186 @@
+"""From what a search has learnt to a trained winner: bank, teacher, checkpoints without our classes, the folder."""
+
+from __future__ import annotations
+
+import pickletools
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import ultralytics
+from click.testing import CliRunner
+
+from nas.cli import cli
+from nas.errors import NasError
+from nas.full.handover import hand_over, rows_of
+from nas.full.session import FullOptions, FullTraining
+from nas.model.cost import costed
+from nas.model.host import build
+from nas.model.render import render
+from nas.model.transfer import named_state
+from nas.model.weights_file import read_checkpoint, read_state
+from nas.space.variant import Variant
+from nas.study.catalog import copy_study
+from nas.study.location import locate
+from nas.study.settings import Settings, current_versions
+from nas.study.study import Study
+from nas.study.trial import Trial
+from nas.training.scores import EpochScore, Validation
+
+pytestmark = pytest.mark.slow
+SWAPS = {"neck.up_p3": "CARAFE"}
+
+
+class Quiet:
+    def note(self, text: str) -> None:
+        pass
+
+    def epoch(self, run, last) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def learnt(taught, bank, own_cache, tmp_path_factory) -> Study:
+    """Return a study with a trained baseline and a bank; its winner is a variant with CARAFE."""
+    folder = tmp_path_factory.mktemp("learnt")
+    shutil.copytree(bank.folder.parent, folder / "weights")
+    shutil.copytree(taught.weights.folder, folder / "weights", dirs_exist_ok=True)
+    space = taught.weights.space
+    settings = Settings(
+        space, taught.recipe_of_bank, str(taught.yaml), taught.fingerprint, ("square", "disc"), (64, 32), 0, 0.02,
+        current_versions(), objective="map",
+    )  # fmt: skip
+    study = Study.create(locate("s", f"sqlite:///{folder / 's.db'}"), settings, 2)
+    study.store_bank(bank)
+    for k, swaps in enumerate(({}, SWAPS)):
+        assignment = {**space.baseline(), **swaps}
+        variant = space.variant(assignment)
+        files, cost = costed(variant)
+        trial = Trial(-1, variant, assignment, "running", yaml=files.yaml, params=cost.params, gflops=cost.gflops)
+        curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.4 + 0.1 * k, 1.0)),)
+        study.start(trial).end(status="done", curve=curve)
+    return study
+
+
+@pytest.fixture(scope="module")
+def trained(learnt, own_cache):
+    """Train baseline and winner for an epoch, from the bank and with the baseline as teacher."""
+    given = ("batch=16", "plots=False", "amp=False", "optimizer=AdamW", "lr0=0.0005")
+    options = FullOptions(epochs=1, imgsz=64, device="cpu", start="bank", distill=True, arguments=given)
+    return FullTraining.open(own_cache, learnt, options, Quiet()).run()
+
+
+def test_nothing_that_was_learnt_is_lost(learnt, trained, bank):
+    base, winner = trained
+    assert (base.kind, winner.kind, winner.distilled) == ("baseline", "variant", True)
+    assert winner.model.endswith("+distil")
+    assert base.inherited == (355, 355)
+    assert winner.inherited == (355, 355)
+    start = read_checkpoint(Path(winner.folder) / "start" / f"{winner.name}.pt")
+    own = named_state(start.tensors, winner.variant.graph())
+    for file in bank.files(winner.swaps):
+        for key, tensor in read_state(file, "yolov8").items():
+            assert torch.equal(own[key], tensor.float()), key
+    # From such a start an epoch at a low rate keeps what was learnt.
+    assert base.map > 0.3
+    assert winner.map > 0.3
+    assert "dis_loss" in (Path(winner.folder) / "results.csv").read_text().splitlines()[0]
+    assert "dis_loss" not in (Path(base.folder) / "results.csv").read_text().splitlines()[0]
+
+
+def classes_in(file: Path) -> set[str]:
+    """Return the modules that a checkpoint names."""
+    with zipfile.ZipFile(file) as archive:
+        content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    return {str(arg).split()[0].split(".")[0] for code, arg, _ in pickletools.genops(content) if code.name == "GLOBAL"}
+
+
+def test_emitted_weights_are_those_of_the_study_without_our_classes(learnt, trained, tmp_path):
+    winner = trained[1]
+    study = ["--study", "s", "--storage", learnt.location.url]
+    for which in ("bank", "trained"):
+        done = CliRunner().invoke(
+            cli, ["emit-yaml", *study, "--best", "--form", "yaml", "--weights", which, "-o", str(tmp_path / which)]
+        )
+        assert done.exit_code == 0, done.output
+    for which in ("bank", "trained"):
+        assert "nas" not in classes_in(tmp_path / which / f"{winner.name}.pt")
+    start = read_checkpoint(Path(winner.folder) / "start" / f"{winner.name}.pt").tensors
+    emitted = read_checkpoint(tmp_path / "bank" / f"{winner.name}.pt").tensors
+    assert all(torch.equal(emitted[key], tensor) for key, tensor in start.items())
+    host = ultralytics.YOLO(winner.weights).model.float().state_dict()
+    loaded = ultralytics.YOLO(str(tmp_path / "trained" / f"{winner.name}.pt"))
+    assert loaded.names == {0: "square", 1: "disc"}
+    assert all(torch.equal(host[key], tensor) for key, tensor in loaded.model.float().state_dict().items())
+    without = CliRunner().invoke(cli, ["emit-yaml", "--swap", "neck.up_p4=CARAFE", "--weights", "bank"])
+    assert "give --study NAME" in without.output
+    assert without.exit_code == 2
+
+
+ALONE = """
+import sys, torch
+import {module}
+from ultralytics import YOLO
+model = YOLO("best.pt", task="detect")
+image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+with torch.inference_mode():
+    torch.save(model.model.float().eval()(image)[0], "out.pt")
+assert not [m for m in sys.modules if m == "nas" or m.startswith("nas.")]
+"""
+
+
+def test_the_winners_folder_can_be_handed_on(learnt, trained, tmp_path):
+    made = hand_over(learnt, rows_of(learnt, trained), ["train", "s", "--distill"])
+    winner = trained[1]
+    folder = tmp_path / winner.name
+    for path, content in made.texts.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    module = f"{winner.name.replace('-', '_')}_modules"
+    assert {p.name for p in folder.iterdir()} == {
+        "best.pt", "model.onnx", f"{winner.name}.yaml", f"{module}.py", "train.py", "requirements.txt", "README.md",
+        "table.md", "table.csv", "commands.txt", "versions.txt",
+    }  # fmt: skip
+    assert "| `best.pt` | the trained model |" in (folder / "README.md").read_text()
+    assert (folder / "commands.txt").read_text().splitlines()[1] == "nas train s --distill"
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE.format(module=module)], cwd=folder, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        theirs = ultralytics.YOLO(winner.weights).model.float().eval()(image)[0]
+    assert torch.allclose(torch.load(folder / "out.pt"), theirs, atol=1e-3)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+    assert np.allclose(found, theirs.numpy(), atol=0.1)  # boxes in pixels
+
+
+def test_what_is_gone_is_said_in_one_message(learnt, own_cache, tmp_path):
+    study = copy_study(learnt, replace(learnt.location, file=tmp_path / "s.db"))
+    starts = (("inherit", "the trained baseline of"), ("nothing.pt", "is no file"), ("x", "expected scratch"))
+    for start, words in starts:
+        with pytest.raises(NasError, match=words):
+            FullTraining.open(own_cache, study, FullOptions(start=start, device="cpu"), Quiet())
+    (tmp_path / "weights").mkdir()
+    for file in learnt.location.weights.glob("baseline-*"):
+        shutil.copy(file, tmp_path / "weights")
+    study._write({"nas_bank": {**study.bank, "folder": str(tmp_path / "gone")}})
+    with pytest.raises(NasError, match=r"the bank of the study 's'.* is gone"):
+        FullTraining.open(own_cache, study, FullOptions(start="bank", device="cpu"), Quiet())
+    # Weights of another scale, and of another number of classes: the first are refused, the second lose their head.
+    torch.save(build(render(Variant("yolov8", "s")).yaml, "s").state_dict(), tmp_path / "s.pt")
+    with pytest.raises(NasError, match="of another model or scale than yolov8n"):
+        FullTraining.open(own_cache, study, FullOptions(start=str(tmp_path / "s.pt"), device="cpu"), Quiet())
+    torch.save(build(render(Variant("yolov8", "n")).yaml, "n").state_dict(), tmp_path / "n.pt")
+    made = FullTraining.open(own_cache, study, FullOptions(start=str(tmp_path / "n.pt"), device="cpu"), Quiet())
+    assert made.start.given.nc == 80
+    assert made.wanted[0].start.startswith("n.pt (")

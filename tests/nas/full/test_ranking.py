@@ -1,0 +1,162 @@
+"""The ranking of full trainings, its tables, and how the proxies' order agreed with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from full_trainings import run_of, store
+
+from nas.calibration.rank_agreement import partial_agreement
+from nas.cli import cli
+from nas.full.ranking import groups_of, proxy_agreement, rank_full
+from nas.full.table import ablation_table
+from nas.ranking.verdict import compare
+
+
+@pytest.fixture
+def of_study(ranked_study):
+    """A study of five variants by proxies, worst first, and the full trainings of each under three seeds."""
+    modules = (("up", "CARAFE"), ("up", "DySample"), ("down", "SPConv"), ("c2f", "C2f_SPConv"))
+    swaps = ({}, *({f"neck.{slot}_*": module} for slot, module in modules))
+    study = ranked_study([(s, "done", 0.40 + 0.01 * k, 8.0 - 0.5 * (k % 3)) for k, s in enumerate(swaps)])
+    runs = []
+    for seed in range(3):
+        for k, trial in enumerate(study.trials()):
+            noise = 0.0005 * ((7 * k + 3 * seed) % 5)
+            runs.append(run_of(trial, 0.5 + 0.02 * seed + 0.01 * k + noise * (k > 0), seed))
+    return study, runs
+
+
+def test_differences_are_paired_by_seed_and_tested_as_among_proxies(of_study):
+    _, runs = of_study
+    rows = {row.run.model: row for row in rank_full(runs, 0.02)}
+    base = next(row for row in rows.values() if row.verdict == "baseline")
+    by_seed = {run.seed: run.map for run in base.runs}
+    others = [row for row in rows.values() if row is not base]
+    expected = compare([[run.map - by_seed[run.seed] for run in row.runs] for row in others])
+    assert [row.comparison for row in others] == expected
+    assert {row.verdict for row in others} == {"better"}
+    assert sorted(row.rank for row in rows.values()) == [1, 2, 3, 4, 5]
+    assert base.values["map50_95"].mean == pytest.approx(0.52)
+    assert base.values["map50_95"].deviation == pytest.approx(0.02)
+    assert base.values["large"] is None
+    # A model with fewer seeds is compared under those, and its mean is adjusted.
+    one = [run for run in runs if run.kind == "baseline" or run.seed == 2]
+    found = next(row for row in rank_full(one, 0.02) if row.run.model == others[0].run.model)
+    assert found.map == pytest.approx(0.52 + found.comparison.delta)
+    assert found.verdict == "cannot tell"
+
+
+def test_the_front_and_the_floor(of_study):
+    _, runs = of_study
+    for run in (rows := rank_full(runs, 0.02)):
+        better = [r for r in rows if r.run.gflops <= run.run.gflops and r.map > run.map]
+        assert run.on_front == (not better)
+    poor = [r if r.kind == "baseline" else run_of_poorer(r) for r in runs]
+    rows = rank_full(poor, 0.02)
+    assert rows[0].verdict == "baseline"
+    assert all(row.below_floor for row in rows[1:])
+
+
+def run_of_poorer(run):
+    from dataclasses import replace
+
+    return replace(run, scores=replace(run.scores, map=run.scores.map - 0.3))
+
+
+def test_groups_are_not_mixed(of_study):
+    study, runs = of_study
+    longer = [run_of(t, 0.9, group="ffffffff", epochs=200) for t in study.trials()[:2]]
+    assert list(groups_of([*runs, *longer])) == ["ffffffff", "1a2b3c4d"]
+    assert [len(group) for group in groups_of([*runs, *longer]).values()] == [2, 15]
+
+
+def test_tables_of_a_paper(of_study):
+    study, runs = of_study
+    distilled = [
+        run_of(t, 0.6, seed, model=f"{t.variant.id}+distil", title="CARAFE, distilled", distilled=True)
+        for seed in range(3)
+        for t in study.trials()[1:2]
+    ]
+    scaled = run_of(study.trials()[0], 0.3, model="scaled-6.00", kind="scaled", title="stock, 80% of width and depth")
+    rows = rank_full([*runs, *distilled, scaled], 0.02)
+    md = ablation_table(rows, "md").splitlines()
+    assert md[0].startswith("| model | n | P | R | mAP50 | mAP50-95 | S | M | L | params (M) | GFLOPs | ms |")
+    assert md[2].startswith("| baseline | 3 | 0.700 ± 0.000 | 0.600 ± 0.000 | 0.720 ± 0.020 | 0.520 ± 0.020 |")
+    assert md[-2].startswith("| CARAFE, distilled | 3 ")
+    assert md[-1].startswith("| stock, 80% of width and depth | 1 | 0.700 |")
+    assert {line.count(" | ") for line in md} == {13}
+    latex = ablation_table(rows, "latex")
+    assert r"neck.up\_$\ast$=CARAFE" in latex
+    assert r"0.520 $\pm$ 0.020" in latex
+    assert r"stock, 80\% of width" in latex
+    assert latex.count(r" \\") == len(rows) + 1
+    table = list(csv.DictReader(io.StringIO(ablation_table(rows, "csv"))))
+    assert [row["kind"] for row in table] == ["baseline", *["variant"] * 5, "scaled"]
+    assert float(table[0]["map50_95_sd"]) == pytest.approx(0.02)
+    assert table[0]["large"] == ""
+
+
+def test_commands_show_full_trainings(of_study, monkeypatch, tmp_path):
+    study, runs = of_study
+    place = ["--storage", study.location.url]
+    before = CliRunner().invoke(cli, ["rank", "s", *place]).output
+    none = CliRunner().invoke(cli, ["rank", "s", "--full", *place])
+    assert none.exit_code == 1
+    assert "no finished full training yet" in none.output
+    store(study, *runs)
+    output = CliRunner().invoke(cli, ["rank", "s", "--full", *place]).output
+    assert "Full training: 2 epochs at 64 px from scratch, batch=8, by Ultralytics 8.4.190" in output
+    assert "Proxies against full training, 5 variants: Spearman 1.00 [" in output
+    proxies = CliRunner().invoke(cli, ["rank", "s", *place]).output
+    assert " full " in proxies
+    assert " full " not in before
+    assert "Proxies against full training, 5 variants: Spearman 1.00 [" in proxies
+    body = json.loads(CliRunner().invoke(cli, ["rank", "s", "--full", "--json", *place]).output)
+    assert len(body["rows"]) == 5
+    assert len(body["runs"]) == 15
+    assert CliRunner().invoke(cli, ["rank", "s", "--full", "--csv", *place]).output.startswith("rank,model,kind")
+    wrong = CliRunner().invoke(cli, ["rank", "s", "--full", "--settings", "none", *place])
+    assert "no full trainings with the settings 'none'; there are 1a2b3c4d" in wrong.output
+    for options in (["--format", "md"], ["--full", "--aa", "12"], ["--settings", "x"]):
+        assert CliRunner().invoke(cli, ["rank", "s", *options, *place]).exit_code == 2
+    listed = CliRunner().invoke(cli, ["studies", *place]).output
+    assert "~full" not in listed
+    copied = CliRunner().invoke(cli, ["studies", "copy", "s", *place, "--as", "t", "--to", study.location.url])
+    assert copied.exit_code == 0, copied.output
+    again = CliRunner().invoke(cli, ["rank", "t", "--full", *place]).output
+    assert again.splitlines()[1] == output.splitlines()[1]
+
+
+def test_below_four_variants_nothing_is_said_of_the_proxies(of_study):
+    study, runs = of_study
+    few = [run for run in runs if run.model in {t.variant.id for t in study.trials()[:3]}]
+    assert proxy_agreement(study, few) is None
+    assert proxy_agreement(study, runs).overall.n == 5
+
+
+def test_partial_agreement_is_that_of_the_closed_form():
+    rng = np.random.default_rng(0)
+    cost = np.arange(30.0)
+    proxy, full = cost + rng.normal(0, 3, 30), cost + rng.normal(0, 3, 30)
+    value, (low, high) = partial_agreement(proxy, full, cost)
+
+    def ranks(a):
+        return np.argsort(np.argsort(a)).astype(float)
+
+    def rest(a):  # what a straight line over the ranks of the cost leaves
+        slope, offset = np.polyfit(ranks(cost), ranks(a), 1)
+        return ranks(a) - slope * ranks(cost) - offset
+
+    assert value == pytest.approx(np.corrcoef(rest(proxy), rest(full))[0, 1])
+    assert low < value < high
+    assert np.corrcoef(ranks(proxy), ranks(full))[0, 1] > value + 0.3  # most of the agreement was that of the cost
+    assert partial_agreement(cost, full, cost) == (None, None)
+    assert partial_agreement(proxy, full, np.ones(30))[0] == pytest.approx(np.corrcoef(ranks(proxy), ranks(full))[0, 1])
+    assert not math.isnan(value)
