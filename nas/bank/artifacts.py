@@ -1,8 +1,7 @@
 """Trained baselines and banks on disk: made once, and found again by everything that decides their content.
 
-They are in the folder ``weights/`` next to the studies of a storage: a later study on the same data with the same
-recipe reuses them. Names are digests of everything that decides the content, so that nothing of another dataset, recipe
-or version is ever reused.
+They are in the folder ``weights/`` next to the studies of a storage. Names are digests of everything that decides the
+content: a later study on the same data with the same recipe reuses them, and no other one does.
 """
 
 from __future__ import annotations
@@ -375,9 +374,7 @@ def _read_baseline(file: Path) -> Baseline:
     """Return the baseline in a file, by what was written about it."""
     return read_json(
         file.with_suffix(".json"),
-        lambda body: Baseline(
-            file, tuple(EpochScore.from_json(score) for score in body["curve"]), float(body["cpu_seconds"])
-        ),
+        lambda body: Baseline(file, tuple(map(EpochScore.from_json, body["curve"])), float(body["cpu_seconds"])),
     )
 
 

@@ -15,9 +15,8 @@ from typing import Any, NoReturn
 import click
 
 from nas.cli.calibrate import bank, calibrate
-from nas.cli.data import data
 from nas.cli.emit import emit_yaml
-from nas.cli.model import cost, doctor, ops
+from nas.cli.model import cost, data, doctor, ops
 from nas.cli.rank import effects, rank
 from nas.cli.report import report
 from nas.cli.search import search, worker
