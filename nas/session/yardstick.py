@@ -22,8 +22,8 @@ def read_yardsticks(text: str) -> tuple[tuple[Budget, ...], bool]:
         OptionError: One cannot be read.
     """
     parts = [part.strip() for part in text.split(",")]
-    budgets = ",".join(part for part in parts if part != FRONT)
-    return read_budgets(budgets, None, None) if budgets or FRONT not in parts else (), FRONT in parts
+    budgets = [part for part in parts if part != FRONT]
+    return read_budgets(",".join(budgets), None, None) if budgets else (), FRONT in parts
 
 
 def request_yardsticks(study: Study, budgets: Sequence[Budget]) -> list[str]:

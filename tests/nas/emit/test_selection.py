@@ -35,7 +35,7 @@ def test_choosing_from_a_study(tmp_path):
         def trials(self, fidelity=""):
             return []
 
-        runs = trials
+        runs = every_run = trials
 
     with pytest.raises(StudyError, match="has no finished trial yet"):
         chosen_trials(Empty())
