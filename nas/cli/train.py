@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nas.full.run import FullEpoch, FullRun
     from nas.study.study import Study
 
-_EXTRAS = ("baseline", "scaled")
+_EXTRAS = ("baseline", "pruned", "scaled")
 
 
 class _Extras(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in the newest click alone
@@ -47,8 +47,8 @@ class _Extras(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
     type=_Extras(),
     default=(),
     metavar="WHAT,...",
-    help="Train for comparison: baseline, and scaled, the stock model at a smaller width and depth that has the "
-    "variant's GFLOPs.",
+    help="Train for comparison: baseline; and at the variant's GFLOPs pruned, the baseline with fewer channels "
+    "(docs/yardstick.md), and scaled, the stock model at a smaller width and depth.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Epochs.")
 @click.option(

@@ -49,7 +49,7 @@ def best_run(study: Study, runs: Sequence[FullRun], variant: str) -> FullRun:
     Raises:
         StudyError: There is none.
     """
-    own = [r for r in runs if r.status == "done" and r.kind != "scaled" and r.model.partition("+")[0] == variant]
+    own = [r for r in runs if r.status == "done" and r.of_space and r.model.partition("+")[0] == variant]
     here = [run for run in own if Path(run.weights).is_file()]
     if not here:
         why = f"its weights are not here: {own[-1].weights}" if own else "it has not been trained in full"

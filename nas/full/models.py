@@ -15,9 +15,8 @@ from nas.model.render import render
 from nas.space.variant import Variant
 from nas.study.study import Study
 from nas.study.trial import Trial
+from nas.yardstick.width import widest_within
 
-EXTRAS = ("baseline", "scaled")
-"""What ``--with`` can add to the variants."""
 _STEPS = 96
 """Number of widths between 1/4 and all of the stock model's that a scaled model is chosen from."""
 _OVER = 0.01
@@ -84,6 +83,20 @@ def baseline_model(study: Study) -> Model:
     variant = Variant(study.settings.space.base, study.settings.space.scale)
     files, cost = costed(variant)
     return Model(variant.id, "baseline", "baseline", files.name, files.yaml, variant, cost.params, cost.gflops)
+
+
+def pruned_model(study: Study, gflops: float) -> Model:
+    """Return the yardstick of at most these GFLOPs: the stock model, narrower, for the baseline's weights.
+
+    Raises:
+        SpaceError: The base cannot be pruned, or has no yardstick of so few.
+    """
+    variant = widest_within(study.settings.space.base, study.settings.space.scale, gflops)
+    files, cost = costed(variant)
+    title = f"stock, pruned to width {variant.width:g}"
+    return Model(
+        f"pruned-{cost.gflops:.2f}", "pruned", title, files.name, files.yaml, variant, cost.params, cost.gflops
+    )
 
 
 def scaled_model(study: Study, gflops: float) -> Model:

@@ -157,7 +157,7 @@ def full_scores(runs: Sequence[FullRun]) -> dict[str, float]:
     """Return the mean mAP50-95 of the newest group's variants and baseline by variant ID, trained without a teacher."""
     newest = next(iter(groups_of(runs).values()), [])
     rows = rank_full(newest, 1.0)
-    return {row.run.model: row.map for row in rows if row.run.kind in ("baseline", "variant") and not row.run.distilled}
+    return {row.run.model: row.map for row in rows if row.run.of_space and not row.run.distilled}
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def proxy_agreement(study: Study, runs: Sequence[FullRun]) -> ProxyAgreement | N
 
 def given_full(study: Study, runs: Sequence[FullRun]) -> GivenFull:
     """Return the newest full trainings of a study for a calibration: variants without a teacher, common seeds."""
-    newest = [r for r in next(iter(groups_of(runs).values()), []) if r.kind != "scaled" and not r.distilled]
+    newest = [r for r in next(iter(groups_of(runs).values()), []) if r.of_space and not r.distilled]
     variants = tuple(dict.fromkeys(run.variant for run in sorted(newest, key=lambda run: run.kind)))
     seeds = [{run.seed for run in newest if run.variant == variant} for variant in variants]
     common = sorted(set.intersection(*seeds)) if seeds else []

@@ -10,8 +10,9 @@ from nas.files import dataclass_from_plain, from_plain
 from nas.space.variant import Variant
 
 FullStatus = Literal["running", "done", "failed"]
-Kind = Literal["baseline", "variant", "scaled"]
-"""``scaled``: the stock model at a smaller width and depth that has a variant's GFLOPs."""
+Kind = Literal["baseline", "variant", "pruned", "scaled"]
+"""``pruned``: the yardstick (`nas.yardstick`), the baseline pruned uniformly to a variant's GFLOPs. ``scaled``: the
+stock model at a smaller width and depth that has them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class FullRun:
     """One full training.
 
     Attributes:
-        model: ID of the row of a ranking: the variant's ID, or ``scaled-`` and GFLOPs; ``+distil`` with a teacher.
+        model: ID of the row of a ranking: the variant's ID, or ``pruned-`` or ``scaled-`` and GFLOPs; ``+distil`` with
+            a teacher.
         kind: As `Kind`.
         title: Its swaps in words.
         name: Stem of its model YAML.
@@ -140,6 +142,11 @@ class FullRun:
     def variant(self) -> Variant:
         """Its variant; of a scaled model the baseline."""
         return Variant(self.base, self.scale, self.swaps)
+
+    @property
+    def of_space(self) -> bool:
+        """Whether it is the baseline or a variant of the search space."""
+        return self.kind in ("baseline", "variant")
 
     @property
     def map(self) -> float:

@@ -15,7 +15,7 @@ from nas.device import CPU, assign_devices
 from nas.errors import DataError, NasError, OptionError, OutputError, ProxyFailure, StudyError
 from nas.files import write_atomic
 from nas.full.arguments import can_distil, check_arguments, deciding, device_of, group_of, read_arguments
-from nas.full.models import Model, baseline_model, chosen_models, scaled_model
+from nas.full.models import Model, baseline_model, chosen_models, pruned_model, scaled_model
 from nas.full.process import read_curve, run_training
 from nas.full.run import FullEpoch, FullRun, FullScores
 from nas.full.start import Start, checkpoint, start_of
@@ -122,19 +122,19 @@ class FullTraining:
         )
         base = baseline_model(study)
         variants = [model for model in models if model.kind == "variant"]
-        if (options.distill or "scaled" in options.extras) and not variants:
+        if (options.distill or {"pruned", "scaled"} & {*options.extras}) and not variants:
             raise StudyError(
-                f"the chosen variant of {study.shown} is the baseline itself: there is nothing to distil or to scale "
-                "to; --variant ID chooses another"
+                f"the chosen variant of {study.shown} is the baseline itself: there is nothing to distil, to prune "
+                "or to scale to; --variant ID chooses another"
             )
         if options.distill or "baseline" in options.extras:
             models = [base, *(model for model in models if model.kind != "baseline")]
-        if "scaled" in options.extras:
-            for variant in variants:
+        for extra, make in (("pruned", pruned_model), ("scaled", scaled_model)):
+            for variant in variants if extra in options.extras else []:
                 if variant.gflops < base.gflops:
-                    models.append(scaled_model(study, variant.gflops))
+                    models.append(make(study, variant.gflops))
                 else:
-                    observer.note(f"{variant.name} has no fewer GFLOPs than the stock model: nothing to scale to")
+                    observer.note(f"{variant.name} has no fewer GFLOPs than the stock model: none is {extra} to them")
         start = start_of(study, options.start, dataset.names)
         what = deciding(given)
         versions = current_versions()

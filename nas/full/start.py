@@ -135,7 +135,8 @@ def bank_checkpoint(study: Study, model: Model) -> Pretrained:
 def checkpoint(model: Model, start: Start) -> Pretrained | None:
     """Return the checkpoint that the training of a model starts from; None from scratch.
 
-    A scaled model takes the tensors that fit, as Ultralytics does when a model YAML loads weights.
+    A pruned model takes the channels with the largest weights; a scaled one takes the tensors that fit, as Ultralytics
+    does when a model YAML loads weights.
 
     Raises:
         StudyError: The bank lacks a swap.
@@ -152,7 +153,7 @@ def checkpoint(model: Model, start: Start) -> Pretrained | None:
 
 def _overlay(model: Model, bank: SwapBank | None) -> dict[str, torch.Tensor]:
     """Return the distilled tensors of a variant's swaps."""
-    if bank is None or not model.variant.swaps:
+    if bank is None or not model.variant.swaps or model.kind == "pruned":
         return {}
     lacking = [f"{slot}={label}" for slot, label in model.variant.swaps if (slot, label) not in bank.candidates]
     if lacking or (problem := bank.problem(model.variant.swaps)):

@@ -15,7 +15,7 @@ from nas.training.scores import signed
 
 _METRICS = ("precision", "recall", "map50", "map50_95", "small", "medium", "large")
 _TITLES = ("P", "R", "mAP50", "mAP50-95", "S", "M", "L")
-_ORDER = ("baseline", "variant", "scaled")
+_ORDER = ("baseline", "variant", "pruned", "scaled")
 Cells: TypeAlias = list[list[str]]
 
 # ---- the terminal ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import nas.full.session
 from nas.cli import cli
 from nas.errors import NasError, OutputError, ProxyFailure
-from nas.full.models import scaled_model
+from nas.full.models import pruned_model, scaled_model
 from nas.full.run import FullScores
 from nas.full.store import FullRuns
 from nas.model.cost import model_cost
@@ -83,6 +83,8 @@ def with_settings(study, **changes):
 def test_the_options_decide_what_is_trained(full_study, training):
     study = full_study()
     ids = [trial.variant.id for trial in study.trials()]
+    ends = [run.kind for run in training(study, variants=(ids[2],), extras=("pruned", "scaled")).wanted]
+    assert ends == ["variant", "pruned", "scaled"]
     made = training(study, variants=(ids[1][:5], ids[2]), extras=("baseline",), seeds=2)
     assert [(run.model, run.seed) for run in made.wanted] == [(i, seed) for seed in (0, 1) for i in ids]
     assert made.wanted[0].yaml == study.trials()[0].yaml  # byte for byte
@@ -108,6 +110,9 @@ def test_the_scaled_model_is_the_largest_within_the_gflops(full_study):
     assert (model.gflops, model.params) == (cost.gflops, cost.params)
     assert model.name.startswith("yolov8n-scaled")
     assert model.model == f"scaled-{cost.gflops:.2f}"
+    narrower = pruned_model(study, 0.7 * stock.gflops)
+    assert 0.65 * stock.gflops < narrower.gflops <= 0.7 * stock.gflops
+    assert narrower.variant.width
     with pytest.raises(NasError, match="leave scaled out of --with"):
         scaled_model(study, 0.1)
 
