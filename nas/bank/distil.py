@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.bank.assigned import count_assigned
 from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, Distilled
 from nas.bank.seen import inputs_of, starts_from_images
 from nas.bank.student import Student, Tap
+from nas.data.assigned import count_assigned
 from nas.errors import ProxyError
 from nas.files import replacing
 from nas.model.host import build

@@ -69,7 +69,7 @@ class Bank:
         drops: Slot to the mAP50-95 that the baseline loses when the layer's output is replaced by its channel means.
         candidates: One result for each candidate of the job.
         cpu_seconds: CPU time of all threads.
-        levels: Detection levels and their shares of the assigner's positives (`nas.bank.assigned`); may be empty.
+        levels: Detection levels and their shares of the assigner's positives (`nas.data.assigned`); may be empty.
     """
 
     teacher_map: float

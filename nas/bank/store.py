@@ -32,7 +32,7 @@ class SwapBank:
         drops: Slot to the mAP50-95 that the baseline loses without the layer's information.
         candidates: By slot and label.
         cpu_seconds: CPU time of distilling all of them.
-        levels: Detection level to its share of the positives of the baseline's assigner (`nas.bank.assigned`); empty
+        levels: Detection level to its share of the positives of the baseline's assigner (`nas.data.assigned`); empty
             if unknown, as in banks of earlier versions.
     """
 

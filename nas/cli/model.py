@@ -98,7 +98,7 @@ def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | N
     prepare()
     from dataclasses import asdict
 
-    from nas.bank.assigned import stored_levels
+    from nas.data.assigned import stored_levels
     from nas.data.dataset import load
     from nas.data.fidelity import compare, fidelity_of
     from nas.data.levels import read_labels

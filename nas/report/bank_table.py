@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from nas.bank.assigned import assigned_words
 from nas.bank.jobs import Distilled
 from nas.bank.store import IDLE
+from nas.data.assigned import assigned_words
 from nas.data.fidelity import ADEQUATE, Fidelity
 from nas.data.levels import LEVELS, USED, Shares
 from nas.report.console import make_table

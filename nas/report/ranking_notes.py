@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nas.bank.assigned import assigned_words
 from nas.bank.maturity import maturity_words
 from nas.bank.store import IDLE
+from nas.data.assigned import assigned_words
 from nas.ranking.combinations import cross_validate, find_outliers
 from nas.ranking.grouped_scores import observations_of
 from nas.ranking.race import contenders, find_winner, rules_of

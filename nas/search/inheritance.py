@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from nas.bank.artifacts import ArtifactObserver, ArtifactStore, Baseline, Worker
-from nas.bank.assigned import assigned_words
 from nas.bank.jobs import Candidate
 from nas.bank.store import SwapBank
+from nas.data.assigned import assigned_words
 from nas.errors import (
     STOPPED,
     ArtifactError,

@@ -91,7 +91,7 @@ def stored_levels(weights: Path, fingerprint: str) -> list[Assigned]:
     """Return the levels of the trained baselines of a dataset, the newest first; one for each base and fidelity.
 
     Args:
-        weights: Folder of baselines and banks (`nas.bank.artifacts.ArtifactStore.folder`).
+        weights: Folder of baselines and banks.
         fingerprint: Of the dataset.
     """
     found: dict[tuple[str, Fidelity], Assigned] = {}
@@ -104,6 +104,12 @@ def stored_levels(weights: Path, fingerprint: str) -> list[Assigned]:
             if about["data"] == fingerprint and levels:
                 shares = {str(level): float(share) for level, share in levels.items()}
                 found.setdefault((about["base"], fidelity), Assigned(str(about["base"]), fidelity, shares))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # `open_bank` says what is wrong with it
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ):  # a search that needs it says what is wrong
             continue
     return list(found.values())

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nas.bank.assigned import assigned_words, count_assigned, stored_levels
 from nas.bank.store import SwapBank, bank_facts, bank_json
+from nas.data.assigned import assigned_words, count_assigned, stored_levels
 from nas.data.fidelity import Fidelity
 
 
