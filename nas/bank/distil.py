@@ -106,7 +106,8 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         slots = {x.candidate.slot: x.row for x in students if not x.inserted and not x.is_head}
         drops = tuple((slot, teacher_map - value) for slot, value in ablated(teacher, slots, trainer))
         saved.unlink(missing_ok=True)
-        levels = tuple(count_assigned(trainer).items())
+        with torch.no_grad():
+            levels = tuple(count_assigned(trainer).items())
         return Bank(teacher_map, drops, found, time.process_time() - started, levels)
 
 

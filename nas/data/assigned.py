@@ -53,13 +53,12 @@ def count_assigned(trainer: Any) -> dict[str, float]:
     """Return the share of each detection level in the positives of a baseline on training images.
 
     Args:
-        trainer: A `nas.training.proxy_trainer.ProxyTrainer` that is set up, with the baseline's weights.
+        trainer: A `nas.training.proxy_trainer.ProxyTrainer` that is set up, with the baseline's weights. Call it under
+            `torch.no_grad`.
 
     Returns:
         Empty if the criterion has no assigner that is known, or there are no positives.
     """
-    import torch
-
     model = trainer.ema.ema
     criterion = getattr(model.criterion, "one2many", model.criterion)  # heads without NMS have two
     assigner = getattr(criterion, "assigner", None)
@@ -70,16 +69,15 @@ def count_assigned(trainer: Any) -> dict[str, float]:
         return {}
     handle = assigner.register_forward_hook(lambda _module, _inputs, output: seen.append(output[3]))
     try:
-        with torch.no_grad():
-            for batch in trainer.sample(_BATCHES):
-                seen.clear()
-                model.loss(batch, model(batch["img"]))
-                height, width = batch["img"].shape[2:]
-                anchors = [(height // s) * (width // s) for s in strides]
-                if len(seen) != 1 or seen[0].shape[-1] != sum(anchors):
-                    return {}
-                for k, part in enumerate(seen[0].bool().split(anchors, dim=-1)):
-                    counts[k] += int(part.sum())
+        for batch in trainer.sample(_BATCHES):
+            seen.clear()
+            model.loss(batch, model(batch["img"]))
+            height, width = batch["img"].shape[2:]
+            anchors = [(height // s) * (width // s) for s in strides]
+            if len(seen) != 1 or seen[0].shape[-1] != sum(anchors):
+                return {}
+            for k, part in enumerate(seen[0].bool().split(anchors, dim=-1)):
+                counts[k] += int(part.sum())
     finally:
         handle.remove()
     total = sum(counts)
