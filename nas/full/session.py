@@ -78,6 +78,7 @@ class FullTraining:
         workers: Number of parallel trainings here.
         cache: Where the host may write its settings.
         observer: Called on progress.
+        failed: Keys of the runs that have failed here.
     """
 
     study: Study
@@ -91,6 +92,7 @@ class FullTraining:
     cache: Path
     observer: FullObserver
     runs: FullRuns = field(init=False)
+    failed: set[object] = field(default_factory=set, init=False)
     _meter: LatencyMeter | None = field(default=None, init=False)
     _measuring: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -240,14 +242,13 @@ class _Member:
     def work(self, stop: threading.Event) -> None:
         """Train until nothing is left."""
         t = self.training
-        failed: set[object] = set()
+        failed = t.failed  # of all workers: none of them tries again what has failed here
         while not stop.is_set():
             open_runs = [run for run in t.wanted if run.key not in failed]
             able = [run for run in open_runs if not run.distilled or self._has_teacher(run, failed)]
             claim, busy = t.runs.claim(able)
             if claim is not None:
-                if self._train(claim).status == "failed":
-                    failed.add(claim.run.key)
+                self._train(claim)
             elif busy or len(able) < len([run for run in open_runs if run.key not in failed]):
                 stop.wait(_WAIT_S)  # others are at it, or at a teacher: they may die
             else:
@@ -294,6 +295,7 @@ class _Member:
                 claim.release()
                 raise OutputError(f"{name}: {failure}\nstart again, and it will be resumed") from None
             ended = replace(claim.run, status="failed", failure=str(failure))
+            t.failed.add(before.key)  # before its row is free for others
             t.observer.note(f"{name} failed: {failure}")
         except BaseException:  # Ctrl-C, or an error that another start may not meet
             with contextlib.suppress(NasError):

@@ -154,8 +154,10 @@ def test_a_full_disk_leaves_what_is_finished_and_the_rest_to_be_resumed(full_stu
     def fails(*_):
         raise ProxyFailure("error", "RuntimeError: why; see train.log")
 
-    monkeypatch.setattr(nas.full.session, "run_training", fails)
-    (failed,) = training(study, trial=2).run()
+    tries = []
+    monkeypatch.setattr(nas.full.session, "run_training", lambda *given: (tries.append(given), fails(*given)))
+    (failed,) = training(study, trial=2, workers=2).run()
+    assert len(tries) == 1
     assert (failed.status, failed.failure) == ("failed", "RuntimeError: why; see train.log")
 
 
