@@ -51,24 +51,11 @@ class Sites:
         return last[self.image[:, None, None], rows, columns].permute(0, 3, 1, 2).flatten(1).double()
 
 
-def sites(x: torch.Tensor, weights: int, matter: torch.Tensor | None = None) -> Sites:
-    """Return positions of a map for sums of so many weights; the same for the same sizes.
-
-    Args:
-        x: (N, C, H, W).
-        weights: How many weights are fitted to them.
-        matter: (N, H, W) how much a position matters, 0 or more: half of the positions are then drawn by it, and may
-            be drawn again; None if all are alike.
-    """
+def sites(x: torch.Tensor, weights: int) -> Sites:
+    """Return positions of a map (N, C, H, W) for sums of so many weights; the same for the same sizes."""
     n, _, h, w = x.shape
-    count, generator = max(_SITES, _SITES_A_WEIGHT * weights), torch.Generator().manual_seed(0)
-    if matter is None:
-        drawn = torch.randperm(n * h * w, generator=generator)[:count]
-    else:
-        share = matter.flatten().double().cpu()
-        share = share / share.sum().clamp_min(1e-12) + 1 / len(share)
-        drawn = torch.multinomial(share, count, replacement=True, generator=generator)
-    place = drawn.to(x.device)
+    drawn = torch.randperm(n * h * w, generator=torch.Generator().manual_seed(0))
+    place = drawn[: max(_SITES, _SITES_A_WEIGHT * weights)].to(x.device)
     return Sites(place // (h * w), place // w % h, place % w)
 
 

@@ -26,10 +26,9 @@ _LEVEL = 1.0
 def inherit_light(new: Any, old: nn.Module, inputs: Input) -> None:
     """Keep the channels of the branches, each level for itself."""
     maps = _checked(new, old, inputs)
-    matter = _confidence(old, maps)
     for name in ("cv2", "cv3"):
-        for mine, theirs, x, where in zip(getattr(new, name), getattr(old, name), maps, matter, strict=True):
-            _inherit_branch(mine, theirs, x, where)
+        for mine, theirs, x in zip(getattr(new, name), getattr(old, name), maps, strict=True):
+            _inherit_branch(mine, theirs, x)
 
 
 @on_copies
@@ -39,15 +38,9 @@ def inherit_shared(new: Any, old: nn.Module, inputs: Input) -> None:
     seen = [_normed(stem.bn, stem.conv(x), stem.act) for stem, x in zip(new.stems, maps, strict=True)]
     for conv in new.tower:
         seen = [_normed(conv.norms[level], conv.conv(x), conv.act) for level, x in enumerate(seen)]
-    matter = _confidence(old, maps)
     for name in ("cv2", "cv3"):
-        for mine, theirs, x, was, where in zip(getattr(new, name), getattr(old, name), seen, maps, matter, strict=True):
-            _predict(mine[-1], x, theirs(was), where)
-
-
-def _confidence(old: Any, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return for each level where the trained head sees an object, (N, H, W): most of an image is background."""
-    return [branch(x).sigmoid().amax(1) for branch, x in zip(old.cv3, maps, strict=True)]
+        for mine, theirs, x, was in zip(getattr(new, name), getattr(old, name), seen, maps, strict=True):
+            _predict(mine[-1], x, theirs(was))
 
 
 def _checked(new: Any, old: nn.Module, inputs: Input) -> list[torch.Tensor]:
@@ -110,14 +103,14 @@ class _Stage:
         return y
 
 
-def _inherit_branch(new: Any, old: Any, x: torch.Tensor, matter: torch.Tensor) -> None:
+def _inherit_branch(new: Any, old: Any, x: torch.Tensor) -> None:
     """Keep the channels of a branch that the prediction needs most, from its end to its beginning; then fit it."""
     first, second, last = _Stage(old[0]), _Stage(old[1]), old[2]
     mine = _Stage(new[0]), _Stage(new[1])
     was = old[0](x)
     inner = second.seen(was)
     out = old[1](was)
-    at = sites(out, last.in_channels, matter)
+    at = sites(out, last.in_channels)
     rows = kept_channels(at.values(out), last.weight, mine[1].outputs)
     at = sites(inner, second.conv.conv.weight[0].numel())
     seen = at.windows(inner, second.conv.conv.kernel_size[0])
@@ -126,7 +119,7 @@ def _inherit_branch(new: Any, old: Any, x: torch.Tensor, matter: torch.Tensor) -
     _inherit_stage(mine[0], first, x, x, columns, every)
     made = new[0](x)
     _inherit_stage(mine[1], second, made, was, rows, columns)
-    _predict(new[2], new[1](made), last(out), matter)
+    _predict(new[2], new[1](made), last(out))
 
 
 def _inherit_stage(
@@ -156,9 +149,9 @@ def _normed(bn: nn.BatchNorm2d, sums: torch.Tensor, act: nn.Module, bias: float 
     return y
 
 
-def _predict(new: nn.Conv2d, x: torch.Tensor, target: torch.Tensor, matter: torch.Tensor) -> None:
-    """Fit the convolution that predicts, half of it to where there are objects."""
-    at = sites(x, new.in_channels, matter)
+def _predict(new: nn.Conv2d, x: torch.Tensor, target: torch.Tensor) -> None:
+    """Fit the convolution that predicts."""
+    at = sites(x, new.in_channels)
     fit = fitted_to(at.values(x), at.values(target))
     new.weight.copy_(fit.weight.view_as(new.weight))
     assert new.bias is not None
