@@ -19,9 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from nas.cli import cli
-from nas.data.dataset import load
 from nas.errors import BuildError
-from nas.files import write_json
 
 NAS = [sys.executable, "-m", "nas"]
 QUICK = ["--epochs", "1", "--imgsz", "32", "--batch", "8", "--init", "scratch", "--device", "cpu", "--confirm", "0"]
@@ -73,21 +71,6 @@ def test_where_boxes_fall(tiny_data):
     assert (result.exit_code, result.stdout) == (1, "")
     assert "--window 640 is not smaller than the target's images of 640 px" in result.stderr
     assert invoke("data", "nowhere.yaml").exit_code == 1
-
-
-def test_a_trained_baseline_says_which_levels_it_uses(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    about = {"data": load(tiny_data).fingerprint, "base": "yolov8n", "recipe": {"imgsz": 224, "windows_at": 640}}
-    levels = {"P3": 0.25, "P4": 0.75, "P5": 0.0}
-    bank = tmp_path / "studies" / "weights" / "bank-1"
-    bank.mkdir(parents=True)
-    write_json(bank / "bank.json", {"about": about, "levels": levels})
-    assert invoke("data", str(tiny_data)).output.splitlines()[-1] == (
-        "trained baseline, yolov8n on windows of 224 px at 640 px: its assigner takes P3 25%, P4 75%, P5 0% of the "
-        "positives on training images; it does not use P5"
-    )
-    (trained,) = json.loads(invoke("data", str(tiny_data), "--json").stdout)["trained"]
-    assert trained == {"base": "yolov8n", "fidelity": {"imgsz": 224, "windows_at": 640}, "levels": levels}
 
 
 def boxes_of(data: Path) -> int:
