@@ -18,9 +18,6 @@ import numpy as np
 from nas.calibration.rank_agreement import Agreement, agreement, correlations
 from nas.calibration.resolution import TAILS, Interval, drop_incomplete
 from nas.errors import NasError
-from nas.model.cost import model_cost
-from nas.model.host import build
-from nas.model.render import render
 from nas.space.variant import Variant
 
 COST = "GFLOPs alone"
@@ -73,8 +70,10 @@ class CostRow:
 @cache
 def gflops_of(variant: Variant) -> float:
     """Return the GFLOPs of a variant; NaN if it cannot be built."""
+    from nas.model.cost import gflops_and_params  # it imports torch, which reports do not need
+
     try:
-        return model_cost(build(render(variant).yaml, variant.scale)).gflops
+        return gflops_and_params(variant)[0]
     except NasError:
         return float("nan")
 

@@ -133,13 +133,14 @@ def test_ops():
         assert name in result.output
     assert "k_up" in invoke("ops", "CARAFE").output
     assert json.loads(invoke("ops", "CARAFE", "--json").stdout)[0]["arguments"]["k_up"]["default"] == 5
-    kinds = [line for line in result.output.splitlines() if line in ("up", "down, conv", "block", "pool", "attention")]
-    assert kinds == ["up", "down, conv", "block", "pool", "attention"]
+    kinds = ["up", "down, conv", "block", "pool", "attention", "head"]
+    assert [line for line in result.output.splitlines() if line in kinds] == kinds
     assert "nas emit-yaml --swap 'after backbone.sppf=EMA' -o out/" in invoke("ops", "EMA").output
     assert "Ultralytics itself: needs no registration" in invoke("ops", "SPP").output
     assert "a guide of its output's size" in invoke("ops", "FADE").output
     lines = result.output.splitlines()
-    assert [line.split(":")[0] for line in lines[-4:]] == ["parameters and MACs", "time", "fuse()", "export"]
+    footnotes = ["parameters and MACs", "of heads", "time", "fuse()", "export"]
+    assert [line.split(":")[0] for line in lines[-5:]] == footnotes
     said = invoke("ops", "RepVGG").output
     assert re.search(r"^time +[0-9.]+ x Conv 3x3: a training step on a CPU", said, re.MULTILINE)
     assert re.search(r"^fuse\(\) +all of its batch norms folded", said, re.MULTILINE)
