@@ -288,6 +288,8 @@ def _verdict_words(row: RankRow, study: Study) -> str:
     verdict = how.get(row.verdict, "is not clearly different from the baseline's")
     low, high = (signed(bound, 4) for bound in row.interval)
     text = f" Over {row.seeds} seeds its mAP50-95 {verdict} ({low} to {high})"
+    if row.verdict not in how and not row.interval[0] <= 0 <= row.interval[1]:
+        text += ", whose interval leaves zero out: with this many comparisons that may be chance"
     if row.verdict not in how or not _shares_weights(study):
         return f"{text}."
     recipe = study.settings.recipe

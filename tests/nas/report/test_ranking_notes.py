@@ -13,7 +13,7 @@ from nas.bank.store import SwapBank
 from nas.calibration.result import CalibrationResult
 from nas.emit.selection import chosen_trials
 from nas.report.bank_table import idle_words
-from nas.report.ranking_notes import conclusion, ranking_notes
+from nas.report.ranking_notes import _verdict_words, conclusion, ranking_notes
 from nas.study.budget import Confirm
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore, Validation
@@ -327,3 +327,22 @@ def test_what_failed_under_a_further_seed_has_been_looked_at(ranked_study):
     assert " Above it with one seed, but failed with another: 1 variant." in sentence
     assert "not confirmed" not in sentence
     assert further.endswith(" --trials 10")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "interval", "words"),
+    [
+        ("cannot tell", (-0.02, 0.01), "is not clearly different from the baseline's (-0.0200 to +0.0100)."),
+        (
+            "cannot tell",
+            (-0.02, -0.01),
+            "(-0.0200 to -0.0100), whose interval leaves zero out: with this many comparisons",
+        ),
+        ("worse", (-0.02, -0.01), "is worse than the baseline's (-0.0200 to -0.0100)"),
+    ],
+)
+def test_an_interval_without_zero_is_explained_where_the_verdict_is_open(ranked_study, verdict, interval, words):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)])
+    said = _verdict_words(SimpleNamespace(seeds=3, interval=interval, verdict=verdict), study)
+    assert words in said
+    assert ("leaves zero out" in said) == (verdict == "cannot tell" and interval[1] < 0)
