@@ -137,7 +137,7 @@ slots:
         ("after backbone.sppf", "FADE", "FADE cannot be inserted: it takes two inputs, and fits slots of kind up"),
         ("after backbone.sppf", "SPPF", "a layer that it replaces, of kind pool; what fits: ACmix, SE"),
         ("neck.cat_p4", "FADE", "Concat cannot be swapped; what can: backbone.stem_p1, backbone.down_p2"),
-        ("neck.up_p4", "Conv", "unknown module 'Conv'; did you mean PConv or SPConv"),
+        ("neck.up_p4", "PConvv", "unknown module 'PConvv'; did you mean PConv or SPConv or Conv"),
     ],
 )
 def test_a_bad_choice_is_one_line_that_says_what_would_do(slot, choice, said):
