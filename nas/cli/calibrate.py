@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +29,7 @@ from nas.cli.options import (
 
 if TYPE_CHECKING:
     from nas.calibration.given import GivenFull
+    from nas.session.options import CalibrationOptions
 
 
 @click.command(short_help="Measure which proxy can be trusted, and how far.")
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
 @STORAGE
 @click.option("--name", help="Name of the calibration; an existing one is resumed. Default: the name of the space.")
 @JSON
-def calibrate(as_json: bool, full_from: str | None, storage: str | None, **given: Any) -> None:
+def calibrate(as_json: bool, **given: Any) -> None:
     """Measure which proxy resolves the variants of SPACE and agrees with full training, and at what cost.
 
     Trains a few variants with every proxy and in full. Finished runs are stored: run it again to resume it, or with
@@ -97,8 +99,11 @@ def calibrate(as_json: bool, full_from: str | None, storage: str | None, **given
     from nas.session.options import CalibrationOptions
 
     progress = CalibrationProgress(make_console(stderr=True))
-    full = _given(full_from, storage, given) if full_from else None
-    calibrator = open_calibrator(cache, progress, CalibrationOptions(**given), full)
+    options = CalibrationOptions(**given)
+    full = None
+    if options.full_from:
+        options, full = _given(options.full_from, options)
+    calibrator = open_calibrator(cache, progress, options, full)
     with held(calibrator.folder / "lock", f"the calibration {calibrator.folder}"):
         calibrator.run()
         calibrated = assess(calibrator)
@@ -112,20 +117,20 @@ def calibrate(as_json: bool, full_from: str | None, storage: str | None, **given
     return None
 
 
-def _given(name: str, storage: str | None, options: dict[str, Any]) -> GivenFull:
-    """Return the full trainings of a study; without --data the calibration uses its data, which have to be the same."""
+def _given(name: str, options: CalibrationOptions) -> tuple[CalibrationOptions, GivenFull]:
+    """Return the full trainings of a study, and the options with its data, which have to be the same if given."""
     from nas.data.dataset import load_or_demo
     from nas.errors import CalibrationError
     from nas.full.ranking import given_full
     from nas.full.store import FullRuns
 
-    study = open_study(name, storage)
-    options["data"] = options["data"] or study.settings.data or None
-    if load_or_demo(options["data"]).fingerprint != study.settings.fingerprint:
+    study = open_study(name, options.storage)
+    options = replace(options, data=options.data or study.settings.data or None)
+    if load_or_demo(options.data).fingerprint != study.settings.fingerprint:
         raise CalibrationError(
-            f"the full trainings of {study.shown} were made on other data than {options['data'] or 'the demo data'}"
+            f"the full trainings of {study.shown} were made on other data than {options.data or 'the demo data'}"
         )
-    return given_full(study, FullRuns(study.location).read())
+    return options, given_full(study, FullRuns(study.location).read())
 
 
 @click.command(short_help="Print the distilled swaps of a study.")

@@ -90,6 +90,8 @@ class CalibrationOptions(TrainingOptions):
     full_epochs: int = option(stored=False, default=40)
     full_seeds: int = option(stored=False, default=2)
     tune_epochs: int | None = option(stored=False)
+    full_from: str | None = option(stored=False)
+    storage: str | None = option(stored=False)
     proxies: tuple[str, ...] = option(stored=False, default=())
 
 
