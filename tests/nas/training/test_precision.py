@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
+from types import SimpleNamespace
 
 import pytest
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.engine.validator import BaseValidator
+from ultralytics.utils.metrics import Metric
 
 from nas.errors import NotANumber, failure_kind
 from nas.training.proxy_trainer import ProxyTrainer
@@ -26,6 +28,7 @@ def validate(monkeypatch):
         )
         trainer = object.__new__(ProxyTrainer)
         trainer.amp = True
+        trainer.validator = SimpleNamespace(metrics=SimpleNamespace(box=Metric()))
         try:
             return trainer.validate(), seen, trainer.amp
         finally:

@@ -14,6 +14,7 @@ import nas
 ROOT = Path(nas.__file__).parent
 CHILD_ONLY = {
     "nas.bank.distil",
+    "nas.bank.scoring",
     "nas.bank.student",
     "nas.training.batch_cache",
     "nas.training.checkpoint",
@@ -21,6 +22,7 @@ CHILD_ONLY = {
     "nas.training.initial_state",
     "nas.training.proxy_trainer",
     "nas.training.train",
+    "nas.yardstick.prune",
 }
 DOOR = "nas.workers.worker"
 """The main function of a training process, which imports them when it has set the environment."""
