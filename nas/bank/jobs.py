@@ -46,7 +46,7 @@ class Distilled:
         candidate: The candidate.
         file: Name of the file of its tensors; empty if it failed.
         start_error: Mean squared error on the validation images before the first step, over the variance of the layer's
-            output.
+            output; of a head, `nas.bank.head_error.head_error`.
         error: The same after the last step.
         failure: Why it cannot be used; else empty.
         raised: Whether its module raised an error.

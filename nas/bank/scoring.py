@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from nas.bank.head_error import divergence
 from nas.bank.jobs import Assembled, OutputScore, ScoreJob
 from nas.bank.student import machine_at_fault
 from nas.errors import one_line
@@ -49,30 +49,6 @@ def score_outputs(job: ScoreJob, threads: int, report: Callable[[tuple[int, int]
                     seen, target = _forward(teacher, batch["img"])
             report((done, batches))
         return tuple(graft.score() for graft in grafts)
-
-
-def divergence(target: Sequence[Level], outputs: Sequence[Level]) -> torch.Tensor:
-    """Return how far outputs are from a target's, for each image and level: classes, boxes; (images, levels, 2).
-
-    Args:
-        target: Of each level, the baseline's box logits, (images, 4, bins, anchors), and class logits, (images,
-            classes, anchors).
-        outputs: Those of a variant, of the same shapes. Where a head has no distributions (one bin), the box part is
-            the absolute difference of the distances, in strides.
-    """
-    levels = []
-    for (boxes, classes), (other_boxes, other_classes) in zip(target, outputs, strict=True):
-        probability = classes.sigmoid()
-        entropy = functional.binary_cross_entropy_with_logits(classes, probability, reduction="none")
-        cross = functional.binary_cross_entropy_with_logits(other_classes, probability, reduction="none")
-        if boxes.shape[2] == 1:
-            apart = (other_boxes - boxes).abs().squeeze(2)
-        else:
-            log_target, log_other = boxes.log_softmax(2), other_boxes.log_softmax(2)
-            apart = (log_target.exp() * (log_target - log_other)).sum(2)
-        weight = probability.amax(1)
-        levels.append(torch.stack([(cross - entropy).sum((1, 2)), (apart.mean(1) * weight).sum(1)], 1))
-    return torch.stack(levels, 1)
 
 
 class _Graft:

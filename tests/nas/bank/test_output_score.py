@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
+from nas.bank.head_error import divergence
 from nas.bank.jobs import CONTROL, Assembled
 from nas.bank.output_score import score_bank, score_variants
-from nas.bank.scoring import divergence
 from nas.errors import ArtifactError
 from nas.training.host_version import levels_of
 
