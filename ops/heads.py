@@ -28,8 +28,9 @@ from nas.ops.shrink_heads import inherit_light, inherit_shared
 
 
 def _scaled(channels: int, share: float) -> int:
-    """Return a share of channels, in multiples of 8."""
-    return max(8, 8 * round(channels * share / 8))
+    """Return a share of channels, in multiples of 8; never more than the channels where the share is at most 1."""
+    scaled = max(8, 8 * round(channels * share / 8))
+    return scaled if share > 1 else min(scaled, channels)
 
 
 def _branch(c1: int, hidden: int, out: int, *, depthwise: bool) -> nn.Sequential:
@@ -136,6 +137,9 @@ class SharedConv(nn.Module):
 )
 class SharedDetect(Detect):  # type: ignore[misc]  # Ultralytics is untyped
     """``Detect`` with one tower for all levels; maps of some levels to boxes and classes, as ``Detect``.
+
+    Its tower starts at random: the trained branches of the levels share no channels, so there is no kernel of theirs
+    that serves all levels. A short distillation does not make up for it; train it for longer than other heads.
 
     Args:
         nc: Classes.

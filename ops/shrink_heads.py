@@ -33,7 +33,7 @@ def inherit_light(new: Any, old: nn.Module, inputs: Input) -> None:
 
 @on_copies
 def inherit_shared(new: Any, old: nn.Module, inputs: Input) -> None:
-    """Give its norms the statistics of their inputs, and fit the predictions."""
+    """Give its norms the statistics of their inputs, and fit the predictions; the tower keeps its initial values."""
     maps = _checked(new, old, inputs)
     seen = [_normed(stem.bn, stem.conv(x), stem.act) for stem, x in zip(new.stems, maps, strict=True)]
     for conv in new.tower:

@@ -203,6 +203,21 @@ def test_starts_from_the_trained_head(make, bound):
     assert error(blind, old) < fresh
 
 
+@pytest.mark.parametrize("nc", [70, 92])
+def test_a_light_head_is_no_wider_than_the_trained_one(nc):
+    """The stock head has as many channels as classes, up to 100, in no multiples of 8."""
+    legacy = getattr(Detect, "legacy", False)
+    Detect.legacy = True
+    try:
+        old = Detect(nc=nc, ch=CH)
+    finally:
+        Detect.legacy = legacy
+    for depthwise in ("none", "classes"):
+        new = LightDetect(nc, CH, depthwise)
+        assert new.cv3[0][-1].in_channels <= old.cv3[0][-1].in_channels
+        assert apply_start(new, old.eval(), levels(2))
+
+
 def test_a_foreign_head_is_refused():
     old = trained_head()
     for new in (LightDetect(4, CH), LightDetect(3, (24, 32, 64)), LightDetect(3, CH[:2]), SharedDetect(4, CH)):
