@@ -96,7 +96,7 @@ class Front:
         base_map: mAP50-95 of the baseline.
         rows: The rows.
         scored: Whether the study has output scores of its swaps.
-        trained: Number of variants that the prediction has learnt from.
+        trained: Number of variants, the baseline among them, that the prediction has learnt from.
     """
 
     base: Mapping[str, float]
@@ -135,7 +135,8 @@ def front_of(
             f"`nas search --study {study.location.name}` trains it"
         )
     facts = completed(facts_of_study(study), space, trials)
-    known = [(dict(row.trial.assignment), row.trial.map) for row in ranked]
+    in_order = sorted((row.trial for row in ranked), key=lambda trial: trial.number)
+    known = [(dict(trial.assignment), trial.map) for trial in in_order]
     prediction = Prediction(space, facts, known, study.settings.at(fidelity).error)
     solver = Solver(space, facts, prediction, trials, count)
     by_key = {key_of(row.trial.assignment): row for row in ranked}

@@ -12,7 +12,7 @@ linear in swaps and pairs, which the solver needs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ _ERRORS = (0.001, 0.002, 0.004, 0.008)
 _BEYOND = 0.3
 """Standard deviation of the error of a prediction over the predicted loss: losses do not add up for ever."""
 _MOST = 300
-"""Trainings, the latest, that it is fitted to."""
+"""Trainings that it is fitted to: the baseline's, and the latest others."""
 _FOR_GRID = 120
 """Trainings that the variances are judged by."""
 _LEAST_SHARE = 0.01
@@ -74,7 +74,7 @@ class Prediction:
         Args:
             space: Whose active slots the assignments are of.
             facts: About its swaps; those without a score have an effect only.
-            trained: Assignments and their mAP50-95, the baseline's among them.
+            trained: Assignments and their mAP50-95, the baseline's among them, in the order of their trainings.
             error: Standard deviation of one mAP50-95, where a calibration measured it.
         """
         self._swaps = all_swaps(space)
@@ -84,10 +84,11 @@ class Prediction:
         for swap, parts in facts.parts.items():
             if swap in self._column:
                 self._parts[self._column[swap]] = parts
-        self.trained = {swap for a, _ in trained[-_MOST:] for swap in a.items() if swap in self._column}
+        latest = [*_baselines(trained[:-_MOST], self._column), *trained[-_MOST:]]
+        self.trained = {swap for a, _ in latest for swap in a.items() if swap in self._column}
         """Swaps of which a variant has been trained."""
-        self._rows = self._encode([a for a, _ in trained[-_MOST:]])
-        self._maps: Array = np.array([value for _, value in trained[-_MOST:]], dtype=float)
+        self._rows = self._encode([a for a, _ in latest])
+        self._maps: Array = np.array([value for _, value in latest], dtype=float)
         self._fit(error)
 
     def _encode(self, assignments: Sequence[Assignment]) -> Array:
@@ -188,3 +189,8 @@ class Prediction:
         order = np.argsort(-np.abs(upper), axis=None, kind="stable")[:_MOST_PAIRS]
         places = [divmod(int(i), len(self._swaps)) for i in order]
         return {(self._swaps[a], self._swaps[b]): float(upper[a, b]) for a, b in places if abs(upper[a, b]) > 1e-6}
+
+
+def _baselines(trained: Sequence[tuple[Assignment, float]], swaps: Container[Swap]) -> list[tuple[Assignment, float]]:
+    """Return the trainings of the baseline: without one, differences to it would be extrapolated."""
+    return [(a, value) for a, value in trained if not any(pair in swaps for pair in a.items())]

@@ -21,6 +21,7 @@ from nas.search.swap_facts import check_budgets, counted_swaps, with_scores
 from nas.search.table import Table, export_table
 from nas.solver.facts import STORED, SwapFacts, facts_of_study
 from nas.solver.front import front_of
+from nas.solver.prediction import Prediction
 from nas.space.space_file import read_space
 from nas.study.objective import read_budgets
 from nas.study.study import Study
@@ -183,6 +184,21 @@ def test_front_of_a_study(scored) -> None:
     plain = front.to_plain()
     assert plain[0]["measured_map50_95"] == pytest.approx(front.base_map)
     assert json.loads(json.dumps(plain)) == plain
+
+
+def test_a_front_is_predicted_from_trainings_in_their_order(scored, monkeypatch) -> None:
+    """Not in that of the ranking: of very many, the latest are used."""
+    study, trials, _ = scored(4)
+    seen = []
+
+    class Recorded(Prediction):
+        def __init__(self, space, facts, trained, error=None) -> None:
+            seen.append([assignment for assignment, _ in trained])
+            super().__init__(space, facts, trained, error)
+
+    monkeypatch.setattr("nas.solver.front.Prediction", Recorded)
+    front_of(study, read_budgets("-10%", None, None), count=count_in(study.settings.space))
+    assert seen == [[dict(trial.assignment) for trial in trials]]
 
 
 def test_the_command_prints_it(scored, monkeypatch) -> None:

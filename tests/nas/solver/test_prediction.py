@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import nas.solver.prediction
 from nas.solver.facts import SwapFacts, all_swaps
 from nas.solver.prediction import Prediction
 from nas.space.search_space import SearchSpace, Slot
@@ -99,3 +100,10 @@ def test_facts_survive_storing() -> None:
     assert again.costs[("s0", "a")] == {"gflops": -0.5}
     assert again.cost({"s0": "a", "s1": "keep"}, "gflops") == pytest.approx(8.4)
     assert SwapFacts.from_plain(None) == SwapFacts()
+
+
+def test_of_many_trainings_the_baselines_and_the_latest_are_fitted_to(monkeypatch) -> None:
+    facts, _, scores = drawn(9, 4)
+    expected = Prediction(SPACE, facts, [scores[0], *scores[4:]]).of([scores[1][0]])
+    monkeypatch.setattr(nas.solver.prediction, "_MOST", 5)
+    assert Prediction(SPACE, facts, scores).of([scores[1][0]]) == expected
