@@ -175,16 +175,18 @@ class Solver:
                 has = ", ".join(words(q, self.facts.base[q]) for q in limits)
                 return f"the budget {budget} limits nothing: the baseline has {has} already"
             return ""
-        near = []
+        near, alone = [], len(limits) > 1
         for quantity, limit in limits.items():
             cheapest = least_cost(self.program({}), quantity)
+            alone = alone and cheapest is not None
             if cheapest:
                 cost = self.costs(cheapest)[0].get(quantity, math.nan)
                 share = 100 * (cost / self.facts.base[quantity] - 1)
+                alone = alone and cost <= limit * (1 + _TOLERANCE)
                 near.append(
                     f"the least is {words(quantity, cost)} ({share:+.1f}%), the budget {words(quantity, limit)}"
                 )
-        each = "; each can be met alone, but not together" if len(limits) > 1 else ""
+        each = "; each can be met alone, but not together" if alone else ""
         raise SpaceError(f"no variant meets the budget {budget}: {'; '.join(near)}{each}")
 
 

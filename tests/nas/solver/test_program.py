@@ -158,7 +158,18 @@ def test_budgets_that_nothing_and_that_everything_meets() -> None:
     with pytest.raises(SpaceError, match=r"no variant meets the budget -90% GFLOPs: the least is \d\.\d\d GFLOPs"):
         solver.check(read_budgets("-90%", None, None)[0])
     assert "limits nothing: the baseline has 10.00 GFLOPs" in solver.check(read_budgets("11", None, None)[0])
+    with pytest.raises(SpaceError) as none_alone:
+        solver.check(read_budgets("-90%", "-1%", None)[0])
+    assert "each can be met alone" not in str(none_alone.value)
     assert solver.check(read_budgets("-5%", None, None)[0]) == ""
+
+
+def test_budgets_that_are_met_alone_but_not_together() -> None:
+    space = space_of(2, 2)
+    one, other = all_swaps(space)
+    costs = {one: {"gflops": -2.0, "params": 1e6}, other: {"gflops": 2.0, "params": -1e6}}
+    with pytest.raises(SpaceError, match="each can be met alone, but not together"):
+        solver_of(space, costs=costs).check(read_budgets("-20%", "-20%", None)[0])
 
 
 def test_a_budget_in_a_unit_that_was_not_measured() -> None:
