@@ -75,6 +75,7 @@ def compare_with_yardsticks(
 ) -> dict[Variant, Against]:
     """Compare the variants of a ranking with their yardsticks; those without one are missing.
 
+    A variant that costs as much as the baseline, or more, has none: what a user would do instead is the baseline.
     The verdicts are corrected over all variants that are compared.
 
     Args:
@@ -82,7 +83,8 @@ def compare_with_yardsticks(
         yardsticks: As `measured_yardsticks`.
         prior: As in `nas.ranking.verdict.compare`.
     """
-    pairs = [(row, found) for row in rows if (found := nearest_yardstick(row.trial, yardsticks))]
+    smaller = [row for row in rows if row.delta_gflops is None or row.delta_gflops < 0]
+    pairs = [(row, found) for row in smaller if (found := nearest_yardstick(row.trial, yardsticks))]
     differences = [
         paired_differences(scores_by_seed(row.runs), scores_by_seed(yardstick.runs)) for row, yardstick in pairs
     ]

@@ -80,6 +80,19 @@ def test_a_variant_is_compared_with_the_nearest_under_the_same_seeds(study):
     assert len(found) == 2  # not the baseline
 
 
+def test_what_is_not_smaller_than_the_baseline_is_not_compared(study):
+    space = study.settings.space
+    slot = next(slot for slot in space.active if len(slot.choices) > 2)
+    other = next(s for s in space.active if s != slot)
+    assignment = {**space.baseline(), other.key: other.choices[1]}
+    variant = space.variant(assignment)
+    finish(study, variant, 8.1, [0.41, 0.41, 0.41], assignment)
+    finish(study, make_yardstick("yolov8", "n", 0.24), 7.9, [0.39, 0.39, 0.39])
+    found = compare_with_yardsticks(ranking_of(study), measured_yardsticks(study))
+    assert len(found) == 2
+    assert variant not in found
+
+
 def test_far_away_there_is_none(study):
     yardsticks = measured_yardsticks(study)
     row = next(row for row in ranking_of(study) if row.trial.gflops == 6.1)
