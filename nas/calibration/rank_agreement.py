@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,23 @@ class Agreement:
     kendall_interval: Interval | None = None
     top3_recall_interval: Interval | None = None
     top_decile_kendall_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class PartialAgreement:
+    """Rank agreement at equal cost, with 95 % bootstrap intervals.
+
+    Attributes:
+        spearman: Partial Spearman's rank correlation; NaN if the cost gives either order.
+        kendall: Partial Kendall's tau-b; the same.
+        spearman_interval: Interval of `spearman`; None if too few bootstrap draws have one.
+        kendall_interval: Interval of `kendall`.
+    """
+
+    spearman: float
+    kendall: float
+    spearman_interval: Interval | None = None
+    kendall_interval: Interval | None = None
 
 
 def agreement(
@@ -97,46 +115,58 @@ def ceiling(full: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Agreement 
     return _agreement(x, y, x[pairs, pick], y[pairs, pick], pick)
 
 
-def partial_agreement(
+def at_equal_cost(
     proxy: np.ndarray, full: np.ndarray, cost: np.ndarray, *, draws: int = 2000, seed: int = 0
-) -> tuple[float | None, Interval | None]:
-    """Measure Spearman's partial rank correlation of a proxy with full training at equal cost, with its interval.
+) -> PartialAgreement:
+    """Measure the rank agreement of one run of a proxy with the mean of full training at equal cost.
 
     Where sizes vary, cost alone orders models almost as full training does, so only what is left says something of a
     proxy. It is the correlation of ranks without what ranks of the cost explain (Kendall, Partial Rank Correlation,
-    1942, with Spearman's coefficient). The interval comes from resampling variants.
+    Biometrika 32, 1942; the same formula serves Spearman's).
+
+    It is computed for each seed of the proxy, then averaged, and its intervals come from resampling variants and
+    seeds, as those of `agreement`.
 
     Args:
-        proxy: Scores, (variants,).
-        full: Scores of full training, (variants,).
-        cost: GFLOPs, (variants,).
+        proxy: Scores, (variants, seeds); variants with NaN in any array are ignored.
+        full: Scores of full training, (variants, seeds of full training).
+        cost: Cost of each variant.
         draws: Number of bootstrap draws.
         seed: Seed of the bootstrap.
 
-    Returns:
-        None for both where the cost explains one of the orders completely, or an order is constant.
+    Raises:
+        ValueError: Fewer than 3 variants remain.
     """
-    pick = np.random.default_rng(seed).integers(len(proxy), size=(draws, len(proxy)))
-    value = float(_partial(proxy[None], full[None], cost[None])[0])
-    step = max(1, 500_000 // len(proxy) ** 2)
-    parts = [pick[start : start + step] for start in range(0, draws, step)]
-    drawn = np.concatenate([_partial(proxy[part], full[part], cost[part]) for part in parts])
-    kept = drawn[~np.isnan(drawn)]
-    if np.isnan(value):
-        return None, None
-    if 2 * len(kept) <= draws:
-        return value, None
-    low, high = np.quantile(kept, TAILS)
-    return value, (float(low), float(high))
+    proxy, full, costs = drop_incomplete(proxy, full, cost[:, None])
+    truth, cost = full.mean(1), costs[:, 0]
+    variants, seeds = proxy.shape
+    rng = np.random.default_rng(seed)
+    pick = rng.integers(variants, size=(draws, 1, variants))
+    x = proxy.T[rng.integers(seeds, size=(draws, seeds, 1)), pick]
+    values = _mean(_partial(proxy.T, truth[None], cost[None]))
+    step = max(1, 500_000 // (seeds * variants**2))
+    parts = (slice(i, i + step) for i in range(0, draws, step))
+    drawn = np.concatenate([_mean(_partial(x[part], truth[pick[part]], cost[pick[part]])) for part in parts], axis=1)
+    intervals: list[Interval | None] = []
+    for kept in (column[np.isfinite(column)] for column in drawn):
+        low_high = np.quantile(kept, TAILS) if 2 * len(kept) > draws else None
+        intervals.append(None if low_high is None else (float(low_high[0]), float(low_high[1])))
+    return PartialAgreement(float(values[0]), float(values[1]), *intervals)
 
 
 def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Return the partial rank correlation of x and y given z, all (draws, variants); NaN where there is none."""
-    rx, ry, rz = (_signs(a).sum(-1) for a in (x, y, z))
-    xy, xz, yz = _cosine(rx, ry, 1), _cosine(rx, rz, 1), _cosine(ry, rz, 1)
+    """Return partial Spearman and Kendall of x (..., seeds, V) and y without z (..., 1, V), stacked first; or NaN."""
+    xy, xz, yz = correlations(x, y), correlations(x, z), correlations(y, z)
     xz, yz = (np.where(np.ptp(z, -1) == 0, 0.0, a) for a in (xz, yz))  # equal costs explain nothing
     left = (1 - xz**2) * (1 - yz**2)
     return np.asarray(np.divide(xy - xz * yz, np.sqrt(left), out=np.full(xy.shape, np.nan), where=left > 1e-12))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds, the last axis, of those that are numbers; NaN if none is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of all NaN
+        return np.asarray(np.nanmean(values, axis=-1))
 
 
 def _agreement(x: np.ndarray, y: np.ndarray, xs: np.ndarray, ys: np.ndarray, pick: np.ndarray) -> Agreement:

@@ -6,13 +6,14 @@ arguments. The seed is that of the host's training, so a difference is between t
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nas.calibration.given import GivenFull
-from nas.calibration.rank_agreement import Agreement, agreement, partial_agreement
+from nas.calibration.rank_agreement import Agreement, agreement, at_equal_cost
 from nas.calibration.resolution import Interval
 from nas.data.sizes import SIZES
 from nas.full.run import FullRun
@@ -187,8 +188,13 @@ def proxy_agreement(study: Study, runs: Sequence[FullRun]) -> ProxyAgreement | N
     proxy = np.array([[proxies[model].map] for model in common])
     truth = np.array([[full[model]] for model in common])
     gflops = np.array([proxies[model].gflops for model in common])
-    partial, interval = partial_agreement(proxy[:, 0], truth[:, 0], gflops)
-    return ProxyAgreement(agreement(proxy, truth), partial, interval)
+    partial = at_equal_cost(proxy, truth, gflops)
+    known = not math.isnan(partial.spearman)
+    return ProxyAgreement(
+        agreement(proxy, truth),
+        partial.spearman if known else None,
+        partial.spearman_interval if known else None,
+    )
 
 
 def given_full(study: Study, runs: Sequence[FullRun]) -> GivenFull:

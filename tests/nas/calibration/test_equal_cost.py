@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nas.calibration.equal_cost import COST, at_equal_cost, cost_rows
+from nas.calibration.equal_cost import COST, cost_rows
+from nas.calibration.rank_agreement import at_equal_cost
 
 
 def partial(x, y, z, of) -> float:
@@ -62,3 +63,26 @@ def test_an_order_that_the_cost_gives_has_nothing_left():
     assert found.spearman_interval is None
     (_, row) = cost_rows({("bank-0", "map"): values[:, None]}, {"scratch": values[:, None]}, values)
     assert row.to_json()["partial"]["spearman"] is None
+
+
+def test_it_is_the_correlation_of_what_a_line_over_the_cost_leaves():
+    rng = np.random.default_rng(0)
+    cost = np.arange(30.0)
+    proxy, full = cost + rng.normal(0, 3, 30), cost + rng.normal(0, 3, 30)
+
+    def rest(a):
+        slope, offset = np.polyfit(stats.rankdata(cost), stats.rankdata(a), 1)
+        return stats.rankdata(a) - slope * stats.rankdata(cost) - offset
+
+    found = at_equal_cost(proxy[:, None], full[:, None], cost).spearman
+    assert found == pytest.approx(np.corrcoef(rest(proxy), rest(full))[0, 1])
+    assert stats.spearmanr(proxy, full).statistic > found + 0.3  # most of the agreement was that of the cost
+
+
+def test_equal_costs_explain_nothing():
+    rng = np.random.default_rng(2)
+    full = rng.normal(size=12)
+    proxy = full + rng.normal(size=12)
+    found = at_equal_cost(proxy[:, None], full[:, None], np.full(12, 8.9))
+    assert found.spearman == pytest.approx(stats.spearmanr(proxy, full).statistic)
+    assert found.kendall == pytest.approx(stats.kendalltau(proxy, full).statistic)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from full_trainings import run_of, store
 
-from nas.calibration.rank_agreement import partial_agreement
 from nas.cli import cli
 from nas.full.ranking import groups_of, proxy_agreement, rank_full
 from nas.full.table import ablation_table
@@ -139,24 +136,3 @@ def test_below_four_variants_nothing_is_said_of_the_proxies(of_study):
     few = [run for run in runs if run.model in {t.variant.id for t in study.trials()[:3]}]
     assert proxy_agreement(study, few) is None
     assert proxy_agreement(study, runs).overall.n == 5
-
-
-def test_partial_agreement_is_that_of_the_closed_form():
-    rng = np.random.default_rng(0)
-    cost = np.arange(30.0)
-    proxy, full = cost + rng.normal(0, 3, 30), cost + rng.normal(0, 3, 30)
-    value, (low, high) = partial_agreement(proxy, full, cost)
-
-    def ranks(a):
-        return np.argsort(np.argsort(a)).astype(float)
-
-    def rest(a):  # what a straight line over the ranks of the cost leaves
-        slope, offset = np.polyfit(ranks(cost), ranks(a), 1)
-        return ranks(a) - slope * ranks(cost) - offset
-
-    assert value == pytest.approx(np.corrcoef(rest(proxy), rest(full))[0, 1])
-    assert low < value < high
-    assert np.corrcoef(ranks(proxy), ranks(full))[0, 1] > value + 0.3  # most of the agreement was that of the cost
-    assert partial_agreement(cost, full, cost) == (None, None)
-    assert partial_agreement(proxy, full, np.ones(30))[0] == pytest.approx(np.corrcoef(ranks(proxy), ranks(full))[0, 1])
-    assert not math.isnan(value)
