@@ -212,10 +212,9 @@ def test_a_light_head_is_no_wider_than_the_trained_one(nc):
         old = Detect(nc=nc, ch=CH)
     finally:
         Detect.legacy = legacy
-    for depthwise in ("none", "classes"):
-        new = LightDetect(nc, CH, depthwise)
-        assert new.cv3[0][-1].in_channels <= old.cv3[0][-1].in_channels
-        assert apply_start(new, old.eval(), levels(2))
+    new = LightDetect(nc, CH)
+    assert new.cv3[0][-1].in_channels <= old.cv3[0][-1].in_channels
+    assert apply_start(new, old.eval(), levels(2))
 
 
 def test_a_foreign_head_is_refused():
