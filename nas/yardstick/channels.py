@@ -142,12 +142,20 @@ def _same(_old: Any, _new: Any, sources: Sequence[Kept], _scores: Scores) -> Kep
     return Kept.joined(sources)
 
 
+def _stage(old: Any, new: Any, source: Kept, scores: Scores) -> Kept:
+    """Copy a convolution of a branch, or a depthwise and a 1x1, as every head has with Ultralytics 8.3.0."""
+    if isinstance(old, nn.Sequential):
+        _conv(old[0], new[0], Kept.all_of(1), source)
+        old, new = old[1], new[1]
+    return _free(old, new, source, scores)
+
+
 def _head(old: Any, new: Any, sources: Sequence[Kept], scores: Scores) -> Kept:
     """Copy both branches of every level; the outputs, bins of the boxes' sides and classes, are all kept."""
     for wide, narrow in ((old.cv2, new.cv2), (old.cv3, new.cv3)):
         for branch, own, source in zip(wide, narrow, sources, strict=True):
-            hidden = _free(branch[0], own[0], source, scores)
-            hidden = _free(branch[1], own[1], hidden, scores)
+            hidden = _stage(branch[0], own[0], source, scores)
+            hidden = _stage(branch[1], own[1], hidden, scores)
             own[2].weight.copy_(branch[2].weight[:, hidden.index])
             own[2].bias.copy_(branch[2].bias)
     return Kept.all_of(old.no)

@@ -7,14 +7,18 @@ import torch
 
 from nas.model.host import build
 from nas.model.render import render
+from nas.ops.heads import LightDetect
 from nas.space.bases import load_base
 from nas.space.variant import Variant, make_yardstick
 from nas.yardstick.channels import Kept, slice_model
 
 
-def of(variant: Variant, nc: int = 3):
+def of(variant: Variant, nc: int = 3, depthwise: bool = False):
     torch.manual_seed(0)
     model = build(render(variant).yaml, variant.scale, nc)
+    if depthwise:
+        head = model.model[-1]
+        head.cv3 = LightDetect(nc, tuple(branch[0].conv.in_channels for branch in head.cv2)).cv3
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -34,7 +38,7 @@ def scores_of(model, seed: int = 0):
 def silence(wide, narrow, scores) -> None:
     """Let every channel that is not kept be zero everywhere, so that it may as well not be there."""
     for name, module in wide.named_modules():
-        if module in scores:
+        if module in scores or type(module).__name__ == "DWConv":
             own = dict(narrow.named_modules())[name]
             # SiLU(0) is 0: a channel whose BatchNorm gives 0 gives nothing.
             found = own.bn.running_mean
@@ -44,11 +48,17 @@ def silence(wide, narrow, scores) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "scale", "width"), [("yolov8", "n", 0.17), ("yolov8", "s", 0.31), ("yolov5", "n", 0.15)]
-)
-def test_a_sliced_model_computes_what_the_wide_one_does_without_the_channels_that_are_lost(base, scale, width):
-    wide, yardstick = of(Variant(base, scale)), make_yardstick(base, scale, width)
-    narrow = build(render(yardstick).yaml, scale, 3)
+    ("base", "scale", "width", "depthwise"),
+    [
+        ("yolov8", "n", 0.17, False), ("yolov8", "s", 0.31, False), ("yolov5", "n", 0.15, False),
+        ("yolov8", "n", 0.17, True),
+    ],
+)  # fmt: skip
+def test_a_sliced_model_computes_what_the_wide_one_does_without_the_channels_that_are_lost(
+    base, scale, width, depthwise
+):
+    """Ultralytics 8.3.0 has depthwise class branches in the head of every base."""
+    wide, narrow = (of(v, 3, depthwise) for v in (Variant(base, scale), make_yardstick(base, scale, width)))
     scores = scores_of(wide)
     kept = slice_model(wide, narrow, load_base(base), scores)
     silence(wide, narrow, scores)
