@@ -119,19 +119,6 @@ def solve(program: Program, apart: Sequence[tuple[Assignment, int]] = ()) -> dic
     return {slot.key: chosen[slot.key] for slot in slots}
 
 
-def solve_several(
-    program: Program, count: int, least: int, apart: Sequence[tuple[Assignment, int]] = ()
-) -> list[dict[str, str]]:
-    """Return up to `count` assignments, the best first, that differ from each other in at least `least` slots."""
-    found: list[dict[str, str]] = []
-    while len(found) < count:
-        one = solve(program, [*apart, *((other, least) for other in found)])
-        if one is None:
-            break
-        found.append(one)
-    return found
-
-
 def least_cost(program: Program, quantity: str) -> dict[str, str] | None:
     """Return the assignment of the lowest cost, disregarding quality and limits; None where rules allow none."""
     cheaper = {swap: -cost for swap, cost in program.costs[quantity].items()}

@@ -11,7 +11,7 @@ import pytest
 from nas.errors import BuildError, OptionError, SpaceError
 from nas.solver.facts import SwapFacts, all_swaps
 from nas.solver.prediction import Prediction
-from nas.solver.program import Program, _silent, solve, solve_several
+from nas.solver.program import Program, _silent, solve
 from nas.solver.solutions import Solver, swaps_apart
 from nas.space.search_space import SearchSpace, Slot
 from nas.study.objective import Budget, read_budgets
@@ -73,10 +73,10 @@ def test_nothing_meets_an_impossible_limit() -> None:
 
 def test_solutions_differ_in_a_fifth_of_the_slots() -> None:
     space = space_of(11, 3)
-    values, costs = drawn(space, 1)
     least = swaps_apart(space)
     assert least == 3
-    found = solve_several(Program(space, values, {}, {"gflops": costs}, {"gflops": -2.0}), 5, least)
+    [budget] = read_budgets("-20%", None, None)
+    found = [solution.assignment for solution in solver_of(space).solve(budget, 5, least)]
     assert len(found) == 5
     for i, one in enumerate(found):
         for other in found[:i]:
