@@ -61,7 +61,8 @@ def divergence(target: Sequence[Level], outputs: Sequence[Level]) -> torch.Tenso
 
 def _level(sides: torch.Tensor, logits: torch.Tensor) -> Level:
     """Return a level's maps as `divergence` takes them, float32."""
-    return sides.flatten(2).unflatten(1, (4, -1)).float(), logits.flatten(2).float()
+    n, _, h, w = sides.shape
+    return sides.reshape(n, 4, -1, h * w).float(), logits.flatten(2).float()
 
 
 def _constant(target: Sequence[Level]) -> list[Level]:
