@@ -23,18 +23,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import NasError, failure_kind, failure_text
+from nas.errors import LockError, NasError, failure_kind, failure_text
 from nas.files import write_atomic
 from nas.full.run import ClassScore, FullScores
+from nas.locks import open_lock, try_lock
 
 if TYPE_CHECKING:
     from nas.data.sizes import Seen
 
-JOB, RESULT, LOG = "job.json", "result.json", "train.log"
-"""Files of a run's folder: what is trained, the scores or the failure, and all that the host prints."""
-_WHOLE = "last.whole.pt"
-"""Copy of last.pt, which the host itself does not write in one piece."""
+JOB, RESULT, LOG, LOCK = "job.json", "result.json", "train.log", "lock"
+"""Files of a run's folder: what is trained, the scores or the failure, what the host prints, and who trains in it."""
+_WHOLE = {"last.pt": "last.whole.pt", "best.pt": "best.whole.pt"}
+"""Checkpoints and their copies: the host itself does not write them in one piece."""
 _WATCH_S = 1.0
+_PATIENCE_S = 60.0
+_OF_VALIDATION = (
+    "data", "imgsz", "iou", "max_det", "workers", "single_cls", "classes", "conf", "agnostic_nms", "augment"
+)  # fmt: skip
+"""Arguments that the host's validation at the end of a training has too."""
 
 
 def train(job: Mapping[str, Any]) -> FullScores:
@@ -61,14 +67,20 @@ def train(job: Mapping[str, Any]) -> FullScores:
     found = getattr(getattr(model.trainer, "validator", None), "metrics", None)
     if not len(getattr(getattr(found, "box", None), "all_ap", ())):  # nothing detected; or made in processes of DDP
         found = _validate(weights / "best.pt", job)
-    return scores_of(found, map_by_size_of(weights / "best.pt", job))
+    return _ended(found, weights, job)
 
 
 def keep_whole(trainer: Any) -> None:
-    """Copy the checkpoint that the host has just written, so that one is whole if the next write is cut off."""
-    whole = trainer.wdir / _WHOLE
+    """Copy the checkpoints that the host has just written, so that they are whole if the next write is cut off."""
+    _copy(trainer.last)
+    if trainer.best_fitness == trainer.fitness:  # where the host writes best.pt too
+        _copy(trainer.best)
+
+
+def _copy(file: Path) -> None:
+    whole = file.with_name(_WHOLE[file.name])
     with contextlib.suppress(OSError):  # a training is worth more than the copy
-        shutil.copyfile(trainer.last, whole.with_suffix(".part"))
+        shutil.copyfile(file, whole.with_suffix(".part"))
         os.replace(whole.with_suffix(".part"), whole)
 
 
@@ -108,7 +120,7 @@ def _seen(weights: Path, job: Mapping[str, Any]) -> list[Seen]:
     found = []
     for image, result in zip(images, predicted, strict=True):
         height, width = result.orig_shape
-        labels = read_rows(Path(image))
+        labels = labels_as_trained(read_rows(Path(image)), arguments)
         labels[:, 1:] *= np.array([width, height, width, height])
         boxes = result.boxes
         parts = (boxes.cls[:, None], boxes.conf[:, None], boxes.xyxy)
@@ -116,14 +128,27 @@ def _seen(weights: Path, job: Mapping[str, Any]) -> list[Seen]:
     return found
 
 
+def labels_as_trained(labels: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return labels, (n, 5), as the host reads them: those of ``classes`` alone; with ``single_cls`` all of class 0."""
+    import numpy as np
+
+    kept = arguments.get("classes")
+    if kept is not None:
+        labels = labels[np.isin(labels[:, 0], kept)]
+    if arguments.get("single_cls"):
+        labels[:, 0] = 0
+    return labels
+
+
 def _last_epoch(weights: Path) -> int | None:
     """Return the epoch of last.pt, counted from 0; -1 if its training has ended, None if there is none to go on with.
 
-    What a killed process has left half written is replaced: last.pt by the copy, and best.pt by last.pt, which the
-    host writes before it with the same content.
+    What a killed process has left half written is replaced: last.pt by its copy; best.pt by last.pt, which the host
+    writes before it with the same content, or after the last epoch, when it reduces both to their models, by its copy.
     """
     torch = importlib.import_module("torch")
-    last, best, whole = weights / "last.pt", weights / "best.pt", weights / _WHOLE
+    last, best = weights / "last.pt", weights / "best.pt"
+    whole, whole_best = (weights / name for name in _WHOLE.values())
 
     def epoch_of(path: Path) -> int | None:
         with contextlib.suppress(Exception):  # whatever a damaged file raises
@@ -134,9 +159,10 @@ def _last_epoch(weights: Path) -> int | None:
         if epoch_of(whole) is None:
             return None
         os.replace(whole, last)
+    epoch = epoch_of(last)
     if best.exists() and epoch_of(best) is None:
-        shutil.copyfile(last, best)
-    return epoch_of(last)
+        shutil.copyfile(whole_best if epoch == -1 and epoch_of(whole_best) is not None else last, best)
+    return epoch
 
 
 def _finish(weights: Path, job: Mapping[str, Any]) -> FullScores:
@@ -144,13 +170,21 @@ def _finish(weights: Path, job: Mapping[str, Any]) -> FullScores:
     strip = importlib.import_module("ultralytics.utils.torch_utils").strip_optimizer
     for name in ("last.pt", "best.pt"):
         strip(weights / name)
-    return scores_of(_validate(weights / "best.pt", job), map_by_size_of(weights / "best.pt", job))
+    return _ended(_validate(weights / "best.pt", job), weights, job)
+
+
+def _ended(found: Any, weights: Path, job: Mapping[str, Any]) -> FullScores:
+    """Return the scores of a training that has ended, whose copies of checkpoints are no longer needed."""
+    scores = scores_of(found, map_by_size_of(weights / "best.pt", job))
+    for name in _WHOLE.values():
+        (weights / name).unlink(missing_ok=True)
+    return scores
 
 
 def _validate(weights: Path, job: Mapping[str, Any]) -> Any:
     """Validate as the host does at the end of a training: with batches of twice the size."""
     arguments = job["arguments"]
-    known = {k: v for k, v in arguments.items() if k in ("data", "imgsz", "iou", "max_det", "workers", "single_cls")}
+    known = {key: arguments[key] for key in _OF_VALIDATION if key in arguments}
     batch = arguments.get("batch", 16)
     batch = 2 * batch if isinstance(batch, int) and batch > 0 else 16
     device = str(arguments.get("device") or "").split(",")[0]
@@ -172,6 +206,19 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
+def _wait_for(lock: Any, folder: Path) -> None:
+    """Wait until no other process trains in a folder: one whose parent was killed lives on for a moment.
+
+    Raises:
+        LockError: One still does after `_PATIENCE_S`.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while not try_lock(lock):
+        if time.monotonic() > until:
+            raise LockError(f"another process has trained in {folder} for {_PATIENCE_S:g} s: end it, and start again")
+        time.sleep(0.1)
+
+
 def main(file: str) -> int:
     """Train what a job file says, and write the result next to it; return the exit code."""
     path = Path(file)
@@ -183,6 +230,8 @@ def main(file: str) -> int:
     go_offline(Path(job["cache"]))
     os.environ["YOLO_VERBOSE"] = "true"
     try:
+        lock = open_lock(path.with_name(LOCK))  # held until this process ends
+        _wait_for(lock, path.parent)
         from nas.model.host import register
         from nas.own import use
         from nas.own.files import ModuleFile
