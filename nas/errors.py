@@ -230,11 +230,21 @@ def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
 
 
+_FULL_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EFBIG: "the limit of the size of a file is reached",
+    getattr(errno, "EDQUOT", -1): "the disk quota is used up",  # which Windows lacks
+}
+_UNWRITTEN = "the disk cannot be written; is it full?"
+
+
 def full_disk(error: BaseException) -> str:
     """Return what keeps a file from growing, if that is what an error of the system says; else an empty text."""
-    reasons = {errno.ENOSPC: "the disk is full", errno.EFBIG: "the limit of the size of a file is reached"}
-    if hasattr(errno, "EDQUOT"):
-        reasons[errno.EDQUOT] = "the disk quota is used up"
     if "PytorchStreamWriter failed" in str(error):  # torch.save does not say why
-        return "the disk cannot be written; is it full?"
-    return reasons.get(getattr(error, "errno", None) or 0, "")
+        return _UNWRITTEN
+    return _FULL_DISK.get(getattr(error, "errno", None) or 0, "")
+
+
+def says_full_disk(text: str) -> bool:
+    """Return whether a text of `failure_text` begins with one of `full_disk`."""
+    return text.startswith((*_FULL_DISK.values(), _UNWRITTEN))

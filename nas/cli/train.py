@@ -82,11 +82,21 @@ class _Extras(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
 @TRUST
 @STORAGE
 @JSON
-def train(study: str, storage: str | None, as_json: bool, output: Path | None, force: bool, **given: Any) -> None:
+@click.pass_context
+def train(
+    ctx: click.Context,
+    study: str,
+    storage: str | None,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+    **given: Any,
+) -> None:
     """Train variants of STUDY in full, with plain Ultralytics, and store the results with the study.
 
     KEY=VALUE are Ultralytics' own training arguments. Finished trainings are stored: run it again to resume what was
-    stopped, on this or another machine of the same storage. `nas rank STUDY --full` ranks them.
+    stopped, on this or another machine of the same storage. `nas rank STUDY --full` ranks them. The exit code is 1 if
+    one of them has failed.
 
     \b
     nas train blood --with baseline --epochs 100 --seeds 3
@@ -105,11 +115,12 @@ def train(study: str, storage: str | None, as_json: bool, output: Path | None, f
     if output:
         _hand_over(opened, runs, output, force)
     if as_json:
-        return click.echo(json.dumps([run.to_json() for run in runs], indent=2))
-    for run in runs:
+        click.echo(json.dumps([run.to_json() for run in runs], indent=2))
+    for run in [] if as_json else runs:
         what = f"mAP50-95 {run.map:.4f}  {run.weights}" if run.status == "done" else run.failure or run.status
         click.echo(f"{run.model}  seed {run.seed}  {run.gflops:.2f} GFLOPs  {what}")
-    return None
+    if any(run.status == "failed" for run in runs):
+        ctx.exit(1)
 
 
 def _hand_over(study: Study, runs: list[FullRun], output: Path, force: bool) -> None:

@@ -29,10 +29,12 @@ _OURS = {
     "distill_model": "--distill",
     "task": "always detect",
     "mode": "always train",
+    "time": "--epochs, as trainings are compared after equally many",
+    "cfg": "its arguments are given as KEY=VALUE, each",
     "save": "always True: best.pt is the result",
 }
 """Arguments that the command sets itself, and what chooses them."""
-_MACHINE = ("batch_size", "cache", "device", "plots", "save_period", "verbose", "workers", "profile")
+_MACHINE = ("cache", "device", "plots", "save_period", "verbose", "workers", "profile")
 """Arguments on which no result depends, but for the order of sums."""
 
 

@@ -11,7 +11,7 @@ from nas.errors import OptionError, StudyError
 from nas.full.run import Kind
 from nas.model.cost import Cost, costed, model_cost
 from nas.model.host import build
-from nas.model.render import render
+from nas.model.render import ModelFiles, render
 from nas.space.variant import Variant
 from nas.study.study import Study
 from nas.study.trial import Trial
@@ -69,9 +69,10 @@ def _trial_of(study: Study, wanted: str) -> Trial:
 
 def model_of_trial(trial: Trial) -> Model:
     """Return the model of a trial; its YAML is the one that the trial was trained from, byte for byte."""
-    files = files_of_trial(trial)
-    kind: Kind = "baseline" if trial.variant.is_baseline else "variant"
-    variant = trial.variant
+    files, variant = files_of_trial(trial), trial.variant
+    if variant.width is not None:
+        return _pruned(variant, files, trial.params, trial.gflops)
+    kind: Kind = "baseline" if variant.is_baseline else "variant"
     return Model(variant.id, kind, trial.describe(), files.name, files.yaml, variant, trial.params, trial.gflops)
 
 
@@ -93,10 +94,12 @@ def pruned_model(study: Study, gflops: float) -> Model:
     """
     variant = widest_within(study.settings.space.base, study.settings.space.scale, gflops)
     files, cost = costed(variant)
+    return _pruned(variant, files, cost.params, cost.gflops)
+
+
+def _pruned(variant: Variant, files: ModelFiles, params: int, gflops: float) -> Model:
     title = f"stock, pruned to width {variant.width:g}"
-    return Model(
-        f"pruned-{cost.gflops:.2f}", "pruned", title, files.name, files.yaml, variant, cost.params, cost.gflops
-    )
+    return Model(f"pruned-{gflops:.2f}", "pruned", title, files.name, files.yaml, variant, params, gflops)
 
 
 def scaled_model(study: Study, gflops: float) -> Model:

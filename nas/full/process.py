@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.errors import OutputError, ProxyFailure, full_disk
+from nas.errors import OutputError, ProxyFailure, full_disk, says_full_disk
 from nas.files import dataclass_from_plain, write_atomic
 from nas.full.run import FullEpoch, FullScores
 from nas.full.training import JOB, LOG, RESULT
@@ -78,6 +78,11 @@ def read_curve(folder: Path) -> tuple[FullEpoch, ...]:
                 epoch = int(float(plain["epoch"]))
                 found[epoch] = FullEpoch(epoch, *(float(plain[name]) for name in _COLUMNS))
     return tuple(found[epoch] for epoch in sorted(found))
+
+
+def is_of_machine(failure: ProxyFailure) -> bool:
+    """Return whether a failure is the machine's, so that the training is to be resumed, not given up."""
+    return failure.out_of_memory or failure.kind == "kernel" or says_full_disk(str(failure))
 
 
 def _result(folder: Path, code: int) -> FullScores:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from nas.data.dataset import Dataset, load_or_demo, write_resolved
 from nas.device import CPU, assign_devices
-from nas.errors import DataError, NasError, OptionError, OutputError, ProxyFailure, StudyError
+from nas.errors import BuildError, DataError, NasError, OptionError, OutputError, ProxyError, ProxyFailure, StudyError
 from nas.files import write_atomic
 from nas.full.arguments import can_distil, check_arguments, deciding, device_of, group_of, read_arguments
 from nas.full.models import Model, baseline_model, chosen_models, pruned_model, scaled_model
-from nas.full.process import read_curve, run_training
+from nas.full.process import is_of_machine, read_curve, run_training
 from nas.full.run import FullEpoch, FullRun, FullScores
 from nas.full.start import Start, checkpoint, start_of
 from nas.full.store import Claim, FullRuns
@@ -30,6 +30,7 @@ from nas.workers.count import available_cores
 from nas.workers.parallel import run_parallel
 
 _WAIT_S = 5.0
+_STRIDE = 32
 _DISTILLED = "+distil"
 
 
@@ -113,7 +114,10 @@ class FullTraining:
         dataset = _dataset(study, options.data)
         use_stored(s.space.modules, study.shown)
         given = read_arguments(options.arguments)
-        imgsz = options.imgsz or s.target or 640
+        asked = options.imgsz or s.target or 640
+        imgsz = -(-asked // _STRIDE) * _STRIDE
+        if imgsz != asked:
+            observer.note(f"{imgsz} px, not {asked}: Ultralytics rounds the image size up to a multiple of {_STRIDE}")
         check_arguments({"epochs": options.epochs, "imgsz": imgsz, "device": options.device})
         if options.distill and not can_distil():
             raise OptionError(
@@ -208,11 +212,11 @@ class FullTraining:
         """Return the finished baseline of a run's seed and settings; None if it has not finished.
 
         Raises:
-            StudyError: It failed.
+            StudyError: It failed here; one that failed before is trained again.
         """
         own = next(r for r in self.wanted if r.kind == "baseline" and r.seed == run.seed)
         found = next((r for r in self.runs.read() if r.key == own.key), None)
-        if found and found.status == "failed":
+        if found and found.status == "failed" and own.key in self.failed:
             raise StudyError(f"the teacher, the baseline of seed {run.seed}, failed: {found.failure}")
         return found if found and found.status == "done" else None
 
@@ -291,7 +295,7 @@ class _Member:
             if self._killed.is_set():
                 claim.release()
                 return claim.run
-            if _is_of_machine(failure):
+            if is_of_machine(failure):
                 claim.release()
                 raise OutputError(f"{name}: {failure}\nstart again, and it will be resumed") from None
             ended = replace(claim.run, status="failed", failure=str(failure))
@@ -308,10 +312,14 @@ class _Member:
     def _ended(self, run: FullRun, scores: FullScores, folder: Path) -> FullRun:
         """Return a finished run with its scores and its latency."""
         weights = folder / "weights" / "best.pt"
-        ms, on = self.training.latency(run)
+        timed: tuple[float | None, str] = (None, "")
+        try:
+            timed = self.training.latency(run)
+        except (BuildError, ProxyError, OutputError) as error:  # the training is worth more
+            self.training.observer.note(f"{folder.name}: its latency is left out, {error}")
         self.training.observer.note(f"{folder.name}: mAP50-95 {scores.map:.4f}, {weights}")
         return replace(
-            run, status="done", scores=scores, weights=str(weights), latency_ms=ms, latency_on=on, failure=""
+            run, status="done", scores=scores, weights=str(weights), latency_ms=timed[0], latency_on=timed[1], failure=""
         )
 
     def _job(self, run: FullRun, folder: Path) -> tuple[dict[str, Any], tuple[int, int]]:
@@ -357,11 +365,6 @@ class _Member:
             "cache": str(t.cache),
         }
         return job, (made.kept, made.given) if made else (0, 0)
-
-
-def _is_of_machine(failure: ProxyFailure) -> bool:
-    """Return whether a failure is the machine's, so that the training is to be resumed, not given up."""
-    return failure.out_of_memory or failure.kind == "kernel" or "disk" in str(failure).split("; see ")[0]
 
 
 def _dataset(study: Study, data: str | None) -> Dataset:

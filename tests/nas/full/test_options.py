@@ -13,12 +13,13 @@ from click.testing import CliRunner
 
 import nas.full.session
 from nas.cli import cli
-from nas.errors import NasError, OutputError, ProxyFailure
-from nas.full.models import pruned_model, scaled_model
+from nas.errors import BuildError, NasError, OutputError, ProxyFailure
+from nas.full.models import model_of_trial, pruned_model, scaled_model
 from nas.full.run import FullScores
 from nas.full.store import FullRuns
 from nas.model.cost import model_cost
 from nas.model.host import build
+from nas.study.trial import Trial
 
 
 @pytest.fixture
@@ -44,6 +45,8 @@ def instant(monkeypatch):
         ("epoch=3", r"refuses an argument: 'epoch' is not a valid YOLO argument. Similar arguments are i.e. \['epochs"),
         ("lr0=fast", "refuses an argument: 'lr0=fast' is of invalid type str"),
         ("epochs=3", r"epochs is not given so here \(--epochs\)"),
+        ("time=0.5", r"time is not given so here \(--epochs"),
+        ("cfg=mine.yaml", r"cfg is not given so here \(its arguments are given as KEY=VALUE"),
         ("resume=True", "it resumes what was stopped"),
         ("lr0", "expected an argument of Ultralytics as key=value"),
     ],
@@ -174,3 +177,66 @@ def test_the_command(full_study, instant, tmp_path):
     unknown = CliRunner().invoke(cli, [*command, "epoch=3"])
     assert unknown.exit_code == 1
     assert len(unknown.output.strip().splitlines()) == 1
+
+
+def test_image_sizes_are_those_that_the_host_trains_at(full_study, training):
+    made = training(full_study(), trial=1, imgsz=100)
+    assert [run.imgsz for run in made.wanted] == [128]
+    assert made.observer.said == ["128 px, not 100: Ultralytics rounds the image size up to a multiple of 32"]
+
+
+def test_a_model_that_cannot_be_timed_keeps_its_training(full_study, training, instant, monkeypatch):
+    def fails(self, run):
+        raise BuildError("cannot be timed: RuntimeError: why")
+
+    monkeypatch.setattr(nas.full.session.FullTraining, "latency", fails)
+    made = training(full_study(), trial=1)
+    (run,) = made.run()
+    assert (run.status, run.latency_ms) == ("done", None)
+    assert any("its latency is left out, cannot be timed: RuntimeError: why" in line for line in made.observer.said)
+
+
+def test_a_teacher_that_failed_before_is_trained_again_first(full_study, training, instant, monkeypatch):
+    study = full_study()
+    ended = nas.full.session.run_training
+
+    def fails(*_):
+        raise ProxyFailure("error", "RuntimeError: why; see train.log")
+
+    monkeypatch.setattr(nas.full.session, "run_training", fails)
+    assert [run.status for run in training(study, trial=1, distill=True).run()] == ["failed"]
+    monkeypatch.setattr(nas.full.session, "run_training", ended)
+    runs = training(study, trial=1, distill=True).run()
+    assert [(run.kind, run.distilled, run.status) for run in runs] == [
+        ("baseline", False, "done"), ("variant", True, "done")
+    ]  # fmt: skip
+
+
+def test_only_a_full_disk_is_one(full_study, training, instant, monkeypatch):
+    def fails(*_):
+        raise ProxyFailure("error", "FileNotFoundError: /mnt/disk1/coco/a.jpg; see train.log")
+
+    monkeypatch.setattr(nas.full.session, "run_training", fails)
+    (run,) = training(full_study(), trial=1).run()
+    assert (run.status, run.failure) == ("failed", "FileNotFoundError: /mnt/disk1/coco/a.jpg; see train.log")
+
+
+def test_a_yardstick_of_the_study_is_no_variant(full_study):
+    """By its number a trial of the pruned baseline can be trained too: as what --with pruned makes."""
+    study = full_study()
+    pruned = pruned_model(study, 0.7 * study.trials()[0].gflops)
+    trial = Trial(
+        9, pruned.variant, {}, "done", yaml=pruned.yaml, params=pruned.params, gflops=pruned.gflops
+    )  # fmt: skip
+    assert model_of_trial(trial) == pruned
+
+
+def test_a_failed_training_is_an_exit_code(full_study, instant, monkeypatch):
+    def fails(*_):
+        raise ProxyFailure("error", "RuntimeError: why; see train.log")
+
+    monkeypatch.setattr(nas.full.session, "run_training", fails)
+    command = ["train", "s", "--storage", full_study().location.url, "--imgsz", "64", "--device", "cpu", "--trial", "1"]
+    out = CliRunner().invoke(cli, command)
+    assert out.exit_code == 1
+    assert "RuntimeError: why; see train.log" in out.output.splitlines()[-1]
