@@ -159,7 +159,7 @@ def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     xy, xz, yz = correlations(x, y), correlations(x, z), correlations(y, z)
     xz, yz = (np.where(np.ptp(z, -1) == 0, 0.0, a) for a in (xz, yz))  # equal costs explain nothing
     left = (1 - xz**2) * (1 - yz**2)
-    return np.asarray(np.divide(xy - xz * yz, np.sqrt(left), out=np.full(xy.shape, np.nan), where=left > 1e-12))
+    return np.asarray(np.divide(xy - xz * yz, np.sqrt(left), out=np.full(xy.shape, np.nan), where=left > 1e-9))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

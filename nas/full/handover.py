@@ -23,6 +23,7 @@ from nas.full.run import FullRun
 from nas.full.start import trained_checkpoint
 from nas.full.table import ablation_table
 from nas.model.render import ModelFiles, render
+from nas.session.options import search_command
 from nas.study.study import Study
 
 _TOLERANCE = 1e-3
@@ -61,9 +62,17 @@ def best_run(study: Study, runs: Sequence[FullRun], variant: str) -> FullRun:
 
 
 def winner_of(rows: Sequence[FullRow]) -> FullRow:
-    """Return the first variant of a ranking that is not below the floor, or else the baseline."""
+    """Return the first variant of a ranking that is not below the floor, or else the baseline, or else any variant.
+
+    Raises:
+        StudyError: There are only models for comparison.
+    """
     able = [row for row in rows if row.run.kind == "variant" and not row.below_floor]
-    return next(iter(able), next((row for row in rows if row.run.kind == "baseline"), rows[0]))
+    others = [row for kind in ("baseline", "variant") for row in rows if row.run.kind == kind]
+    if not (able or others):
+        titles = ", ".join(row.run.title for row in rows)
+        raise StudyError(f"only models for comparison have been trained ({titles}): there is no winner to hand over")
+    return (able or others)[0]
 
 
 def hand_over(study: Study, rows: Sequence[FullRow], command: Sequence[str]) -> Handover:
@@ -109,11 +118,8 @@ def rows_of(study: Study, runs: Sequence[FullRun]) -> list[FullRow]:
 
 def _commands(study: Study, command: Sequence[str]) -> str:
     """Return the commands that lead to the folder."""
-    words = ["nas", "search", study.settings.space.name, "--study", study.location.name]
-    for name, value in (study.options or {}).items():
-        flag = f"--{name.replace('_', '-')}"
-        words += [flag] if value is True else [] if value is False else [flag, str(value)]
-    return f"{shlex.join(words)}\n{shlex.join(['nas', *command])}\n"
+    search = search_command(study.settings.space.name, study.location.name, study.options or {})
+    return f"{search}\n{shlex.join(['nas', *command])}\n"
 
 
 def _onnx(run: FullRun, made: Pretrained) -> tuple[bytes, str]:

@@ -319,7 +319,13 @@ class _Member:
             self.training.observer.note(f"{folder.name}: its latency is left out, {error}")
         self.training.observer.note(f"{folder.name}: mAP50-95 {scores.map:.4f}, {weights}")
         return replace(
-            run, status="done", scores=scores, weights=str(weights), latency_ms=timed[0], latency_on=timed[1], failure=""
+            run,
+            status="done",
+            scores=scores,
+            weights=str(weights),
+            latency_ms=timed[0],
+            latency_on=timed[1],
+            failure="",
         )
 
     def _job(self, run: FullRun, folder: Path) -> tuple[dict[str, Any], tuple[int, int]]:

@@ -66,12 +66,13 @@ def full_notes(rows: Sequence[FullRow], runs: Sequence[FullRun], agreed: ProxyAg
         notes.append("No baseline has been trained with these settings: --with baseline trains it, for verdicts.")
     if latency := next((row.run.latency_on for row in rows if row.run.latency_on), ""):
         notes.append(f"ms: median latency of one image of {first.imgsz} px, fused, float32, on {latency}.")
-    for number, (group, others) in enumerate(groups_of(runs).items()):
-        if group != first.group:
-            which = "--settings " + group
-            notes.append(f"Other full trainings, {len(others)}: {others[0].settings}; {which} ranks them.")
-        if number > _MOST_GROUPS:
-            break
+    others = [own for group, own in groups_of(runs).items() if group != first.group]
+    notes += [
+        f"Other full trainings, {len(own)}: {own[0].settings}; --settings {own[0].group} ranks them."
+        for own in others[:_MOST_GROUPS]
+    ]
+    if len(others) > _MOST_GROUPS:
+        notes.append(f"{len(others) - _MOST_GROUPS} more settings are not listed: --json holds all trainings.")
     notes += [f"failed: {run.model} seed {run.seed}: {run.failure}" for run in runs if run.status == "failed"]
     notes += [f"running or stopped: {run.model} seed {run.seed}" for run in runs if run.status == "running"]
     return notes + ([agreement_words(agreed)] if agreed else [])
@@ -181,7 +182,7 @@ def _markdown(columns: Sequence[str], cells: Cells) -> str:
 
 _OF_LATEX: Mapping[str, str] = {
     "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "{": r"\{", "}": r"\}", "Δ": r"$\Delta$", "–": "--",
-    "*": r"$\ast$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}", "$": r"\$", "*": r"$\ast$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ An option that was not given has its default, which is None, False or empty. A n
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -177,3 +178,28 @@ class SearchOptions(TrainingOptions):
         """Return the flags of given options that have no meaning where nothing is trained."""
         idle = [f for f in fields(self) if not f.metadata["replay"] and f.name in self.given()]
         return [f.metadata["flag"] or f"--{f.name.replace('_', '-')}" for f in idle]
+
+
+def search_command(space: str, study: str, stored: Mapping[str, Any]) -> str:
+    """Return the command of a search that creates a study again.
+
+    Args:
+        space: Name of its space.
+        study: Its name.
+        stored: Its options, as `SearchOptions.to_store` returned them.
+    """
+    flags = {f.name: f.metadata["flag"] or f"--{f.name.replace('_', '-')}" for f in fields(SearchOptions)}
+    words = ["nas", "search", space, "--study", study]
+    for name, value in stored.items():
+        if name not in flags or value is None:
+            continue
+        if name == "baseline_per_seed":
+            words.append("--baseline-per-seed" if value else "--one-baseline")
+        elif name == "amp":
+            words += [flags[name], "bf16" if value == "bf16" else "fp32"]
+        elif isinstance(value, bool):
+            words += [flags[name]] * value
+        else:
+            for each in value if isinstance(value, list | tuple) else [value]:
+                words += [flags[name], str(each)]
+    return shlex.join(words)

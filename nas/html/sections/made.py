@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from nas.html.section import Section
 from nas.html.source import Source
 from nas.report.ranking_notes import ranking_notes
-from nas.session.options import SearchOptions
+from nas.session.options import search_command
 
 
 def made(source: Source) -> Section:
@@ -46,20 +45,4 @@ def _recipe(body: Any) -> str:
 
 def command_of(source: Source) -> str:
     """Return the command that creates the same search again, from the options that it was created with."""
-    options: dict[str, Any] = source.study.options or {}
-    flags = {name: f.metadata["flag"] for name, f in SearchOptions.__dataclass_fields__.items()}
-    words = ["nas", "search", source.settings.space.name, "--study", source.name]
-    for name, value in options.items():
-        flag = flags.get(name) or f"--{name.replace('_', '-')}"
-        if name not in flags or value is None or value is False:
-            continue
-        if name == "baseline_per_seed":
-            words.append("--baseline-per-seed" if value else "--one-baseline")
-        elif name == "amp":
-            words += ["--precision", "bf16" if value == "bf16" else "fp32"]
-        elif value is True:
-            words.append(flag)
-        else:
-            for each in value if isinstance(value, list | tuple) else [value]:
-                words += [flag, str(each)]
-    return " ".join(shlex.quote(word) for word in words)
+    return search_command(source.settings.space.name, source.name, source.study.options or {})

@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from full_trainings import run_of, store
 
+from nas.calibration.rank_agreement import at_equal_cost
 from nas.cli import cli
+from nas.errors import StudyError
+from nas.full.handover import winner_of
 from nas.full.ranking import groups_of, proxy_agreement, rank_full
-from nas.full.table import ablation_table
+from nas.full.table import ablation_table, full_notes
 from nas.ranking.verdict import compare
 
 
@@ -62,8 +67,6 @@ def test_the_front_and_the_floor(of_study):
 
 
 def run_of_poorer(run):
-    from dataclasses import replace
-
     return replace(run, scores=replace(run.scores, map=run.scores.map - 0.3))
 
 
@@ -136,3 +139,41 @@ def test_below_four_variants_nothing_is_said_of_the_proxies(of_study):
     few = [run for run in runs if run.model in {t.variant.id for t in study.trials()[:3]}]
     assert proxy_agreement(study, few) is None
     assert proxy_agreement(study, runs).overall.n == 5
+
+
+def test_proxies_that_only_follow_the_cost_agree_no_more_at_equal_gflops(of_study):
+    study, runs = of_study
+    gflops = {t.variant.id: t.gflops for t in study.trials()}
+    agreed = proxy_agreement(study, runs)
+    # Three of the GFLOPs are different: the formula on the ranks of five variants.
+    proxy, full = np.arange(5.0), np.arange(5.0)
+    cost = np.array([gflops[t.variant.id] for t in study.trials()])
+    expected = at_equal_cost(proxy[:, None], full[:, None], cost)
+    assert agreed.partial == pytest.approx(expected.spearman)
+    by_cost = [replace(r, scores=replace(r.scores, map=gflops[r.model] / 100)) for r in runs]
+    assert proxy_agreement(study, by_cost).partial is None
+
+
+def test_a_text_of_a_model_is_no_command_of_latex(of_study):
+    study, _ = of_study
+    odd = run_of(study.trials()[1], 0.5, title=r"a\input{x}$b")
+    assert r"a\textbackslash{}input\{x\}\$b & 1" in ablation_table(rank_full([odd], 0.02), "latex")
+
+
+def test_the_winner_is_a_variant_or_the_baseline(of_study):
+    study, runs = of_study
+    scaled = run_of(study.trials()[0], 0.9, model="scaled-6.00", kind="scaled", title="stock, 80% of width and depth")
+    assert winner_of(rank_full([*runs, scaled], 0.02)).run.kind == "variant"
+    poor = [r if r.kind == "baseline" else run_of_poorer(r) for r in runs]
+    assert winner_of(rank_full([*poor, scaled], 0.02)).run.kind == "baseline"
+    with pytest.raises(StudyError, match=r"only models for comparison .*stock, 80% of width"):
+        winner_of(rank_full([scaled], 0.02))
+
+
+def test_notes_name_other_settings_and_how_many_are_not_listed(of_study):
+    study, runs = of_study
+    others = [run_of(study.trials()[0], 0.5, group=f"{k:08x}", epochs=10 + k) for k in range(7)]
+    notes = full_notes(rank_full(runs, 0.02), [*runs, *others], None, "blood")
+    named = [note for note in notes if note.startswith("Other full trainings")]
+    assert [note.split("--settings ")[1] for note in named] == [f"{k:08x} ranks them." for k in (6, 5, 4, 3, 2)]
+    assert "2 more settings are not listed: --json holds all trainings." in notes
