@@ -236,6 +236,8 @@ def options_of(given: Mapping[str, Any]) -> SearchOptions:
         if name not in known:
             raise OptionError(f"nas.search has no option {shown(name)}{did_you_mean(name, dict.fromkeys(known))}")
     confirm = values.get("confirm")
+    if confirm is not None and not isinstance(confirm, str | Confirm):
+        confirm = str(confirm)  # 0 is meant as "0"
     if isinstance(confirm, str):
         top, _, seeds = confirm.partition(":")
         if confirm == "0":
@@ -247,8 +249,35 @@ def options_of(given: Mapping[str, Any]) -> SearchOptions:
     if isinstance(values.get("enable"), str):
         values["enable"] = (values["enable"],)
     elif "enable" in values:
-        values["enable"] = tuple(values["enable"])
+        slots = values["enable"]
+        if not isinstance(slots, list | tuple) or not all(isinstance(slot, str) for slot in slots):
+            raise OptionError(f"enable is {shown(slots)}, expected the name of a slot, or a list of names")
+        values["enable"] = tuple(slots)
+    for f in fields(SearchOptions):
+        _check_value(f.name, str(f.type), values.get(f.name))
     return SearchOptions(**values)
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+_FROM_ZERO = ("epochs", "base_epochs", "seed", "floor", "min_map")
+"""Options that may be 0."""
+
+
+def _check_value(name: str, kind: str, value: Any) -> None:
+    """Raise OptionError for a value of an option that is of another type than its field, or below what makes sense."""
+    known = [part for part in kind.split(" | ") if part in _KINDS]
+    if value is None or not known:
+        return
+    fits = any(isinstance(value, _KINDS[part]) and (part == "bool" or not isinstance(value, bool)) for part in known)
+    if not fits:
+        raise OptionError(f"{name} is {shown(value)}, expected {' or '.join(_WORDS[part] for part in known)}")
+    if "str" not in known and "bool" not in known:
+        least = "0 or more" if name in _FROM_ZERO else "more than 0"
+        if not (value >= 0 if name in _FROM_ZERO else value > 0):
+            raise OptionError(f"{name} is {shown(value)}, expected {least}")
+
+
+_WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "True or False"}
 
 
 def searched(cache: Path, options: SearchOptions, *, progress: bool = True) -> Study:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from nas.errors import NasError
+from nas.errors import NasError, StudyError
 from nas.ranking.effects import Effects, estimate_effects
 from nas.ranking.race import find_winner
 from nas.ranking.rank import RankRow, ranking_of
@@ -110,16 +110,18 @@ def read_sources(opened: Sequence[Callable[[], Study]]) -> tuple[list[Source], l
         opened: What opens each study.
 
     Raises:
-        NasError: None of them can be read.
+        NasError: None of them can be read; with several, the message has a line for each.
     """
     found, problems = [], []
-    for number, open_study in enumerate(opened, 1):
+    for open_study in opened:
         try:
             found.append(read_source(open_study()))
         except NasError as error:
-            if not found and number == len(opened):
+            if len(opened) == 1:
                 raise
             problems.append(str(error))
+    if not found:
+        raise StudyError("\n".join(problems))
     return found, problems
 
 

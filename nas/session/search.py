@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,6 +78,8 @@ class Session:
         Raises:
             NasError: Anything about the space, the dataset or the storage is wrong, or the study has other settings.
         """
+        if options.budget is not None and not 0 < options.budget < math.inf:  # NaN neither
+            raise OptionError(f"--budget {options.budget:g}: expected minutes, a finite number above 0")
         budgets, at_front = read_yardsticks(options.yardstick) if options.yardstick else ((), False)
         return replace(cls._open(cache, options, worker), yardsticks=budgets, at_front=at_front)
 

@@ -22,6 +22,7 @@ from nas.html.sections import SECTIONS, sections_of
 from nas.html.sections.front import free_sides
 from nas.html.source import read_source, read_sources
 from nas.html.together import together_page
+from nas.session.options import search_command
 from nas.study.location import locate
 from nas.study.study import Study
 
@@ -331,6 +332,15 @@ def test_searching_by_the_python_api(full_study, tmp_path, monkeypatch):
         ({"trails": 3}, "no option 'trails'; did you mean trials"),
         ({"confirm": "3"}, "expected 'TOP:K'"),
         ({"precision": "int8"}, "expected fp32 or bf16"),
+        ({"trials": "40"}, "trials is '40', expected a whole number"),
+        ({"trials": 0}, "trials is 0, expected more than 0"),
+        ({"epochs": -1}, "epochs is -1, expected 0 or more"),
+        ({"floor": "x"}, "floor is 'x', expected a number"),
+        ({"data": 3}, "data is 3, expected a text"),
+        ({"latency": 1}, "latency is 1, expected True or False"),
+        ({"enable": 5}, "enable is 5, expected the name of a slot"),
+        ({"confirm": 3}, "confirm is '3', expected 'TOP:K'"),
+        ({"budget": float("nan")}, "budget is nan, expected more than 0"),
     ):
         with pytest.raises(NasError, match=said):
             nas.search("quick", **given)
@@ -351,3 +361,28 @@ def test_verdicts_for_other_tools(full_study):
     assert trials[7].user_attrs["latency_ms"] == 7.4
     assert trials[-1].user_attrs["failure"] == "why"
     assert live_view(full_study.location) in ("", f"live view: optuna-dashboard {full_study.location.url}")
+
+
+def test_the_command_of_a_study_has_its_options():
+    options = {"trials": 5, "amp": False, "baseline_per_seed": False, "enable": ["a b", "c"], "latency": True}
+    assert search_command("quick", "s", options) == (
+        "nas search quick --study s --trials 5 --precision fp32 --one-baseline --enable 'a b' --enable c --latency"
+    )
+    assert search_command("quick", "s", {"amp": "bf16", "baseline_per_seed": True, "gone": 1, "epochs": None}) == (
+        "nas search quick --study s --precision bf16 --baseline-per-seed"
+    )
+
+
+def test_each_study_that_cannot_be_read_is_named(full_study):
+    def missing(name):
+        def fails():
+            raise StudyError(f"no study {name!r}")
+
+        return fails
+
+    with pytest.raises(StudyError, match=r"(?s)^no study 'a'\nno study 'b'$"):
+        read_sources([missing("a"), missing("b")])
+    with pytest.raises(StudyError, match=r"^no study 'a'$"):
+        read_sources([missing("a")])
+    found, problems = read_sources([lambda: full_study, missing("b")])
+    assert ([source.name for source in found], problems) == ([full_study.location.name], ["no study 'b'"])

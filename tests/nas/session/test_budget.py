@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -201,3 +202,9 @@ def test_a_probe_in_earnest(begin):
     assert isinstance(session.study.settings.recipe, Recipe)
     assert " ms a training image" in session.planned
     assert session.study.target > 1
+
+
+@pytest.mark.parametrize("minutes", [math.inf, math.nan, -1.0])
+def test_a_budget_is_a_finite_time(tmp_path, minutes):
+    with pytest.raises(OptionError, match="expected minutes, a finite number above 0"):
+        Session.open(tmp_path, SearchOptions(budget=minutes))
