@@ -196,6 +196,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for name in ["index.html", "faq/index.html", "zh/index.html", "zh/faq/index.html"]:
         html = (site / name).read_text(encoding="utf-8")
         assert ('lang="zh"' in html) == name.startswith("zh/")
-        assert not re.findall(r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//|<link[^>]* rel="stylesheet"[^>]*//', html)
+        assert not re.findall(
+            r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//|<link[^>]* rel="stylesheet"[^>]*//', html
+        )
     assert (site / "repository/studies/results/bccd-trained/index.html").is_file()
     assert "StudyResult" in (site / "api" / "index.html").read_text(encoding="utf-8")

@@ -24,7 +24,9 @@ LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 def targets(path: str) -> list[str]:
     """Return the files of the repository that a Markdown file links to, as paths from its root."""
     links = LINK.findall((ROOT / path).read_text(encoding="utf-8"))
-    return [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for _, link, _ in links if "://" not in link]
+    return [
+        posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for _, link, _ in links if "://" not in link
+    ]
 
 
 def linked_outside() -> list[str]:
