@@ -85,6 +85,7 @@ class _Extras(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
 @click.pass_context
 def train(
     ctx: click.Context,
+    /,
     study: str,
     storage: str | None,
     as_json: bool,

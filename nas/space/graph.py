@@ -6,6 +6,7 @@ has a name and takes its inputs by name; numbers exist only in what `LayerGraph.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -249,6 +250,19 @@ def _widest(layer: Layer) -> int:
 
 
 def _number(value: RowArg) -> int | float:
-    """Return a row argument that is a number by the grammar of the base."""
-    assert isinstance(value, int | float), value
+    """Return a row argument that has to be a number.
+
+    Raises:
+        SpaceError: It is something else.
+    """
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise SpaceError(f"expected a number, not {value!r}")
     return value
+
+
+def role_of(module: str, args: tuple[RowArg, ...]) -> SlotKind | None:
+    """Return the kind of slot that a row of a file would be; None for other layers and for arguments of other types."""
+    try:
+        return Layer("", (), module, args).kind if args else None
+    except SpaceError:
+        return None

@@ -22,7 +22,7 @@ from nas.fork.signature import ambiguous
 from nas.ops import registry
 from nas.space.bases import base_names, load_base, p2_names
 from nas.space.choice import AFTER, Choice, has_channels, host_choice, make_choice, misfit
-from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg, letter_in
+from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg, letter_in, role_of
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
 from nas.space.variant import Variant, check_scale, make_variant
 
@@ -259,7 +259,7 @@ def _registered_swap(graph: LayerGraph, layer: Layer, row: ModelRow, known: regi
 
 def _host_swap(layer: Layer, row: ModelRow) -> Choice | str:
     """Return the choice of a host's class in a layer's place, its arguments kept as they are, or why there is none."""
-    role = Layer("", (), row.module, row.args).kind if row.args else None
+    role = role_of(row.module, row.args)
     if len(row.sources) != len(layer.sources):
         return f"{row.module} takes {len(row.sources)} inputs in place of {len(layer.sources)}"
     gone = row.module == "nn.Identity" and layer.kind == "block"  # nothing is left of the block
@@ -296,7 +296,7 @@ def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice
         if row.repeats != 1:
             return f"{row.repeats} repeats of an inserted {row.module}; expected 1"
         return _choice(known, row.args, before, channels=before.args[0] if has_channels(before) else None)
-    role = Layer("", (), row.module, row.args).kind if row.args else None
+    role = role_of(row.module, row.args)
     if before.section == "head" or role in ("up", "down") or row.module in _FIXED or other_task(row.module):
         return f"{row.module} inserted, {_ELSEWHERE}"
     if len(row.sources) != 1:

@@ -147,6 +147,15 @@ def test_what_is_no_swap_is_listed(old, new, message):
     assert any(message in text for _, text in found.left_out), found.left_out
 
 
+@pytest.mark.parametrize("stride", ["'ƅ'", ".nan", ".inf", "[2]"])
+def test_a_stride_that_is_no_number_is_listed(stride):
+    text = STOCK.replace("  - [-1, 1, Conv, [256, 3, 2]] # 3-P3/8", f"  - [-1, 1, Conv, [256, 3, {stride}]]")
+    text = text if text != STOCK else STOCK.replace("Conv, [256, 3, 2]", f"Conv, [256, 3, {stride}]", 1)
+    assert text != STOCK
+    found = variant_of_yaml(parse_model_yaml(text, "yolov8n-post.yaml"), base="yolov8")
+    assert found.left_out
+
+
 def test_a_missing_layer():
     text = STOCK.replace("  - [-1, 1, SPPF, [1024, 5]] # 9\n", "").replace("[[15, 18, 21]", "[[14, 17, 20]")
     found = variant_of_yaml(parse_model_yaml(text, "yolov8n-post.yaml"))
