@@ -77,6 +77,7 @@ def main() -> None:
     from nas.study.study import Study
     from nas.workers.process import trainers_of
 
+    # The table's variants take the place of a registered sampler: the mapping is typed as constant for all others.
     SAMPLERS["brute"] = Sampler(f"{__name__}:ask", "variants of the table", singles_first=False, takes_scores=True)  # type: ignore[index]
     there = Study.is_created(locate(args.study, None))
     options = SearchOptions(

@@ -234,7 +234,7 @@ def ask_gp_sampler(history: History, only_new: bool) -> dict[str, str] | None:
         slot.key: optuna.distributions.CategoricalDistribution(slot.choices) for slot in space.active
     }
     sampler = optuna.samplers.GPSampler(n_startup_trials=1, seed=history.drawn)
-    if only_new:  # there is no public way to give it the candidates
+    if only_new:  # there is no public way to give it the candidates, so a method of this one object is replaced
         sampler._optimize_acqf = functools.partial(best_new, codes=encode(space, new_cells(history, rng)))  # type: ignore[method-assign]
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(

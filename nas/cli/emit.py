@@ -203,9 +203,10 @@ def _check(options: EmitOptions) -> None:
         raise click.UsageError("--without-proof builds nothing: leave --weights, --apply and --ultralytics out")
     if options.weights and options.apply_to:
         raise click.UsageError("--apply only edits a tree: --weights goes with forms that are written")
-    if str(options.weights) in _OF_STUDY and not options.study and not options.weights.is_file():  # type: ignore[union-attr]
+    learnt = options.weights if str(options.weights) in _OF_STUDY else None
+    if learnt and not options.study and not learnt.is_file():
         raise click.UsageError(f"--weights {options.weights} are those of a study: give --study NAME")
-    if str(options.weights) in _OF_STUDY and options.study and _scales(options):
+    if learnt and options.study and _scales(options):
         raise click.UsageError(f"--weights {options.weights} are those of the study's scale: leave --scale out")
     if options.weights and len(set(_scales(options))) > 1:
         raise click.UsageError("--weights are those of one scale: give one --scale")
