@@ -1,12 +1,12 @@
 """How a training on a CPU slows down beside other work, by threads and by how its threads wait; and whole searches.
 
     python benchmarks/busy.py --loads 0,2,8 --epochs 4
-    python benchmarks/busy.py --loads 0,2,8 --searches
+    python benchmarks/busy.py --loads 0,2,8 --searches -- --trials 6 --confirm 0
 
 A load of k is k processes that compute without end. Each row of the first table is the seconds of an epoch of the demo
 data's baseline in a process of its own, over those of one thread without load, measured in turns: the median of the
 epochs after the first. The second table is the wall time of the demo search (`nas search`) over that of one worker
-without load.
+without load; options after `--` go to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--searches", action="store_true", help="whole searches in place of epochs")
     parser.add_argument("--train", nargs=2, metavar=("THREADS", "EPOCHS"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    given = sys.argv[1:]
+    own = given.index("--") if "--" in given else len(given)
+    args = parser.parse_args(given[:own])
+    args.more = given[own + 1 :]
     if args.train:
         return train(*map(int, args.train))
     loads = [int(load) for load in args.loads.split(",")]
@@ -59,7 +62,7 @@ def measured(way: str, load: int, args: argparse.Namespace) -> float:
         environment = os.environ | {"NAS_CACHE": folder}
         if args.searches:
             started = time.monotonic()
-            command = [sys.executable, "-m", "nas", "search", *SEARCHES[way]]
+            command = [sys.executable, "-m", "nas", "search", *SEARCHES[way], *args.more]
             subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
             return time.monotonic() - started
         threads, more = WAYS[way]
@@ -100,7 +103,7 @@ def train(threads: int, epochs: int) -> None:
     dataset = load_or_demo(None)
     data = write_resolved(dataset, cache / "data")
     variant = Variant("yolov8", "n")
-    recipe = make_recipe(init="scratch", epochs=epochs, imgsz=128, batch=8, device="cpu")
+    recipe = make_recipe(init="scratch", epochs=epochs, base_epochs=0, imgsz=128, batch=8, device="cpu")
     job = ProxyJob(variant.name, render(variant).yaml, "yolov8", "n", (), str(data), dataset.fingerprint, recipe, 0,
                    average=False)  # fmt: skip
     print(json.dumps([score.seconds for score in run(job, threads, lambda _: None).curve]))
