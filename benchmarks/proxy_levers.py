@@ -71,9 +71,11 @@ def measure(options: argparse.Namespace, rows: Path) -> None:
                     job = replace(_job(swaps, recipe, data, dataset.fingerprint), seed=seed, init=options.init)
                     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
                         result = train(job, 1, _unheard)
-                    last = result.curve[-1].validation
+                    last, average = result.curve[-1].validation, result.average
+                    assert last
+                    assert average
                     row = {"swaps": " ".join(swaps), "seed": seed, "how": how, "cpu": result.cpu_seconds}
-                    row |= {"map": last.map, "map50": last.map50, "val_loss": last.loss, "average": result.average.map}
+                    row |= {"map": last.map, "map50": last.map50, "val_loss": last.loss, "average": average.map}
                     with open(rows, "a", encoding="utf-8") as file:
                         file.write(json.dumps(row) + "\n")
                     print(json.dumps(row), file=sys.stderr, flush=True)
@@ -119,7 +121,7 @@ def report(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     start = "a trained baseline" if options.init else "scratch"
     print("# What each lever does to a proxy's result\n")
     print("    python benchmarks/proxy_levers.py --data bccd/data.yaml --init trained.pt --rows rows.jsonl\n")
-    print(f"{datetime.datetime.now(datetime.UTC).date()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at")
+    print(f"{datetime.date.today()}, {versions}. YOLOv8n from {start}, {options.epochs} epochs at")
     print(f"{options.imgsz} px, batch {options.batch}, one thread; pairs are of one variant under one seed. The")
     print("difference is with the lever less without, with its 95 % interval.\n")
     print("| lever | pairs | CPU time, median ratio |" + "".join(f" {text} |" for text in SCORES.values()))

@@ -71,7 +71,12 @@ def make_study(space_name: str, trials: int, folder: Path, seed: int = 0) -> Non
             value = 0.4 + sum(effects[swap] for swap in swaps) + rng.gauss(0, 0.004)
             value += sum(beyond for pair, beyond in pairs.items() if set(pair) <= swaps)
             curve = tuple(EpochScore(k, 2.0, 1.0, Validation(0.9 * value, value * k / 3, 1.5)) for k in (1, 2, 3))
-            facts = {"gflops": 8 + rng.random(), "params": 3_000_000, "yaml": text, "versions": settings.versions}
+            facts: dict[str, Any] = {
+                "gflops": 8 + rng.random(),
+                "params": 3_000_000,
+                "yaml": text,
+                "versions": settings.versions,
+            }
             facts |= {"stock_gflops": 8.0, "curve": curve, "seconds": 30.0}
             trial = Trial(len(seen) - 1, space.variant(assignment), assignment, "done", **facts)
             made.append(trial)

@@ -334,7 +334,7 @@ def report(
     ratios = [b / a for a, b in zip(walls["search"], walls["script"], strict=True)]
     print("# A search beside the script that a user would write\n")
     print(f"    python benchmarks/search_throughput.py {given}\n")
-    print(f"{datetime.datetime.now(datetime.UTC).date()}, {platform.processor() or platform.machine()}, ", end="")
+    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, ", end="")
     print(f"{len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {', '.join(versions)}. ", end="")
     print(f"{options.rounds} rounds of {trials:.0f} trials: {options.epochs} epochs at {options.imgsz} px, ", end="")
     print(f"batch {options.batch}, {options.space}, from {Path(options.init).name}. Times are means a trial.\n")
@@ -395,6 +395,6 @@ if __name__ == "__mp_main__" and PHASES in os.environ:  # the search's training 
     if FRESH in os.environ:
         import nas.training.proxy_trainer
 
-        nas.training.proxy_trainer.warm_start_swaps = lambda *_: None
+        nas.training.proxy_trainer.warm_start_swaps = lambda *_: None  # type: ignore[attr-defined]
 if __name__ == "__main__":
     main()

@@ -85,7 +85,7 @@ def timed(call: Callable[[], object]) -> tuple[object, float, float]:
 
 def fill(study: Study, trials: list[tuple[Trial, Validation]]) -> list[float]:
     """Store trials with their results; return the medians of the latest, as the first of `COLUMNS`."""
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[tuple[float, ...]] = []
     for trial, score in trials:
         curve = tuple(EpochScore(epoch, 2.0, 0.1, score) for epoch in range(1, 5))
         handle, *start = timed(lambda t=trial: study.start(t))
