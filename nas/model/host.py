@@ -187,8 +187,17 @@ def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
             model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
     except Exception as error:  # any error of a module's constructor or forward is the variant's failure
         absent = unknown_module(str(error.args[0])) if isinstance(error, KeyError) and error.args else ""
-        raise BuildError(f"cannot be built: {absent or one_line(error)}") from error
+        missing = _without_arguments(config) if isinstance(error, IndexError) else ""
+        raise BuildError(f"cannot be built: {absent or one_line(error)}{missing}") from error
     return model.eval()
+
+
+def _without_arguments(config: dict[str, Any]) -> str:
+    """Return what parse_model, which takes the first of no arguments, misses in a model YAML; empty for nothing."""
+    bare = sorted({row[2] for row in (*config["backbone"], *config["head"]) if not row[3]})
+    if not bare:
+        return ""
+    return f": {', '.join(bare)} without arguments; most classes take their output channels first"
 
 
 def check_yaml(yaml_text: str) -> None:

@@ -125,6 +125,13 @@ slots:
     }
 
 
+def test_an_inserted_class_of_the_host_that_needs_arguments_says_so():
+    text = "slots:\n  after backbone.sppf: [none, host:SPPF]\n"
+    with pytest.raises(SpaceError, match=r"index out of range: SPPF without arguments; most classes take their output"):
+        check_space(read_space(text, "s.yaml", "s"))
+    assert check_space(read_space(text.replace("host:SPPF", '{"host:SPPF": [1024, 5]}'), "s.yaml", "s")) == 1
+
+
 @pytest.mark.parametrize(
     ("slot", "choice", "said"),
     [
