@@ -28,7 +28,7 @@ from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, 
 from nas.bank.seen import inputs_of, starts_from_images
 from nas.bank.student import Student, Tap
 from nas.data.assigned import count_assigned
-from nas.errors import ProxyError
+from nas.errors import BuildError, ProxyError
 from nas.files import replacing
 from nas.model.host import build
 from nas.model.render import render
@@ -76,7 +76,12 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
             ]
 
         inputs = inputs_of(teacher, _rows_seen(job), images)
-        students = [_student(c, job.proxy, teacher, trainer.data["nc"], inputs) for c in job.candidates]
+        students, found = list[Student](), dict[Candidate, Distilled]()
+        for candidate in job.candidates:
+            try:
+                students.append(_student(candidate, job.proxy, teacher, trainer.data["nc"], inputs))
+            except BuildError as error:
+                found[candidate] = Distilled(candidate, "", math.nan, math.nan, str(error))
         del inputs
         steps = recipe.bank_epochs * per_epoch
         saved = Path(job.folder) / f"progress-{_digest(*(f'{c.slot}={c.label}' for c in job.candidates))}.pt"
@@ -87,7 +92,7 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
                 student.start_error = error
         last = time.monotonic()
         with Tap(teacher, _rows(students)) as tap:
-            for step in range(done, steps):
+            for step in range(done, steps if students else 0):
                 batch = trainer.preprocess_batch(batch_of_step(dataset, recipe.batch, job.proxy.seed, step, per_epoch))
                 with torch.no_grad():
                     teacher.predict(batch["img"])
@@ -102,13 +107,13 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         errors = [
             student.settle(error) for student, error in zip(students, _errors(teacher, students, trainer), strict=True)
         ]
-        found = tuple(_finish(x, error, job) for x, error in zip(students, errors, strict=True))
+        found |= {x.candidate: _finish(x, error, job) for x, error in zip(students, errors, strict=True)}
         slots = {x.candidate.slot: x.row for x in students if not x.inserted and not x.is_head}
         drops = tuple((slot, teacher_map - value) for slot, value in ablated(teacher, slots, trainer))
         saved.unlink(missing_ok=True)
         with torch.no_grad():
             levels = tuple(count_assigned(trainer).items())
-        return Bank(teacher_map, drops, found, time.process_time() - started, levels)
+        return Bank(teacher_map, drops, tuple(found[c] for c in job.candidates), time.process_time() - started, levels)
 
 
 def _rows_seen(job: DistilJob) -> set[int]:
