@@ -189,6 +189,19 @@ def _is_of(kind: Any, value: Any) -> bool:
     return type(value) in kinds and (type(value) is not int or abs(value) < _LARGEST)
 
 
+def check_whole_numbers(value: Any) -> None:
+    """Raise ValueError if plain values have a whole number of more than 64 bits, with which arithmetic fails later."""
+    if type(value) is int:
+        if abs(value) >= _LARGEST:
+            raise ValueError(f"{shown(value)}: no number of a study is as large")
+    elif isinstance(value, dict):
+        for part in value.values():
+            check_whole_numbers(part)
+    elif isinstance(value, list):
+        for part in value:
+            check_whole_numbers(part)
+
+
 def dataclass_from_plain(kind: type[Parsed], value: Any, where: str = "it", **ready: Any) -> Parsed:
     """Return a dataclass of plain values by the names of its fields, as `from_plain`.
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from nas.errors import escaped, shown
+from nas.files import check_whole_numbers
 from nas.space.choice import KEEP, NONE
 from nas.space.variant import Variant, describe_swaps
 from nas.training.scores import SCORES, EpochScore, Validation, scores
@@ -154,6 +155,7 @@ class Trial:
             SpaceError: It has a text that is no name.
             ValueError, TypeError, LookupError, AttributeError: It is damaged.
         """
+        check_whole_numbers(body)
         for key, kinds in _KINDS.items():
             if key in body and type(body[key]) not in kinds:
                 raise ValueError(f"{key} is {shown(body[key])}, expected a {kinds[0].__name__}")

@@ -365,3 +365,17 @@ def test_runs_of_one_variant_are_told_apart_by_their_seeds(tmp_path):
     one, other = Study.load(study.location).trials()
     assert one.key._replace(seed=4) == other.key
     assert (one.key.seed, one.key.fidelity) == (0, "")
+
+
+@pytest.mark.parametrize("place", [("gflops",), ("params",), ("curve", 0, "validation", "map"), ("average", "loss")])
+def test_a_whole_number_that_no_study_holds_is_damage(place):
+    score = Validation(0.5, 0.4, 1.0)
+    trial = Trial(0, Variant("yolov8", "n"), {}, "done", curve=(EpochScore(1, 2.0, 0.1, score),), average=score)
+    body = json.loads(json.dumps(trial.to_json()))
+    assert Trial.from_json(0, {}, body) == trial
+    inner = body
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = 10**400
+    with pytest.raises(ValueError, match=r"1000000000000.*no number of a study is as large"):
+        Trial.from_json(0, {}, body)
