@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from nas.api import load_study as load_study
     from nas.api import search as search
     from nas.model.host import register as register
+    from nas.model.trainer import ClassifyTrainer as ClassifyTrainer
+    from nas.model.trainer import OBBTrainer as OBBTrainer
+    from nas.model.trainer import PoseTrainer as PoseTrainer
+    from nas.model.trainer import SegmentTrainer as SegmentTrainer
     from nas.model.trainer import Trainer as Trainer
     from nas.ops.registry import Arg as Arg
     from nas.ops.registry import FromSlot as FromSlot
@@ -46,8 +50,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arg",
+    "ClassifyTrainer",
     "FromSlot",
+    "OBBTrainer",
+    "PoseTrainer",
     "RankedVariant",
+    "SegmentTrainer",
     "StudyResult",
     "Trainer",
     "__version__",
@@ -64,7 +72,10 @@ PUBLIC = {
     "FromSlot": ("nas.ops.registry", "FromSlot"),
     "RankedVariant": ("nas.api", "RankedVariant"),
     "StudyResult": ("nas.api", "StudyResult"),
-    "Trainer": ("nas.model.trainer", "Trainer"),
+    **{
+        name: ("nas.model.trainer", name)
+        for name in ("ClassifyTrainer", "OBBTrainer", "PoseTrainer", "SegmentTrainer", "Trainer")
+    },
     "counts_macs": ("nas.ops.registry", "counts_macs"),
     "load_modules": ("nas.own", "load_modules"),
     "load_study": ("nas.api", "load_study"),

@@ -13,6 +13,7 @@ from nas.emit.standalone import standalone_source
 from nas.errors import OutputError
 from nas.fork.names import yaml_name
 from nas.model.render import ANCHOR, ModelFiles, count_swaps, environment, render_branch
+from nas.space.bases import task_of_base
 from nas.space.graph import with_letter
 from nas.space.variant import Variant
 from nas.version import __version__
@@ -22,7 +23,7 @@ import sys, importlib
 sys.path.insert(0, ".")
 importlib.import_module(sys.argv[1])
 from ultralytics import YOLO
-YOLO(sys.argv[2], task="detect")
+YOLO(sys.argv[2], task=sys.argv[3])
 found = sorted(m for m in sys.modules if m == "nas" or m.startswith("nas."))
 assert not found, f"{found} imported"
 """
@@ -36,7 +37,7 @@ def bundle_form(emission: Emission) -> Texts:
     """
     files, weights = emission.files, emission.weights
     parts = bundle_files(emission.variant, files, weights.name if weights else None)
-    verify_bundle(parts, files)
+    verify_bundle(parts, files, task_of_base(emission.variant.base).name)
     texts: Texts = {Path(files.name) / name: text for name, text in parts.items()}
     return texts | ({Path(files.name) / weights.name: weights.content} if weights else {})
 
@@ -62,6 +63,7 @@ def bundle_files(
     graph = variant.graph()
     context = {
         "name": files.name,
+        "task": task_of_base(variant.base),
         "module": module_name(files),
         "names": ", ".join(modules),
         "classes": ", ".join(f'"{yaml_name(m)}": {m}' for m in modules),
@@ -94,7 +96,7 @@ def module_name(files: ModelFiles) -> str:
     return f"{files.name.replace('-', '_')}_modules"
 
 
-def verify_bundle(texts: Mapping[str, str], files: ModelFiles) -> None:
+def verify_bundle(texts: Mapping[str, str], files: ModelFiles, task: str) -> None:
     """Build a bundle's model in a subprocess that imports nothing of this package.
 
     Raises:
@@ -104,7 +106,7 @@ def verify_bundle(texts: Mapping[str, str], files: ModelFiles) -> None:
         for name, text in texts.items():
             (Path(folder) / name).write_text(text, encoding="utf-8", newline="\n")
         done = subprocess.run(
-            [sys.executable, "-c", _BUILD, module_name(files), f"{files.name}.yaml"],
+            [sys.executable, "-c", _BUILD, module_name(files), f"{files.name}.yaml", task],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -6,7 +6,7 @@ every layer of the base inherits all of its tensors, a swapped one starts close 
 with the largest weights (`nas.yardstick.channels`): there are no images here that could say more.
 
 The file is an Ultralytics checkpoint that pickles no class of ours: in place of a model it holds a call of
-Ultralytics' own ``DetectionModel`` with the model YAML's content, and a call that loads the tensors. So it loads
+Ultralytics' own class of models with the model YAML's content, and a call that loads the tensors. So it loads
 wherever the modules are registered, however they are: by ``nas.register()``, a bundle's module file, or a patched tree.
 """
 
@@ -27,8 +27,10 @@ from nas.model.host import build
 from nas.model.render import ModelFiles, render
 from nas.model.transfer import copy_matching, named_state, numbered_state, warm_start_layer
 from nas.model.weights_file import read_checkpoint
+from nas.space.bases import task_of_base
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
+from nas.task.task import DETECT, POSE, task_of_model
 from nas.yardstick.channels import slice_model
 from nas.yardstick.importance import weight_scores
 
@@ -46,6 +48,7 @@ class Given:
         nc: Number of classes of its head.
         names: Their names; empty if the file has none.
         origin: Name and scale of its model, for messages; empty if the file has none.
+        kpt_shape: Of poses, the number of key points and of values of each; else empty.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Given:
     nc: int
     names: Mapping[int, str]
     origin: str
+    kpt_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,31 @@ def read_weights(path: Path, graph: LayerGraph) -> Given:
                 "the stock model"
             )
         tensors = named_state(tensors, graph)
-    last = [key for key in tensors if key.startswith(f"{graph.names[-1]}:cv3.0.") and key.endswith(".bias")]
+    ends = tuple(f"{graph.names[-1]}:{part}" for part in ("cv3.0.", "linear."))  # of classes; the latter of Classify
+    last = [key for key in tensors if key.startswith(ends) and key.endswith(".bias")]
     if not last:
-        raise WeightsError(f"{path} holds no detection model: expected an Ultralytics checkpoint of {graph.title}")
-    return Given(path, tensors, tensors[last[-1]].numel(), found.names, found.origin)
+        what = task_of_base(graph.base).words
+        raise WeightsError(f"{path} holds no {what} model: expected an Ultralytics checkpoint of {graph.title}")
+    points = found.kpt_shape or _points_of(tensors, graph)
+    return Given(path, tensors, tensors[last[-1]].numel(), found.names, found.origin, points)
+
+
+def _points_of(tensors: Mapping[str, torch.Tensor], graph: LayerGraph) -> tuple[int, ...]:
+    """Return the `Given.kpt_shape` of tensors alone, which have the number of values but not how many a point has.
+
+    That is the base's where the number fits, else 3 where it is a multiple of 3, else 2. A training takes its data's.
+    """
+    own = dict(graph.constants).get("kpt_shape")
+    head = graph.names[-1]
+    ends = (tensors.get(f"{head}:{end}.bias") for end in ("cv4_kpts.0", "cv4.0.2"))  # the former since YOLO26
+    last = next((end for end in ends if end is not None), None)
+    if not isinstance(own, list | tuple) or last is None:
+        return ()
+    count, each = (int(str(number)) for number in own)
+    if last.numel() == count * each:
+        return count, each
+    each = 2 if last.numel() % 3 else 3
+    return last.numel() // each, each
 
 
 def pretrained_checkpoint(
@@ -135,8 +160,8 @@ def pretrained_checkpoint(
     graph, stock_graph = variant.graph(), stock.graph()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(_SEED)
-        baseline = build(render(stock).yaml, variant.scale, given.nc)
-        model = build(files.yaml, variant.scale, given.nc)
+        baseline = build(render(stock).yaml, variant.scale, given.nc, given.kpt_shape)
+        model = build(files.yaml, variant.scale, given.nc, given.kpt_shape)
     _check(given, named_state(baseline.state_dict(), stock_graph), variant, stock_graph.names[-1])
     copy_matching(baseline, stock_graph, given.tensors)
     copy_matching(model, graph, given.tensors)
@@ -192,13 +217,16 @@ def checkpoint_of(name: str, text: str, scale: str, given: Given, state: Mapping
         name: Stem of the model YAML's file name.
         text: The model YAML.
         scale: Scale letter.
-        given: Says how many classes the head has, and their names.
+        given: Says how many classes the head has, their names, and which key points.
         state: The tensors by row number.
     """
     tasks = importlib.import_module("ultralytics.nn.tasks")
     config = yaml.safe_load(text) | {"scale": scale, "nc": given.nc, "yaml_file": f"{name}.yaml"}
+    config |= {"kpt_shape": list(given.kpt_shape)} if given.kpt_shape else {}
     names = dict(given.names) or {i: str(i) for i in range(given.nc)}
-    model = _Call(tasks.DetectionModel, (config, 3, None, False), {"names": names})
+    task = task_of_model(config)
+    quiet = ((None, None), False) if task is POSE else (False,)  # a model of poses is also given the data's kpt_shape
+    model = _Call(getattr(tasks, task.model), (config, 3, None, *quiet), {"names": names})
     # Pickle stores the model once, and the second entry refers to it: the call there fills it.
     content = {
         "epoch": -1,
@@ -206,7 +234,8 @@ def checkpoint_of(name: str, text: str, scale: str, given: Given, state: Mapping
         "tensors": _Call(torch.nn.Module.load_state_dict, (model, dict(state))),
         "ema": None,
         "optimizer": None,
-        "train_args": {},
+        # Ultralytics takes the task from here, and a model without one for a detector.
+        "train_args": {} if task is DETECT else {"task": task.name},
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -220,8 +249,8 @@ def _check(given: Given, own: Mapping[str, torch.Tensor], variant: Variant, head
     if fits < len(body):
         said = f" (according to the file: {given.origin})" if given.origin else ""
         raise WeightsError(
-            f"{given.path} is of another model or scale than {variant.base}{variant.scale}{said}: {fits} of the "
-            f"{len(body)} tensors before the head fit; give weights of the stock {variant.base}{variant.scale}"
+            f"{given.path} is of another model or scale than {variant.stock}{said}: {fits} of the "
+            f"{len(body)} tensors before the head fit; give weights of the stock {variant.stock}"
         )
 
 

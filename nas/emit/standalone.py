@@ -21,9 +21,17 @@ from nas.errors import ModuleFileError
 from nas.ops import registry
 from nas.ops.kernels import runtime
 from nas.own.files import OWN
+from nas.task.task import TASKS
 
 _RUNTIME = "nas.ops.kernels.runtime"
-_RESERVED = {"DetectionTrainer", "Trainer", "counts_macs", "macs_rules", "register_modules", "_ANCHOR", "_BRANCH"}
+_RESERVED = {task.host_trainer[1] for task in TASKS.values()} | {
+    "Trainer",
+    "counts_macs",
+    "macs_rules",
+    "register_modules",
+    "_ANCHOR",
+    "_BRANCH",
+}
 """Names that a bundle's module file defines in addition to the modules."""
 
 _SOURCE = '''@functools.cache

@@ -12,12 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from nas.errors import HostError
 from nas.files import write_all
 from nas.fork.installed import TASKS as TASKS_NAME
 from nas.fork.names import PREFIX, yaml_name
 from nas.fork.source import Package
 from nas.model.render import ModelFiles
+from nas.task.task import task_of_model
 
 TASKS = Path("ultralytics/nn/tasks.py")
 MODULES = Path("ultralytics/nn/modules/swapnas.py")
@@ -49,9 +52,9 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 sys.path.append(os.path.join(os.getcwd(), "stand-ins"))  # last: only for what is not installed
 import ultralytics
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn import tasks
 assert os.path.realpath(ultralytics.__file__).startswith(os.path.realpath(os.getcwd())), ultralytics.__file__
-DetectionModel(sys.argv[1], verbose=False)
+getattr(tasks, sys.argv[2])(sys.argv[1], verbose=False)
 """
 
 
@@ -163,7 +166,7 @@ def verify_edit(tree: Tree, new: Mapping[Path, str], files: ModelFiles) -> None:
         model = copy / f"{files.name}.yaml"
         model.write_text(files.yaml, encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-c", _BUILD, str(model)],
+            [sys.executable, "-c", _BUILD, str(model), task_of_model(yaml.safe_load(files.yaml)).model],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nas.fork.heads import other_task
+from nas.fork.heads import unknown_head
 from nas.fork.installed import host_version
 from nas.fork.names import host_has, host_names, registered_name
 from nas.ops import registry
@@ -30,7 +30,7 @@ def as_lines(file: str, problems: Iterable[tuple[int, str]]) -> list[str]:
 
 
 def row_problems(rows: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Return line and text of each row whose class cannot be built as a part of a detection model.
+    """Return line and text of each row whose class cannot be built as a part of a model of any task.
 
     Args:
         rows: Line and class of each row, the head last.
@@ -38,6 +38,6 @@ def row_problems(rows: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
     given = list(rows)
     found = [(line, f"row {number}: {unknown_module(name)}") for number, (line, name) in enumerate(given)]
     found = [(line, text) for line, text in found if not text.endswith(": ")]
-    if given and (task := other_task(given[-1][1])):
-        found.append((given[-1][0], task))
+    if given and (head := unknown_head(given[-1][1])):
+        found.append((given[-1][0], head))
     return found

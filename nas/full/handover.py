@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -24,6 +25,7 @@ from nas.full.start import trained_checkpoint
 from nas.full.table import ablation_table
 from nas.model.render import ModelFiles, render
 from nas.session.options import search_command
+from nas.space.bases import task_of_base
 from nas.study.study import Study
 
 _TOLERANCE = 1e-3
@@ -97,7 +99,7 @@ def hand_over(study: Study, rows: Sequence[FullRow], command: Sequence[str]) -> 
     notes = [f"{run.name}: best.pt of seed {run.seed}, mAP50-95 {run.map:.4f}"]
     if run.variant.added:
         parts = bundle_files(run.variant, files, "best.pt", trained=True)
-        verify_bundle(parts, files)
+        verify_bundle(parts, files, task_of_base(run.variant.base).name)
         texts |= parts
     exported, said = _onnx(run, made)
     if exported:
@@ -131,15 +133,15 @@ def _onnx(run: FullRun, made: Pretrained) -> tuple[bytes, str]:
     lacking = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if lacking:
         return b"", f"no ONNX is written: pip install {' '.join(lacking)}"
-    yolo = importlib.import_module("ultralytics").YOLO
+    yolo = functools.partial(importlib.import_module("ultralytics").YOLO, task=task_of_base(run.variant.base).name)
     with tempfile.TemporaryDirectory(prefix="nas-onnx-") as folder:
         file = Path(folder) / f"{run.name}.pt"
         file.write_bytes(made.content)
         try:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
                 options: dict[str, Any] = {"imgsz": run.imgsz, "opset": _OPSET, "simplify": False, "device": "cpu"}
-                exported = Path(yolo(str(file), task="detect").export(format="onnx", verbose=False, **options))
-            apart = _apart(yolo(str(file), task="detect").model, exported, run.imgsz)
+                exported = Path(yolo(str(file)).export(format="onnx", verbose=False, **options))
+            apart = _apart(yolo(str(file)).model, exported, run.imgsz)
             content = exported.read_bytes()
         except Exception as error:  # of the exporter, of onnx or onnxruntime
             raise OutputError(f"{run.name} cannot be exported as ONNX: {one_line(error)}") from None

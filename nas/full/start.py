@@ -169,7 +169,7 @@ def _of_scaled(model: Model, given: Given) -> Pretrained:
     graph = model.variant.graph()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        net = build(model.yaml, model.variant.scale, given.nc)
+        net = build(model.yaml, model.variant.scale, given.nc, given.kpt_shape)
     own = named_state(net.state_dict(), graph)
     fitting = {k: v for k, v in given.tensors.items() if k in own and own[k].shape == v.shape}
     kept, _ = copy_matching(net, graph, fitting)
@@ -190,10 +190,10 @@ def trained_checkpoint(model: Model, weights: Path) -> Pretrained:
     nc = len(found.names)
     if not found.is_numbered or not nc:
         raise WeightsError(f"{weights} is no checkpoint of a training by Ultralytics")
-    own = build(model.yaml, model.variant.scale, nc).state_dict()
+    own = build(model.yaml, model.variant.scale, nc, found.kpt_shape).state_dict()
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{weights} is not of {model.name}: other tensors")
-    given = Given(weights, named_state(tensors, graph), nc, found.names, found.origin)
+    given = Given(weights, named_state(tensors, graph), nc, found.names, found.origin, found.kpt_shape)
     state = numbered_state(given.tensors, graph)
     content = checkpoint_of(model.name, model.yaml, model.variant.scale, given, state)
     return Pretrained(f"{model.name}.pt", content, nc, False, len(tensors), len(tensors), (), (), (), ())

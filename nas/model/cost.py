@@ -105,7 +105,7 @@ def gflops_and_params(variant: Variant) -> tuple[float, int]:
 
 
 def model_cost(model: nn.Module) -> Cost:
-    """Cost a detection model.
+    """Cost a model.
 
     Raises:
         BuildError: The counter fails, or counts nothing.

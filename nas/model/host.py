@@ -10,7 +10,7 @@ import importlib
 import inspect
 import linecache
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from nas.model import host_input
 from nas.model.host_input import constructing, read_config
 from nas.model.render import ANCHOR, render_branch
 from nas.ops import registry
+from nas.task.task import task_of_model
 
 if TYPE_CHECKING:
     import torch
@@ -167,13 +168,14 @@ def _hook(rule: registry.MacsRule) -> Any:
     return count
 
 
-def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
+def build(yaml_text: str, scale: str, nc: int | None = None, kpt_shape: Sequence[int] | None = None) -> nn.Module:
     """Build a model from the text of a model YAML, in evaluation mode, on the CPU.
 
     Args:
         yaml_text: What `nas.model.render` wrote.
         scale: Scale letter.
         nc: Number of classes; the YAML's if None.
+        kpt_shape: Of poses, the number of key points and of values of each; the YAML's if None.
 
     Raises:
         BuildError: It cannot be built; the message contains the host's error.
@@ -182,9 +184,12 @@ def build(yaml_text: str, scale: str, nc: int | None = None) -> nn.Module:
     tasks = importlib.import_module("ultralytics.nn.tasks")
     config = read_config(yaml_text, tasks)
     config["scale"] = scale
+    if kpt_shape:
+        config["kpt_shape"] = list(kpt_shape)
+    task = task_of_model(config)
     try:
         with constructing(tasks):
-            model: nn.Module = tasks.DetectionModel(config, ch=3, nc=nc, verbose=False)
+            model: nn.Module = getattr(tasks, task.model)(config, ch=3, nc=nc, verbose=False)
     except Exception as error:  # any error of a module's constructor or forward is the variant's failure
         absent = unknown_module(str(error.args[0])) if isinstance(error, KeyError) and error.args else ""
         missing = _without_arguments(config) if isinstance(error, IndexError) else ""

@@ -19,6 +19,7 @@ from nas.fork.names import yaml_name
 from nas.fork.row_text import HOST, format_arg
 from nas.ops import registry
 from nas.own.files import files_of
+from nas.space.bases import task_of_base
 from nas.space.graph import LayerGraph, NumberedRow, RowArg, letter_in, with_letter
 from nas.space.variant import Variant
 from nas.version import __version__
@@ -67,6 +68,7 @@ def render(variant: Variant, summaries: Mapping[str, str] | None = None) -> Mode
         "summary_of_swaps": count_swaps(variant),
         "files": files_of(variant.modules),
         "nc": graph.nc,
+        "task": task_of_base(variant.base),
         "constants": [(key, _value(value)) for key, value in graph.constants],
         "summary": "" if graph.scales else (summaries or {}).get("", ""),
         "scales": [_scale(letter, graph, (summaries or {}).get(letter, "")) for letter in _letters(variant, graph)],

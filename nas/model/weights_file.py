@@ -30,14 +30,16 @@ from nas.errors import ProxyError, WeightsError, one_line
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import named_state
-from nas.space.bases import load_base
+from nas.space.bases import load_base, task_of_base
+from nas.space.graph import with_letter
 from nas.space.variant import Variant
+from nas.task.task import DETECT, Task
 
 LEAST_SHARED = 0.8
 """Minimum share of the baseline's tensors that a file of initial weights has to hold; the class head may differ."""
 
 _OF_OTHER_TASKS = (":cv4.", ":proto.")
-"""Parts of the names of tensors in the heads of segmentation, poses and rotated boxes, which a detector's has not."""
+"""Parts of the names of tensors that heads of some tasks have, and others have not."""
 _DEEPEST = 100
 _NO_MODEL = "{} holds no model: expected an Ultralytics checkpoint, or tensors by name"
 _INSIDE = ("ema", "model", "state_dict", "model_state_dict")
@@ -55,12 +57,14 @@ class Checkpoint:
         layers: Number of layers of its model; 0 if it holds tensors alone.
         names: Class names by index; empty if it has none.
         origin: Name and scale of its model, for messages; empty if it has none.
+        kpt_shape: Of poses, the number of key points and of values of each; empty if it does not say.
     """
 
     tensors: Mapping[str, torch.Tensor]
     layers: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
     origin: str = ""
+    kpt_shape: tuple[int, ...] = ()
 
     @property
     def is_numbered(self) -> bool:
@@ -108,22 +112,26 @@ def weights_problem(path: str, base: str, scale: str) -> str:
     except (ProxyError, WeightsError) as error:
         return str(error)
     own = named_state(build(render(Variant(base, scale)).yaml, scale).state_dict(), load_base(base))
-    return misfit(given, own, base + scale)
+    return misfit(given, own, with_letter(base, scale), task_of_base(base))
 
 
-def misfit(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], model: str) -> str:
-    """Return why tensors cannot be the initial weights of a detector, and what would do; empty if they can.
+def misfit(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], model: str, task: Task = DETECT) -> str:
+    """Return why tensors cannot be the initial weights of a baseline, and what would do; empty if they can.
+
+    Those of a detection model can be of any task: its head then starts from what both heads have, boxes and classes.
 
     Args:
         given: Tensors of a file, by layer name.
-        own: Those of the detector.
+        own: Those of the baseline.
         model: Its base and scale.
+        task: Its task.
     """
-    would = f"give a .pt of {model} that was trained for detection"
+    would = f"give a .pt of {model} that was trained for {task.words}"
     if not given:
         return f"it holds no tensor that can be read without running its code; {would}, or its state_dict alone"
     if any(part in key for key in given.keys() - own.keys() for part in _OF_OTHER_TASKS):
-        return f"it is of another task: its head has layers that a detector has not; {would}"
+        has_not = "a detector has not" if task is DETECT else f"one of {task.words} has not"
+        return f"it is of another task: its head has layers that {has_not}; {would}"
     shared = sum(k in own and own[k].shape == v.shape for k, v in given.items())
     if shared < LEAST_SHARED * len(own):
         return f"it holds only {shared} of the {len(own)} tensors of {model}: it is of another model or scale; {would}"
@@ -138,13 +146,14 @@ def read_state(path: str, base: str) -> dict[str, torch.Tensor]:
         ProxyError: It is of another base.
     """
     found = read_checkpoint(Path(path))
-    if not found.is_numbered:
-        return dict(found.tensors)
     graph = load_base(base)
+    if not found.is_numbered:
+        head = f"{graph.names[-1]}:"
+        return {re.sub(r"^head\.detect:", head, key): tensor for key, tensor in found.tensors.items()}
     if found.layer_count != len(graph.layers):
         raise ProxyError(
             f"{path} has {found.layer_count} layers, {base} has {len(graph.layers)}: it is of another model or task; "
-            f"give a .pt of {base} that was trained for detection"
+            f"give a .pt of {base} that was trained for {task_of_base(base).words}"
         )
     return dict(named_state(found.tensors, graph))
 
@@ -192,11 +201,14 @@ def _of_model(path: Path, content: Any) -> Checkpoint:
         layers = len(_entry(inner.state, "_modules")) if isinstance(inner, _Placeholder) else 0
     names = about.get("names")
     origin = ""
+    points: list[int] = []
     if isinstance(config, Mapping):
+        given = config.get("kpt_shape")
+        points = [n for n in given if type(n) is int and n > 0] if isinstance(given, list | tuple) else []
         origin = f"{Path(str(config.get('yaml_file', 'a model'))).stem}, scale {config.get('scale') or 'unknown'}"
     names = names if isinstance(names, Mapping) else dict(enumerate(names if isinstance(names, list) else []))
     named = {k: str(v) for k, v in names.items() if isinstance(k, int)}
-    return Checkpoint(tensors, layers, named, origin)
+    return Checkpoint(tensors, layers, named, origin, tuple(points) if len(points) == 2 else ())
 
 
 def _state(module: _Placeholder, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:

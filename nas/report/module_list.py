@@ -9,7 +9,7 @@ import click
 
 from nas.errors import SpaceError
 from nas.fork import installed
-from nas.fork.heads import other_task
+from nas.fork.heads import is_head
 from nas.fork.installed import host_version
 from nas.fork.names import host_names, parameters, renamed
 from nas.model.module_card import (
@@ -27,7 +27,6 @@ from nas.ops import listing, registry
 from nas.ops.registry import Entry
 from nas.report.console import make_console, make_table
 
-_HEADS = ("Detect", "v10Detect")
 _EXPORT = "ONNX (any batch and image size), TorchScript and torch.export, with equal outputs; all of them"
 
 
@@ -136,7 +135,7 @@ def print_host(name: str | None, *, as_json: bool) -> None:
     Raises:
         SpaceError: There is no such class.
     """
-    found = [_described(n) for n in host_names() if not other_task(n) and n not in _HEADS]
+    found = [_described(n) for n in host_names() if not is_head(n)]
     if name is not None:
         bare = name.removeprefix("host:")
         known = {str(row["name"]): row for row in found}

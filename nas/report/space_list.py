@@ -16,7 +16,7 @@ def print_spaces() -> None:
     table = make_table("space", "base", "slots", "swaps", "variants", right=("slots", "swaps", "variants"))
     for name in shipped_spaces():
         s = load_space(name)
-        table.add_row(name, s.base + s.scale, str(len(s.active)), str(len(s.single_swaps())), f"{s.size:.3g}")
+        table.add_row(name, s.stock, str(len(s.active)), str(len(s.single_swaps())), f"{s.size:.3g}")
     make_console().print(table)
 
 
@@ -30,7 +30,7 @@ def print_space(name: str, *, as_json: bool) -> None:
     if as_json:
         return click.echo(json.dumps(json.loads(s.to_json()), indent=2))
     console = make_console()
-    console.print(f"{s.name}: {s.base}{s.scale}, {len(s.active)} slots, {s.size:.3g} variants", markup=False)
+    console.print(f"{s.name}: {s.stock}, {len(s.active)} slots, {s.size:.3g} variants", markup=False)
     table = make_table("slot", "kind", "layers", "choices")
     for slot in s.slots:
         layer = s.graph[slot.layers[0].removeprefix("after ")]
@@ -38,6 +38,8 @@ def print_space(name: str, *, as_json: bool) -> None:
         kind = "insertion" if slot.layers[0].startswith("after ") else str(layer.kind)
         table.add_row(slot.key, kind + ("" if slot.enabled else " (off)"), tied, "  ".join(slot.choices))
     console.print(table, markup=False)
+    for line in s.left_out:
+        console.print(line, markup=False)
     for file in s.modules:
         console.print(f"own modules: {file.name} ({file.digest})", markup=False)
     for rule in s.forbid:
@@ -63,3 +65,5 @@ def print_check(name: str, scales: tuple[str, ...], *, all_scales: bool) -> None
         f"{s.name}: {passed} choices build, run at two sizes and keep their layer's shape"
         f" (scale {', '.join(chosen)}; {time.monotonic() - started:.0f} s)"
     )
+    for line in s.left_out:
+        click.echo(line)

@@ -1,8 +1,9 @@
 """Bases: architectures that a search starts from, with a name for every layer.
 
-YOLOv8 ships with the tool. Every other detection YAML is read from the installed Ultralytics, or is a file of the user;
-its layers are named like YOLOv8's: by section, kind, and output stride. A file is known by its name and the first 8 hex
-digits of its text's SHA-256, so that an edited file is another base; a copy of its text is kept in the cache.
+YOLOv8 ships with the tool. Every other YAML of a task of `nas.task` is read from the installed Ultralytics, or is a
+file of the user; its layers are named like YOLOv8's: by section, kind, and output stride. A file is known by its name
+and the first 8 hex digits of its text's SHA-256, so that an edited file is another base; a copy of its text is kept in
+the cache.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from nas.errors import ModelError, SpaceError
+from nas.errors import ModelError, NasError, SpaceError
 from nas.files import cache_dir, write_atomic
 from nas.fork.rows import as_lines, row_problems
 from nas.ops import listing
@@ -26,13 +27,13 @@ from nas.ops.listing import folder_of
 from nas.ops.registry import Value, did_you_mean
 from nas.space.graph import IMAGE, Layer, LayerGraph
 from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml, parse_model_yaml, read_model_text, read_model_yaml
+from nas.task.task import DETECT, OBB, POSE, SEGMENT, Task, head_names, task_of_head
 
-HEADS = ("Detect", "v10Detect")
-"""Heads that Ultralytics' detection trainer trains: the last row of a base is one of them."""
-
-_HEAD_ROW = re.compile(rf"^\s*- \[\[[-\d, ]+\], \d+, ({'|'.join(HEADS)}),", re.MULTILINE)
+_HEAD_ROW = re.compile(rf"^\s*- \[(?:\[[-\d, ]+\]|-1), \d+, ({'|'.join(head_names())}),", re.MULTILINE)
 _OF_YOLO11 = frozenset({"C3k2", "A2C2f", "C2fCIB"})
 """Blocks whose presence makes parse_model give `Detect` YOLO11's class branch in place of YOLOv8's."""
+_OF_DETECT = frozenset({"Detect", *SEGMENT.heads, *POSE.heads, *OBB.heads})
+"""The heads with this branch."""
 _OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-[0-9a-f]{8}")
 """Names of the user's model YAMLs as bases: the file's, and the digest of its text."""
 _TEXTS: dict[str, str] = {}
@@ -54,8 +55,33 @@ def p2_names() -> tuple[str, ...]:
 
     Such as ``yolo11-p2``: one more step up and down, with half the channels, as in Ultralytics' ``yolov8-p2.yaml``.
     """
-    plain = [name for name in base_names() if not re.search(r"-p\d|-ghost", name) and f"{name}-p2" not in base_names()]
+    bases = [name for name in base_names() if task_of_base(name) is DETECT]
+    plain = [name for name in bases if not re.search(r"-p\d|-ghost", name) and f"{name}-p2" not in bases]
     return tuple(f"{name}-p2" for name in plain if name in _host_files() and _with_p2(name) is not None)
+
+
+def task_of_base(name: str) -> Task:
+    """Return the task of a base: that of its head, which is a detection head where it is a registered module.
+
+    Raises:
+        SpaceError, ModelError: As `load_base`.
+    """
+    return task_of_head(load_base(name).layers[-1].module) or DETECT
+
+
+def shown_task(name: str) -> Task:
+    """Return the task of a stored study's base, for what is shown: detection where no such base is known here."""
+    try:
+        return task_of_base(name)
+    except NasError:
+        return DETECT
+
+
+def bases_like(model: ModelYaml) -> tuple[str, ...]:
+    """Return the bases of the task of a model YAML, by its head; those with a made P2 head if it has four levels."""
+    task = task_of_head(model.rows[-1].module) or DETECT
+    heads = p2_names() if len(model.rows[-1].sources) == 4 else ()
+    return tuple(name for name in (*base_names(), *heads) if task_of_base(name) is task)
 
 
 def load_base(name: str) -> LayerGraph:
@@ -209,7 +235,7 @@ def _shipped() -> tuple[str, ...]:
 
 @cache
 def _host_files() -> dict[str, Path]:
-    """Return the installed Ultralytics' detection YAMLs by name, without importing it."""
+    """Return the YAMLs of the installed Ultralytics by name, of every task, without importing it."""
     folder = folder_of("ultralytics")
     if folder is None:
         return {}
@@ -274,7 +300,7 @@ def name_layers(model: ModelYaml, base: str) -> LayerGraph:
             note = ", ".join(f"P{levels[s]:g}" for s in row.sources)
         layers.append(Layer(names[number], layer.sources, row.module, row.args, row.repeats, note))
     constants = model.constants
-    if layers[-1].module == "Detect" and any(layer.module in _OF_YOLO11 for layer in layers):
+    if layers[-1].module in _OF_DETECT and any(layer.module in _OF_YOLO11 for layer in layers):
         constants = (*constants, ("legacy", False))  # so that a swap of all of them does not change the head as well
     return LayerGraph(base, re.sub(r"^yolo", "YOLO", base), model.nc, model.scales, tuple(layers), constants)
 
@@ -295,6 +321,10 @@ def _level(layer: Layer, sources: list[float]) -> float:
 
 def _stride_of(layer: Layer) -> dict[str, Value]:
     """Return the stride or scale of a layer whose class is not a stock one, as far as its row shows it."""
+    if layer.module == "ResNetLayer" and len(layer.args) > 3:  # the first has a convolution and a pooling that halve
+        return {"stride": 4 if layer.args[3] else int(str(layer.args[2]))}
+    if layer.module == "TorchVision":  # a network of torchvision, of which its pooling and what follows are left out
+        return {"stride": 32}
     entry = listing.listed().get(layer.module)
     if entry and entry.kinds == {"up"}:
         return {"scale": 2}
@@ -312,5 +342,7 @@ def _word(layer: Layer, *, first: bool) -> str:
         return "stem" if first else "down"
     if kind in ("up", "conv"):
         return kind
-    known = {"Concat": "cat", "nn.MaxPool2d": "maxpool", "nn.ZeroPad2d": "pad", "v10Detect": "detect"}
+    if task := task_of_head(layer.module):
+        return task.name
+    known = {"Concat": "cat", "nn.MaxPool2d": "maxpool", "nn.ZeroPad2d": "pad"}
     return known.get(layer.module, layer.module.removeprefix("nn.").lower())

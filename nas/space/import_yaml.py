@@ -14,22 +14,25 @@ from difflib import SequenceMatcher
 from functools import cache, partial
 
 from nas.errors import ModelError, SpaceError
-from nas.fork.heads import other_task
+from nas.fork.heads import head_of, is_head
 from nas.fork.names import registered_name
 from nas.fork.row_text import CHANNELS, HostRow, make_host_row
 from nas.fork.rows import as_lines, unknown_module
 from nas.fork.signature import ambiguous
 from nas.ops import registry
-from nas.space.bases import base_names, load_base, p2_names
+from nas.space.bases import bases_like, load_base, task_of_base
 from nas.space.choice import AFTER, Choice, has_channels, host_choice, make_choice, misfit
-from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg, letter_in, role_of
-from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml
+from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg, role_of
+from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml, scale_of
 from nas.space.variant import Variant, check_scale, make_variant
+from nas.task.task import task_of_head
 
 _SAME, _SWAPPED, _REPLACED, _INSERTED, _CHANGED, _MISSING = 0.0, 1.0, 1.8, 2.0, 3.0, 4.0
 _FIXED = ("Concat", "nn.Upsample", "nn.ConvTranspose2d", "Detect", "v10Detect", "nn.Identity", "nn.ZeroPad2d")
 _ELSEWHERE = "which has another place in a model"
 """Layers of a base's frame: as a swap or an insertion they would move the layers around them."""
+_NOT_COMPARED = ("legacy", "kpt_shape")
+"""Constants that a file does not have, and that say something of the data alone, as the number of classes does."""
 _MOST_ALIGNED = 4
 """Number of bases that a file of unknown base is aligned with: those with the most common rows."""
 _MOST_UNLIKE = 0.5
@@ -79,8 +82,7 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
         SpaceError: Unknown base or scale.
     """
     _known.cache_clear()
-    heads = p2_names() if len(model.rows[-1].sources) == 4 else ()
-    graphs = [load_base(name) for name in ((base,) if base else (*base_names(), *heads))]
+    graphs = [load_base(name) for name in ((base,) if base else bases_like(model))]
     nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
     found = min((_Alignment(graph, model) for graph in nearest), key=_Alignment.distance)
     graph = found.graph
@@ -89,7 +91,7 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
         which = graph.base if base else f"any known base; the most similar is {graph.base}"
         what = f"{model.file} is no variant of {which}: {unlike:.0%} of the rows differ"
         raise ModelError("\n".join([what, *as_lines(model.file, found.left_out)]))
-    letter = scale if scale is not None else _scale_of(model, graph)
+    letter = scale if scale is not None else scale_of(model, graph)
     check_scale(graph, letter)
     keys = [(line, f"{key}: a fork's parse_model looks it up; Ultralytics' does not") for line, key in model.others]
     left_out = [*_constants(model, graph, letter), *keys, *found.left_out]
@@ -152,8 +154,8 @@ class _Alignment:
     def distance(self) -> float:
         """Return the cost of the alignment, plus the number of different scales and constants."""
         scales = sum(self.model.scales.get(k) != v for k, v in self.graph.scales.items())
-        own = {key: value for key, value in self.graph.constants if key != "legacy"}
-        return self.cost + scales + len(set(self.model.constants) ^ set(own.items()))
+        unlike = set(self.model.constants) ^ set(self.graph.constants)
+        return self.cost + scales + sum(key not in _NOT_COMPARED for key, _ in unlike)
 
     def _align(self) -> tuple[float, list[_Step]]:
         """Return the minimum cost of an alignment, and its steps."""
@@ -231,8 +233,11 @@ def _compared(graph: LayerGraph, layer: Layer, row: ModelRow) -> tuple[float, st
 def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
     """Return the choice that makes a layer this row, or why there is none."""
     if layer.section == "head" and registered_name(row.module) not in registry.entries():
-        kept = f"{layer.module} replaced by {row.module}: a head cannot be swapped for it"
-        return _changed(layer, row) if row.module == layer.module else other_task(row.module) or kept
+        if row.module == layer.module:
+            return _changed(layer, row)
+        if is_head(row.module) and task_of_head(row.module) is not (task := task_of_base(graph.base)):
+            return f"{head_of(row.module)}; {graph.base} is a base of {task.words}"
+        return f"{layer.module} replaced by {row.module}: a head cannot be swapped for it"
     if row.module == layer.module:
         own = registry.entries().get(row.module)
         found = _registered_swap(graph, layer, row, own) if own and layer.kind in own.kinds else ""
@@ -263,7 +268,7 @@ def _host_swap(layer: Layer, row: ModelRow) -> Choice | str:
     if len(row.sources) != len(layer.sources):
         return f"{row.module} takes {len(row.sources)} inputs in place of {len(layer.sources)}"
     gone = row.module == "nn.Identity" and layer.kind == "block"  # nothing is left of the block
-    if (role and role != layer.kind) or (row.module in _FIXED and not gone) or other_task(row.module):
+    if (role and role != layer.kind) or (row.module in _FIXED and not gone) or is_head(row.module):
         return f"{layer.module} replaced by {row.module}, {_ELSEWHERE}"
     own = has_channels(layer)
     if role and own and row.args[0] != layer.args[0]:
@@ -297,7 +302,7 @@ def _insertion(graph: LayerGraph, before: Layer | None, row: ModelRow) -> Choice
             return f"{row.repeats} repeats of an inserted {row.module}; expected 1"
         return _choice(known, row.args, before, channels=before.args[0] if has_channels(before) else None)
     role = role_of(row.module, row.args)
-    if before.section == "head" or role in ("up", "down") or row.module in _FIXED or other_task(row.module):
+    if before.section == "head" or role in ("up", "down") or row.module in _FIXED or is_head(row.module):
         return f"{row.module} inserted, {_ELSEWHERE}"
     if len(row.sources) != 1:
         return f"{row.module} takes {len(row.sources)} inputs; an inserted layer takes the one before it"
@@ -361,8 +366,8 @@ def _choice(
 def _constants(model: ModelYaml, graph: LayerGraph, letter: str) -> list[tuple[int, str]]:
     """Return line and text of the constants in which a file differs from the base."""
     found = []
-    own = {key: value for key, value in graph.constants if key != "legacy"}
-    given = dict(model.constants)
+    own = {key: value for key, value in graph.constants if key not in _NOT_COMPARED}
+    given = {key: value for key, value in model.constants if key not in _NOT_COMPARED}
     if not model.scales and graph.scales:
         depth, width = (given.pop(f"{key}_multiple", 1.0) for key in ("depth", "width"))
         if not graph.has_size(letter, depth, width):
@@ -378,22 +383,6 @@ def _constants(model: ModelYaml, graph: LayerGraph, letter: str) -> list[tuple[i
         theirs = list(model.scales.get(letter, ())) or "none"
         found.append((1, f"scale {letter}: {theirs}; {graph.base} has {list(graph.scales[letter])}"))
     return found
-
-
-def _scale_of(model: ModelYaml, graph: LayerGraph) -> str:
-    """Return the scale letter of a file as Ultralytics reads it: of its name, else the first that it has.
-
-    A file without scales has that of the base with its ``depth_multiple`` and ``width_multiple``.
-    """
-    if not graph.scales:
-        return ""
-    given = dict(model.constants)
-    if not model.scales:
-        size = given.get("depth_multiple", 1.0), given.get("width_multiple", 1.0)
-        same = [letter for letter in graph.scales if graph.has_size(letter, *size)]
-        return next(iter(same), letter_in(model.file) or graph.default_scale)
-    first = next((letter for letter in model.scales if letter in graph.scales), graph.default_scale)
-    return letter_in(model.file) or first
 
 
 def _list(values: tuple[object, ...]) -> str:

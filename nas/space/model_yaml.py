@@ -17,14 +17,14 @@ import yaml
 from nas.errors import ModelError, shown
 from nas.files import decode_text
 from nas.fork.row_text import evaluated
-from nas.space.graph import RowArg
+from nas.space.graph import LayerGraph, RowArg, letter_in
 from nas.space.safe_text import activation_problem, argument_problem, module_problem
 from nas.space.yaml_reader import YamlReader
 
 IMAGE_ROW = -1
 """Row number of the image, the input of the first row."""
 
-_GLOBALS = ("activation", "reg_max", "end2end", "depth_multiple", "width_multiple")
+_GLOBALS = ("activation", "reg_max", "end2end", "depth_multiple", "width_multiple", "kpt_shape")
 _MOST_ROWS = 500
 _MOST_VALUES = 64
 _DEEPEST = 3
@@ -115,6 +115,22 @@ def parse_model_yaml(text: str, file: str) -> ModelYaml:
     return model
 
 
+def scale_of(model: ModelYaml, graph: LayerGraph) -> str:
+    """Return the scale letter of a file as Ultralytics reads it: of its name, else the first that it has.
+
+    A file without scales has that of the base with its ``depth_multiple`` and ``width_multiple``.
+    """
+    if not graph.scales:
+        return ""
+    given = dict(model.constants)
+    if not model.scales:
+        size = given.get("depth_multiple", 1.0), given.get("width_multiple", 1.0)
+        same = [letter for letter in graph.scales if graph.has_size(letter, *size)]
+        return next(iter(same), letter_in(model.file) or graph.default_scale)
+    first = next((letter for letter in model.scales if letter in graph.scales), graph.default_scale)
+    return letter_in(model.file) or first
+
+
 class _ModelReader(YamlReader):
     """Reads a model from a YAML tree."""
 
@@ -150,7 +166,7 @@ class _ModelReader(YamlReader):
             self.problem(root, "no rows under backbone and head")
         named = {a for r in rows if r for a in (r.module, *r.args) if isinstance(a, str)}
         others = tuple(
-            (key.start_mark.line + 1, str(key.value)) for key, _ in root.value if key.value in named - {"nc"}
+            (key.start_mark.line + 1, str(key.value)) for key, _ in root.value if key.value in named - {"nc", *_GLOBALS}
         )
         found = tuple(r for r in rows if r)
         return ModelYaml(self.file, nc, scales, constants, found, len(top["backbone"].value), others, "nc" in top)

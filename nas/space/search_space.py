@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from nas.errors import SpaceError
@@ -22,7 +22,7 @@ from nas.ops.registry import did_you_mean
 from nas.own.files import ModuleFile
 from nas.space.bases import base_text, load_base, use_base
 from nas.space.choice import KEEP
-from nas.space.graph import LayerGraph
+from nas.space.graph import LayerGraph, with_letter
 from nas.space.safe_text import check_variant_text
 from nas.space.variant import Variant, make_variant
 
@@ -73,6 +73,7 @@ class SearchSpace:
             machine, at its image size) and ``min_map`` (mAP50-95).
         modules: Files of own modules, with their texts: the searched code is the emitted code. `nas.own.use` registers
             them; reading a space file does so.
+        left_out: A line for each slot of the file that was left out, and why; it is not stored.
     """
 
     name: str
@@ -82,6 +83,7 @@ class SearchSpace:
     forbid: tuple[tuple[tuple[str, str], ...], ...] = ()
     limits: tuple[tuple[str, float], ...] = ()
     modules: tuple[ModuleFile, ...] = ()
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def active(self) -> tuple[Slot, ...]:
@@ -97,6 +99,11 @@ class SearchSpace:
     def graph(self) -> LayerGraph:
         """The base's layers."""
         return load_base(self.base)
+
+    @property
+    def stock(self) -> str:
+        """The name of the stock model, such as ``yolov8n-seg``."""
+        return with_letter(self.base, self.scale)
 
     @property
     def width(self) -> float:

@@ -2,7 +2,7 @@
 
 For example::
 
-    base: yolov8              # another detection model of the installed Ultralytics, such as yolo11, or my_model.yaml
+    base: yolov8              # another model of the installed Ultralytics, such as yolo11-seg, or my_model.yaml
     scale: n                  # a base of one size, such as yolov9c, has none
     slots:
       neck.up_*: [keep, CARAFE, {DySample: {style: [lp, pl]}}]     # one slot for each match
@@ -16,6 +16,9 @@ For example::
 
 Argument lists expand into plain choices, and every slot has ``keep`` (``none`` where something may be inserted),
 so that a space is a flat product of categoricals. Reading a file reports all its problems at once, each with its line.
+
+A slot ``head.detect`` is left out, and a word kept of it, where the base is of another task: its choices are heads of
+detection, and a space of ``yolov8`` so works with ``base: yolov8-seg``.
 """
 
 from __future__ import annotations
@@ -42,11 +45,13 @@ from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
 from nas.space.variant import check_scale, match_slots
 from nas.space.yaml_reader import YamlReader
+from nas.task.task import DETECT, task_of_head
 
 _KEYS = ("base", "scale", "slots", "forbid", "constraints", "modules")
 _SLOT_KEYS = ("choices", "tie", "enabled")
 _LIMITS = ("max_gflops", "max_params", "max_latency_ms", "min_map")
 _MOST_CHOICES = 200
+_HEAD = f"head.{DETECT.name}"
 
 
 def shipped_spaces() -> tuple[str, ...]:
@@ -95,6 +100,10 @@ class _SpaceReader(YamlReader):
     """Reads a space from a YAML tree."""
 
     error = SpaceError
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file)
+        self.left_out: dict[str, str] = {}
 
     def mapping(
         self, node: yaml.Node, what: str, known: tuple[str, ...] = ()
@@ -147,7 +156,7 @@ class _SpaceReader(YamlReader):
         slots = self.slots(top["slots"][1], graph)
         forbid = self.forbid(top["forbid"][1], slots) if "forbid" in top else ()
         limits = self.limits(top["constraints"][1]) if "constraints" in top else ()
-        return SearchSpace(name, base, scale, tuple(slots), forbid, limits, modules)
+        return SearchSpace(name, base, scale, tuple(slots), forbid, limits, modules, tuple(self.left_out.values()))
 
     def modules(self, node: yaml.Node) -> tuple[ModuleFile, ...] | None:
         """Return the files of own modules, registered; None if one has a problem."""
@@ -176,6 +185,11 @@ class _SpaceReader(YamlReader):
             if isinstance(value_node, yaml.MappingNode):
                 spec = {k: v for k, (_, v) in self.mapping(value_node, key, _SLOT_KEYS).items()}
             tie, enabled = (self.flag(spec, name, default) for name, default in (("tie", False), ("enabled", True)))
+            if key == _HEAD and key not in graph.names and (task := task_of_head(graph.layers[-1].module)):
+                self.left_out[key] = (
+                    f"{key} is left out: its choices are heads of detection, {graph.base} is a base of {task.words}"
+                )
+                continue
             try:
                 layers = match_slots(graph, key)
             except SpaceError as error:
@@ -290,6 +304,8 @@ class _SpaceReader(YamlReader):
         for item in node.value:
             rule = self.mapping(item, "forbid")
             for key, (key_node, value_node) in rule.items():
+                if key in self.left_out:
+                    continue
                 matched = [s for s in slots if matches(s.key, key)]
                 label = str(value_node.value)
                 if not matched:
@@ -297,7 +313,8 @@ class _SpaceReader(YamlReader):
                 elif not any(matches(c, label) for s in matched for c in s.choices):
                     known = dict.fromkeys(c for s in matched for c in s.choices)
                     self.problem(value_node, f"forbid: {key} has no choice {label!r}{did_you_mean(label, known)}")
-            rules.append(tuple((key, str(value.value)) for key, (_, value) in rule.items()))
+            if not any(key in self.left_out for key in rule):
+                rules.append(tuple((key, str(value.value)) for key, (_, value) in rule.items()))
         return tuple(rules)
 
     def limits(self, node: yaml.Node) -> tuple[tuple[str, float], ...]:

@@ -20,6 +20,7 @@ from nas.space.bases import base_text, load_base
 from nas.space.choice import AFTER, KEEP, NONE, has_channels, misfit, parse_choice, repeats_of, row_args
 from nas.space.graph import LayerGraph, with_letter
 from nas.space.safe_text import check_variant_text
+from nas.task.task import SEGMENT, task_of_head
 
 MODEL = "model"
 """The slot of a yardstick, which changes no layer: the width of the whole model."""
@@ -60,7 +61,12 @@ class Variant:
     @property
     def name(self) -> str:
         """The name of its files; the host reads the scale letter from it."""
-        return f"{with_letter(self.base, self.scale)}-{self.id}"
+        return f"{self.stock}-{self.id}"
+
+    @property
+    def stock(self) -> str:
+        """The name of the stock model that it is a variant of, such as ``yolov8n-seg``."""
+        return with_letter(self.base, self.scale)
 
     @property
     def is_baseline(self) -> bool:
@@ -205,6 +211,9 @@ def _at_width(base: LayerGraph, variant: Variant) -> LayerGraph:
             eighths = math.floor(wide * variant.width / 8 + (_GOLDEN * (i + 1)) % 1)
             channels = 8 * max(1, min(eighths, math.ceil(wide * own / 8)))
             layer = replace(layer, args=(channels, *layer.args[1:]))
+        elif task_of_head(layer.module) is SEGMENT and layer.args[2:]:  # the channels of its prototypes of masks
+            channels = 8 * max(1, round(min(int(str(layer.args[2])), most) * variant.width / 8))
+            layer = replace(layer, args=(*layer.args[:2], channels, *layer.args[3:]))
         layers.append(layer)
     return replace(base, scales={variant.scale: (depth, 1.0, most)}, layers=tuple(layers))
 

@@ -164,7 +164,7 @@ def test_a_bundle_that_does_not_build_is_not_handed_over(files):
     texts = bundle_files(VARIANT, files)
     name = f"{module_name(files)}.py"
     with pytest.raises(OutputError, match=r"cannot be built by itself: .*CARAFE"):
-        verify_bundle(texts | {name: texts[name].replace("class CARAFE(", "class Carafe(")}, files)
+        verify_bundle(texts | {name: texts[name].replace("class CARAFE(", "class Carafe(")}, files, "detect")
 
 
 def test_an_ultralytics_without_the_place_is_named(files, run, folder, tmp_path):

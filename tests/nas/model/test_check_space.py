@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import pytest
 import torch
 from stock import tensor_count
@@ -55,6 +57,32 @@ def attention(monkeypatch):
     for name in ("Gate", "Shrinks"):
         delattr(tasks, name)
     host.register()
+
+
+@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb"])
+def test_a_space_of_detection_works_with_a_base_of_another_task(base):
+    text = (resources.files("nas.studies.spaces") / "quick.yaml").read_text(encoding="utf-8")
+    space = read_space(text.replace("base: yolov8", f"base: {base}"), "quick.yaml", "quick")
+    assert check_space(space) == check_space(load_space("quick"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb", "yolov8-pose-p6"])
+@pytest.mark.parametrize("name", ["seeds", "slim"])
+def test_the_whole_of_a_space_with_a_base_of_another_task(base, name):
+    text = (resources.files("nas.studies.spaces") / f"{name}.yaml").read_text(encoding="utf-8")
+    space = read_space(text.replace("base: yolov8", f"base: {base}"), f"{name}.yaml", name)
+    assert check_space(space) == sum((len(slot.choices) - 1) * len(slot.layers) for slot in space.slots)
+    assert len(space.left_out) == (name == "slim")
+
+
+def test_a_space_of_classification():
+    text = (
+        "base: yolov8-cls\nscale: n\nslots:\n  backbone.c2f_p*: [C2f_SPConv]\n  backbone.down_p[45]: [SPConv, DCNv4]\n"
+    )
+    assert check_space(read_space(text, "cls.yaml", "cls")) == 8
+    with pytest.raises(SpaceError, match="Classify cannot be swapped"):
+        read_space(text + "  head.classify: [SharedDetect]\n", "cls.yaml", "cls")
 
 
 @pytest.mark.slow

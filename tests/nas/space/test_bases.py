@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import ultralytics
 import yaml
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from torch.utils._pytree import tree_leaves
+from ultralytics.nn import tasks
+from ultralytics.nn.tasks import yaml_model_load
 
 from nas.errors import ModelError, SpaceError
 from nas.model import host
 from nas.model.cost import costed
 from nas.model.render import render
 from nas.ops import registry
-from nas.space.bases import HEADS, _with_p2, base_names, base_of_file, load_base, name_layers, p2_names, use_base
+from nas.space.bases import (
+    _with_p2,
+    base_names,
+    base_of_file,
+    load_base,
+    name_layers,
+    p2_names,
+    task_of_base,
+    use_base,
+)
 from nas.space.choice import Choice, misfit
 from nas.space.graph import IMAGE, with_letter
 from nas.space.model_yaml import parse_model_yaml, read_model_yaml
 from nas.space.search_space import SearchSpace, Slot
 from nas.space.variant import Variant, make_variant
+from nas.task.task import DETECT, head_names
 
 FILES = {f.stem: f for f in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml")}
 SMALL = ("yolov3-tiny", "yolov5", "yolov6", "yolov8-p6", "yolov9t", "yolov10n", "yolo11", "yolo12", "yolo26")
 """One of each family, the smallest."""
+OTHER_TASKS = ("yolov8-seg", "yolov8-pose", "yolov8-obb", "yolov8-cls", "yolov9c-seg", "yolo11-seg", "yolo11-cls")
+OTHER_TASKS += ("yolo12-obb", "yolo26-seg", "yolo26-pose", "yolo26-obb")
+"""Of each other task some, with the heads that differ."""
 
 
 def swapped(base: str) -> Variant:
@@ -40,15 +56,15 @@ def swapped(base: str) -> Variant:
 
 
 def image(model) -> torch.Tensor:
-    stride = int(model.stride.max())
+    stride = max(32, int(model.stride.max()))  # a model of classification says 1
     return torch.rand(1, 3, 2 * stride, 3 * stride)
 
 
-def test_every_detection_yaml_of_the_host_is_a_base():
+def test_every_yaml_of_a_task_of_the_host_is_a_base():
     with_head = {
         name
         for name, file in FILES.items()
-        if name.startswith("yolo") and yaml.safe_load(file.read_text())["head"][-1][2] in HEADS
+        if name.startswith("yolo") and yaml.safe_load(file.read_text())["head"][-1][2] in head_names()
     }
     assert set(base_names()) == with_head
     assert {"yolov3", "yolov5", "yolov6", "yolov8", "yolov9c", "yolov10n", "yolo11", "yolo12", "yolo26"} <= set(
@@ -60,7 +76,9 @@ def test_every_detection_yaml_of_the_host_is_a_base():
 def test_layers_have_names_of_their_own_and_the_files_rows(name):
     graph, file = load_base(name), read_model_yaml(FILES[name])
     assert len(set(graph.names)) == len(graph.names) == len(file.rows)
-    assert graph.names[-1] == "head.detect"
+    assert graph.names[-1] == f"head.{task_of_base(name).name}"
+    assert task_of_base(name).mark in name
+    assert (task_of_base(name) is DETECT) == (re.search("-(seg|pose|obb|cls)", name) is None)
     index = {layer: number for number, layer in enumerate(graph.names)} | {IMAGE: -1}
     for layer, row in zip(graph.layers, file.rows, strict=True):
         assert tuple(index[s] for s in layer.sources) == row.sources
@@ -105,7 +123,7 @@ def test_a_file_with_a_wrong_row_is_no_base(tmp_path):
     for old, new, message in (
         ("nn.Upsample, [None, 2,", "nn.Upsample, [None, [2],", "nn.Upsample cannot take"),
         ("SPPF, [1024, 5]", "SPPFF, [1024, 5]", "SPPFF is not registered"),
-        ("Detect, [nc]", "Pose, [nc]", "head for pose estimation"),
+        ("Detect, [nc]", "Depth, [256]", "head for depth estimation; nas searches models of detection"),
     ):
         file.write_text(FILES["yolov8"].read_text().replace(old, new))
         with pytest.raises(ModelError, match=rf"mine\.yaml:\d+: .*{message}"):
@@ -149,25 +167,28 @@ def test_levels_are_the_strides_of_what_layers_put_out():
             assert 128 / side == 2 ** int(name[-1]), name
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL + OTHER_TASKS)
 def test_the_rendered_base_is_the_hosts_own_model(name):
     scale = load_base(name).default_scale
     ours = host.build(render(Variant(name, scale)).yaml, scale)
-    theirs = DetectionModel(yaml_model_load(FILES[name]) | {"scale": scale}, verbose=False).eval()
+    cls = getattr(tasks, task_of_base(name).model)
+    theirs = cls(yaml_model_load(FILES[name]) | {"scale": scale}, verbose=False).eval()
+    assert type(ours) is cls
     ours.load_state_dict(theirs.state_dict())
     x = image(ours)
     with torch.no_grad():
-        assert torch.equal(ours(x)[0], theirs(x)[0])
+        assert all(torch.equal(a, b) for a, b in zip(tree_leaves(ours(x)), tree_leaves(theirs(x)), strict=True))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL + OTHER_TASKS)
 def test_swapping_every_layer_keeps_the_head(name):
     variant = swapped(name)
     assert len(variant.swaps) > 5
     model = host.build(render(variant).yaml, variant.scale)
     stock = host.build(render(Variant(name, variant.scale)).yaml, variant.scale)
     with torch.no_grad():
-        assert model(image(model))[0].shape == stock(image(model))[0].shape
+        shapes = [[part.shape for part in tree_leaves(m(image(m)))] for m in (model, stock)]
+    assert shapes[0] == shapes[1]
     own, theirs = (sum(p.numel() for p in m.model[-1].parameters()) for m in (model, stock))
     assert own == theirs
 

@@ -165,3 +165,22 @@ def test_a_folder_of_a_shipped_spaces_name_is_in_nobodys_way(tmp_path, monkeypat
     (tmp_path / "mine.yaml").mkdir()
     with pytest.raises(SpaceError, match=r"cannot read the space file mine\.yaml"):
         load_space("mine.yaml")
+
+
+def test_heads_of_detection_are_left_out_where_the_base_has_another():
+    text = GOOD.replace("slots:", "slots:\n  head.detect: [LightDetect]").replace(
+        "forbid:", "forbid:\n  - {neck.up_p4: CARAFE, head.detect: LightDetect}"
+    )
+    whole = read_space(text, "good.yaml", "good")
+    assert (len(whole.slots), len(whole.forbid), whole.left_out) == (5, 2, ())
+    space = read_space(text.replace("base: yolov8", "base: yolov8-seg"), "good.yaml", "good")
+    assert [slot.key for slot in space.slots] == [slot.key for slot in whole.slots if slot.key != "head.detect"]
+    assert len(space.forbid) == 1
+    assert space.left_out == (
+        "head.detect is left out: its choices are heads of detection, yolov8-seg is a base of instance segmentation",
+    )
+    assert SearchSpace.from_json(space.to_json()) == space
+    with pytest.raises(SpaceError, match="no slot is on"):
+        read_space("base: yolov8-obb\nslots:\n  head.detect: [LightDetect]\n", "heads.yaml", "heads")
+    with pytest.raises(SpaceError, match="LightDetect fits slots of kind head, this one is"):
+        read_space("base: yolov8-obb\nslots:\n  neck.up_p3: [LightDetect]\n", "heads.yaml", "heads")
