@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from nas.cli.options import JSON, MODULES, TARGET_IMGSZ, WINDOW, load_own, prepare
+from nas.task.task import CLASSIFY, DETECT, TASKS
 
 
 @click.command(short_help="List the modules, or show one in detail.")
@@ -82,8 +83,15 @@ def doctor(as_json: bool) -> None:
 @TARGET_IMGSZ
 @click.option("--imgsz", type=click.IntRange(32), help="Image size of a proxy, in pixels.")
 @WINDOW
+@click.option(
+    "--task",
+    type=click.Choice([task.name for task in TASKS.values() if task is not CLASSIFY]),
+    default=DETECT.name,
+    show_default=True,
+    help="What the labels are for.",
+)
 @JSON
-def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | None, as_json: bool) -> None:
+def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | None, task: str, as_json: bool) -> None:
     """Print where the boxes of DATA, a data.yaml, fall by their size: shares of the detection levels P3, P4 and P5.
 
     Once at the image size of the training that is planned (the target), and once as a proxy sees them: on smaller
@@ -94,6 +102,7 @@ def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | N
     \b
     nas data data.yaml
     nas data data.yaml --target-imgsz 1280 --imgsz 320
+    nas data polygons.yaml --task segment
     """
     prepare()
     from dataclasses import asdict
@@ -103,14 +112,15 @@ def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | N
     from nas.data.fidelity import compare, fidelity_of
     from nas.data.levels import read_labels
 
-    dataset = load(path)
+    dataset = load(path, task)
     target = target_imgsz or 640
     found = compare(read_labels(dataset)[0], target, fidelity_of(target, imgsz, window))
     trained = stored_levels(Path("studies") / "weights", dataset.fingerprint)
     if as_json:
         return click.echo(json.dumps({**found.to_json(), "trained": [asdict(one) for one in trained]}, indent=2))
     train, val = len(dataset.train), len(dataset.val)
-    click.echo(f"{dataset.yaml}: {train:,} training and {val:,} validation images, {sum(dataset.boxes):,} boxes")
+    what = "boxes" if task == DETECT.name else "objects"
+    click.echo(f"{dataset.yaml}: {train:,} training and {val:,} validation images, {sum(dataset.boxes):,} {what}")
     for line in [*found.lines, *(one.line for one in trained)]:
         click.echo(line)
     return None

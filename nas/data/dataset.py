@@ -1,4 +1,4 @@
-"""Resolve and check an Ultralytics detection dataset, before any training.
+"""Resolve and check an Ultralytics dataset of a task, before any training.
 
 Ultralytics skips an image that it cannot read or whose label is invalid, with a line in its log: a study would then
 rank variants on less data than the user gave. Here all problems are found first, and reported together. Paths are
@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import NamedTuple
 import yaml
 
 from nas.data.demo import demo_dataset
+from nas.data.label_rows import OTHER, RowRule
 from nas.data.validate import SUFFIXES, Sample, inspect, label_path
 from nas.errors import DataError, OutputError, shown
 from nas.files import write_atomic
 from nas.space.yaml_reader import load_yaml
+from nas.task.task import DETECT, TASKS
 
 _TIMES = 4
 """Factor of the limits of a YAML file for a data.yaml, which may list thousands of classes."""
@@ -31,17 +34,19 @@ LISTED = 8
 
 @dataclass(frozen=True)
 class Dataset:
-    """A detection dataset in which no problem was found.
+    """A dataset in which no problem was found.
 
     Attributes:
         yaml: The user's data.yaml, absolute.
         names: Class names in order of index.
         train: Image files of the training split, sorted by their path within the dataset.
         val: The same of the validation split.
-        boxes: Number of labelled boxes of the training and of the validation split.
+        boxes: Number of labelled objects of the training and of the validation split.
         fingerprint: 16 hex digits over class names, image paths and sizes, and labels; independent of its location.
         root: The folder that the splits are relative to.
         sources: The folders and list files of each split, absolute.
+        further: Further entries of its data.yaml that a training needs: of key points ``kpt_shape``, ``flip_idx`` and
+            ``kpt_oks_sigmas``.
     """
 
     yaml: Path
@@ -52,6 +57,7 @@ class Dataset:
     fingerprint: str
     root: Path
     sources: tuple[tuple[Path, ...], tuple[Path, ...]]
+    further: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def resolved(self) -> dict[str, object]:
         """Return the content of a data.yaml for Ultralytics: the user's splits, with absolute paths.
@@ -66,6 +72,7 @@ class Dataset:
             "val": val[0] if len(val) == 1 else val,
             "names": list(self.names),
             "nc": len(self.names),
+            **{key: list(value) for key, value in self.further},
         }
 
 
@@ -99,18 +106,27 @@ class _Problems:
             raise DataError("\n  ".join(lines).encode("utf-8", "replace").decode())
 
 
-def load(path: str | Path) -> Dataset:
+def load(path: str | Path, task: str = DETECT.name) -> Dataset:
     """Read and check the dataset of a data.yaml, or of a folder that holds one.
 
+    Args:
+        path: The file or folder.
+        task: Name of the task (`nas.task`) that its labels are for.
+
     Raises:
-        DataError: It is not valid. The message lists every problem.
+        DataError: It is not valid, or is of another task. The message lists every problem.
     """
+    of = TASKS[task]
+    if of.labels == "class folders":
+        raise DataError(f"{path}: classification reads a folder with train/CLASS/IMAGE and val/CLASS/IMAGE")
     file = _find_yaml(Path(os.path.abspath(path)))
     data = _read_yaml(file)
     found = _Problems(file)
     names = _names(data, found)
-    if data.get("kpt_shape"):
-        found.in_yaml("kpt_shape makes it a pose dataset: give one whose labels are boxes, without kpt_shape")
+    further = _key_points(data, found) if of.labels == "keypoints" else ()
+    count, values = map(int, dict(further).get("kpt_shape", (0, 0)))
+    if data.get("kpt_shape") and of.labels != "keypoints":
+        found.in_yaml(f"kpt_shape makes it a pose dataset: give one whose labels are {of.labels}, without kpt_shape")
     if data.get("channels", 3) != 3:
         found.in_yaml(f"channels is {_show(data['channels'])}: remove it, models here take images of 3 channels")
     root = _root(data.get("path"), file.parent, found)
@@ -118,11 +134,16 @@ def load(path: str | Path) -> Dataset:
     sources = {split: _sources(split, value, root, found) for split, value in given.items()}
     images = {split: _images(split, paths, root, found) for split, paths in sources.items()}
     every = list(dict.fromkeys(images["train"] + images["val"]))
-    samples = dict(zip(every, inspect(every, len(names or ()), file.name), strict=True))
-    for image in every:
+    rule = RowRule(len(names or ()), file.name, of.labels, (count, values))
+    samples = dict(zip(every, inspect(every, rule), strict=True)) if of.labels != "keypoints" or further else {}
+    rows = [kind for sample in samples.values() for kind, _ in sample.problems]
+    if 2 * rows.count(OTHER) > sum(sample.rows for sample in samples.values()):
+        found.in_yaml(f"its labels are those of another task: for {of.words} each row has {rule.needed}")
+        found.report()
+    for image in samples:
         for kind, text in samples[image].problems:
             found.add(kind, text)
-    for split, members in images.items():
+    for split, members in images.items() if samples else ():
         _check_split(split, members, [samples[image] for image in members], found)
     found.report()
     assert names, "reported"
@@ -133,20 +154,21 @@ def load(path: str | Path) -> Dataset:
         train=tuple(Path(image.path) for image in images["train"]),
         val=tuple(Path(image.path) for image in images["val"]),
         boxes=(sum(samples[i].boxes for i in images["train"]), sum(samples[i].boxes for i in images["val"])),
-        fingerprint=_fingerprint(names, images, samples),
+        fingerprint=_fingerprint((names, *further) if further else names, images, samples),
         root=Path(root),
         sources=(tuple(Path(path) for path in sources["train"]), tuple(Path(path) for path in sources["val"])),
+        further=further,
     )
 
 
-def load_or_demo(path: str | Path | None) -> Dataset:
-    """Return the checked dataset of a data.yaml; the demo data without a path.
+def load_or_demo(path: str | Path | None, task: str = DETECT.name) -> Dataset:
+    """Return the checked dataset of a data.yaml; the demo data of the task without a path.
 
     Raises:
         DataError: As `load`.
         OutputError: The demo data cannot be written.
     """
-    return load(path or demo_dataset())
+    return load(path or demo_dataset(task=task), task)
 
 
 def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> Path:
@@ -208,6 +230,8 @@ def _find_yaml(path: Path) -> Path:
     if not os.path.isfile(path / "data.yaml"):
         others = sorted(glob.glob("*.y*ml", root_dir=path))
         has = f"but {', '.join(others[:LISTED])}: give the file itself" if others else "nor any other YAML file"
+        if not others and not os.path.isdir(path / "images") and glob.glob("train/*/*.*", root_dir=path):
+            has = "but train/CLASS/IMAGE, as datasets of classification have: give one with labels for each image"
         raise DataError(f"{path}: the folder holds no data.yaml, {has}")
     return path / "data.yaml"
 
@@ -251,6 +275,29 @@ def _names(data: dict[object, object], found: _Problems) -> tuple[str, ...] | No
     if count is not None and str(count).removesuffix(".0") != str(len(by_index)):
         found.in_yaml(f"nc is {_show(count)}, but names has {len(by_index)}: remove nc, or correct one of them")
     return tuple(str(by_index[index]) for index in sorted(by_index))
+
+
+def _key_points(data: dict[object, object], found: _Problems) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Return what a dataset says of its key points, by the names of the host; empty if any of it is wrong."""
+    shape, flip, sigmas = (data.get(key) for key in ("kpt_shape", "flip_idx", "kpt_oks_sigmas"))
+    numbers = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
+    if not (isinstance(shape, list) and numbers and shape[0] > 0 and shape[1] in (2, 3)):
+        wrong = "is missing" if shape is None else f"is {_show(shape)}"
+        found.in_yaml(f"kpt_shape {wrong}: give [points, 2], or [points, 3] with their visibility, such as [17, 3]")
+        return ()
+    places = isinstance(flip, list) and all(type(n) is int for n in flip)
+    if flip is not None and not (isinstance(flip, list) and places and sorted(flip) == list(range(shape[0]))):
+        found.in_yaml(
+            f"flip_idx is {_show(flip)}: give each of the {shape[0]} points of kpt_shape once, in their order in a "
+            "mirrored image"
+        )
+        return ()
+    sizes = isinstance(sigmas, list) and all(type(n) in (int, float) and 0 < n < math.inf for n in sigmas)
+    if sigmas is not None and not (isinstance(sigmas, list) and sizes and len(sigmas) == shape[0]):
+        found.in_yaml(f"kpt_oks_sigmas is {_show(sigmas)}: give {shape[0]} numbers above 0, one a point of kpt_shape")
+        return ()
+    given = (("kpt_shape", shape), ("flip_idx", flip), ("kpt_oks_sigmas", sigmas))
+    return tuple((key, tuple(value)) for key, value in given if value is not None)
 
 
 def _root(given: object, folder: Path, found: _Problems) -> str | None:
@@ -328,7 +375,7 @@ def _check_split(split: str, images: list[_Image], samples: list[Sample], found:
         found.add("boxes", f"{split}: not one box in the label files of {len(images):,} images")
 
 
-def _fingerprint(names: tuple[str, ...], images: dict[str, list[_Image]], samples: dict[_Image, Sample]) -> str:
+def _fingerprint(names: tuple[object, ...], images: dict[str, list[_Image]], samples: dict[_Image, Sample]) -> str:
     digest = hashlib.sha256(json.dumps(names).encode())
     for split, members in images.items():
         digest.update(f"\n{split} {len(members)}\n".encode())

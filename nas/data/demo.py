@@ -4,7 +4,9 @@ Shapes are from 8 pixels to most of the image, so that all three levels of a det
 
 Pixels come from integer arithmetic and our own random generator, and are written as BMP, whose bytes depend on no
 compressor: the set is identical on every system, Python and NumPy, which `DIGEST` checks. A change to the drawing is a
-new set: increase `VERSION`, which gives it another folder, and update the digest.
+new set: increase `VERSION`, which gives it another folder, and update the digests.
+
+The scenes of all tasks are the same; their labels differ (`nas.data.demo_labels`).
 """
 
 from __future__ import annotations
@@ -19,11 +21,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nas.errors import OutputError
+from nas.data.demo_labels import FURTHER, LABELLED, Shape, label
+from nas.errors import DataError, OutputError
 from nas.files import cache_dir
+from nas.task.task import DETECT, TASKS
 
 VERSION = 3
 DIGEST = "9b580f6b9248f778e01e2c4271ad56ccaa3106fd83a110ac061019e0d393a886"
+DIGESTS: Mapping[str, str] = {
+    "segment": "282dc1923b879091f517a87cda19fb2babba0b99d376572c9139961a76481ff9",
+    "pose": "842f17743bfee5ef15a7d32cde12d640dc9346000bf3f30ae4eeda112ed669de",
+    "obb": "7bd918939d4df700730048675a32c38bf6c6f954610c407def8ffa4c3db9add9",
+}
+"""Those of the sets of other tasks."""
 NAMES = ("disc", "ring", "square", "cross", "star")
 COUNTS = {"train": 96, "val": 64}
 WEIGHTS = Path(__file__).with_name("demo_weights.pt")
@@ -126,12 +136,12 @@ _SHAPES: tuple[_Outline, ...] = (_disc, _ring, _square, _cross, _star)
 _CLUTTER: tuple[_Outline, ...] = (_bar, _bar, _bow, _crescent, _corner)
 
 
-def _cover(rng: _Random, outline: _Outline, x: int, y: int, r: int) -> tuple[_Window, _Ints, int]:
+def _cover(rng: _Random, outline: _Outline, x: int, y: int, r: int) -> tuple[_Window, _Ints, int, tuple[int, int, int]]:
     """Lay an outline at (x, y), of reach r, in eighths of a pixel, turned and stretched by chance.
 
     Returns:
         A window of the canvas; how much of each of its pixels is covered, in sixteenths (4 x 4 points are looked at);
-        and how many pixels would be covered on an endless canvas.
+        how many pixels would be covered on an endless canvas; and the turn, as of `nas.data.demo_labels.Shape`.
     """
     a, b, c = _TURNS[rng.pick(0, len(_TURNS) - 1)]
     a, b = ((a, b), (b, a), (-b, a), (-a, b))[rng.pick(0, 3)]
@@ -145,7 +155,7 @@ def _cover(rng: _Random, outline: _Outline, x: int, y: int, r: int) -> tuple[_Wi
     cover = sum((rows[:, k::4] for k in range(1, 4)), rows[:, ::4]).astype(np.int64)
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, SIZE), min(top + side, SIZE)
     part = cover[y0 - top : y1 - top, x0 - left : x1 - left]
-    return (slice(y0, y1), slice(x0, x1)), part, int((cover >= 8).sum())
+    return (slice(y0, y1), slice(x0, x1)), part, int((cover >= 8).sum()), (a, b, c)
 
 
 def _texture(rng: _Random, cells: tuple[int, ...], depth: int) -> _Ints:
@@ -183,30 +193,30 @@ def _paint(rng: _Random, image: _Ints, window: _Window, cover: _Ints) -> None:
     image[window] = (part * (16 - cover) + fill * cover + 8) // 16
 
 
-def _scene(rng: _Random) -> tuple[npt.NDArray[np.uint8], list[str]]:
+def _scene(rng: _Random, task: str) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Draw one picture (blue, green, red), and write its label rows."""
     light = _texture(rng, (64, 32, 16, 8, 4)[rng.pick(0, 1) : rng.pick(3, 5)], rng.pick(6, 32))
     image = light[:, :, None] + rng.array(50, 205, 3)
     image = image + np.stack([_texture(rng, (64, 32), 18) for _ in range(3)], axis=2)
     owner = np.full((SIZE, SIZE), -1, np.int64)
-    placed: list[tuple[int, int, int, int, int]] = []
+    placed: list[tuple[int, int, tuple[int, int, int], int, int, int]] = []
     for radius in sorted((_radius(rng) for _ in range(rng.pick(4, 7))), reverse=True):  # small ones are in front
         if rng.odds(30):  # clutter is between the shapes, and may hide those below it
             outline = _CLUTTER[rng.pick(0, len(_CLUTTER) - 1)]
             x, y = rng.pick(0, 8 * SIZE - 1), rng.pick(0, 8 * SIZE - 1)
-            window, cover, _ = _cover(rng, outline, x, y, rng.pick(40, 260))
+            window, cover, *_ = _cover(rng, outline, x, y, rng.pick(40, 260))
             _paint(rng, image, window, cover)
             owner[window][cover >= 8] = -1
         kind = rng.pick(0, len(NAMES) - 1)
         inside = max(48, radius * 2 // 3)
         for _ in range(8):  # shapes overlap, but seldom by much
             x, y = rng.pick(inside, 8 * SIZE - inside), rng.pick(inside, 8 * SIZE - inside)
-            if all((x - a) ** 2 + (y - b) ** 2 > (radius + r) ** 2 // 2 for _, _, a, b, r in placed):
+            if all((x - a) ** 2 + (y - b) ** 2 > (radius + r) ** 2 // 2 for *_, a, b, r in placed):
                 break
-        window, cover, full = _cover(rng, _SHAPES[kind], x, y, radius)
+        window, cover, full, turn = _cover(rng, _SHAPES[kind], x, y, radius)
         _paint(rng, image, window, cover)
         owner[window][cover >= 8] = len(placed)
-        placed.append((kind, full, x, y, radius))
+        placed.append((kind, full, turn, x, y, radius))
     if rng.odds(20):  # out of focus
         for _ in range(2):
             edged = np.pad(image, ((1, 1), (0, 0), (0, 0)), mode="edge")
@@ -215,7 +225,8 @@ def _scene(rng: _Random) -> tuple[npt.NDArray[np.uint8], list[str]]:
     grain = (grain & 255) + (grain >> 8 & 255) + (grain >> 16) - 382
     image = image + (grain * rng.pick(2, 12) >> 8)
     image = 128 + (image - 128) * rng.pick(10, 18) // 16 + rng.pick(-24, 24)  # contrast, brightness
-    labels = (_label(kind, owner == number, full) for number, (kind, full, *_) in enumerate(placed))
+    shapes = (Shape(kind, owner == number, full, turn) for number, (kind, full, turn, *_) in enumerate(placed))
+    labels = (label(shape, task) for shape in shapes)
     return np.clip(image, 0, 255).astype(np.uint8), [row for row in labels if row]
 
 
@@ -226,16 +237,6 @@ def _radius(rng: _Random) -> int:
     return rng.pick(least, most)
 
 
-def _label(kind: int, seen: _Mask, full: int) -> str:
-    """Write the label row with the tight box of what is seen of a shape; nothing where most of it is hidden."""
-    ys, xs = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    if int(seen.sum()) * 5 < full * 2 or not len(xs):
-        return ""
-    x0, x1, y0, y1 = int(xs[0]), int(xs[-1]) + 1, int(ys[0]), int(ys[-1]) + 1
-    box = ((x0 + x1) / 2 / SIZE, (y0 + y1) / 2 / SIZE, (x1 - x0) / SIZE, (y1 - y0) / SIZE)
-    return f"{kind} " + " ".join(f"{value:.6f}" for value in box) if min(x1 - x0, y1 - y0) >= 4 else ""
-
-
 def _bmp(image: npt.NDArray[np.uint8]) -> bytes:
     """Encode a 24-bit BMP: two headers, and the rows from the bottom up (160 pixels a row need no padding)."""
     rows = image[::-1].tobytes()
@@ -243,22 +244,23 @@ def _bmp(image: npt.NDArray[np.uint8]) -> bytes:
     return header + struct.pack("<IiiHHIIiiII", 40, SIZE, SIZE, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + rows
 
 
-def generate(counts: Mapping[str, int] | None = None, first: int = 1) -> dict[str, bytes]:
+def generate(counts: Mapping[str, int] | None = None, first: int = 1, task: str = DETECT.name) -> dict[str, bytes]:
     """Draw a set.
 
     Args:
         counts: Split to its number of images; None is `COUNTS`.
         first: Number of the first scene; other numbers are other scenes.
+        task: Name of the task that the labels are for.
 
     Returns:
         The path of every file within the set, and its bytes.
     """
     # No `path`: both Ultralytics and this tool then count from the file's own folder.
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
-    files = {"data.yaml": f"train: images/train\nval: images/val\nnames:\n{names}".encode()}
+    files = {"data.yaml": f"train: images/train\nval: images/val\nnames:\n{names}{FURTHER.get(task, '')}".encode()}
     for split, count in (counts or COUNTS).items():
         for number in range(count):
-            image, rows = _scene(_Random(first - 1 + len(files)))
+            image, rows = _scene(_Random(first - 1 + len(files)), task)
             files[f"images/{split}/{number:04d}.bmp"] = _bmp(image)
             files[f"labels/{split}/{number:04d}.txt"] = "".join(f"{row}\n" for row in rows).encode()
     return files
@@ -272,27 +274,32 @@ def digest(files: dict[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def demo_dataset(cache: Path | None = None) -> Path:
-    """Make the demo data, unless it is there.
+def demo_dataset(cache: Path | None = None, task: str = DETECT.name) -> Path:
+    """Make the demo data of a task, unless it is there.
 
     It is written to a temporary folder and moved as a whole, so that several processes may make it at once. Missing or
     changed files of an existing set are restored.
 
     Args:
         cache: The folder to keep it in; by default `cache_dir()`.
+        task: Name of the task.
 
     Returns:
         The path of its data.yaml.
 
     Raises:
         OutputError: The folder cannot be written.
+        DataError: There is none for the task.
     """
+    if task not in LABELLED:
+        raise DataError(f"there is no demo data for {TASKS[task].words}: give your own with --data")
     cache = (cache or cache_dir()).absolute()
-    place = cache / f"demo-v{VERSION}"
-    if _is_whole(place):
+    place = cache / f"demo-v{VERSION}{TASKS[task].mark}"
+    wanted = DIGESTS.get(task, DIGEST)
+    if _is_whole(place, wanted):
         return place / "data.yaml"
-    files = generate()
-    assert digest(files) == DIGEST, "the drawing changed, or this machine's integers did"
+    files = generate(task=task)
+    assert digest(files) == wanted, "the drawing changed, or this machine's integers did"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=cache) as scratch:
@@ -300,7 +307,7 @@ def demo_dataset(cache: Path | None = None) -> Path:
             for name, content in files.items():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 (made / name).write_bytes(content)
-            _move(made, place, files)
+            _move(made, place, files, wanted)
     except OSError as error:
         message = f"{cache}: the demo data cannot be written ({error}): set NAS_CACHE to a folder that can"
         raise OutputError(message) from error
@@ -312,21 +319,21 @@ def current_path(weights: str) -> str:
     return str(WEIGHTS) if Path(weights).name == WEIGHTS.name and not Path(weights).exists() else weights
 
 
-def _is_whole(place: Path) -> bool:
+def _is_whole(place: Path, wanted: str) -> bool:
     paths = ["data.yaml"]
     for split, count in COUNTS.items():
         paths += [f"{kind}/{split}/{n:04d}.{end}" for n in range(count) for kind, end in _KINDS]
     try:
-        return digest({path: (place / path).read_bytes() for path in paths}) == DIGEST
+        return digest({path: (place / path).read_bytes() for path in paths}) == wanted
     except OSError:
         return False
 
 
-def _move(made: Path, place: Path, files: dict[str, bytes]) -> None:
+def _move(made: Path, place: Path, files: dict[str, bytes], wanted: str) -> None:
     try:
         made.rename(place)
     except OSError:  # something is there: another process was first, or the set is damaged
-        if not _is_whole(place):
+        if not _is_whole(place, wanted):
             for name in files:
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 (made / name).replace(place / name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -84,29 +85,35 @@ class Shares:
 def read_labels(dataset: Dataset) -> tuple[list[Labelled], list[Labelled]]:
     """Return shapes and boxes of the training and the validation images of a checked dataset; a sample of very many."""
     splits = []
+    points = any(key == "kpt_shape" for key, _ in dataset.further)
     with ThreadPool(8) as pool:
         for images in (dataset.train, dataset.val):
             chosen = sorted(random.Random(0).sample(images, MOST_IMAGES)) if len(images) > MOST_IMAGES else images
-            splits.append(pool.map(_labelled, chosen, chunksize=32))
+            splits.append(pool.map(partial(_labelled, points=points), chosen, chunksize=32))
     return splits[0], splits[1]
 
 
-def _labelled(image: Path) -> Labelled:
+def _labelled(image: Path, points: bool) -> Labelled:
     with Image.open(image) as picture:
         width, height = picture.size
         if picture.getexif().get(274) in _ROTATED:
             width, height = height, width
-    return Labelled((height, width), read_rows(image)[:, 1:])
+    return Labelled((height, width), read_rows(image, points=points)[:, 1:])
 
 
-def read_rows(image: Path) -> Boxes:
-    """Return the labels of an image of a checked dataset: rows of class, x1, y1, x2, y2, the last four as fractions."""
+def read_rows(image: Path, *, points: bool = False) -> Boxes:
+    """Return the labels of an image of a checked dataset: rows of class, x1, y1, x2, y2, the last four as fractions.
+
+    Args:
+        image: Its file.
+        points: Whether rows have a box and then key points; otherwise, longer rows are outlines or rotated boxes.
+    """
     try:
         lines = Path(label_path(str(image))).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:  # an image of background
         lines = []
     rows = sorted({tuple(map(float, line.split())) for line in lines if line.strip()})
-    found = np.array([(row[0], *_box(row)) for row in rows], dtype=np.float64).reshape(-1, 5)
+    found = np.array([(row[0], *_box(row[:5] if points else row)) for row in rows], dtype=np.float64).reshape(-1, 5)
     found[:, 1:] = found[:, 1:].clip(0, 1)
     return found
 

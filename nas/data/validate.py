@@ -1,14 +1,12 @@
 """Validation of an image and its label file.
 
-The rules are those of Ultralytics' scan, which skips an image that breaks one. Two more are checked here: a box without
-area, which trains nothing, and an outline with a point outside the image.
+The rules are those of Ultralytics' scan, which skips an image that breaks one; of label rows see `nas.data.label_rows`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,11 +16,11 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from nas.data.label_rows import RowRule, wrong_row
+
 SUFFIXES = frozenset(("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"))
 WHOLE_LIMIT = 2000
 """Maximum number of images to decode completely; of a larger dataset only headers and checksums are read."""
-TOLERANCE = 0.01
-"""Distance from the range 0 to 1 that Ultralytics tolerates in a coordinate: exporters round."""
 LEAST_SIDE = 10
 """Pixels: Ultralytics skips an image with a shorter side."""
 _NO_LABEL = hashlib.sha256().digest()
@@ -53,13 +51,12 @@ def label_path(image: str, sep: str = os.sep) -> str:
     return f"{sep}labels{sep}".join(image.rsplit(f"{sep}images{sep}", 1)).rpartition(".")[0] + ".txt"
 
 
-def inspect(images: Sequence[tuple[str, str]], classes: int, source: str) -> list[Sample]:
+def inspect(images: Sequence[tuple[str, str]], rule: RowRule) -> list[Sample]:
     """Validate images and their labels.
 
     Args:
         images: Each image's name for messages, with slashes, and its path.
-        classes: Number of classes; 0 if unknown.
-        source: Name of the file that defines them.
+        rule: What a row of a label file has to be.
 
     Returns:
         A sample for each image.
@@ -67,12 +64,12 @@ def inspect(images: Sequence[tuple[str, str]], classes: int, source: str) -> lis
     if any(path.lower().endswith((".heic", ".heif")) for _, path in images):
         with suppress(ImportError):
             importlib.import_module("pi_heif").register_heif_opener()
-    one = partial(_sample, classes=classes, source=source, whole=len(images) <= WHOLE_LIMIT)
+    one = partial(_sample, rule=rule, whole=len(images) <= WHOLE_LIMIT)
     with ThreadPool(min(16, (os.cpu_count() or 1) + 4)) as pool:
         return pool.map(one, images, chunksize=32)
 
 
-def _sample(image: tuple[str, str], classes: int, source: str, whole: bool) -> Sample:
+def _sample(image: tuple[str, str], rule: RowRule, whole: bool) -> Sample:
     name, path = image
     try:
         size, wrong = os.stat(path).st_size, _wrong_image(path, whole)
@@ -93,7 +90,7 @@ def _sample(image: tuple[str, str], classes: int, source: str, whole: bool) -> S
         return Sample(size, _NO_LABEL, True, 1, 0, [*problems, ("label", f"{shown}: {why}")])
     rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
     outline = next((number for number, words in rows if len(words) > 6), 0)
-    wrong_rows = [(number, *_wrong_row(words, outline, classes, source)) for number, words in rows]
+    wrong_rows = [(number, *wrong_row(words, outline, rule)) for number, words in rows]
     problems += [(kind, f"{shown}, line {number}: {text}") for number, kind, text in wrong_rows if text]
     boxes = sum(not text for _, _, text in wrong_rows)
     return Sample(size, hashlib.sha256(content).digest(), True, len(rows), boxes, problems)
@@ -137,36 +134,3 @@ def _opencv_reads(path: str) -> bool:
         return cv2.imdecode(numpy.fromfile(path, numpy.uint8), cv2.IMREAD_COLOR) is not None
     except cv2.error:
         return False
-
-
-def _wrong_row(words: list[str], outline: int, classes: int, source: str) -> tuple[str, str]:
-    """Return what is wrong with a label row: the kind of problem and its text; both empty if it is valid.
-
-    Args:
-        words: The row's values.
-        outline: Number of the file's first line with an outline; 0 without one.
-        classes: Number of classes; 0 if unknown.
-        source: Name of the file that defines them.
-    """
-    count = len(words)
-    if count != 5 and (count < 7 or count % 2 == 0):
-        return "row", f"{count} values, where `class x y width height` or a class and 3 or more points are needed"
-    if count == 5 and outline:
-        return "row", f"a box, but line {outline} is an outline, and Ultralytics skips images that have both"
-    try:
-        index, *values = map(float, words)
-    except ValueError:
-        return "row", f"{' '.join(words)[:60]!r} holds something that is not a number"
-    if not math.isfinite(index) or index != int(index):
-        return "class", f"class {words[0]} is not a whole number"
-    if classes and not 0 <= index < classes:
-        some = "1 class (0)" if classes == 1 else f"{classes} classes (0 to {classes - 1})"
-        return "class", f"class {index:.0f}, but {source} names {some}"
-    for word, value in zip(words[1:], values, strict=True):
-        if not -TOLERANCE <= value <= 1 + TOLERANCE:
-            return "range", f"{word} is not within 0 to 1: positions and sizes are fractions of the image's"
-    if count == 5 and min(values[2:]) <= 0:
-        return "size", f"width {words[3]} and height {words[4]} must both be more than 0"
-    if count > 5 and (max(values[::2]) <= min(values[::2]) or max(values[1::2]) <= min(values[1::2])):
-        return "size", "the outline has no width or no height"
-    return "", ""

@@ -3,6 +3,7 @@
 A training window holds an object: one box of the image is drawn, and the window lies at random around it. A box that
 the window's border cuts is clipped to what is seen of it; where that is less than `SEEN`, it is ignored, and what is
 seen of the object is painted over, so that it is neither an object nor background. Validation windows are fixed.
+Outlines and rotated boxes are cut along the border, and key points outside of it are not labelled.
 """
 
 from __future__ import annotations
@@ -73,6 +74,29 @@ def see(boxes: Boxes, place: Place, shape: tuple[int, int]) -> tuple[Boxes, npt.
     ends = np.array([min(side, shape[1] - x), min(side, shape[0] - y)] * 2, dtype=np.float64)
     clipped = np.minimum(np.maximum(boxes - np.array([x, y, x, y]), 0), ends)
     return clipped, _areas(clipped) >= SEEN * np.maximum(_areas(boxes), 1e-9)
+
+
+def move_points(
+    points: npt.NDArray[np.float32], place: Place, shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Return where points of an image are in a window, and which of them it shows.
+
+    Those outside are moved to the nearest point of its border, as the host does in a mosaic: an outline of dense points
+    is so cut along the border.
+
+    Args:
+        points: x and y as shares of the image, (..., 2).
+        place: The window.
+        shape: Height and width of the image.
+
+    Returns:
+        The points as shares of the window, (..., 2); and whether each is within it, (...).
+    """
+    x, y, side = place
+    size = np.array([min(side, shape[1] - x), min(side, shape[0] - y)], dtype=np.float64)
+    moved = points * np.array([shape[1], shape[0]]) - np.array([x, y])
+    inside = ((moved >= 0) & (moved <= size)).all(-1)
+    return (moved.clip(0, size) / size).astype(np.float32), inside
 
 
 def paint_ignored(window: npt.NDArray[np.uint8], clipped: Boxes, labelled: npt.NDArray[np.bool_]) -> None:

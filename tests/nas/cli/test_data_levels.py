@@ -7,6 +7,7 @@ import json
 from click.testing import CliRunner
 
 from nas.cli import cli
+from nas.data import demo
 from nas.data.dataset import load
 from nas.files import write_json
 
@@ -28,3 +29,18 @@ def test_a_trained_baseline_says_which_levels_it_uses(tiny_data, tmp_path, monke
     )
     (trained,) = json.loads(invoke("data", str(tiny_data), "--json").stdout)["trained"]
     assert trained == {"base": "yolov8n", "fidelity": {"imgsz": 224, "windows_at": 640}, "levels": levels}
+
+
+def test_labels_of_another_task(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in demo.generate({"train": 8, "val": 4}, task="pose").items():
+        (tmp_path / "poses" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "poses" / name).write_bytes(content)
+    said = invoke("data", "poses", "--task", "pose")
+    assert said.exit_code == 0, said.output
+    assert "8 training and 4 validation images" in said.stdout
+    assert "objects" in said.stdout
+    assert "windows of 96 px" in invoke("data", "poses", "--task", "pose", "--window", "96").stdout
+    boxes = invoke("data", str(tiny_data), "--task", "obb")
+    assert boxes.exit_code == 1
+    assert "for oriented boxes each row has a class and 4 corners" in boxes.output

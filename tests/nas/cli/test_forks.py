@@ -52,8 +52,8 @@ def test_a_yaml_without_a_letter_costs_its_first_scale():
         ),
         ("  - [-1, 1, SPPF", "\t- [-1, 1, SPPF", ["line 22", "spaces, not tabs"]),
         ("nc: 80", "# none", ["1: no nc, the number of classes", "add `nc: 80`"]),
-        ("Detect, [nc]", "Segment, [nc, 32, 256]", ["Segment is Ultralytics' head for instance segmentation"]),
-        ("Detect, [nc]", "Classify, [nc]", ["Classify is Ultralytics' head for classification"]),
+        ("Detect, [nc]", "Depth, [256]", ["Depth is Ultralytics' head for depth estimation; nas searches models of"]),
+        ("Detect, [nc]", "SemanticSegment, [nc]", ["SemanticSegment is Ultralytics' head for semantic segmentation"]),
     ],
 )
 def test_cost_says_what_is_wrong_and_where(old, new, messages):
@@ -187,12 +187,13 @@ def test_brackets_in_a_path_are_shown():
 
 
 def test_images_that_only_pillow_reads_are_found(tmp_path):
+    from nas.data.label_rows import RowRule
     from nas.data.validate import inspect
 
     good, bad = tmp_path / "good.png", tmp_path / "bad.tif"
     Image.fromarray(np.zeros((32, 32, 3), "uint8")).save(good)
     Image.fromarray(np.zeros((32, 32), "int32"), "I").save(bad)
-    found = {s: inspect([(s.name, str(s))], 1, "data.yaml")[0].problems for s in (good, bad)}
+    found = {s: inspect([(s.name, str(s))], RowRule(1, "data.yaml"))[0].problems for s in (good, bad)}
     assert found[good] == []
     assert "OpenCV, by which Ultralytics trains, does not" in found[bad][0][1]
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from nas.data import demo
 from nas.data.dataset import load
-from nas.errors import OutputError
+from nas.data.demo_labels import Shape, label
+from nas.errors import DataError, OutputError
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def quick(files, monkeypatch) -> list[int]:
     """Saves drawing the set again, and counts how often it would have been drawn."""
     drawn: list[int] = []
 
-    def generate() -> dict[str, bytes]:
+    def generate(task: str) -> dict[str, bytes]:
+        assert task == "detect"
         drawn.append(1)
         return files
 
@@ -41,6 +43,59 @@ def stamps(folder: Path) -> dict[str, int]:
 
 def test_the_bytes_are_those_that_were_released(files):
     assert demo.digest(files) == demo.DIGEST
+
+
+def rows(content: bytes) -> list[list[float]]:
+    return [[float(value) for value in row.split()] for row in content.splitlines()]
+
+
+@pytest.fixture(scope="module", params=demo.DIGESTS)
+def others(request) -> tuple[str, dict[str, bytes]]:
+    return request.param, demo.generate(task=request.param)
+
+
+def test_the_scenes_of_all_tasks_are_the_same(files, others):
+    task, made = others
+    assert demo.digest(made) == demo.DIGESTS[task]
+    labels = {name for name in files if name.startswith("labels/")}
+    assert {name for name in files if files[name] != made[name]} - {"data.yaml"} == labels
+    for name in labels:
+        for (kind, x, y, width, height), (number, *values) in zip(rows(files[name]), rows(made[name]), strict=True):
+            assert number == kind
+            box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+            if task == "segment":  # the bounds of an outline are the box
+                bounds = [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])]
+                assert bounds == pytest.approx(box, abs=2e-6)
+            elif task == "pose":  # the extreme points are on the borders of the box, half a pixel inside
+                xs, ys = values[4::3], values[5::3]
+                half = 0.5 / demo.SIZE
+                bounds = [xs[4] - half, ys[1] - half, xs[2] + half, ys[3] + half]
+                assert bounds == pytest.approx(box, abs=2e-6)
+                assert (xs[0], ys[0]) == (x, y)
+                assert values[6::3][1:] == [2, 2, 2, 2]
+            else:  # a rectangle, which encloses what the box encloses
+                a, b, c, d = (np.array(values[k : k + 2]) for k in (0, 2, 4, 6))
+                assert np.allclose(a + c, b + d, atol=3e-6)
+                assert abs((b - a) @ (d - a)) < 3e-6
+                assert min(values) >= 0
+                assert max(values) <= 1
+
+
+def test_the_sets_of_other_tasks_are_datasets_of_these_alone(tmp_path):
+    sets = {task: demo.demo_dataset(tmp_path, task) for task in ("detect", *demo.DIGESTS)}
+    assert {load(file, task).boxes for task, file in sets.items()} == {(502, 348)}
+    for given, task, message in (
+        ("segment", "pose", "kpt_shape is missing: give"),
+        ("segment", "obb", "those of another task: for oriented boxes each row has a class and 4 corners"),
+        ("detect", "segment", "those of another task: for instance segmentation each row has a class and 3 or more"),
+        ("detect", "obb", "those of another task: for oriented boxes each row has a class and 4 corners"),
+        ("pose", "segment", "kpt_shape makes it a pose dataset: give one whose labels are polygons"),
+        ("pose", "detect", "kpt_shape makes it a pose dataset: give one whose labels are boxes"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(sets[given], task)
+    with pytest.raises(DataError, match="there is no demo data for classification: give your own with --data"):
+        demo.demo_dataset(tmp_path, "classify")
 
 
 def test_random_integers_are_those_that_were_released():
@@ -58,7 +113,7 @@ def test_random_integers_are_those_that_were_released():
 def test_both_readers_see_the_same_picture(files, tmp_path):
     cv2 = pytest.importorskip("cv2")
     content = files["images/train/0003.bmp"]
-    ours = demo._scene(demo._Random(list(files).index("images/train/0003.bmp")))[0]
+    ours = demo._scene(demo._Random(list(files).index("images/train/0003.bmp")), "detect")[0]
     assert np.array_equal(ours, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
     assert np.array_equal(ours[:, :, ::-1], np.asarray(Image.open(io.BytesIO(content))))
 
@@ -94,7 +149,7 @@ def test_damage_is_mended(tmp_path, quick):
     (folder / "images/val/0000.bmp").write_bytes(b"BM")
     kept = (folder / "images/train/0000.bmp").read_bytes()
     demo.demo_dataset(tmp_path)
-    assert demo._is_whole(folder)
+    assert demo._is_whole(folder, demo.DIGEST)
     assert (folder / "images/train/0000.bmp").read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert len(quick) == 2
@@ -118,21 +173,21 @@ def test_several_processes_at_once(tmp_path, monkeypatch):
     folder = tmp_path / f"demo-v{demo.VERSION}"
     assert [process.communicate()[0].strip() for process in several] == [str(folder / "data.yaml")] * 3
     assert [process.returncode for process in several] == [0, 0, 0]
-    assert demo._is_whole(folder)
+    assert demo._is_whole(folder, demo.DIGEST)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_who_comes_second_leaves_the_set_alone(tmp_path, files, quick, monkeypatch):
     folder = tmp_path / f"demo-v{demo.VERSION}"
     first = demo._is_whole
-    monkeypatch.setattr(demo, "_is_whole", lambda place: False)  # as it was before the first one finished
+    monkeypatch.setattr(demo, "_is_whole", lambda *_: False)  # as it was before the first one finished
     demo.demo_dataset(tmp_path)
     before = stamps(folder)
     answers = iter([False, True])
-    monkeypatch.setattr(demo, "_is_whole", lambda place: next(answers))
+    monkeypatch.setattr(demo, "_is_whole", lambda *_: next(answers))
     demo.demo_dataset(tmp_path)
     assert stamps(folder) == before
-    assert first(folder)
+    assert first(folder, demo.DIGEST)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, quick):
@@ -171,15 +226,19 @@ def test_every_level_of_a_detector_has_work(files):
     assert shares == pytest.approx((0.46, 0.40, 0.14), abs=0.01)
 
 
+def boxed(seen: np.ndarray, full: int) -> str:
+    return label(Shape(2, seen, full, (1, 0, 1)), "detect")
+
+
 def test_a_label_is_the_box_of_what_is_seen():
     seen = np.zeros((demo.SIZE, demo.SIZE), bool)
     seen[10:30, 40:48] = True
-    assert demo._label(2, seen, 400) == f"2 {44 / 160:.6f} {20 / 160:.6f} {8 / 160:.6f} {20 / 160:.6f}"
-    assert demo._label(2, seen, 401) == ""  # less than two fifths show
+    assert boxed(seen, 400) == f"2 {44 / 160:.6f} {20 / 160:.6f} {8 / 160:.6f} {20 / 160:.6f}"
+    assert boxed(seen, 401) == ""  # less than two fifths show
     seen[:] = False
-    assert demo._label(2, seen, 0) == ""
+    assert boxed(seen, 0) == ""
     seen[5:60, 5:8] = True
-    assert demo._label(2, seen, 100) == ""  # a sliver
+    assert boxed(seen, 100) == ""  # a sliver
 
 
 @pytest.mark.parametrize("outline", [*demo._SHAPES, *demo._CLUTTER])
@@ -187,7 +246,7 @@ def test_outlines_lie_within_their_window(outline):
     """A clipped outline would have labels that are not tight."""
     for seed in range(60):
         rng = demo._Random(seed)
-        window, cover, full = demo._cover(rng, outline, 512, 512, 200)
+        window, cover, full, _ = demo._cover(rng, outline, 512, 512, 200)
         assert cover[[0, -1]].max() == 0
         assert cover[:, [0, -1]].max() == 0
         assert 0 <= cover.min() < cover.max() <= 16
@@ -197,7 +256,7 @@ def test_outlines_lie_within_their_window(outline):
 
 def test_outlines_at_the_edge_are_cut_but_counted_whole():
     rng = demo._Random(5)
-    window, cover, full = demo._cover(rng, demo._SHAPES[0], 0, 8 * demo.SIZE - 1, 160)
+    window, cover, full, _ = demo._cover(rng, demo._SHAPES[0], 0, 8 * demo.SIZE - 1, 160)
     assert cover.shape == (window[0].stop - window[0].start, window[1].stop - window[1].start)
     assert (window[1].start, window[0].stop) == (0, demo.SIZE)
     assert full / 5 < (cover >= 8).sum() < full / 3

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from nas.data.windows import PAINT, PER_IMAGE, draw_box, draw_window, fixed_windows, paint_ignored, see
+from nas.data.windows import PAINT, PER_IMAGE, draw_box, draw_window, fixed_windows, move_points, paint_ignored, see
 
 SHAPE = (200, 300)
 
@@ -105,3 +105,13 @@ def test_the_grid_covers_the_image():
             for a, b, side in fixed_windows(boxes((x, y, x + 1, y + 1)), SHAPE, 64, 0):
                 covered[b : b + side, a : a + side] = True
     assert covered.all()
+
+
+def test_points_are_shares_of_the_window_and_those_outside_on_its_border():
+    points = np.array([[[0.25, 0.5], [0.0, 0.0], [0.5, 1.0]]], dtype=np.float32)
+    moved, inside = move_points(points, (50, 80, 100), SHAPE)
+    assert moved.tolist() == [[[0.25, pytest.approx(0.2)], [0, 0], [1, 1]]]
+    assert inside.tolist() == [[True, False, False]]
+    at_the_end, inside = move_points(points[:, :1], (50, 80, 300), SHAPE)  # 250 x 120 pixels are left of the image
+    assert at_the_end.tolist() == [[[pytest.approx(0.1), pytest.approx(1 / 6)]]]
+    assert inside.all()
