@@ -232,8 +232,8 @@ class ArtifactStore:
             if not wanted.epochs and fitting < every:
                 file.unlink()
                 raise ArtifactError(
-                    f"{recipe.weights} fits {fitting} of the {every} tensors of {variant.base}{variant.scale} for "
-                    "these data, so it was trained for other classes: give --base-epochs to train it here first"
+                    f"{recipe.weights} fits {fitting} of the {every} tensors of {variant.stock} for these data: it "
+                    "was trained for other classes, or another task; give --base-epochs to train it here first"
                 )
             write_json(about, {"curve": [asdict(s) for s in result.curve], "cpu_seconds": result.cpu_seconds})
         return _read_baseline(file)

@@ -79,7 +79,7 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         students, found = list[Student](), dict[Candidate, Distilled]()
         for candidate in job.candidates:
             try:
-                students.append(_student(candidate, job.proxy, teacher, trainer.data["nc"], inputs))
+                students.append(_student(candidate, job.proxy, teacher, trainer.data, inputs))
             except BuildError as error:
                 found[candidate] = Distilled(candidate, "", math.nan, math.nan, str(error))
         del inputs
@@ -123,14 +123,16 @@ def _rows_seen(job: DistilJob) -> set[int]:
     return {names.index(c.slot) for c in job.candidates if near and starts_from_images(c)}
 
 
-def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int, inputs: Mapping[int, Input]) -> Student:
+def _student(
+    candidate: Candidate, proxy: ProxyJob, teacher: Any, data: Mapping[str, Any], inputs: Mapping[int, Input]
+) -> Student:
     """Build a candidate as the model that will use it builds it, with initial values of its own seed.
 
     Args:
         candidate: The candidate.
         proxy: The teacher's job.
         teacher: The teacher's model.
-        nc: Number of classes.
+        data: What the host knows of the data: ``nc``, and ``kpt_shape`` of poses.
         inputs: Row to the input of the teacher's layer on training images, where candidates start from it.
     """
     torch.manual_seed(_seed_of(proxy.seed, candidate.slot, candidate.label))
@@ -140,7 +142,7 @@ def _student(candidate: Candidate, proxy: ProxyJob, teacher: Any, nc: int, input
     names = graph.names
     inserted = candidate.slot.startswith(AFTER)
     row = names.index(candidate.slot.removeprefix(AFTER)) + inserted
-    module: Any = build(render(variant).yaml, proxy.scale, nc).model[row]  # type: ignore[index]  # the host's list
+    module: Any = build(render(variant).yaml, proxy.scale, data["nc"], data.get("kpt_shape")).model[row]  # type: ignore[index]  # the host's list
     one_map = inserted or is_control or is_head(module)  # the layer itself has one source, a head takes its maps
     sources = () if one_map else graph.layers[row].sources[1:]
     begun = False

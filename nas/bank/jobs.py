@@ -90,17 +90,20 @@ class OutputScore:
             of the four sides, weighted by the baseline's largest class probability, summed over anchors.
         halves: The total on two halves of the images, which tells how reliable it is.
         failure: Why there is no score; else empty.
+        further: For each level, what the task has besides boxes and classes (`nas.bank.further_score`); of detection
+            empty.
     """
 
     classes: tuple[float, ...] = ()
     boxes: tuple[float, ...] = ()
     halves: tuple[float, float] = (math.nan, math.nan)
     failure: str = ""
+    further: tuple[float, ...] = ()
 
     @property
     def parts(self) -> tuple[float, ...]:
-        """Classes and boxes of each level, in one row."""
-        return (*self.classes, *self.boxes)
+        """Classes and boxes of each level, and what the task has further, in one row."""
+        return (*self.classes, *self.boxes, *self.further)
 
     @property
     def total(self) -> float:

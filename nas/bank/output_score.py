@@ -81,16 +81,19 @@ def score_from_plain(body: Mapping[str, Any]) -> OutputScore:
     Raises:
         ValueError, TypeError, LookupError: They are not of a score.
     """
-    classes, boxes = (tuple(float(value) for value in body[key]) for key in ("classes", "boxes"))
+    parts = (body["classes"], body["boxes"], body.get("further", ()))
+    classes, boxes, further = (tuple(float(value) for value in part) for part in parts)
     first, second = (math.nan if value is None else float(value) for value in body["halves"])
-    if len(classes) != len(boxes) or not all(map(math.isfinite, (*classes, *boxes))):
+    finite = all(map(math.isfinite, (*classes, *boxes, *further)))
+    if len(classes) != len(boxes) or len(further) not in (0, len(boxes)) or not finite:
         raise ValueError("a score has parts that are not finite, or not of the same levels")
-    return OutputScore(classes, boxes, (first, second), str(body.get("failure", "")))
+    return OutputScore(classes, boxes, (first, second), str(body.get("failure", "")), further)
 
 
 def score_to_plain(score: OutputScore) -> dict[str, Any]:
-    """Return a score as plain values; JSON has no NaN."""
-    return {**asdict(score), "halves": [v if math.isfinite(v) else None for v in score.halves]}
+    """Return a score as plain values; JSON has no NaN, and a score of detection nothing further."""
+    plain = {**asdict(score), "halves": [v if math.isfinite(v) else None for v in score.halves]}
+    return plain if score.further else {key: value for key, value in plain.items() if key != "further"}
 
 
 def _read(path: Path) -> dict[tuple[str, str], OutputScore]:

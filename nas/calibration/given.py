@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.errors import CalibrationError
+from nas.space.graph import with_letter
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyResult
 
@@ -45,4 +46,4 @@ class GivenFull:
                 f"{LEAST} or more: `nas train STUDY --front --with baseline` trains more"
             )
         if other := next((v for v in self.variants if (v.base, v.scale) != (base, scale)), None):
-            raise CalibrationError(f"{self.name} are of {other.base}{other.scale}, and the space of {base}{scale}")
+            raise CalibrationError(f"{self.name} are of {other.stock}, and the space of {with_letter(base, scale)}")

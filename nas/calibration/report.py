@@ -41,7 +41,7 @@ def _head(j: Assessment) -> str:
     own = ", with a trained baseline for each" if c.baselines == PER_SEED else ""
     unit = "CPU" if c.full.device == "cpu" else "GPU"
     text = (
-        f"{len(j.variants)} variants of {c.space.name} ({c.space.base}{c.space.scale}), the baseline among them, on "
+        f"{len(j.variants)} variants of {c.space.name} ({c.space.stock}), the baseline among them, on "
         f"{c.data or 'the demo data'} at {c.full.imgsz} px. Proxies: {c.seeds} seeds each{own}. Full training: "
         f"{c.full.epochs} epochs, {c.full_seeds} seeds, {j.full_minutes:.1f} {unit} minutes a run; its "
         f"mAP50-95 is that of the averaged weights ({FULL_SCORE}). Error, spread and resolution are in mAP50-95."

@@ -123,10 +123,12 @@ def _given(name: str, options: CalibrationOptions) -> tuple[CalibrationOptions, 
     from nas.errors import CalibrationError
     from nas.full.ranking import given_full
     from nas.full.store import FullRuns
+    from nas.space.bases import task_of_base
 
     study = open_study(name, options.storage)
     options = replace(options, data=options.data or study.settings.data or None)
-    if load_or_demo(options.data).fingerprint != study.settings.fingerprint:
+    task = task_of_base(study.settings.space.base).name
+    if load_or_demo(options.data, task).fingerprint != study.settings.fingerprint:
         raise CalibrationError(
             f"the full trainings of {study.shown} were made on other data than {options.data or 'the demo data'}"
         )

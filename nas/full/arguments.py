@@ -27,7 +27,7 @@ _OURS = {
     "resume": "set by the command: it resumes what was stopped",
     "pretrained": "--from",
     "distill_model": "--distill",
-    "task": "always detect",
+    "task": "that of the study's base",
     "mode": "always train",
     "time": "--epochs, as trainings are compared after equally many",
     "cfg": "its arguments are given as KEY=VALUE, each",

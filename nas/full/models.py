@@ -119,7 +119,7 @@ def scaled_model(study: Study, gflops: float) -> Model:
     low, high = 0, _STEPS
     if not fits(low):
         raise OptionError(
-            f"{variant.base}{variant.scale} at {_share(0):.0%} of its width still has {costs[low].gflops:.2f} GFLOPs, "
+            f"{variant.stock} at {_share(0):.0%} of its width still has {costs[low].gflops:.2f} GFLOPs, "
             f"more than the variant's {gflops:.2f}: leave scaled out of --with"
         )
     while high - low > 1:

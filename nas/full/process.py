@@ -21,7 +21,9 @@ from nas.full.training import JOB, LOG, RESULT
 from nas.model.offline import offline_environment
 
 _LOOK_S = 0.5
-_COLUMNS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
+_COLUMNS = ("precision", "recall", "mAP50", "mAP50-95")
+_PARTS = ("M", "P", "B")
+"""Of masks, of poses and of boxes, which are in the file too where the others are."""
 
 
 def run_training(
@@ -73,10 +75,11 @@ def read_curve(folder: Path) -> tuple[FullEpoch, ...]:
     found: dict[int, FullEpoch] = {}
     with contextlib.suppress(OSError), open(folder / "results.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, skipinitialspace=True):
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # a row that is being written
+            with contextlib.suppress(ValueError, TypeError, KeyError, StopIteration):  # a row that is being written
                 plain = {key.strip(): value for key, value in row.items() if key}
                 epoch = int(float(plain["epoch"]))
-                found[epoch] = FullEpoch(epoch, *(float(plain[name]) for name in _COLUMNS))
+                part = next(part for part in _PARTS if f"metrics/mAP50({part})" in plain)
+                found[epoch] = FullEpoch(epoch, *(float(plain[f"metrics/{name}({part})"]) for name in _COLUMNS))
     return tuple(found[epoch] for epoch in sorted(found))
 
 

@@ -23,6 +23,7 @@ from nas.full.store import Claim, FullRuns
 from nas.model.host import version
 from nas.model.latency import LatencyMeter
 from nas.own import use_stored
+from nas.space.bases import task_of_base
 from nas.study.settings import current_versions
 from nas.study.storage import shorten_timeouts
 from nas.study.study import Study
@@ -346,9 +347,7 @@ class _Member:
         arguments: dict[str, Any] = {
             **t.arguments,
             "data": str(self.data),
-            "epochs": run.epochs,
-            "imgsz": run.imgsz,
-            "seed": run.seed,
+            **{name: getattr(run, name) for name in ("epochs", "imgsz", "seed")},
             "device": self.device,
             "project": str(folder.parent),
             "name": folder.name,
@@ -363,6 +362,7 @@ class _Member:
                 )
             arguments["distill_model"] = teacher.weights
         job = {
+            "task": task_of_base(run.variant.base).name,
             "model": str(model),
             "arguments": arguments,
             "images": [str(image) for image in t.dataset.val],
@@ -389,7 +389,7 @@ def _dataset(study: Study, data: str | None) -> Dataset:
         )
     path = data or s.data or None
     try:
-        dataset = load_or_demo(path)
+        dataset = load_or_demo(path, task_of_base(s.space.base).name)
     except DataError as error:
         raise DataError(f"{error}\n{study.shown} was made on {path}; if it moved, give --data") from None
     if dataset.fingerprint != s.fingerprint:

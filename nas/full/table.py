@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from nas.calibration.resolution import Interval
+from nas.data.sizes import SIZES
 from nas.full.ranking import FullRow, ProxyAgreement, Value, groups_of, map_interval
 from nas.full.run import FullRun
 from nas.ranking.verdict import LEVEL
+from nas.space.bases import shown_task
+from nas.task.task import DETECT
 from nas.training.scores import signed
 
 _METRICS = ("precision", "recall", "map50", "map50_95", "small", "medium", "large")
@@ -23,22 +26,25 @@ Cells: TypeAlias = list[list[str]]
 
 def ranking_cells(rows: Sequence[FullRow]) -> tuple[list[str], Cells]:
     """Return the columns and cells of a ranking of full trainings."""
+    task = shown_task(rows[0].run.base)
     columns: dict[str, Callable[[FullRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "model": lambda r: r.run.model,
         "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.run.title,
-        "mAP50-95": lambda r: _within(f"{r.map:.3f}", map_interval(r), 3),
+        task.metric: lambda r: _within(f"{r.map:.3f}", map_interval(r), 3),
         "n": lambda r: str(len(r.runs)),
         "Δ": _delta,
         "verdict": lambda r: r.verdict if len(r.runs) > 1 or r.run.kind == "baseline" else "1 seed",
-        "mAP50": lambda r: _mean(r.values["map50"]),
+        task.named("mAP50"): lambda r: _mean(r.values["map50"]),
         "S/M/L": lambda r: "/".join(_mean(r.values[size], 2) or "–" for size in ("small", "medium", "large")),
         "GFLOPs": lambda r: f"{r.run.gflops:.2f}",
         "Δ%": lambda r: "" if r.run.kind == "baseline" else _percent(r.delta_gflops),
         "params": lambda r: f"{r.run.params / 1e6:.2f}M",
         "ms": lambda r: "" if r.run.latency_ms is None else f"{r.run.latency_ms:.1f}",
-        "mAP/GFLOP": lambda r: f"{r.map_per_gflop:.4f}",
+        task.named("mAP/GFLOP"): lambda r: f"{r.map_per_gflop:.4f}",
     }
+    if task is not DETECT:  # these are of boxes
+        del columns["S/M/L"]
     return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
 
 
@@ -52,6 +58,7 @@ def full_notes(rows: Sequence[FullRow], runs: Sequence[FullRun], agreed: ProxyAg
         data: Name of the dataset.
     """
     first = rows[0].run
+    of_boxes = shown_task(first.base) is DETECT
     notes = [
         (
             f"Full training: {first.settings}, by Ultralytics {dict(first.versions).get('ultralytics', '?')} on "
@@ -59,7 +66,8 @@ def full_notes(rows: Sequence[FullRow], runs: Sequence[FullRun], agreed: ProxyAg
         ),
         (
             "Δ: mean difference to the baseline under the same seeds, ± its 95 % interval. Verdicts: family-wise error "
-            f"rate of at most {LEVEL:.0%} (Holm). S/M/L: mAP50-95 of small, medium and large objects (COCO's areas)."
+            f"rate of at most {LEVEL:.0%} (Holm)."
+            + (" S/M/L: mAP50-95 of small, medium and large objects (COCO's areas)." if of_boxes else "")
         ),
     ]
     if not any(row.run.kind == "baseline" for row in rows):
@@ -143,12 +151,15 @@ def ablation_table(rows: Sequence[FullRow], form: str) -> str:
     if form == "csv":
         return _csv(ordered)
     plus = r" $\pm$ " if form == "latex" else " ± "
-    columns = ["model", "n", *_TITLES, "params (M)", "GFLOPs", "ms", "Δ mAP50-95", "verdict"]
+    task = shown_task(ordered[0].run.base)
+    titles = _TITLES if task is DETECT else _TITLES[: -len(SIZES)]
+    columns = ["model", "n", *titles, "params (M)", "GFLOPs", "ms", "Δ mAP50-95", "verdict"]
+    columns = [task.named(column) for column in columns]
     cells = [
         [
             row.run.title,
             str(len(row.runs)),
-            *(_spread(row.values[name], plus) for name in _METRICS),
+            *(_spread(row.values[name], plus) for name in _METRICS[: len(titles)]),
             f"{row.run.params / 1e6:.2f}",
             f"{row.run.gflops:.2f}",
             "" if row.run.latency_ms is None else f"{row.run.latency_ms:.1f}",

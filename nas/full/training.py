@@ -27,6 +27,7 @@ from nas.errors import LockError, NasError, failure_kind, failure_text
 from nas.files import write_atomic
 from nas.full.run import ClassScore, FullScores
 from nas.locks import open_lock, try_lock
+from nas.task.task import DETECT, TASKS, Task
 
 if TYPE_CHECKING:
     from nas.data.sizes import Seen
@@ -47,25 +48,26 @@ def train(job: Mapping[str, Any]) -> FullScores:
     """Train, or go on with a training that was stopped, and return the scores of its best weights.
 
     Args:
-        job: ``model`` is a model YAML or a checkpoint to start from; ``arguments`` are the host's, with project and
-            name; ``images`` are the validation images; ``threads`` limits those of a CPU, 0 is the host's choice.
+        job: ``task`` is that of the model (`nas.task`); ``model`` is a model YAML or a checkpoint to start from;
+            ``arguments`` are the host's, with project and name; ``images`` are the validation images; ``threads``
+            limits those of a CPU, 0 is the host's choice.
     """
-    from nas.model.trainer import Trainer
+    from nas.model.trainer import TRAINERS
 
     yolo_of = importlib.import_module("ultralytics").YOLO
-    arguments = dict(job["arguments"])
+    arguments, task = dict(job["arguments"]), TASKS[job["task"]]
     weights = Path(arguments["project"]) / arguments["name"] / "weights"
     epoch = _last_epoch(weights)
     if epoch is not None and not 0 <= epoch < arguments["epochs"] - 1:  # all epochs are done, their validation is not
         return _finish(weights, job)
-    model = yolo_of(str(job["model"] if epoch is None else weights / "last.pt"), task="detect")
+    model = yolo_of(str(job["model"] if epoch is None else weights / "last.pt"), task=task.name)
     model.add_callback("on_model_save", keep_whole)
     if job["threads"]:
         model.add_callback("on_train_start", lambda _: _take_threads(job["threads"]))
     further = {} if epoch is None else {"resume": True}
-    model.train(trainer=Trainer, **arguments, **further)
+    model.train(trainer=TRAINERS[task.name], **arguments, **further)
     found = getattr(getattr(model.trainer, "validator", None), "metrics", None)
-    if not len(getattr(getattr(found, "box", None), "all_ap", ())):  # nothing detected; or made in processes of DDP
+    if not len(getattr(getattr(found, task.scores, None), "all_ap", ())):  # nothing found; or made in processes of DDP
         found = _validate(weights / "best.pt", job)
     return _ended(found, weights, job)
 
@@ -84,9 +86,9 @@ def _copy(file: Path) -> None:
         os.replace(whole.with_suffix(".part"), whole)
 
 
-def scores_of(found: Any, sizes: Mapping[str, float | None] | None = None) -> FullScores:
-    """Return the scores of the host's ``DetMetrics``."""
-    box = found.box
+def scores_of(found: Any, sizes: Mapping[str, float | None] | None = None, task: Task = DETECT) -> FullScores:
+    """Return the scores of the host's metrics of a task, such as ``DetMetrics``."""
+    box = getattr(found, task.scores)
     names = found.names
     classes = []
     for k, number in enumerate(getattr(box, "ap_class_index", ())):
@@ -96,10 +98,12 @@ def scores_of(found: Any, sizes: Mapping[str, float | None] | None = None) -> Fu
     return FullScores(precision, recall, map50, mean, tuple(classes), sizes)
 
 
-def map_by_size_of(weights: Path, job: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return mAP50-95 by size of object on the validation images, from the host's predictions."""
+def map_by_size_of(weights: Path, job: Mapping[str, Any]) -> dict[str, float | None] | None:
+    """Return mAP50-95 by size of object on the validation images, from the host's predictions; None for other tasks."""
     from nas.data.sizes import map_by_size
 
+    if job["task"] != DETECT.name:
+        return None
     return map_by_size(_seen(weights, job))
 
 
@@ -111,7 +115,7 @@ def _seen(weights: Path, job: Mapping[str, Any]) -> list[Seen]:
     from nas.data.sizes import Seen
 
     arguments, images = job["arguments"], job["images"]
-    model = importlib.import_module("ultralytics").YOLO(str(weights), task="detect")
+    model = importlib.import_module("ultralytics").YOLO(str(weights), task=job["task"])
     device = str(arguments.get("device") or "").split(",")[0]
     predicted = model.predict(
         images, stream=True, conf=0.001, iou=arguments.get("iou", 0.7), imgsz=arguments["imgsz"], verbose=False,
@@ -175,7 +179,7 @@ def _finish(weights: Path, job: Mapping[str, Any]) -> FullScores:
 
 def _ended(found: Any, weights: Path, job: Mapping[str, Any]) -> FullScores:
     """Return the scores of a training that has ended, whose copies of checkpoints are no longer needed."""
-    scores = scores_of(found, map_by_size_of(weights / "best.pt", job))
+    scores = scores_of(found, map_by_size_of(weights / "best.pt", job), TASKS[job["task"]])
     for name in _WHOLE.values():
         (weights / name).unlink(missing_ok=True)
     return scores
@@ -188,7 +192,7 @@ def _validate(weights: Path, job: Mapping[str, Any]) -> Any:
     batch = arguments.get("batch", 16)
     batch = 2 * batch if isinstance(batch, int) and batch > 0 else 16
     device = str(arguments.get("device") or "").split(",")[0]
-    model = importlib.import_module("ultralytics").YOLO(str(weights), task="detect")
+    model = importlib.import_module("ultralytics").YOLO(str(weights), task=job["task"])
     place = {"project": str(weights.parent), "name": "val", "exist_ok": True}
     return model.val(**known, **place, batch=batch, plots=False, **({"device": device} if device else {}))
 

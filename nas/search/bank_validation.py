@@ -15,6 +15,7 @@ from nas.data.dataset import load_or_demo, write_resolved
 from nas.errors import ProxyError, ProxyFailure, StudyError
 from nas.own.trust import check_trusted
 from nas.search.inheritance import weights_of
+from nas.space.bases import task_of_base
 from nas.space.variant import Variant, make_variant
 from nas.study.study import Study
 from nas.workers.process import ProxyWorker
@@ -76,7 +77,7 @@ def validate_bank(study: Study, cache: Path, observer: ArtifactObserver) -> Bank
     if s.recipe.init != "bank":
         raise StudyError(f"the study {study.location.name!r} has no bank: its variants start from {s.recipe.init}")
     check_trusted(s.space.modules, study.shown)
-    dataset = load_or_demo(s.data)
+    dataset = load_or_demo(s.data, task_of_base(s.space.base).name)
     if dataset.fingerprint != s.fingerprint:
         raise StudyError(f"the data of the study {study.location.name!r} have changed since its bank was distilled")
     recipe = replace(s.recipe, epochs=0)

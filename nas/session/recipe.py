@@ -13,10 +13,11 @@ from nas.device import choose_device, choose_precision, plain_name
 from nas.errors import OptionError
 from nas.session.options import SearchOptions
 from nas.session.target import NO_TARGET, TARGET_IMGSZ, Target
-from nas.training.recipe import BASE_EPOCHS, KINDS, Recipe, digest_of, make_recipe
+from nas.training.recipe import BASE_EPOCHS, KINDS, SCRATCH_LR0, Recipe, digest_of, make_recipe
 
 _DEMO_RECIPE = (2, 160, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
 _DEMO_FINE_TUNING = 3  # epochs of the baseline from the demo's own weights
+_DEMO_NEW_HEAD = 6  # the same where the task's part of the head is not in these weights
 _DEMO_BANK_EPOCHS = 3
 _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
@@ -34,7 +35,8 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, tar
         imgsz, batch, base_epochs = 160, 16, BASE_EPOCHS
     else:
         epochs = min(epochs, demo_epochs)
-        base_epochs = _DEMO_FINE_TUNING if target.weights == str(WEIGHTS) else base_epochs
+        tuning = _DEMO_NEW_HEAD if target.new_head else _DEMO_FINE_TUNING
+        base_epochs = tuning if target.weights == str(WEIGHTS) else base_epochs
     proxy = target.proxy or Fidelity(options.imgsz or imgsz)
     given = calibrated or options.weights or target.weights or options.base_epochs is not None
     matures = bool(target.imgsz) and init in ("bank", "baseline") and not given
@@ -50,6 +52,8 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, tar
         base_until=BASE_UNTIL if matures else 0,
         amp=options.amp,
     )
+    if target.new_head:
+        recipe = replace(recipe, base_lr0=SCRATCH_LR0)
     if calibrated:
         recipe = _as_calibrated(recipe, calibrated.recipe)
         if options.amp is None and recipe.device == calibrated.recipe.device == "cpu":

@@ -85,7 +85,7 @@ class ReplaySession:
         size = len(self.replay.assignments)
         observer.note(
             f"study {name} ({self.study.location.shown}): replays {size} of {s.space.size} variants of "
-            f"{s.space.base}{s.space.scale} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
+            f"{s.space.stock} by sampler {s.sampler}, seed {s.seed}; nothing is trained"
         )
         with ProxyWorker(self.study.location.folder) as idle:  # it starts no process before it has a job
             searching.run_search(self.study, [Runner(self.study, Path(), idle, observer, replay=self.replay)])

@@ -167,7 +167,7 @@ class Session:
                     confirm=DEFAULT_CONFIRM if confirm is None else confirm,
                     options=options.to_store(),
                 )
-                return cls(study, dataset, None, cache, planned=planned)
+                return cls(study, dataset, None, cache, news="\n".join(space.left_out), planned=planned)
         return cls._open(cache, options, worker)  # the same command on another machine was a moment earlier
 
     @classmethod
@@ -231,7 +231,7 @@ class Session:
             s = study.settings
             observer.note(
                 f"study {name} ({study.location.shown}): {todo.target} trials of {s.space.size} variants of "
-                f"{s.space.base}{s.space.scale} on {s.data or 'the demo data'} "
+                f"{s.space.stock} on {s.data or 'the demo data'} "
                 f"({s.images[0]} training, {s.images[1]} validation images, {len(s.classes)} classes)"
             )
             for line in target_notes(s, self.dataset):

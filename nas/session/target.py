@@ -15,8 +15,11 @@ from nas.data.fidelity import Comparison, Fidelity, compare, fidelity_of
 from nas.data.levels import read_labels
 from nas.device import CPU, choose_device
 from nas.session.options import SearchOptions
+from nas.space.bases import task_of_base
+from nas.space.graph import with_letter
 from nas.space.search_space import SearchSpace
 from nas.study.settings import Settings
+from nas.task.task import DETECT
 
 TARGET_IMGSZ = 640
 """Default image size of a target in pixels: the host's own."""
@@ -30,11 +33,13 @@ class Target:
         imgsz: Long side of the images in pixels; 0 is no target, as in studies of earlier versions.
         comparison: Where the boxes fall there, and in the proxy; None without a target.
         weights: Trained weights of the stock model that were found and can be used; empty if there are none.
+        new_head: Whether a part of the head is not in these weights: those of the demo are a detector's.
     """
 
     imgsz: int = 0
     comparison: Comparison | None = None
     weights: str = ""
+    new_head: bool = False
 
     @property
     def proxy(self) -> Fidelity | None:
@@ -66,10 +71,15 @@ def target_of(
     """
     asked, recipe = options.target_imgsz, calibrated.recipe if calibrated else None
     windows_at = recipe.windows_at if recipe else 0
+    task = task_of_base(space.base)
     own_start = options.init in (None, "bank", "baseline") and not options.weights
     if asked == 0 or not (options.data or asked or options.window or windows_at):
-        of_demo = own_start and not (options.data or calibrated) and (space.base, space.scale) == WEIGHTS_OF
-        return Target(weights=str(WEIGHTS)) if of_demo else NO_TARGET
+        of_demo = (
+            own_start
+            and not (options.data or calibrated)
+            and (space.base.removesuffix(task.mark), space.scale) == WEIGHTS_OF
+        )
+        return Target(weights=str(WEIGHTS), new_head=task is not DETECT) if of_demo else NO_TARGET
     target = asked or windows_at or TARGET_IMGSZ
     proxy = fidelity_of(target, options.imgsz, options.window)
     if not proxy and recipe:
@@ -85,8 +95,11 @@ def target_notes(settings: Settings, dataset: Dataset) -> list[str]:
     """Return what a search says of its target before it starts; nothing for a study without one."""
     recipe = settings.recipe
     if not settings.target:
-        of_demo = recipe.weights and current_path(recipe.weights) == str(WEIGHTS)
-        return ["the baseline starts from weights that were trained on other scenes of the demo"] if of_demo else []
+        if not recipe.weights or current_path(recipe.weights) != str(WEIGHTS):
+            return []
+        task = task_of_base(settings.space.base)
+        rest = "" if task is DETECT else f", for detection; what {task.words} adds to the head is trained here"
+        return [f"the baseline starts from weights that were trained on other scenes of the demo{rest}"]
     seen = compare(read_labels(dataset)[0], settings.target, Fidelity(recipe.imgsz, recipe.windows_at))
     lines = [seen.line, *([seen.warning] if seen.warning else [])]
     if recipe.init not in ("bank", "baseline"):
@@ -94,7 +107,7 @@ def target_notes(settings: Settings, dataset: Dataset) -> list[str]:
     if recipe.weights:
         return [*lines, f"the baseline starts from trained weights: {recipe.weights}"]
     found = find_weights(settings.space.base, settings.space.scale)
-    name = f"{settings.space.base}{settings.space.scale}.pt"
+    name = f"{with_letter(settings.space.base, settings.space.scale)}.pt"
     if recipe.base_until:
         how = f"until its validation is flat, for {recipe.base_until} epochs at most"
         weights = f"{found[0]} is not used: {found[1]}" if found and found[1] else f"no {name} was found"
@@ -111,7 +124,7 @@ def find_weights(base: str, scale: str) -> tuple[Path, str] | None:
     run: one that does not load so cannot be used.
     """
     for folder in (Path.cwd(), *_host_folders()):
-        file = folder / f"{base}{scale}.pt"
+        file = folder / f"{with_letter(base, scale)}.pt"
         if file.is_file():
             from nas.model.weights_file import weights_problem
 

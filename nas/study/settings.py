@@ -249,7 +249,7 @@ def _or_none(value: object) -> object:
 
 def _space_words(space: SearchSpace) -> str:
     choices = sum(len(s.choices) - 1 for s in space.active)
-    return f"{space.name} ({space.base}{space.scale}, {len(space.active)} slots, {choices} swaps, {space.fingerprint})"
+    return f"{space.name} ({space.stock}, {len(space.active)} slots, {choices} swaps, {space.fingerprint})"
 
 
 def current_versions() -> tuple[tuple[str, str], ...]:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from nas.task.task import Task
 from nas.training.recipe import Recipe
 
 
@@ -37,7 +38,9 @@ def loss_values(items: Any) -> list[float]:
 def forget_validation(validator: Any) -> None:
     """Let a validator start without the result of its last run."""
     # Before 8.3.79, a run in which no box was right returned the result of the run before it.
-    validator.metrics.box = type(validator.metrics.box)()
+    for name in ("box", "seg", "pose"):
+        if (part := getattr(validator.metrics, name, None)) is not None:
+            setattr(validator.metrics, name, type(part)())
 
 
 def settings_of_host(settings: Mapping[str, object]) -> dict[str, object]:
@@ -107,6 +110,9 @@ def levels_of(outputs: Any, classes: int) -> list[Level]:
     """
     if isinstance(outputs, Mapping) and "one2one" in outputs:
         outputs = outputs["one2one"]
+    # Before 8.4.0, heads of segmentation, poses and rotated boxes gave the levels first, then what they add.
+    if isinstance(outputs, tuple):
+        outputs = outputs[0]
     # 8.4.0 made a dictionary, with the anchors of all levels in one row, of the list of maps.
     if not isinstance(outputs, Mapping):
         whole = [x.flatten(2).float() for x in outputs]
@@ -114,6 +120,25 @@ def levels_of(outputs: Any, classes: int) -> list[Level]:
     sizes = [x.shape[2] * x.shape[3] for x in outputs["feats"]]
     boxes = outputs["boxes"].float().unflatten(1, (4, -1)).split(sizes, -1)
     return list(zip(boxes, outputs["scores"].float().split(sizes, -1), strict=True))
+
+
+def further_of(outputs: Any, task: Task) -> dict[str, torch.Tensor]:
+    """Return what a head in training mode puts out besides boxes and classes; of an end-to-end head, one-to-one.
+
+    Args:
+        outputs: What the head returns.
+        task: Its task.
+
+    Returns:
+        Of masks ``mask_coefficient``, (images, masks, anchors), and ``proto``, (images, masks, height, width); of poses
+        ``kpts``, (images, values, anchors), before they are decoded; of rotated boxes ``angle``, (images, 1, anchors).
+    """
+    names = {"segment": ("mask_coefficient", "proto"), "pose": ("kpts",), "obb": ("angle",)}.get(task.name, ())
+    if isinstance(outputs, Mapping) and "one2one" in outputs:
+        outputs = outputs["one2one"]
+    # Before 8.4.0, a tuple: the levels, then these.
+    found = outputs if isinstance(outputs, Mapping) else dict(zip(names, outputs[1:], strict=True)) if names else {}
+    return {name: (found[name][0] if isinstance(found[name], tuple) else found[name]).float() for name in names}
 
 
 def nms_module() -> Any:

@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from ultralytics.utils.torch_utils import ModelEMA
 from nas.errors import BuildError, NotANumber, one_line
 from nas.model.host import check_yaml
 from nas.model.host_input import constructing
-from nas.model.trainer import Trainer
+from nas.model.trainer import TRAINERS, Trainer
 from nas.model.transfer import copy_matching, warm_start_swaps
+from nas.task.task import DETECT, Task
 from nas.training.batch_cache import BatchCache, detach_cache
 from nas.training.host_version import adapt_trainer, forget_validation, set_up_training
 from nas.training.initial_state import graph_of, initial_state
@@ -41,6 +43,9 @@ _REFRESH_BATCHES = 8
 
 class ProxyTrainer(Trainer):
     """Trains without checkpoints, plots, logs or a second validation; shares tensors and decoded images."""
+
+    of_task: Task = DETECT
+    """The task that is trained; `proxy_trainer_of` makes a class for each."""
 
     def __init__(self, job: ProxyJob, threads: int, overrides: dict[str, object]) -> None:
         self.job = job
@@ -101,7 +106,7 @@ class ProxyTrainer(Trainer):
             metrics, fitness = super().validate()
         finally:
             self.amp = amp
-        if not math.isfinite(validation_of(metrics).loss):
+        if not math.isfinite(validation_of(metrics, self.of_task).loss):
             raise NotANumber("the validation loss is not a number")
         return metrics, fitness
 
@@ -111,7 +116,7 @@ class ProxyTrainer(Trainer):
         self.ema = self.average
         metrics, _ = self.validate()
         self.ema = kept
-        return validation_of(metrics)
+        return validation_of(metrics, self.of_task)
 
     def score_untrained(self) -> EpochScore:
         """Set up and validate the initial weights, with recomputed BatchNorm statistics."""
@@ -132,7 +137,7 @@ class ProxyTrainer(Trainer):
     def validate_now(self) -> Validation:
         """Validate ``ema.ema`` as it is."""
         metrics, _ = self.validate()
-        return validation_of(metrics)
+        return validation_of(metrics, self.of_task)
 
     def validation_batches(self) -> Iterator[Any]:
         """Iterate over the validation images, ready for the model."""
@@ -197,7 +202,7 @@ class ProxyTrainer(Trainer):
         """
         check_yaml(self.job.yaml)
         start = torch.initial_seed()
-        baseline, own, given = initial_state(self.job, self.data["nc"])
+        baseline, own, given = initial_state(self.job, self.data["nc"], self.data.get("kpt_shape"))
         torch.manual_seed(start)
         try:
             with constructing(tasks):
@@ -217,7 +222,7 @@ class ProxyTrainer(Trainer):
     def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
         """Return a dataset with decoded images: that of an earlier job on the same data, or a new one."""
         windows = self.job.recipe.windows_at and (self.job.recipe.windows_at, self.job.recipe.validated_on)
-        key = (self.job.data_key, str(img_path), mode, batch, self.args.imgsz, windows)
+        key = (self.job.data_key, str(img_path), mode, batch, self.args.imgsz, windows, self.of_task.name)
         if key not in _DATASETS:
             for other in [k for k in _DATASETS if k[2] == mode]:
                 del _DATASETS[other]
@@ -318,10 +323,19 @@ class Float32Loss:
         return getattr(self._criterion, name)
 
 
-def validation_of(metrics: Any) -> Validation:
-    """Return a validation from the host's metrics."""
+@cache
+def proxy_trainer_of(task: Task) -> type[ProxyTrainer]:
+    """Return the trainer of proxies of a task: what is ours before what is the host's of the task."""
+    if task is DETECT:
+        return ProxyTrainer
+    return type("ProxyTrainer", (ProxyTrainer, TRAINERS[task.name]), {"of_task": task})
+
+
+def validation_of(metrics: Any, task: Task = DETECT) -> Validation:
+    """Return a validation from the host's metrics: the two of the task."""
+    map50, mean = task.keys
     return Validation(
-        map50=float(metrics["metrics/mAP50(B)"]),
-        map=float(metrics["metrics/mAP50-95(B)"]),
+        map50=float(metrics[map50]),
+        map=float(metrics[mean]),
         loss=float(sum(v for k, v in metrics.items() if k.startswith("val/"))),
     )

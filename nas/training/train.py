@@ -15,12 +15,13 @@ import torch
 from nas.errors import BatchHalved, Diverged, NotANumber
 from nas.files import replacing
 from nas.model.transfer import named_state
+from nas.space.bases import task_of_base
 from nas.training.checkpoint import Checkpointer
 from nas.training.host_patches import patched_host
 from nas.training.host_version import loss_values, settings_of_host
 from nas.training.initial_state import graph_of
 from nas.training.jobs import ProxyJob, ProxyResult
-from nas.training.proxy_trainer import ProxyTrainer, validation_of
+from nas.training.proxy_trainer import ProxyTrainer, proxy_trainer_of, validation_of
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore, Validation, diverges
 
@@ -106,7 +107,7 @@ def open_trainer(job: ProxyJob, threads: int) -> Iterator[ProxyTrainer]:
         folder = Path(scratch).absolute()  # the host puts relative paths below ``runs/`` in the current directory
         model = folder / f"{job.name}.yaml"
         model.write_text(job.yaml, encoding="utf-8")
-        trainer = ProxyTrainer(job, threads, _overrides(job, model, folder))
+        trainer = proxy_trainer_of(task_of_base(job.base))(job, threads, _overrides(job, model, folder))
         try:
             yield trainer
         finally:
@@ -119,7 +120,7 @@ def _score(trainer: Any) -> EpochScore:
         epoch=trainer.epoch + 1,
         train_loss=float(sum(loss_values(trainer.tloss))),
         seconds=float(trainer.epoch_time),
-        validation=validation_of(trainer.metrics) if trainer.args.val else None,
+        validation=validation_of(trainer.metrics, trainer.of_task) if trainer.args.val else None,
     )
 
 

@@ -12,9 +12,14 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from ultralytics.data import YOLODataset
+from ultralytics.utils.ops import resample_segments
 
-from nas.data.windows import Boxes, Place, draw_box, draw_window, fixed_windows, paint_ignored, see
+from nas.data.windows import Boxes, Place, draw_box, draw_window, fixed_windows, move_points, paint_ignored, see
+
+_DENSE = 1000
+"""Number of points of an outline that a window cuts: as many as the host makes of one."""
 
 
 class WindowDataset(YOLODataset):  # type: ignore[misc]  # Ultralytics is untyped
@@ -75,9 +80,28 @@ class WindowDataset(YOLODataset):  # type: ignore[misc]  # Ultralytics is untype
             bboxes=np.concatenate(
                 [(shown[:, :2] + shown[:, 2:]) / 2, shown[:, 2:] - shown[:, :2]], 1, dtype=np.float32
             ),
-            segments=[],  # boxes are what is detected; outlines would have to be cut
+            segments=self._outlines(label["segments"], labelled, place, shape),
         )
+        if self.use_keypoints:
+            points = label["keypoints"][labelled]  # x, y and visibility
+            points[..., :2], seen = move_points(points[..., :2], place, shape)
+            points[..., 2] *= seen
+            label["keypoints"] = points
         return dict(self.update_labels_info(label))
+
+    def _outlines(
+        self, outlines: list[Any], labelled: npt.NDArray[np.bool_], place: Place, shape: tuple[int, int]
+    ) -> list[Any]:
+        """Return what a window shows of outlines, or of rotated boxes; nothing where boxes are what is detected."""
+        if not (self.use_segments or self.use_obb):
+            return []
+        found = []
+        for outline, wanted in zip(outlines, labelled, strict=True):
+            if wanted:
+                whole = move_points(outline, place, shape)[1].all()
+                dense = outline if whole else resample_segments([outline], max(_DENSE, len(outline) + 1))[0]
+                found.append(move_points(dense, place, shape)[0])
+        return found
 
     def _shape(self, original: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that the host scales an image to."""

@@ -151,14 +151,31 @@ def _stage(old: Any, new: Any, source: Kept, scores: Scores) -> Kept:
 
 
 def _head(old: Any, new: Any, sources: Sequence[Kept], scores: Scores) -> Kept:
-    """Copy both branches of every level; the outputs, bins of the boxes' sides and classes, are all kept."""
-    for wide, narrow in ((old.cv2, new.cv2), (old.cv3, new.cv3)):
-        for branch, own, source in zip(wide, narrow, sources, strict=True):
-            hidden = _stage(branch[0], own[0], source, scores)
-            hidden = _stage(branch[1], own[1], hidden, scores)
-            own[2].weight.copy_(branch[2].weight[:, hidden.index])
-            own[2].bias.copy_(branch[2].bias)
+    """Copy the branches of every level; the outputs, such as bins of the boxes' sides and classes, are all kept."""
+    for name in ("cv2", "cv3", "cv4"):  # the last is that of masks, key points or angles
+        if hasattr(old, name):
+            for branch, own, source in zip(getattr(old, name), getattr(new, name), sources, strict=True):
+                hidden = _stage(branch[0], own[0], source, scores)
+                hidden = _stage(branch[1], own[1], hidden, scores)
+                own[2].weight.copy_(branch[2].weight[:, hidden.index])
+                own[2].bias.copy_(branch[2].bias)
+    if hasattr(old, "proto"):
+        _prototypes(old.proto, new.proto, sources[0], scores)
     return Kept.all_of(old.no)
+
+
+def _prototypes(old: Any, new: Any, source: Kept, scores: Scores) -> None:
+    """Copy what makes the prototypes of masks, which are all kept.
+
+    The transposed convolution has no score: of its channels those are kept that the next convolution weights most.
+    """
+    first = _free(old.cv1, new.cv1, source, scores)
+    taken = old.cv2.conv.weight.transpose(0, 1).flatten(1).norm(dim=1)
+    wide = Kept.best(taken, new.upsample.out_channels)
+    new.upsample.weight.copy_(old.upsample.weight[first.index][:, wide.index])
+    new.upsample.bias.copy_(old.upsample.bias[wide.index])
+    last = _free(old.cv2, new.cv2, wide, scores)
+    _conv(old.cv3, new.cv3, last, Kept.all_of(old.cv3.conv.out_channels))
 
 
 _LAYERS: Mapping[str, Callable[[Any, Any, Sequence[Kept], Scores], Kept]] = {
@@ -170,4 +187,7 @@ _LAYERS: Mapping[str, Callable[[Any, Any, Sequence[Kept], Scores], Kept]] = {
     "Upsample": _same,
     "Concat": _same,
     "Detect": _head,
+    "Segment": _head,
+    "Pose": _head,
+    "OBB": _head,
 }

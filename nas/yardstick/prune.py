@@ -48,7 +48,9 @@ def prune(job: PruneJob, threads: int, report: Callable[[tuple[int, int]], None]
         trainer.set_up()
         found = channel_scores(trainer.model, trainer.sample(BATCHES))
         wide = trainer.ema.ema
-        narrow = build(render(job.yardstick).yaml, job.yardstick.scale, trainer.data["nc"])
+        narrow = build(
+            render(job.yardstick).yaml, job.yardstick.scale, trainer.data["nc"], trainer.data.get("kpt_shape")
+        )
         scores = {module: found[name] for name, module in wide.named_modules() if name in found}
         device = next(wide.parameters()).device
         kept = slice_model(wide.cpu(), narrow, graph, scores)

@@ -15,7 +15,7 @@ from nas.space.variant import Variant, check_scale, make_yardstick
 
 STEPS = 10_000
 """Width multiples that are tried, for each 1.0."""
-PRUNABLE = frozenset({"Conv", "C2f", "C3", "SPP", "SPPF", "nn.Upsample", "Concat", "Detect"})
+PRUNABLE = frozenset({"Conv", "C2f", "C3", "SPP", "SPPF", "nn.Upsample", "Concat", "Detect", "Segment", "Pose", "OBB"})
 """Modules whose channels `nas.yardstick.channels` can choose from."""
 _COSTS: dict[tuple[object, ...], Cost] = {}
 
@@ -48,9 +48,10 @@ def widest_within(base: str, scale: str, gflops: float) -> Variant:
         SpaceError: The base cannot be pruned, has no more than these GFLOPs itself, or has no yardstick of so few.
     """
     check_prunable(base, scale)
-    own = cost_of(Variant(base, scale)).gflops
+    stock = Variant(base, scale)
+    own = cost_of(stock).gflops
     if gflops >= own:
-        raise SpaceError(f"a yardstick of {gflops:.2f} GFLOPs would not be smaller than {base}{scale}, of {own:.2f}")
+        raise SpaceError(f"a yardstick of {gflops:.2f} GFLOPs would not be smaller than {stock.stock}, of {own:.2f}")
     low, high = 0, round(load_base(base).scales[scale][1] * STEPS)  # the widest within that is known, the first above
     while high - low > 1:
         middle = (low + high) // 2
@@ -59,7 +60,7 @@ def widest_within(base: str, scale: str, gflops: float) -> Variant:
     if not low:
         least = cost_of(make_yardstick(base, scale, 1 / STEPS)).gflops
         raise SpaceError(
-            f"no width of {base}{scale} has at most {gflops:.2f} GFLOPs: the narrowest has {least:.2f}, the stock "
+            f"no width of {stock.stock} has at most {gflops:.2f} GFLOPs: the narrowest has {least:.2f}, the stock "
             f"model {own:.2f}"
         )
     return make_yardstick(base, scale, low / STEPS)

@@ -23,15 +23,19 @@ from ultralytics.utils.torch_utils import get_flops
 import nas
 from nas.cli import cli
 from nas.data.dataset import load, write_resolved
+from nas.data.demo import generate
 from nas.emit.forms import FORMS
 from nas.errors import NotANumber
 from nas.model.cost import model_cost
 from nas.model.host import build
 from nas.model.render import render
 from nas.ops import listing
-from nas.space.variant import parse_swaps
+from nas.space.bases import task_of_base
+from nas.space.variant import Variant, parse_swaps
 from nas.study.location import locate
 from nas.study.study import Study
+from nas.task.task import POSE
+from nas.training.host_version import further_of, levels_of
 from nas.training.jobs import ProxyJob
 from nas.training.proxy_trainer import ProxyTrainer
 from nas.training.recipe import Recipe
@@ -229,3 +233,38 @@ def test_costs_are_those_of_the_release_itself():
     model = ultralytics.YOLO("yolov8n.yaml").model
     assert cost.params == sum(p.numel() for p in model.parameters())
     assert cost.gflops == pytest.approx(get_flops(model), rel=0.01)
+
+
+@pytest.mark.parametrize("base", ["yolov8", "yolov8-seg", "yolov8-pose", "yolov8-obb"])
+def test_what_the_heads_of_all_tasks_put_out(base):
+    task = task_of_base(base)
+    net = build(render(Variant(base, "n")).yaml, "n", 3, (5, 3) if task is POSE else None)
+    net.model[-1].training = True
+    with torch.no_grad():
+        raw = net(torch.rand(2, 3, 64, 96))
+    anchors = [(64 // stride) * (96 // stride) for stride in (8, 16, 32)]
+    assert [tuple(boxes.shape) for boxes, _ in levels_of(raw, 3)] == [(2, 4, 16, n) for n in anchors]
+    assert [tuple(classes.shape) for _, classes in levels_of(raw, 3)] == [(2, 3, n) for n in anchors]
+    every = sum(anchors)
+    expected = {
+        "segment": {"mask_coefficient": (2, 32, every), "proto": (2, 32, 16, 24)},
+        "pose": {"kpts": (2, 15, every)},
+        "obb": {"angle": (2, 1, every)},
+    }
+    assert {name: tuple(part.shape) for name, part in further_of(raw, task).items()} == expected.get(task.name, {})
+
+
+@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb"])
+def test_a_proxy_of_another_task_trains(base, tmp_path):
+    task = task_of_base(base).name
+    for name, content in generate({"train": 8, "val": 4}, task=task).items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    dataset = load(tmp_path / "data", task)
+    variant, data = parse_swaps(base, "n", ["neck.up_p3=DySample"]), str(write_resolved(dataset, tmp_path))
+    recipe = replace(RECIPE, epochs=1)
+    text = render(variant).yaml
+    job = ProxyJob(variant.name, text, base, "n", variant.swaps, data, dataset.fingerprint, recipe, 0)
+    result = train(job, 1, lambda _: None)
+    assert np.isfinite(result.curve[-1].train_loss)
+    assert np.isfinite(result.average.loss)

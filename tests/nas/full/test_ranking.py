@@ -17,7 +17,7 @@ from nas.cli import cli
 from nas.errors import StudyError
 from nas.full.handover import winner_of
 from nas.full.ranking import groups_of, proxy_agreement, rank_full
-from nas.full.table import ablation_table, full_notes
+from nas.full.table import ablation_table, full_notes, ranking_cells
 from nas.ranking.verdict import compare
 
 
@@ -101,6 +101,20 @@ def test_tables_of_a_paper(of_study):
     assert [row["kind"] for row in table] == ["baseline", *["variant"] * 5, "scaled"]
     assert float(table[0]["map50_95_sd"]) == pytest.approx(0.02)
     assert table[0]["large"] == ""
+
+
+def test_tables_of_another_task_name_its_metric_and_have_no_sizes(of_study):
+    _, runs = of_study
+    rows = rank_full([replace(run, base="yolov8-pose") for run in runs], 0.02)
+    head, _, baseline, *_ = ablation_table(rows, "md").splitlines()
+    assert head.startswith("| model | n | P | R | pose mAP50 | pose mAP50-95 | params (M) | GFLOPs |")
+    assert head.endswith("| Δ pose mAP50-95 | verdict |")
+    assert baseline.count(" | ") == head.count(" | ")
+    columns, cells = ranking_cells(rows)
+    assert "pose mAP50-95" in columns
+    assert "S/M/L" not in columns
+    assert {len(line) for line in cells} == {len(columns)}
+    assert "S/M/L" not in " ".join(full_notes(rows, runs, None, "data.yaml"))
 
 
 def test_commands_show_full_trainings(of_study, monkeypatch, tmp_path):

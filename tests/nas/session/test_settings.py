@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 import nas.model.latency
-from nas.errors import OptionError, StudyError
+from nas.errors import OptionError, SpaceError, StudyError
 from nas.model.latency import machine
 from nas.ranking.rank import ranking_of
 from nas.session.search import Session
-from nas.session.settings import auto_workers
+from nas.session.settings import auto_workers, searched_task
+from nas.space.search_space import SearchSpace, Slot
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
 from nas.study.settings import PER_SEED, SHARED
@@ -32,6 +33,18 @@ def test_workers_by_default(begin, monkeypatch, changes, expected):
     monkeypatch.setattr("nas.workers.count.available_cores", lambda: 8)
     monkeypatch.setattr("nas.workers.count.available_memory", lambda: 64e9)
     assert auto_workers(replace(begin().study.settings, **changes)) == expected
+
+
+def test_which_tasks_are_searched():
+    def of(base: str) -> str:
+        return searched_task(
+            SearchSpace("s", base, "n", (Slot("backbone.c2f_p3", ("backbone.c2f_p3",), ("keep",)),))
+        ).name
+
+    found = [of(base) for base in ("yolov8", "yolov8-seg", "yolov8-pose", "yolov8-obb")]
+    assert found == ["detect", "segment", "pose", "obb"]
+    with pytest.raises(SpaceError, match="yolov8-cls is a base of classification, of which no proxies are trained"):
+        of("yolov8-cls")
 
 
 def test_a_bank_unless_told_otherwise(begin):

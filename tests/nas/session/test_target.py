@@ -16,11 +16,14 @@ from nas.errors import DataError, OptionError, StudyError
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.weights_file import weights_problem
-from nas.session.target import target_notes
+from nas.session.options import SearchOptions
+from nas.session.recipe import new_recipe
+from nas.session.target import Target, target_notes, target_of
+from nas.space.space_file import load_space
 from nas.space.variant import Variant
 from nas.study.settings import Settings
 from nas.study.study import Study
-from nas.training.recipe import FINE_TUNE_LR0
+from nas.training.recipe import FINE_TUNE_LR0, SCRATCH_LR0
 
 
 @pytest.fixture
@@ -190,3 +193,14 @@ def test_the_demo_starts_from_its_own_weights(begin, monkeypatch, tmp_path):
     assert current_path(str(WEIGHTS)) == str(WEIGHTS)
     assert current_path(f"/gone/{WEIGHTS.name}") == str(moved)
     assert current_path("/gone/other.pt") == "/gone/other.pt"
+
+
+@pytest.mark.parametrize("base", ["yolov8", "yolov8-seg", "yolov8-pose", "yolov8-obb"])
+def test_a_demo_of_another_task_trains_what_its_head_adds(base):
+    space, options = replace(load_space("quick"), base=base), SearchOptions(device="cpu")
+    target = target_of(space, options, None, None)
+    assert target == Target(weights=str(WEIGHTS), new_head=base != "yolov8")
+    recipe = new_recipe(options, None, target)
+    other = (recipe.base_epochs, recipe.base_lr0)
+    assert other == ((6, SCRATCH_LR0) if target.new_head else (3, FINE_TUNE_LR0))
+    assert new_recipe(replace(options, base_epochs=5), None, target).base_epochs == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from nas.model.host import build
 from nas.model.render import render
@@ -45,13 +46,19 @@ def silence(wide, narrow, scores) -> None:
             lost = ~(module.bn.running_mean[:, None] == found[None, :]).any(1)
             module.bn.weight[lost] = 0
             module.bn.bias[lost] = 0
+        elif isinstance(module, torch.nn.ConvTranspose2d):
+            own = dict(narrow.named_modules())[name]
+            lost = ~(module.bias[:, None] == own.bias[None, :]).any(1)
+            module.weight[:, lost] = 0
+            module.bias[lost] = 0
 
 
 @pytest.mark.parametrize(
     ("base", "scale", "width", "depthwise"),
     [
         ("yolov8", "n", 0.17, False), ("yolov8", "s", 0.31, False), ("yolov5", "n", 0.15, False),
-        ("yolov8", "n", 0.17, True),
+        ("yolov8", "n", 0.17, True), ("yolov8-seg", "n", 0.17, False), ("yolov8-pose", "n", 0.17, False),
+        ("yolov8-obb", "s", 0.31, False),
     ],
 )  # fmt: skip
 def test_a_sliced_model_computes_what_the_wide_one_does_without_the_channels_that_are_lost(
@@ -68,7 +75,7 @@ def test_a_sliced_model_computes_what_the_wide_one_does_without_the_channels_tha
         outputs: list[torch.Tensor] = []
         handles = [layer.register_forward_hook(lambda *a, to=outputs: to.append(a[2])) for layer in model.model[:-1]]
         with torch.no_grad():
-            outputs.append(model(image)[0])
+            outputs.append(torch.cat([leaf.flatten() for leaf in tree_leaves(model(image)[0])]))
         for handle in handles:
             handle.remove()
         seen.append(outputs)

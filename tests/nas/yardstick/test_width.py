@@ -73,3 +73,12 @@ def test_bases_that_cannot_be_pruned_say_why():
         check_prunable("yolov9c", "")
     check_prunable("yolov5", "s")
     check_prunable("yolov8-p2", "n")
+
+
+def test_the_prototypes_of_masks_are_narrower_too():
+    check_prunable("yolov8-pose", "n")
+    check_prunable("yolov8-obb", "n")
+    check_prunable("yolov8-seg", "s")
+    narrow = make_yardstick("yolov8-seg", "s", 0.4)
+    assert narrow.graph().layers[-1].args == ("nc", 32, 104)  # 0.4 of 256, a multiple of 8
+    assert cost_of(make_yardstick("yolov8-seg", "s", 0.5)).gflops == cost_of(Variant("yolov8-seg", "s")).gflops
