@@ -43,7 +43,7 @@ class RankedVariant:
         rank: From 1.
         id: ID of the variant, 8 hexadecimal digits; `nas emit-yaml` takes it.
         swaps: Its swaps in one line; ``baseline`` for none.
-        map50_95: Mean mAP50-95 over seeds.
+        map50_95: Mean mAP50-95 over seeds; in a study of masks, key points or oriented boxes, that of these.
         map50: Mean mAP50 over seeds.
         delta_map50_95: Difference of mAP50-95 to the baseline under the same seeds; None without a common seed.
         interval_low: Lower end of the 95 % interval of that difference; None if the error is unknown.

@@ -106,8 +106,9 @@ def _csv(found: Front) -> str:
 def _print(study: Study, found: Front) -> None:
     """Print the front as a table with its notes."""
     from nas.report import console
+    from nas.space.bases import shown_task
 
     out = console.make_console()
-    out.print(console.front_table(found, out.width))
+    out.print(console.front_table(found, out.width, shown_task(study.settings.space.base).metric))
     for line in console.front_notes(study, found):
         out.print(line, markup=False)

@@ -18,6 +18,7 @@ from nas.html.section import Section
 from nas.html.sections import sections_of
 from nas.html.source import VERDICTS, Source, kind_of, swaps_of
 from nas.report.ranking_notes import conclusion
+from nas.space.bases import shown_task
 from nas.training.scores import signed
 from nas.version import __version__
 
@@ -63,7 +64,7 @@ def study_page(source: Source, sections: Sequence[Section] | None = None) -> str
     s = source.settings
     return page(
         title=source.name,
-        eyebrow=f"{s.space.base}{s.space.scale} on {Path(s.data).name or 'demo data'}, {now()}",
+        eyebrow=f"{s.space.stock} on {Path(s.data).name or 'demo data'}, {now()}",
         answer=[answer],
         commands=commands,
         tiles=_tiles(source),
@@ -141,15 +142,16 @@ def _tiles(source: Source) -> list[dict[str, str]]:
     if source.base is None or source.winner is None:
         return []
     base, best = source.base.trial, source.winner
+    metric = shown_task(source.settings.space.base).metric
     tiles = [
-        _tile("Baseline mAP50-95", f"{base.map:.3f}", f"{base.gflops:.2f} GFLOPs, {base.params / 1e6:.2f} M params")
+        _tile(f"Baseline {metric}", f"{base.map:.3f}", f"{base.gflops:.2f} GFLOPs, {base.params / 1e6:.2f} M params")
     ]
     if not best.trial.variant.is_baseline and best.delta_map is not None:
         kind = kind_of(best)
         modules = ", ".join(dict.fromkeys(label.partition("(")[0] for _, label in swaps_of(best.trial)))
         reach = f"±{(best.interval[1] - best.interval[0]) / 2:.4f}, " if best.interval else ""
         value = f"{VERDICTS[kind][0]} {signed(best.delta_map, 4)}"
-        tiles.append(_tile(f"First: {modules}", value, f"mAP50-95, {reach}{VERDICTS[kind][1]}", kind))
+        tiles.append(_tile(f"First: {modules}", value, f"{metric}, {reach}{VERDICTS[kind][1]}", kind))
         if best.delta_gflops is not None:
             tiles.append(
                 _tile("Its GFLOPs", f"{signed(100 * best.delta_gflops, 1)} %", f"{best.trial.gflops:.2f} at 640 px")

@@ -59,7 +59,7 @@ def _facts(source: Source) -> dict[str, str]:
     return {
         "Answer": answer_of(source)[0],
         "Data": s.data or "demo data",
-        "Space": f"{s.space.name}, {s.space.base}{s.space.scale}",
+        "Space": f"{s.space.name}, {s.space.stock}",
         "Target": f"{s.target} px" if s.target else "",
         "Proxy": f"{s.recipe.init}, {s.recipe.epochs} epochs, {s.recipe.imgsz} px",
         "Baseline": f"{base.trial.map:.4f} mAP50-95, {base.trial.gflops:.2f} GFLOPs" if base else "not finished",

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nas.space.bases import shown_task
+from nas.task.task import DETECT
 from nas.training.scores import signed
 
 if TYPE_CHECKING:
@@ -62,12 +64,13 @@ def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float]
     """Return the ranking as a table, on a narrow terminal without its least important columns.
 
     Args:
-        rows: The ranking.
+        rows: The ranking, not empty.
         width: Of the terminal.
         full: mAP50-95 of full trainings by variant ID.
     """
     trained = full or {}
     wide = width >= _WIDE
+    task = shown_task(rows[0].trial.variant.base)
 
     def within(value: str, interval: tuple[float, float] | None, digits: int) -> str:
         return f"{value} ±{(interval[1] - interval[0]) / 2:.{digits}f}" if interval and wide else value
@@ -82,7 +85,7 @@ def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float]
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
         "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),
-        "mAP50-95": lambda r: within(f"{r.trial.map:.3f}", r.map_interval, 3),
+        task.metric: lambda r: within(f"{r.trial.map:.3f}", r.map_interval, 3),
         "n": lambda r: str(r.seeds),
         "Δ": difference,
         "verdict": lambda r: r.verdict if r.seeds > 1 or r.trial.variant.is_baseline else f"{r.seeds} seed",
@@ -95,7 +98,7 @@ def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float]
         "params": lambda r: f"{r.trial.params / 1e6:.2f}M",
         "ms": lambda r: "" if r.trial.latency_ms is None else f"{r.trial.latency_ms:.1f}",
         "distil": lambda r: "" if r.trial.distillation is None else f"{r.trial.distillation:.2f}",
-        "mAP/GFLOP": lambda r: f"{r.trial.map_per_gflop:.4f}",
+        task.named("mAP/GFLOP"): lambda r: f"{r.trial.map_per_gflop:.4f}",
     }
     idle = [] if wide else ["n", "shrunk", "params", "Δ%", "distil"]
     idle += ["distil"] * all(r.trial.distillation is None for r in rows)
@@ -113,8 +116,14 @@ def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float]
     return table
 
 
-def front_table(front: Front, width: int) -> Table:
-    """Return the front of a study as a table, on a narrow terminal without its least important columns."""
+def front_table(front: Front, width: int, metric: str = DETECT.metric) -> Table:
+    """Return the front of a study as a table, on a narrow terminal without its least important columns.
+
+    Args:
+        front: The front.
+        width: Of the terminal.
+        metric: The main metric of the study's task.
+    """
 
     def cost(row: FrontRow, quantity: str, factor: float, unit: str = "") -> str:
         value = row.costs.get(quantity)
@@ -144,7 +153,7 @@ def front_table(front: Front, width: int) -> Table:
         "Δ%": share,
         "params": lambda r: cost(r, "params", 1e6, "M"),
         "ms": lambda r: cost(r, "latency_ms", 1),
-        "mAP50-95": map_of,
+        metric: map_of,
         "predicted Δ": lambda r: difference(r.predicted),
         "measured Δ": lambda r: "" if r.kind == "baseline" else difference(r.measured),
         "n": lambda r: str(r.seeds or ""),
@@ -183,9 +192,10 @@ def yardstick_table(
     rows: Sequence[RankRow], yardsticks: Sequence[RankRow], against: Mapping[Variant, Against]
 ) -> Table:
     """Return the yardsticks from the most GFLOPs on, each followed by the variants near it, with both verdicts."""
-    right = ("GFLOPs", "Δ%", "mAP50-95", "n", "Δ baseline", "Δ yardstick")
+    metric = shown_task(yardsticks[0].trial.variant.base).metric
+    right = ("GFLOPs", "Δ%", metric, "n", "Δ baseline", "Δ yardstick")
     table = make_table(
-        "model", "GFLOPs", "Δ%", "mAP50-95", "n", "Δ baseline", "verdict", "Δ yardstick", "verdict against it",
+        "model", "GFLOPs", "Δ%", metric, "n", "Δ baseline", "verdict", "Δ yardstick", "verdict against it",
         right=right, no_wrap=right,
     )  # fmt: skip
     for yardstick in reversed(yardsticks):

@@ -17,6 +17,7 @@ from nas.ranking.replicates import pool_replicates
 from nas.ranking.verdict import LEAST_SEEDS, LEVEL
 from nas.ranking.yardstick import NEAR
 from nas.report.bank_table import idle_words
+from nas.space.bases import shown_task
 from nas.space.choice import KEEP, NONE
 from nas.space.space_file import shipped_spaces
 from nas.space.variant import describe_swaps
@@ -24,6 +25,7 @@ from nas.study.budget import Rung
 from nas.study.settings import PER_SEED, SHARED, Settings
 from nas.study.study import Study
 from nas.study.trial import Trial
+from nas.task.task import DETECT
 from nas.training.scores import SCORES, signed
 
 
@@ -37,6 +39,7 @@ def ranking_notes(study: Study, fidelity: str = "", rows: Sequence[RankRow] | No
             f"Proxy: {_proxy_words(study, fidelity)}; {s.images[0]} training and {s.images[1]} validation images of "
             f"{s.data or 'the demo data'}."
         ),
+        *_metric(s),
         *_rungs(study, fidelity),
         *_seeds(study, rows),
         *(f"Seed {seed} is excluded for all variants: {why}" for seed, why in sorted(study.excluded_seeds.items())),
@@ -76,6 +79,12 @@ def yardstick_words(yardsticks: Sequence[RankRow]) -> list[str]:
             "(Holm's correction over all that are compared)."
         )
     ]
+
+
+def _metric(s: Settings) -> list[str]:
+    """Return what mAP50-95 is in a study of another task than detection."""
+    task = shown_task(s.space.base)
+    return [] if task is DETECT else [f"Metric: mAP50 and mAP50-95 are those of {task.words}: {task.metric}."]
 
 
 def _rungs(study: Study, fidelity: str) -> list[str]:
@@ -332,7 +341,7 @@ def conclusion(study: Study) -> list[str]:
         return ["The baseline has not finished: there is nothing to compare these variants with yet."]
     best = find_winner(study, rows)
     above = rows.index(best)
-    text = f"Compared {len(rows)} variants of {best.trial.variant.base}{best.trial.variant.scale}."
+    text = f"Compared {len(rows)} variants of {best.trial.variant.stock}."
     if len(rows) == 1:
         text = "Only the baseline has finished yet."
     elif best.trial.variant.is_baseline:

@@ -16,7 +16,7 @@ def made(source: Source) -> Section:
     done = [t for t in runs if t.status == "done"]
     hours = sum(t.seconds for t in runs) / 3600
     spent = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    space = f"{s.space.base}{s.space.scale}, {len(s.space.active)} slots, {s.space.size:.3g} variants"
+    space = f"{s.space.stock}, {len(s.space.active)} slots, {s.space.size:.3g} variants"
     images = f"{s.images[0]} training and {s.images[1]} validation images"
     facts: list[tuple[str, str]] = [
         ("Study", f"{source.name}, {source.study.location.shown}"),

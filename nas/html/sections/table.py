@@ -7,6 +7,7 @@ from typing import Any
 from nas.html.section import Section
 from nas.html.source import VERDICTS, Source, kind_of, swaps_of, words_of
 from nas.ranking.rank import RankRow
+from nas.space.bases import shown_task
 from nas.training.scores import signed
 
 COLUMNS = ("Variant", "mAP50", "mAP50-95", "Δ mAP50-95", "± 95 %", "Seeds", "Verdict", "Params (M)", "GFLOPs")
@@ -45,7 +46,8 @@ def table_of(source: Source) -> tuple[list[str], list[dict[str, Any]]]:
         }
         for row in source.rows
     ]
-    return [*COLUMNS, *([LATENCY] if timed else [])], lines
+    columns = map(shown_task(source.settings.space.base).named, COLUMNS)
+    return [*columns, *([LATENCY] if timed else [])], lines
 
 
 def parts_of(source: Source) -> list[RankRow]:

@@ -51,6 +51,22 @@ def test_a_table_of_swaps_from_a_bank(ranked_study):
     assert "distil" not in lines(rank_trials(study.trials(), 0.02), 140)[0]  # nothing was distilled
 
 
+def test_columns_name_the_metric_of_the_task(ranked_study):
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.41, 8.0)])
+    rows = [
+        replace(row, trial=replace(row.trial, variant=replace(row.trial.variant, base="yolov8-seg")))
+        for row in rank_trials(study.trials(), 0.02)
+    ]
+
+    def columns(rows):
+        return [column.header for column in console.ranking_table(rows, 140).columns]
+
+    of_boxes = columns(rank_trials(study.trials(), 0.02))
+    assert {"mAP50-95", "mAP/GFLOP"} < set(of_boxes)
+    renamed = {"mAP50-95": "mask mAP50-95", "mAP/GFLOP": "mask mAP/GFLOP"}
+    assert columns(rows) == [renamed.get(name, name) for name in of_boxes]
+
+
 def test_a_difference_that_rounds_to_nothing_has_no_sign(ranked_study):
     assert [signed(x, 4) for x in (0.00004, -0.00004, 0.0, -0.0, 0.00006, -0.00006, 1.0)] == [
         "0.0000", "0.0000", "0.0000", "0.0000", "+0.0001", "-0.0001", "+1.0000",
