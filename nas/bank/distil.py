@@ -80,8 +80,8 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         for candidate in job.candidates:
             try:
                 students.append(_student(candidate, job.proxy, teacher, trainer.data, inputs))
-            except BuildError as error:
-                found[candidate] = Distilled(candidate, "", math.nan, math.nan, str(error))
+            except BuildError as failure:
+                found[candidate] = Distilled(candidate, "", math.nan, math.nan, str(failure))
         del inputs
         steps = recipe.bank_epochs * per_epoch
         saved = Path(job.folder) / f"progress-{_digest(*(f'{c.slot}={c.label}' for c in job.candidates))}.pt"
