@@ -162,6 +162,7 @@ class StudyResult:
         *,
         format: Literal["html", "md", "json", "png"] = "html",  # noqa: A002  as the option of the command
         force: bool = False,
+        pictures: bool = True,
     ) -> tuple[Path, ...]:
         """Write the report, as `nas report` does, and return the files that it consists of.
 
@@ -169,17 +170,20 @@ class StudyResult:
             path: The file; by default ``NAME-report`` with the format's ending in the current directory.
             format: ``html`` is one page that needs no network; ``png`` needs an installed Chromium.
             force: Whether a file that exists is replaced.
+            pictures: Whether the baseline and the winner detect on validation images, where the study has weights of
+                both; for ``html`` and ``png`` only.
 
         Raises:
             OutputError: A file exists, or cannot be written.
             StudyError: The study is damaged.
         """
-        from nas.html.forms import FORMS, write_report
+        from nas.html.forms import DRAWN, FORMS, write_report
         from nas.html.source import read_source
 
         if format not in FORMS:
             raise OptionError(f"format is {shown(format)}, expected one of {', '.join(FORMS)}")
-        return write_report([read_source(self.study)], None if path is None else Path(path), format, force=force)
+        source = read_source(self.study, pictures=pictures and format in DRAWN)
+        return write_report([source], None if path is None else Path(path), format, force=force)
 
 
 def load_study(name: str, storage: str | None = None) -> StudyResult:

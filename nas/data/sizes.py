@@ -82,7 +82,7 @@ def _matched(labels: Array, predictions: Array, least: float, most: float) -> tu
     counts = _inside(labels, least, most)
     order = np.argsort(~counts, kind="stable")  # a label in the range is preferred to one that is ignored
     labels, counts = labels[order], counts[order]
-    iou = _iou(predictions[:, 1:], labels)
+    iou = pairwise_iou(predictions[:, 1:], labels)
     outside = ~_inside(predictions[:, 1:], least, most)
     hit = np.zeros((len(_IOUS), len(predictions)))
     ignored = np.zeros_like(hit)
@@ -119,8 +119,8 @@ def _inside(boxes: Array, least: float, most: float) -> npt.NDArray[np.bool_]:
     return np.asarray((area >= least) & (area < most))
 
 
-def _iou(a: Array, b: Array) -> Array:
-    """Return the IoU of all pairs of boxes, (a, b)."""
+def pairwise_iou(a: Array, b: Array) -> Array:
+    """Return the IoU of all pairs of boxes, (a, b), of corners x1, y1, x2, y2."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     overlap = np.clip(high - low, 0, None).prod(2)

@@ -9,15 +9,17 @@ from typing import Any
 
 from nas.errors import OutputError, full_disk
 from nas.files import write_atomic
+from nas.full.table import full_rows
 from nas.html.chromium import pictures
 from nas.html.page import answer_of, study_page, warnings_of
-from nas.html.section import Section
+from nas.html.section import RESULT, Section
 from nas.html.sections import sections_of
 from nas.html.sections.made import command_of
 from nas.html.sections.table import table_of
 from nas.html.source import Source
 from nas.html.together import together_page
 from nas.ranking.rank import export_rows
+from nas.ranking.yardstick import yardsticks_json
 
 Files = Mapping[Path, str | bytes]
 _Write = Callable[[Source, Path], Files]
@@ -37,7 +39,7 @@ def _json(source: Source, path: Path) -> Files:
 
 def _png(source: Source, path: Path) -> Files:
     sections = sections_of(source)
-    drawn = [s for s in sections if s.figures or s.template in ("report_forest.html.j2", "report_heat_map.html.j2")]
+    drawn = [s for s in sections if s.figures or s.template in _DRAWN_BY_TEMPLATES]
     stem = path.with_suffix("")
     made = pictures(study_page(source, sections), [section.id for section in drawn])
     return {stem.with_name(f"{stem.name}-{key}.png"): content for key, content in made.items()}
@@ -50,6 +52,9 @@ FORMS: Mapping[str, tuple[str, _Write]] = {
     "png": ("png", _png),
 }
 """Name of a form to the ending of its file and what makes it."""
+DRAWN = ("html", "png")
+"""Forms that show pictures of detections."""
+_DRAWN_BY_TEMPLATES = ("report_forest.html.j2", "report_heat_map.html.j2", "report_detections.html.j2")
 
 
 def write_report(
@@ -107,6 +112,8 @@ def to_json(source: Source) -> dict[str, Any]:
         "next": commands,
         "rows": export_rows(source.rows),
         "effects": source.effects.to_json() if source.effects else None,
+        "yardsticks": yardsticks_json(source.yardsticks) or None,
+        "full": full_rows(source.full) or None,
         "bank": source.study.bank or None,
         "calibration": source.settings.calibrated or None,
         "command": command_of(source),
@@ -126,13 +133,21 @@ def to_markdown(source: Source) -> str:
         rule = "|" + "|".join("---" if i in (0, 6) else "---:" for i in range(len(columns))) + "|"
         rows = [f"| {' | '.join(map(_cell, cells))} |" for cells in (columns, *(line["cells"] for line in lines))]
         parts.append("\n".join([rows[0], rule, *rows[1:]]))
-    parts += [_words(section) for section in sections if section.notes]
+    parts += [_words(section) for section in sections if section.notes or section.template == RESULT]
     parts.append("\n".join(["## Command", "", "```bash", command_of(source), "```"]))
     return "\n\n".join(parts) + "\n"
 
 
 def _words(section: Section) -> str:
-    return "\n".join([f"## {section.title}", "", *(f"- {_cell(note)}" for note in section.notes)])
+    """Return what a section says: its table, if it is one of results, and its notes."""
+    lines = [f"## {section.title}", ""]
+    if section.template == RESULT:
+        columns, texts = section.values["columns"], section.values["texts"]
+        cells = [columns, *(line["cells"] for line in section.values["lines"])]
+        rows = [f"| {' | '.join(map(_cell, row))} |" for row in cells]
+        rule = "|" + "|".join("---" if k in texts else "---:" for k in range(len(columns))) + "|"
+        lines += [rows[0], rule, *rows[1:], *[""] * bool(section.notes)]
+    return "\n".join([*lines, *(f"- {_cell(note)}" for note in section.notes)])
 
 
 def _cell(text: str) -> str:

@@ -44,5 +44,7 @@ def scale_of(values: Sequence[float], ends: Sequence[tuple[float, float]], band:
     far = 2 * max(high - low, span)
     low = max(min([low, *(a for a, _ in ends)]), low - far)
     high = min(max([high, *(b for _, b in ends)]), high + far)
+    if low == high:  # every difference is zero
+        low, high = low - span, high + span
     room = 0.03 * (high - low)
     return Scale(low - room, high + room)

@@ -82,6 +82,9 @@ class Section:
     notes: Sequence[str] = ()
 
 
+RESULT = "report_result.html.j2"
+"""The template of a table of results: ``columns``, ``texts`` (places of those that are text), ``verdict`` (the place of
+the verdict), and ``lines``, each with its ``cells``, ``kind``, ``sign``, and whether it belongs to the one above."""
 MAP, DELTA = ".3f", "+.3f"
 """Formats of the ticks of an axis of mAP, and of differences of it."""
 

@@ -8,10 +8,14 @@ from functools import cached_property
 from typing import TypeVar
 
 from nas.errors import NasError, StudyError
+from nas.full.ranking import FullRow, groups_of, rank_full
+from nas.full.run import FullRun
+from nas.full.store import FullRuns
 from nas.ranking.effects import Effects, estimate_effects
 from nas.ranking.race import find_winner
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.verdict import LEAST_SEEDS
+from nas.ranking.yardstick import measured_yardsticks
 from nas.space.choice import KEEP, NONE
 from nas.study.settings import Settings
 from nas.study.study import Study
@@ -29,6 +33,10 @@ VERDICTS = {
 """Kind of a row to its sign, its word and its legend. The kind is also the name of its colour in the page."""
 
 
+def _quiet(_text: str) -> None:
+    """Say nothing."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A study as a report sees it.
@@ -38,12 +46,16 @@ class Source:
         runs: All of its trials.
         rows: Its ranking.
         problems: What could not be shown, one line each; the sections add to it.
+        pictures: Whether the baseline and the winner detect on validation images, where the study has weights of both.
+        note: Called with what is being done, before it takes its time.
     """
 
     study: Study
     runs: tuple[Trial, ...]
     rows: tuple[RankRow, ...]
     problems: list[str] = field(default_factory=list)
+    pictures: bool = False
+    note: Callable[[str], None] = _quiet
 
     @property
     def settings(self) -> Settings:
@@ -79,6 +91,23 @@ class Source:
             return None
         return self.attempt("effects", lambda: estimate_effects(own, s.space.active, s.error))
 
+    @cached_property
+    def yardsticks(self) -> list[RankRow]:
+        """The baseline pruned uniformly to smaller widths, as far as that was measured, by GFLOPs."""
+        return self.attempt("yardsticks", lambda: measured_yardsticks(self.study)) or []
+
+    @cached_property
+    def full_runs(self) -> list[FullRun]:
+        """All full trainings of the study."""
+        return self.attempt("full trainings", lambda: FullRuns(self.study.location).read()) or []
+
+    @cached_property
+    def full(self) -> list[FullRow]:
+        """The ranking of the newest full trainings that are comparable; empty without any."""
+        newest = next(iter(groups_of(self.full_runs).values()), [])
+        s = self.settings
+        return rank_full(newest, s.floor, by_map=s.objective == "map") if newest else []
+
     @property
     def running(self) -> int:
         """Number of trainings that had started and not ended."""
@@ -89,25 +118,34 @@ class Source:
         try:
             return make()
         except (NasError, OSError) as error:
-            self.problems.append(f"{what}: left out, {error}")
+            self.problems.append(f"{what}: left out, {' '.join(str(error).split())}")
             return None
 
 
-def read_source(study: Study) -> Source:
+def read_source(study: Study, *, pictures: bool = False, note: Callable[[str], None] = _quiet) -> Source:
     """Return a snapshot of a study.
+
+    Args:
+        study: The study.
+        pictures: As `Source.pictures`.
+        note: As `Source.note`.
 
     Raises:
         StudyError: It is damaged.
         StorageError: Its storage cannot be read.
     """
-    return Source(study, tuple(study.runs()), tuple(ranking_of(study)))
+    return Source(study, tuple(study.runs()), tuple(ranking_of(study)), pictures=pictures, note=note)
 
 
-def read_sources(opened: Sequence[Callable[[], Study]]) -> tuple[list[Source], list[str]]:
+def read_sources(
+    opened: Sequence[Callable[[], Study]], *, pictures: bool = False, note: Callable[[str], None] = _quiet
+) -> tuple[list[Source], list[str]]:
     """Return the snapshots of studies that can be read, and why the others cannot, one line each.
 
     Args:
         opened: What opens each study.
+        pictures: As `Source.pictures`.
+        note: As `Source.note`.
 
     Raises:
         NasError: None of them can be read; with several, the message has a line for each.
@@ -115,7 +153,7 @@ def read_sources(opened: Sequence[Callable[[], Study]]) -> tuple[list[Source], l
     found, problems = [], []
     for open_study in opened:
         try:
-            found.append(read_source(open_study()))
+            found.append(read_source(open_study(), pictures=pictures, note=note))
         except NasError as error:
             if len(opened) == 1:
                 raise

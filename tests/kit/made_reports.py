@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
+from full_trainings import run_of as full_run
+from full_trainings import store as store_full
+from PIL import Image
+
 from nas.calibration.result import CalibrationResult
+from nas.full.run import FullEpoch, FullScores
 from nas.html.source import Source
+from nas.pictures.detections import Box, Detections, Shown, Side
 from nas.ranking.rank import rank_trials
 from nas.space.space_file import load_space
+from nas.space.variant import make_yardstick
 from nas.study.budget import Confirm
 from nas.study.location import StudyLocation
 from nas.study.settings import Settings, current_versions
@@ -29,6 +37,8 @@ SWAPS = {
     "neck.up_*=DySample neck.down_*=SPConv": (0.020, 8.65, 7.1, 0.12),
 }
 """Swaps to the effect on mAP, GFLOPs, milliseconds and distillation error."""
+LONG = ("neck.up_*=DySample", "neck.c2f_*=C2f_SPConv", "neck.down_*=SPConv", "neck.up_*=CARAFE")
+"""Swaps of the full trainings."""
 HOSTILE = "<script>alert('1')</script>\"'&amp;</style>${x}`|深度可分离卷积" + "w" * 200
 
 
@@ -59,6 +69,10 @@ def run(study: Study, text: str, seed: int, score: float, gflops: float, ms: flo
     facts = {"gflops": gflops, "stock_gflops": gflops, "params": round(gflops * 3.6e5), "curve": curve, "seconds": 61.0}
     facts |= {"latency_ms": ms, "distillation": error, "status": "done", **more}
     study.start(replace(trial, gflops=gflops)).end(**facts)
+
+
+def full_scores(score: float) -> FullScores:
+    return FullScores(0.7, 0.6, score + 0.1, score)
 
 
 def full_study(tmp_path: Path) -> Study:
@@ -97,6 +111,47 @@ def full_study(tmp_path: Path) -> Study:
     file.write_text(json.dumps({"points": points, "variants": ids, "chosen": {"proxy": "bank-4"}}))
     study._write({"nas_options": {"trials": 9, "proxy": str(file), "epochs": 3}})
     return study
+
+
+def trained_study(tmp_path: Path) -> Study:
+    """Return the study with everything, with yardsticks and full trainings besides."""
+    study, rng = full_study(tmp_path), random.Random(3)
+    for width, score, gflops in ((0.22, 0.47, 8.0), (0.2, 0.44, 7.0), (0.245, 0.492, 8.62)):
+        for seed in range(3):
+            trial = Trial(-1, make_yardstick("yolov8", "n", width), {}, "running", gflops=gflops, seed=seed)
+            end = Validation(score + 0.2, score + rng.gauss(0, 0.001), 1.0)
+            study.start(trial).end(status="done", curve=(EpochScore(3, 2.0, 0.1, end),), params=round(gflops * 3.6e5))
+    runs = []
+    done = {t.describe(): t for t in study.runs() if t.status == "done"}
+    for text, effect in (("baseline", 0.0), *((text, 0.8 * SWAPS[text.replace("  ", " ")][0]) for text in LONG)):
+        for seed in range(3):
+            score = 0.6 + effect + rng.gauss(0, 0.002)
+            curve = tuple(FullEpoch(k, 0.6, 0.5, 0.7, score * (1 - 0.8**k)) for k in range(1, 21))
+            runs.append(full_run(done[text], score, seed, curve=curve, epochs=20, imgsz=640))
+    pruned = {"model": "pruned-8.62", "kind": "pruned", "title": "stock, pruned to width 0.245", "gflops": 8.62}
+    runs += [replace(runs[seed], **pruned, scores=full_scores(0.585)) for seed in range(3)]
+    store_full(study, *runs, replace(runs[4], seed=7, status="failed", scores=None, failure="why not"))
+    return study
+
+
+def made_detections(hostile: str = "") -> Detections:
+    """Return made-up detections on two images, without any model."""
+
+    def jpeg(colour: str, side: tuple[int, int]) -> bytes:
+        text = io.BytesIO()
+        Image.new("RGB", side, colour).save(text, "JPEG")
+        return text.getvalue()
+
+    found = Box("found", (60.0, 40.0, 180.0, 160.0), f"disc{hostile}", 0.91)
+    missed = Box("missed", (240.0, 60.0, 300.0, 200.0), "square")
+    false = Box("false", (10.0, 4.0, 90.0, 30.0), "square", 0.31)
+    base, other = Side((found, missed), (1, 1, 0), b""), Side((found, false), (2, 0, 1), b"")
+    heats = [replace(side, heat=jpeg("navy", (200, 150))) for side in (base, other)]
+    images = (
+        Shown(f"one{hostile}.png", (320, 240), jpeg("olive", (320, 240)), heats[0], heats[1]),
+        Shown("two.png", (640, 480), jpeg("teal", (440, 330)), replace(base, heat=b""), other),
+    )
+    return Detections(f"neck.up_*=CARAFE{hostile}", "Made up.", 320, (2, 9), (2, 2, 0), (4, 0, 2), 2, images)
 
 
 def one_trial(tmp_path: Path) -> Study:

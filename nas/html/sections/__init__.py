@@ -11,6 +11,9 @@ from nas.html.source import Source
 SECTIONS: Mapping[str, str] = {
     "forest": "nas.html.sections.forest:forest",
     "front": "nas.html.sections.front:front",
+    "yardstick": "nas.html.sections.yardstick:yardstick",
+    "full": "nas.html.trained.full:full",
+    "detections": "nas.html.trained.detections:detections",
     "heat-map": "nas.html.sections.heat_map:heat_map",
     "curves": "nas.html.sections.curves:curves",
     "bank": "nas.html.sections.bank:bank",

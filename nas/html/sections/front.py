@@ -8,6 +8,7 @@ from typing import Any
 from nas.html.section import MAP, Figure, Section, View, axis, rounded
 from nas.html.source import VERDICTS, Source, kind_of, plotly_text, short
 from nas.ranking.rank import RankRow
+from nas.training.scores import signed
 
 SYMBOLS = {"better": "triangle-up", "worse": "triangle-down", "unsure": "circle", "single": "diamond-open"}
 SIZES = {"better": 12, "worse": 12, "unsure": 9, "single": 9}
@@ -29,17 +30,21 @@ def front(source: Source) -> Section | None:
     """Return the section; None with fewer than two variants."""
     if len(source.rows) < 2:
         return None
-    views = [view for name, title, cost in COSTS if (view := _view(source.rows, name, title, cost))]
+    views = []
+    for name, title, cost in COSTS:
+        if view := _view(source.rows, name, title, cost, _yardsticks(source, cost)):
+            views.append(view)
     if not views:
         return None
     s = source.settings
     notes = [f"Latency: median of one image of {s.deployed_imgsz} px on {s.latency_on}."] if s.latency_on else []
+    lead = ["The line joins the variants that no other beats in both: the Pareto front. Up and to the left is better."]
+    if source.yardsticks:
+        lead.append("Dotted: the yardstick, which is the baseline pruned to smaller widths. A swap has to be above it.")
     return Section(
         id="front",
         title="What mAP costs",
-        lead=[
-            "The line joins the variants that no other beats in both: the Pareto front. Up and to the left is better."
-        ],
+        lead=lead,
         figures=[
             Figure(
                 "front",
@@ -54,12 +59,15 @@ def front(source: Source) -> Section | None:
     )
 
 
-def _view(rows: Sequence[RankRow], name: str, title: str, cost: Cost) -> View | None:
+def _view(
+    rows: Sequence[RankRow], name: str, title: str, cost: Cost, yardsticks: Sequence[dict[str, Any]]
+) -> View | None:
     """Return the figure for one cost; None if fewer than two variants have it, or all have the same."""
     points = [(i, row, value) for i, row in enumerate(rows) if (value := cost(row)) is not None]
     if len({round(value, 9) for _, _, value in points}) < 2:
         return None
-    traces: list[dict[str, Any]] = [_front_line(points)]
+    further = [pair for trace in yardsticks for pair in zip(trace["x"], trace["y"], strict=True)]
+    traces: list[dict[str, Any]] = [_front_line(points, further), *yardsticks]
     for kind in ("single", "unsure", "worse", "better"):
         own = [p for p in points if kind_of(p[1]) == kind]
         if own:
@@ -90,13 +98,21 @@ def _points(points: Sequence[tuple[int, RankRow, float]], name: str) -> dict[str
     }
 
 
-def _front_line(points: Sequence[tuple[int, RankRow, float]]) -> dict[str, Any]:
-    """Return the line of the front by this cost, with the names of its variants where there is room for them."""
+def _front_line(
+    points: Sequence[tuple[int, RankRow, float]], further: Sequence[tuple[float, float]] = ()
+) -> dict[str, Any]:
+    """Return the line of the front by this cost, with the names of its variants where there is room for them.
+
+    Args:
+        points: Place, row and cost of each variant.
+        further: Other points of the figure, for which it is as wide and high as it is.
+    """
     kept: list[tuple[int, RankRow, float]] = []
     for point in sorted(points, key=lambda p: (p[2], -p[1].trial.map)):
         if not kept or point[1].trial.map > kept[-1][1].trial.map:
             kept.append(point)
-    x, y = [value for _, _, value in points], [row.trial.map for _, row, _ in points]
+    x = [*(value for _, _, value in points), *(value for value, _ in further)]
+    y = [*(row.trial.map for _, row, _ in points), *(value for _, value in further)]
     places = [
         ((value - min(x)) / (max(x) - min(x)), (row.trial.map - min(y)) / ((max(y) - min(y)) or 1.0))
         for _, row, value in kept
@@ -118,6 +134,34 @@ def _front_line(points: Sequence[tuple[int, RankRow, float]]) -> dict[str, Any]:
         "hoverinfo": "skip",
         "cliponaxis": False,
     }
+
+
+def _yardsticks(source: Source, cost: Cost) -> list[dict[str, Any]]:
+    """Return the curve from the smallest yardstick to the baseline; nothing where none has this cost."""
+    rows = [(row, value) for row in source.yardsticks if (value := cost(row)) is not None]
+    if not rows:
+        return []
+    if source.base is not None and (own := cost(source.base)) is not None:
+        rows.append((source.base, own))
+    rows.sort(key=lambda pair: pair[1])
+    reach = [(row.map_interval[1] - row.map_interval[0]) / 2 if row.map_interval else 0.0 for row, _ in rows]
+    bars = {"type": "data", "array": rounded(reach), "thickness": 1, "width": 3, "color": "$soft"}
+    return [
+        {
+            "type": "scatter", "mode": "lines+markers", "name": "yardstick", "x": rounded([value for _, value in rows]),
+            "y": rounded([row.trial.map for row, _ in rows]), "error_y": bars,
+            "line": {"color": "$soft", "width": 1.5, "dash": "dot"},
+            "marker": {"symbol": "square", "size": 7, "color": "$soft"},
+            "text": [_yardstick_words(row) for row, _ in rows], "hovertemplate": "%{text}<extra></extra>",
+        }
+    ]  # fmt: skip
+
+
+def _yardstick_words(row: RankRow) -> str:
+    t = row.trial
+    delta = "" if row.delta_map is None or t.variant.is_baseline else f"<br>Δ mAP {signed(row.delta_map, 4)}"
+    name = "baseline" if t.variant.is_baseline else t.describe()
+    return f"<b>{name}</b><br>mAP50-95 {t.map:.4f}, {t.gflops:.3f} GFLOPs, {t.params / 1e6:.3f} M parameters{delta}"
 
 
 def free_sides(places: Sequence[tuple[float, float]], lengths: Sequence[int]) -> list[str]:

@@ -15,23 +15,19 @@ import pytest
 import torch
 import ultralytics
 from click.testing import CliRunner
+from learnt_study import learnt_study
 
 from nas.cli import cli
 from nas.errors import NasError
 from nas.full.handover import hand_over, rows_of
 from nas.full.session import FullOptions, FullTraining
-from nas.model.cost import costed
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import named_state
 from nas.model.weights_file import read_checkpoint, read_state
 from nas.space.variant import Variant
 from nas.study.catalog import copy_study
-from nas.study.location import locate
-from nas.study.settings import Settings, current_versions
 from nas.study.study import Study
-from nas.study.trial import Trial
-from nas.training.scores import EpochScore, Validation
 
 pytestmark = pytest.mark.slow
 SWAPS = {"neck.up_p3": "CARAFE"}
@@ -48,24 +44,7 @@ class Quiet:
 @pytest.fixture(scope="module")
 def learnt(taught, bank, own_cache, tmp_path_factory) -> Study:
     """Return a study with a trained baseline and a bank; its winner is a variant with CARAFE."""
-    folder = tmp_path_factory.mktemp("learnt")
-    shutil.copytree(bank.folder.parent, folder / "weights")
-    shutil.copytree(taught.weights.folder, folder / "weights", dirs_exist_ok=True)
-    space = taught.weights.space
-    settings = Settings(
-        space, taught.recipe_of_bank, str(taught.yaml), taught.fingerprint, ("square", "disc"), (64, 32), 0, 0.02,
-        current_versions(), objective="map",
-    )  # fmt: skip
-    study = Study.create(locate("s", f"sqlite:///{folder / 's.db'}"), settings, 2)
-    study.store_bank(bank)
-    for k, swaps in enumerate(({}, SWAPS)):
-        assignment = {**space.baseline(), **swaps}
-        variant = space.variant(assignment)
-        files, cost = costed(variant)
-        trial = Trial(-1, variant, assignment, "running", yaml=files.yaml, params=cost.params, gflops=cost.gflops)
-        curve = (EpochScore(1, 2.0, 0.1, Validation(0.6, 0.4 + 0.1 * k, 1.0)),)
-        study.start(trial).end(status="done", curve=curve)
-    return study
+    return learnt_study(taught, bank, tmp_path_factory.mktemp("learnt"), SWAPS)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +163,13 @@ def test_what_is_gone_is_said_in_one_message(learnt, own_cache, tmp_path):
     made = FullTraining.open(own_cache, study, FullOptions(start=str(tmp_path / "n.pt"), device="cpu"), Quiet())
     assert made.start.given.nc == 80
     assert made.wanted[0].start.startswith("n.pt (")
+
+
+def test_the_pictures_of_a_report_are_of_trained_weights(learnt, trained):
+    from nas.pictures.detections import look
+
+    found = look(learnt, trained, None)
+    assert found.origin.startswith("Weights of full training, best.pt of seed 0: 1 epoch at 64 px from bank")
+    assert found.title == trained[1].title
+    assert found.imgsz == 64
+    assert found.base[0] > found.base[1]  # it detects

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import nas.full.training
-from nas.full.training import _last_epoch, keep_whole, labels_as_trained, main
+from nas.full.training import _last_epoch, detect_each, keep_whole, labels_as_trained, main
 from nas.locks import open_lock, try_lock
 
 
@@ -74,3 +74,18 @@ def test_labels_are_those_that_the_host_trains_on():
     assert labels_as_trained(labels.copy(), {"classes": [0, 2]})[:, 0].tolist() == [0, 2]
     assert labels_as_trained(labels.copy(), {"classes": 1})[:, 0].tolist() == [1]
     assert labels_as_trained(labels.copy(), {"single_cls": True})[:, 0].tolist() == [0, 0, 0]
+
+
+def test_images_are_given_to_the_host_one_at_a_time():
+    """A list is one batch to the host; a star in a name would be a pattern."""
+    given = []
+
+    def predict(source, **arguments):
+        given.append((source, arguments["conf"]))
+        return [source]
+
+    assert list(detect_each(SimpleNamespace(predict=predict), ["/a/1*.png", "/a/[2].png"], conf=0.1)) == [
+        "/a/1[*].png",
+        "/a/[2].png",
+    ]
+    assert given == [("/a/1[*].png", 0.1), ("/a/[2].png", 0.1)]

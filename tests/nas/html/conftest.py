@@ -22,6 +22,12 @@ def whole(full_study) -> Source:
 
 
 @pytest.fixture
+def everything(tmp_path) -> Source:
+    """Return the source of a study with yardsticks and full trainings besides."""
+    return read_source(made_reports.trained_study(tmp_path))
+
+
+@pytest.fixture
 def one_trial(tmp_path) -> Study:
     """Return a study in which only the baseline has finished."""
     return made_reports.one_trial(tmp_path)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from made_reports import HOSTILE, made_detections
 from made_reports import full_study as another
+from PIL import Image
 
 from nas.html.chromium import find_chromium, pictures
+from nas.html.forms import write_report
 from nas.html.page import study_page
 from nas.html.sections import sections_of
 from nas.html.source import read_source
@@ -58,7 +63,7 @@ def marks(page) -> dict[str, int]:
     return dict(page.evaluate(MARKS))
 
 
-@pytest.mark.parametrize("kind", ["whole", "hostile", "one_trial", "many"])
+@pytest.mark.parametrize("kind", ["everything", "hostile", "one_trial", "many"])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_page_opens_without_an_error_or_a_request(request, opened, kind, width, scheme):
     made = request.getfixturevalue(kind)
@@ -160,3 +165,29 @@ def test_pictures_of_the_sections(whole):
     found = pictures(study_page(whole, sections), ["forest", "front"])
     assert list(found) == ["forest", "front"]
     assert all(content.startswith(b"\x89PNG") and len(content) > 20_000 for content in found.values())
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_detections_are_seen(opened, whole, monkeypatch, width, scheme):
+    monkeypatch.setattr("nas.html.trained.detections.look", lambda *_: made_detections(HOSTILE))
+    page = opened(study_page(read_source(whole.study, pictures=True)), width, scheme)
+    assert page.wrong == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    heats = "[...document.querySelectorAll('.panel img')].map((i) => [i.naturalWidth, i.clientWidth, i.clientHeight])"
+    for natural, wide, high in page.evaluate(heats):
+        assert natural == 200
+        assert wide > 150
+        assert abs(wide / high - 4 / 3) < 0.02
+    panels = page.locator(".panel svg")
+    assert panels.count() == 4
+    sides = panels.evaluate_all("all => all.map((s) => s.getBoundingClientRect()).map((r) => [r.width, r.height])")
+    assert all(wide > 150 and abs(wide / high - 4 / 3) < 0.02 for wide, high in sides)
+    seen = Image.open(io.BytesIO(panels.first.screenshot())).convert("RGB")
+    corner = seen.getpixel((int(seen.width * 0.9), int(seen.height * 0.95)))
+    assert all(abs(a - b) < 8 for a, b in zip(corner, (128, 128, 0), strict=True)), corner  # the photograph
+
+
+def test_detections_as_a_picture(whole, monkeypatch, tmp_path):
+    monkeypatch.setattr("nas.html.trained.detections.look", lambda *_: made_detections())
+    files = write_report([read_source(whole.study, pictures=True)], tmp_path / "r.png", "png")
+    assert "r-detections.png" in {file.name for file in files}

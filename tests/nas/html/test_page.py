@@ -17,6 +17,7 @@ from nas.errors import NasError, OutputError, StudyError
 from nas.html import chromium
 from nas.html.forms import to_json, to_markdown, write_report
 from nas.html.page import study_page
+from nas.html.scale import scale_of
 from nas.html.section import Section
 from nas.html.sections import SECTIONS, sections_of
 from nas.html.sections.front import free_sides
@@ -63,10 +64,10 @@ class Parsed(HTMLParser):
         return json.loads(self.scripts["data"])
 
 
-def test_a_study_with_everything_has_every_section_in_order(whole):
-    page = Parsed(study_page(whole))
-    assert page.ids == list(SECTIONS)
-    assert whole.problems == []
+def test_a_study_with_everything_has_every_section_in_order(everything):
+    page = Parsed(study_page(everything))
+    assert page.ids == [key for key in SECTIONS if key != "detections"]  # for which weights are needed
+    assert everything.problems == []
     text = " ".join(page.text)
     assert "Compared 8 variants of yolov8n" in text
     assert "nas emit-yaml --study s" in text
@@ -75,7 +76,10 @@ def test_a_study_with_everything_has_every_section_in_order(whole):
     assert "A/A: 7 seeds of the baseline" in text
     assert "Failed: neck.c2f_*=C2f_SPConv  neck.up_*=CARAFE: why" in text
     figures = {figure["id"]: figure for figure in page.data["figures"]}
-    assert list(figures) == ["front", "curves", "bank-errors", "bank-drops", "calibration", "levels", "seeds"]
+    assert list(figures) == [
+        *("front", "full-differences", "full-curves", "full-proxies"),
+        *("curves", "bank-errors", "bank-drops", "calibration", "levels", "seeds"),
+    ]
     assert [view["label"] for view in figures["front"]["views"]] == ["GFLOPs", "parameters", "latency"]
     assert [view["label"] for view in figures["calibration"]["views"]] == ["bank-4", "GFLOPs only"]
     assert len(figures["curves"]["views"]) == 7
@@ -184,7 +188,7 @@ def test_a_section_that_fails_is_named_and_the_others_are_shown(whole, monkeypat
     monkeypatch.setattr("nas.html.sections.bank.bank", broken)
     page = Parsed(study_page(whole))
     assert "bank" not in page.ids
-    assert len(page.ids) == len(SECTIONS) - 1
+    assert len(page.ids) == len(SECTIONS) - 4  # without yardsticks, full trainings and weights too
     assert any("bank: left out, it is damaged" in text for text in page.text)
 
 
@@ -213,6 +217,12 @@ def own(source):
 def test_labels_do_not_cover_each_other():
     assert free_sides([(0.1, 0.9), (0.12, 0.9), (0.9, 0.2)], [30, 30, 30]) == ["right", "", "left"]
     assert free_sides([(0.1, 0.9), (0.12, 0.5)], [30, 30]) == ["right", "right"]
+
+
+def test_a_scale_of_equal_values():
+    scale = scale_of([0.0, 0.0], [])
+    assert scale.at(0.0) == 50
+    assert scale.low < 0 < scale.high
 
 
 def test_two_studies_side_by_side(full_study, tmp_path):
