@@ -148,7 +148,8 @@ def problem_of(line: str) -> str:
     words = re.split(r" && | > |; ", line)[0]
     path, command, rest = ["nas"], cli, shlex.split(words, comments=True)[1:]
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
+        default = getattr(command, "default", "")  # what `nas latency MODEL` runs
+        name = rest.pop(0) if rest[0] in command.commands or not default else default
         if name not in command.commands:
             return f"{' '.join(path)} has no command {name!r}"
         path, command = [*path, name], command.commands[name]

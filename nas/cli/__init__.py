@@ -16,7 +16,7 @@ import click
 
 from nas.cli.calibrate import bank, calibrate
 from nas.cli.emit import emit_yaml
-from nas.cli.model import cost, data, doctor, ops
+from nas.cli.model import cost, data, doctor, latency, ops
 from nas.cli.rank import effects, rank
 from nas.cli.report import report
 from nas.cli.search import search, worker
@@ -32,7 +32,7 @@ COMMANDS = {
     "Train": (train,),
     "Look at results": (rank, report, solve, effects, bank, studies),
     "Write files": (emit_yaml, import_model),
-    "Spaces, modules, checks": (space, data, ops, cost, doctor),
+    "Spaces, modules, checks": (space, data, ops, cost, latency, doctor),
 }
 """All commands, by the section of `nas --help` that lists them."""
 _STORES = ("search", "worker", "calibrate", "train")

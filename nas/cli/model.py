@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from nas.cli.options import JSON, MODULES, TARGET_IMGSZ, WINDOW, load_own, prepare
+from nas.cli.options import JSON, MODULES, STORAGE, TARGET_IMGSZ, TRUST, WINDOW, load_own, prepare
+from nas.engines import ENGINES
 from nas.task.task import CLASSIFY, DETECT, TASKS
 
 
@@ -66,6 +69,152 @@ def cost(
     from nas.report.cost_table import print_cost
 
     print_cost(model, scale, as_json=as_json, timed=(cache / "latency", device, imgsz) if latency else None)
+
+
+class _Measures(click.Group):
+    """A group whose first word may be a model: that is `nas latency measure`."""
+
+    default = "measure"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the subcommand before arguments that name none."""
+        known = (*self.commands, "-h", "--help")
+        return super().parse_args(ctx, args if not args or args[0] in known else [self.default, *args])
+
+
+@click.group(cls=_Measures, short_help="Print how long engines such as ONNX Runtime take for models.")
+def latency() -> None:
+    """Export models for engines, prove that they answer as PyTorch does, and time them.
+
+    `nas latency STUDY` and `nas latency MODEL.yaml` are short for `nas latency measure`.
+    """
+
+
+_TOP = click.option("--top", type=click.IntRange(1), default=5, help="Of a study, so many variants. Default: 5.")
+_LETTER = click.option("--scale", metavar="LETTER", help="Scale letter of the model YAMLs.")
+
+
+def _conditions(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which models are measured, and under what."""
+    for option in reversed(
+        (
+            click.option(
+                "--imgsz",
+                type=click.IntRange(32),
+                help="Image size, pixels. Default: 640; of a study, that of the training that it is for.",
+            ),
+            click.option("--batch", type=click.IntRange(1), default=1, help="Images in a run. Default: 1."),
+            click.option("--threads", type=click.IntRange(1), default=1, help="Threads of the engine. Default: 1."),
+            click.option(
+                "--precision", type=click.Choice(("fp32", "fp16")), default="fp32", help="Of the engine. Default: fp32."
+            ),
+            _TOP,
+            click.option("--slots", is_flag=True, help="Of a study, also each swap of its space alone."),
+            _LETTER,
+            MODULES,
+            TRUST,
+            STORAGE,
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@latency.command("measure")
+@click.argument("models", metavar="STUDY|MODEL...", nargs=-1, required=True)
+@click.option(
+    "--engine",
+    "engines",
+    default="onnxruntime",
+    metavar="NAME,...",
+    help=f"Of {', '.join(ENGINES)}. Default: onnxruntime.",
+)
+@_conditions
+@click.option("--store", is_flag=True, help="Store the latencies of one engine in the study.")
+@JSON
+def latency_measure(
+    models: tuple[str, ...],
+    engines: str,
+    batch: int,
+    threads: int,
+    precision: str,
+    module_files: tuple[Path, ...],
+    **given: Any,
+) -> None:
+    """Print how long engines take for the best variants of STUDY, or for model YAMLs and checkpoints (.pt).
+
+    Each model is fused, exported for the engine, compared with PyTorch's answer (boxes and scores), and timed
+    alternately with the first: the baseline of the study, or the first file.
+
+    \b
+    nas latency blood --engine onnxruntime,openvino,ncnn --threads 4
+    nas latency blood --engine openvino --slots --store
+    nas latency yolov8n.yaml out/yolov8n-1a2b3c4d.yaml --engine openvino --imgsz 320
+    """
+    prepare()
+    load_own(module_files)
+    from nas.engines import Conditions
+    from nas.report.cost_table import print_latencies
+
+    print_latencies(models, engines, Conditions(batch=batch, threads=threads, precision=precision), **given)
+
+
+@latency.command("export")
+@click.argument("models", metavar="STUDY|MODEL...", nargs=-1, required=True)
+@click.option(
+    "--engine", default="onnxruntime", metavar="NAME", help="The engine of that machine. Default: onnxruntime."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder to write."
+)
+@_conditions
+def latency_export(
+    models: tuple[str, ...],
+    engine: str,
+    output: Path,
+    batch: int,
+    threads: int,
+    precision: str,
+    module_files: tuple[Path, ...],
+    **given: Any,
+) -> None:
+    """Write a folder that another machine measures, such as a board: it needs Python, NumPy and the engine there.
+
+    `python run.py` in the folder compares the answers, times the models and writes latencies.json.
+
+    \b
+    nas latency export blood --engine ncnn --threads 4 -o board
+    """
+    prepare()
+    load_own(module_files)
+    from nas.engines import Conditions
+    from nas.report.cost_table import write_latency_folder
+
+    conditions = Conditions(batch=batch, threads=threads, precision=precision)
+    write_latency_folder(models, engine, conditions, output, **given)
+
+
+@latency.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("models", metavar="STUDY|MODEL...", nargs=-1, required=True)
+@_LETTER
+@MODULES
+@TRUST
+@STORAGE
+@JSON
+def latency_import(file: Path, models: tuple[str, ...], module_files: tuple[Path, ...], **given: Any) -> None:
+    """Print FILE, the latencies.json of another machine, after a check that it is of these models; a study stores it.
+
+    Rankings then show them, `nas solve --budget-latency` uses them, and a search of the study measures none itself.
+
+    \b
+    nas latency import latencies.json blood
+    """
+    prepare()
+    load_own(module_files)
+    from nas.report.cost_table import print_imported
+
+    print_imported(file, models, **given)
 
 
 @click.command(short_help="Print what a bug report needs.")

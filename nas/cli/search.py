@@ -34,6 +34,7 @@ from nas.cli.options import (
     prepare,
 )
 from nas.cli.rank import print_ranking
+from nas.engines import ENGINES
 from nas.samplers import AUTO, BUDGETED, DEFAULT, SAMPLERS
 from nas.study import OBJECTIVES
 
@@ -120,7 +121,15 @@ from nas.study import OBJECTIVES
     + "; ".join(f"{name}, {sampler.help}" for name, sampler in SAMPLERS.items())
     + f". Default: {AUTO}, which is {DEFAULT}, and {BUDGETED} with budgets.",
 )
-@click.option("--latency", is_flag=True, help="Also measure latency and show it in the ranking.")
+@click.option(
+    "--latency",
+    type=click.Choice(tuple(ENGINES)),
+    is_flag=False,
+    flag_value="pytorch",
+    metavar="[ENGINE]",
+    help="Also measure latency and show it in the ranking; limits, budgets and objectives of latency are of this "
+    f"engine: {', '.join(ENGINES)}. Default: pytorch. Give SPACE before it.",
+)
 @click.option(
     "--replay",
     type=click.Path(exists=True, dir_okay=False),

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from nas.data.dataset import Dataset, load_or_demo, write_resolved
 from nas.device import CPU, assign_devices
-from nas.errors import BuildError, DataError, NasError, OptionError, OutputError, ProxyError, ProxyFailure, StudyError
+from nas.engines.meter import Meter, study_meter
+from nas.errors import DataError, NasError, OptionError, OutputError, ProxyFailure, StudyError
 from nas.files import write_atomic
 from nas.full.arguments import can_distil, check_arguments, deciding, device_of, group_of, read_arguments
 from nas.full.models import Model, baseline_model, chosen_models, pruned_model, scaled_model
@@ -21,7 +22,6 @@ from nas.full.run import FullEpoch, FullRun, FullScores
 from nas.full.start import Start, checkpoint, start_of
 from nas.full.store import Claim, FullRuns
 from nas.model.host import version
-from nas.model.latency import LatencyMeter
 from nas.own import use_stored
 from nas.space.bases import task_of_base
 from nas.study.settings import current_versions
@@ -95,7 +95,7 @@ class FullTraining:
     observer: FullObserver
     runs: FullRuns = field(init=False)
     failed: set[object] = field(default_factory=set, init=False)
-    _meter: LatencyMeter | None = field(default=None, init=False)
+    _meter: Meter | None = field(default=None, init=False)
     _measuring: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
@@ -225,8 +225,8 @@ class FullTraining:
         """Return the latency of a run's fused model here, and the machine."""
         with self._measuring:
             if self._meter is None:
-                place = self.study.location.folder / "latency"
-                self._meter = LatencyMeter(place, self.device.split(",")[0], run.imgsz)
+                place, engine = self.study.location.folder / "latency", self.study.settings.engine
+                self._meter = study_meter(engine, place, self.device.split(",")[0], run.imgsz)
             found = self._meter.measure(run.yaml, run.scale)
         return found.ms, found.on
 
@@ -316,7 +316,7 @@ class _Member:
         timed: tuple[float | None, str] = (None, "")
         try:
             timed = self.training.latency(run)
-        except (BuildError, ProxyError, OutputError) as error:  # the training is worth more
+        except NasError as error:  # the training is worth more
             self.training.observer.note(f"{folder.name}: its latency is left out, {error}")
         self.training.observer.note(f"{folder.name}: mAP50-95 {scores.map:.4f}, {weights}")
         return replace(

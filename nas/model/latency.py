@@ -114,9 +114,22 @@ class LatencyMeter:
         return found
 
     def _key(self, yaml: str, scale: str) -> str:
-        """Return a digest of the model and the machine; comments of the YAML do not count."""
-        code = "\n".join(line.split(" #")[0].rstrip() for line in yaml.splitlines() if not line.startswith("#"))
-        return hashlib.sha256(json.dumps([code, scale, self._imgsz, self.on]).encode()).hexdigest()[:24]
+        """Return a digest of the model and the machine."""
+        return _digest(_code(yaml), scale, self._imgsz, self.on)
+
+
+def model_digest(yaml: str, scale: str) -> str:
+    """Return what stored latencies know a model by, whatever its name; comments of the YAML do not count."""
+    return _digest(_code(yaml), scale)
+
+
+def _code(yaml: str) -> str:
+    """Return a YAML without its comments."""
+    return "\n".join(line.split(" #")[0].rstrip() for line in yaml.splitlines() if not line.startswith("#"))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def measure_latency(model: nn.Module, device: str, imgsz: int, on: str) -> Latency:

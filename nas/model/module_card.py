@@ -71,6 +71,33 @@ class Timing:
         return f"{self.ratio:g} x {self.layer}"
 
 
+@dataclass(frozen=True)
+class InEngine:
+    """A module in an engine, exported by itself; measured by `benchmarks/modules_engines.py`.
+
+    Attributes:
+        failure: Why it does not run there; empty if it does.
+        difference: Largest difference from PyTorch's answer, as a share of the largest value; None if it has no answer.
+        time: Its time over that of the layer that it replaces, as `Timing`; None if it was not timed.
+    """
+
+    failure: str
+    difference: float | None
+    time: Timing | None
+
+    @property
+    def cell(self) -> str:
+        """The ratio in a table, such as ``2.1 x``, or that it does not run."""
+        return f"{self.time.ratio:.3g} x" if self.time else "no"
+
+    @property
+    def words(self) -> str:
+        """Its time and how exact it is, or why it does not run."""
+        if self.time is None:
+            return f"no: {self.failure}"
+        return f"{self.time.ratio:.3g} x {self.time.layer}, equal to {self.difference:.0e}"
+
+
 @functools.cache
 def _stored(name: str) -> dict[str, Any]:
     body: dict[str, Any] = json.loads((resources.files("nas.model") / name).read_text(encoding="utf-8"))
@@ -100,6 +127,21 @@ def timing(entry: Entry) -> Timing | None:
 def timed_how() -> str:
     """Return how the times were measured."""
     return str(_timed()["how"])
+
+
+def engines_how() -> dict[str, str]:
+    """Return by engine how its figures were measured: the machine and all versions."""
+    return {name: str(body["on"]) for name, body in _stored("modules_engines.json").items()}
+
+
+def in_engines(entry: Entry) -> dict[str, InEngine]:
+    """Return the figures of a module by engine; empty for a user's module."""
+    found = {}
+    for name, body in _stored("modules_engines.json").items():
+        if is_shipped(entry) and (one := body["modules"].get(entry.name)):
+            timed = one.get("time") and Timing(one["time"], one["beside"])
+            found[name] = InEngine(one["failure"], one.get("difference"), timed or None)
+    return found
 
 
 def is_shipped(entry: Entry) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import pickle
 import re
 import warnings
@@ -24,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import yaml
 from torch import _utils
 
 from nas.errors import ProxyError, WeightsError, one_line
@@ -40,6 +42,7 @@ LEAST_SHARED = 0.8
 
 _OF_OTHER_TASKS = (":cv4.", ":proto.")
 """Parts of the names of tensors that heads of some tasks have, and others have not."""
+_OF_MODEL = ("nc", "scales", "kpt_shape", "activation", "end2end", "reg_max", "backbone", "head")
 _DEEPEST = 100
 _NO_MODEL = "{} holds no model: expected an Ultralytics checkpoint, or tensors by name"
 _INSIDE = ("ema", "model", "state_dict", "model_state_dict")
@@ -58,6 +61,8 @@ class Checkpoint:
         names: Class names by index; empty if it has none.
         origin: Name and scale of its model, for messages; empty if it has none.
         kpt_shape: Of poses, the number of key points and of values of each; empty if it does not say.
+        config: Its model's YAML as values; empty if it has none, or one that is no plain data.
+        scale: The scale letter in that.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -65,6 +70,8 @@ class Checkpoint:
     names: Mapping[int, str] = field(default_factory=dict)
     origin: str = ""
     kpt_shape: tuple[int, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    scale: str = ""
 
     @property
     def is_numbered(self) -> bool:
@@ -200,15 +207,37 @@ def _of_model(path: Path, content: Any) -> Checkpoint:
         inner = _entry(about, "_modules").get("model")
         layers = len(_entry(inner.state, "_modules")) if isinstance(inner, _Placeholder) else 0
     names = about.get("names")
-    origin = ""
+    origin, known = "", dict[str, Any]()
     points: list[int] = []
     if isinstance(config, Mapping):
         given = config.get("kpt_shape")
         points = [n for n in given if type(n) is int and n > 0] if isinstance(given, list | tuple) else []
         origin = f"{Path(str(config.get('yaml_file', 'a model'))).stem}, scale {config.get('scale') or 'unknown'}"
+        known |= {"config": _plain(config), "scale": str(config.get("scale") or "")}
     names = names if isinstance(names, Mapping) else dict(enumerate(names if isinstance(names, list) else []))
     named = {k: str(v) for k, v in names.items() if isinstance(k, int)}
-    return Checkpoint(tensors, layers, named, origin, tuple(points) if len(points) == 2 else ())
+    return Checkpoint(tensors, layers, named, origin, tuple(points) if len(points) == 2 else (), **known)
+
+
+def read_model(path: Path) -> tuple[str, str, Mapping[str, torch.Tensor]]:
+    """Return the model YAML in an Ultralytics checkpoint, its scale letter, and its tensors; no code of it runs.
+
+    Raises:
+        WeightsError: It cannot be read, or holds tensors without a model YAML.
+    """
+    found = read_checkpoint(path)
+    if not found.config:
+        raise WeightsError(f"{path} has no model YAML, so its model is not known: give an Ultralytics checkpoint")
+    return yaml.safe_dump(dict(found.config), sort_keys=False, default_flow_style=None), found.scale, found.tensors
+
+
+def _plain(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the parts of a model YAML that its model depends on; empty if one is no plain data."""
+    try:
+        kept = {key: config[key] for key in _OF_MODEL if key in config}
+        return dict(json.loads(json.dumps(kept, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError):
+        return {}
 
 
 def _state(module: _Placeholder, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from nas.device import check_gpus, choose_device, choose_precision, describe_device, gpus
+from nas.engines import ENGINES
 from nas.errors import NasError
 from nas.files import cache_dir
 from nas.study.settings import current_versions
@@ -27,6 +28,7 @@ def environment_report() -> dict[str, str]:
     if facts["GPUs"] != "none":
         passed = "a convolution" + (" and all kernels run" if facts["kernels"].startswith("compiled") else " runs")
         facts["GPU test"] = "; ".join(check_gpus()) or f"{passed} on each that can be used"
+    facts["engines"] = _engines()
     facts["host anchor"] = _anchor()
     facts["modules"] = _modules()
     facts["cache"] = _folder(cache_dir())
@@ -57,6 +59,15 @@ def _devices() -> tuple[str, str]:
         return "; ".join(found) or "none", describe_device(device, choose_precision(device)).removeprefix("trainings ")
     except NasError as error:
         return f"PROBLEM: {error}", "run on the CPU in fp32 with --device cpu"
+
+
+def _engines() -> str:
+    """Return the engines of exported models that are installed, and what the others lack."""
+    exported = [engine for engine in ENGINES.values() if engine.exported]
+    return "; ".join(
+        f"{engine.title}: pip install {' '.join(missing)}" if (missing := engine.missing) else engine.versions
+        for engine in exported
+    )
 
 
 def _anchor() -> str:

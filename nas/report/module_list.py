@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
 
+from nas.engines import ENGINES
 from nas.errors import SpaceError
 from nas.fork import installed
 from nas.fork.heads import is_head
@@ -15,7 +17,9 @@ from nas.fork.names import host_names, parameters, renamed
 from nas.model.module_card import (
     HEAD_WHERE,
     WHERE,
+    engines_how,
     figures_of,
+    in_engines,
     in_order,
     is_shipped,
     kinds_of,
@@ -92,6 +96,7 @@ def _module_json(entry: Entry) -> dict[str, Any]:
         "time": timed and timed.ratio,
         "time_beside": timed and timed.layer,
         "exports": ["onnx", "torchscript", "torch.export"] if is_shipped(entry) else None,
+        "engines": {name: asdict(one) for name, one in in_engines(entry).items()},
         "arguments": {
             a.name: {"default": a.default, "accepts": a.accepts, "help": a.help} for a in entry.args.values()
         },
@@ -119,6 +124,8 @@ def _print_module(entry: Entry) -> None:
     for name, text in facts.items():
         if text:
             console.print(f"{name:8}{text}" if name else text, markup=False)
+    for name, one in in_engines(entry).items():
+        console.print(f"{ENGINES[name].title}: {one.words} ({engines_how()[name]})", markup=False)
     if entry.args:
         console.print()
         arguments = make_table("argument", "default", "accepts", "what it does")

@@ -110,8 +110,9 @@ def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
         fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
         lines.append(f"Order: by {s.goal.words}{fronts}.")
     if s.latency_on:
+        precision = "" if s.engine else "float32, "  # an engine's is part of the machine
         lines.append(
-            f"ms: median latency of one image of {s.deployed_imgsz} px, fused, float32, on {s.latency_on}; "
+            f"ms: median latency of one image of {s.deployed_imgsz} px, fused, {precision}on {s.latency_on}; "
             "other machines may differ."
         )
     if rows and all(r.trial.map < s.goal.min_map for r in rows):

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from nas.bank.artifacts import ArtifactObserver, Worker
 from nas.bank.store import SwapBank
+from nas.engines.meter import Meter
 from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
 from nas.model.cost import Cost, costed, gflops_and_params
-from nas.model.latency import EAGER, LatencyMeter
+from nas.model.latency import EAGER
 from nas.model.render import render
 from nas.samplers.limits import check_limits, over_limit
 from nas.search.inheritance import Inheritance, weights_of
@@ -63,7 +64,7 @@ class Runner:
         *,
         shares: Mapping[float, Path] | None = None,
         replay: Replay | None = None,
-        meter: LatencyMeter | None = None,
+        meter: Meter | None = None,
         device: str | None = None,
         device_lock: DeviceLock | None = None,
     ) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nas.data.dataset import Dataset, write_resolved
 from nas.device import assign_devices, choose_device, choose_precision
+from nas.engines.meter import study_meter
 from nas.errors import OptionError
-from nas.model.latency import LatencyMeter
 from nas.search.runner import Runner, SearchObserver
 from nas.study.study import Study
 from nas.workers.parallel import DeviceLock
@@ -37,14 +37,14 @@ def runners_of(
     device = choose_device(s.recipe.device)
     choose_precision(device, s.recipe.amp)
     workers = len(trainers)
-    if s.latency_on:
+    if s.measures_latency:
         if workers > 1:
             raise OptionError(
                 f"--workers {workers}: the study {study.location.name!r} measures latencies, which parallel trainings "
                 "would disturb; leave --workers out"
             )
         trainers[0].close()  # its imports would disturb the measurement too; the first job starts it again
-    meter = LatencyMeter(cache / "latency", device, s.deployed_imgsz) if s.latency_on else None
+    meter = study_meter(s.engine, cache / "latency", device, s.deployed_imgsz, s.space) if s.measures_latency else None
     data = write_resolved(dataset, study.scratch)
     shares = {
         fraction: write_resolved(dataset, study.scratch / f"share-{fraction:g}", fraction)

@@ -116,7 +116,7 @@ class SearchOptions(TrainingOptions):
     budget_params: str | None = option(stored=True, replay=True)
     budget_latency: str | None = option(stored=True, replay=True)
     sampler: str | None = option(stored=True, replay=True)
-    latency: bool = option(stored=True, default=False)
+    latency: str | bool | None = option(stored=True)
     rungs: str | None = option(stored=True)
     eta: int | None = option(stored=True)
     yardstick: str | None = option(stored=False)
@@ -136,6 +136,14 @@ class SearchOptions(TrainingOptions):
             OptionError: One cannot be read.
         """
         return read_budgets(self.budget_gflops, self.budget_params, self.budget_latency)
+
+    @property
+    def engine(self) -> str:
+        """The engine that latencies are measured with; empty for PyTorch on the study's device.
+
+        Studies of versions without engines have stored whether latencies are measured.
+        """
+        return self.latency if isinstance(self.latency, str) and self.latency != "pytorch" else ""
 
     def of_recipe(self) -> dict[str, Any]:
         """Return the given options that a recipe has a field for."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration_file, load_result
 from nas.data.dataset import Dataset, load_or_demo
 from nas.data.fidelity import Fidelity, check_windows
+from nas.engines import SEPARATE
 from nas.errors import DataError, OptionError, SpaceError, StudyError
 from nas.own import use_stored
 from nas.samplers import AUTO, current_name
@@ -69,7 +70,10 @@ def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, 
         versions=current_versions(),
         sampler=options.sampler or AUTO,
         objective=options.objective or Goal().objective,
-        latency_on=_latency_on(space, recipe, options.objective, options.latency or bool(options.budget_latency)),
+        latency_on=_latency_on(
+            space, recipe, options.objective, bool(options.latency or options.budget_latency), options.engine
+        ),
+        engine=options.engine,
         budgets=options.budgets,
         baselines=baselines,
         rungs=_rungs(options, recipe, ()),
@@ -113,8 +117,13 @@ def changed_settings(study: Study, options: SearchOptions) -> tuple[Settings, Da
         eta=options.eta or kept.eta,
         target=options.target_imgsz or kept.target,
     )
-    measured = bool(kept.latency_on) or options.latency
-    return replace(wanted, latency_on=_latency_on(wanted.space, recipe, wanted.objective, measured)), dataset
+    measured = bool(kept.latency_on or options.latency)
+    engine = options.engine if options.latency else kept.engine
+    if engine == SEPARATE:
+        _check_separate(wanted)
+        return wanted, dataset
+    on = _latency_on(wanted.space, recipe, wanted.objective, measured, engine)
+    return replace(wanted, latency_on=on, engine=engine), dataset
 
 
 def settings_as_created(study: Study, options: SearchOptions) -> tuple[Settings, Dataset, SearchOptions]:
@@ -167,7 +176,7 @@ def _data_may_have_moved(study: Study, data: str | None) -> Iterator[None]:
 def auto_workers(settings: Settings) -> int:
     """Return the number of parallel trainings for ``--workers auto``; one where latencies are measured."""
     recipe, width = settings.recipe, settings.space.width
-    return 1 if settings.latency_on else fitting_workers(recipe.device, recipe.batch, recipe.imgsz, width)
+    return 1 if settings.measures_latency else fitting_workers(recipe.device, recipe.batch, recipe.imgsz, width)
 
 
 def _under(calibrated: CalibrationResult | None, recipe: Recipe, baselines: str) -> str:
@@ -198,10 +207,22 @@ def _rungs(options: SearchOptions, recipe: Recipe, kept: tuple[Rung, ...]) -> tu
     return rungs
 
 
-def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool) -> str:
+def _check_separate(settings: Settings) -> None:
+    """Raise OptionError if a search needs latencies, and the study's are measured separately."""
+    limited = {quantity for budget in settings.budgets for quantity, *_ in budget.limits} | dict(
+        settings.space.limits
+    ).keys()
+    if settings.goal.needs_latency or limited & {"latency_ms", "max_latency_ms"}:
+        raise OptionError(
+            f"a search cannot measure the latencies of this study, which `nas latency` stored: they are of "
+            f"{settings.latency_on}; for an objective, limit or budget of latency, start another study"
+        )
+
+
+def _latency_on(space: SearchSpace, recipe: Recipe, objective: str | None, wanted: bool, engine: str) -> str:
     """Return the machine that latencies are measured on; empty where none is needed."""
     if wanted or Goal(objective or "map").needs_latency or "max_latency_ms" in dict(space.limits):
-        from nas.model.latency import machine
+        from nas.engines.meter import study_machine
 
-        return machine(recipe.device)
+        return study_machine(engine, recipe.device)
     return ""

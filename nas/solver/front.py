@@ -12,6 +12,7 @@ from nas.ranking.additive import Estimate
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.yardstick import measured_yardsticks, widest_measured
 from nas.solver.facts import completed, costs_of, facts_of_study
+from nas.solver.latencies import with_swap_latencies
 from nas.solver.prediction import Prediction
 from nas.solver.solutions import Count, Solution, Solver, swaps_apart
 from nas.space.choice import KEEP, NONE
@@ -135,6 +136,7 @@ def front_of(
             f"`nas search --study {study.location.name}` trains it"
         )
     facts = completed(facts_of_study(study), space, trials)
+    facts = with_swap_latencies(facts, space, study.latencies.ms)
     in_order = sorted((row.trial for row in ranked), key=lambda trial: trial.number)
     known = [(dict(trial.assignment), trial.map) for trial in in_order]
     prediction = Prediction(space, facts, known, study.settings.at(fidelity).error)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
+from nas.engines import ENGINES, SEPARATE
 from nas.errors import OptionError, StudyError, one_line, shown
 from nas.files import dataclass_from_plain, from_plain, parse_json
 from nas.own.files import file_differences
@@ -48,6 +49,9 @@ class Settings:
         sampler: As `nas.samplers.SAMPLERS`, or ``auto``; scores do not depend on it.
         objective: One of `nas.study.OBJECTIVES`.
         latency_on: The machine on which latencies are measured, as `nas.model.latency.machine`; empty if none are.
+        engine: The engine that a search measures latencies with, as `nas.engines.ENGINES`; empty for PyTorch on the
+            recipe's device. `nas.engines.SEPARATE` where it measures none, as they come from elsewhere. Part of
+            `latency_on`.
         table: Digest of the table that is replayed instead of training; empty if proxies are trained.
         baselines: `SHARED`, one trained baseline for all runs, or `PER_SEED`, one for each seed.
         rungs: Rungs below the study's own recipe, the cheapest first.
@@ -80,11 +84,17 @@ class Settings:
     target: int = 0
     levels: tuple[tuple[float, ...], ...] = ()
     budgets: tuple[Budget, ...] = ()
+    engine: str = ""
 
     @property
     def deployed_imgsz(self) -> int:
         """Image size in pixels at which latencies are measured: that of the target, or of the proxy without one."""
         return self.target or self.recipe.imgsz
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether a search measures latencies."""
+        return bool(self.latency_on) and self.engine != SEPARATE
 
     @property
     def goal(self) -> Goal:
@@ -160,7 +170,7 @@ class Settings:
         """Return the settings as text."""
         body = {**asdict(self), "recipe": self.recipe.to_json(), "space": self.space.to_json(), "schema": _SCHEMA}
         unused = {"target", "levels"} if not self.target else set()  # studies without a target are stored as before
-        unused |= set() if self.budgets else {"budgets"}
+        unused |= {key for key in ("budgets", "engine") if not body[key]}
         return json.dumps({key: value for key, value in body.items() if key not in unused}, sort_keys=True)
 
     @classmethod
@@ -188,6 +198,8 @@ class Settings:
         for key, value, known in (("objective", self.objective, OBJECTIVES), ("score", self.score, SCORES)):
             if value not in known:
                 raise ValueError(f"{key} is {shown(value)}, expected one of {', '.join(known)}")
+        if self.engine not in ("", SEPARATE, *ENGINES):
+            raise ValueError(f"engine is {shown(self.engine)}, expected one of {', '.join(ENGINES)}")
         calibrated = parse_json(self.calibration) if self.calibration else {}
         for key in ("error", "degrees"):
             if not isinstance(calibrated.get(key, 0.0), int | float):

@@ -11,10 +11,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.bank.store import SwapBank, bank_facts
+from nas.engines.stored import Latencies
 from nas.errors import LockError, SpaceError, StudyError, escaped
 from nas.files import Parsed, from_plain
 from nas.locks import held, private_folder
@@ -25,16 +27,15 @@ from nas.study.optuna_private import Tables, add_trial, open_trial, read_tables,
 from nas.study.running_trial import BEAT, OWNER, RECORD, Ledger, RunningTrial, take_over, trial_attributes
 from nas.study.settings import Settings
 from nas.study.storage import check_storage, open_storage, translate_damage, translate_errors, with_retry
-from nas.study.trial import Trial, variants_spent
+from nas.study.trial import Trial, variants_spent, with_latencies
 from nas.training.scores import EpochScore
 
 if TYPE_CHECKING:
     import optuna
 
-_SETTINGS, _TARGET, _REQUEST = "nas_settings", "nas_target", "nas_request"
-_SEEDS, _CONFIRM = "nas_seeds", "nas_confirm"
-_BASELINE, _BANK, _OPTIONS, _EXCLUDED = "nas_baseline", "nas_bank", "nas_options", "nas_left_out"
-_YARDSTICKS = "nas_yardsticks"
+_SETTINGS, _TARGET, _REQUEST, _SEEDS = "nas_settings", "nas_target", "nas_request", "nas_seeds"
+_CONFIRM, _BASELINE, _BANK, _OPTIONS = "nas_confirm", "nas_baseline", "nas_bank", "nas_options"
+_EXCLUDED, _YARDSTICKS, _LATENCIES = "nas_left_out", "nas_yardsticks", "nas_latencies"
 _BEFORE_SETTINGS = {_TARGET, _REQUEST, _SEEDS, _CONFIRM, _OPTIONS}
 
 
@@ -101,9 +102,10 @@ class Study:
         """The study for messages: its name and storage."""
         return f"the study {self.location.name!r} of {self.location.shown}"
 
-    def store_settings(self) -> None:
-        """Store the settings after a change on which no score depends, such as of the sampler or the calibration."""
-        self._write({_SETTINGS: self.settings.to_json()})
+    def store_settings(self, latencies: Latencies | None = None) -> None:
+        """Store the settings after a change on which no score depends, such as of the sampler; and new latencies."""
+        more = {_LATENCIES: latencies.to_plain()} if latencies else {}
+        self._write({**more, _SETTINGS: self.settings.to_json()})
 
     @property
     def options(self) -> dict[str, Any] | None:
@@ -222,14 +224,11 @@ class Study:
         with translate_errors(self.location):
             inner = with_retry(self.location, lambda: self._inner)
 
-        def write_beat(trial: int, beat: int) -> None:
-            set_trial_attribute(inner, trial, BEAT, beat)
-
         def read_beats() -> dict[int, int]:
             running = inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             return {trial_id(t): t.user_attrs.get(BEAT, 0) for t in running}
 
-        return make_leases(self.location, write_beat, read_beats)
+        return make_leases(self.location, lambda trial, beat: set_trial_attribute(inner, trial, BEAT, beat), read_beats)
 
     @property
     def target(self) -> int:
@@ -291,13 +290,8 @@ class Study:
 
     def _write(self, values: Mapping[str, Any]) -> None:
         """Store attributes of the study, with retries."""
-
-        def write() -> None:
-            for key, value in values.items():
-                self._inner.set_user_attr(key, value)
-
         with translate_errors(self.location):
-            with_retry(self.location, write)
+            with_retry(self.location, lambda: list(starmap(self._inner.set_user_attr, values.items())))
 
     def store_baseline_training(self, curve: tuple[EpochScore, ...], seed: int | None = None) -> None:
         """Store the curve of the baseline whose weights are inherited; of a further seed where each has its own."""
@@ -351,7 +345,13 @@ class Study:
     def every_run(self) -> list[Trial]:
         """Return all trials, in order: of variants, and of yardsticks, which neither rankings nor samplers see."""
         with translate_damage(self.location), translate_errors(self.location):
-            return with_retry(self.location, self._read)
+            found = with_retry(self.location, self._read)
+        return with_latencies(found, self.latencies.ms) if self.settings.latency_on else found
+
+    @property
+    def latencies(self) -> Latencies:
+        """The latencies that `nas latency` has stored."""
+        return self._attribute(_LATENCIES, None, Latencies.from_plain)
 
     def _read(self) -> list[Trial]:
         """Return the stored trials; finished ones do not change and are read only once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -174,6 +174,11 @@ class Trial:
         given["inherited"] = (body["inherited"][0], body["inherited"][1])
         labels = {escaped(slot): escaped(label) for slot, label in assignment.items()}
         return cls(number=number, assignment=labels, **given)
+
+
+def with_latencies(trials: list[Trial], ms: Mapping[str, float]) -> list[Trial]:
+    """Return trials with the latencies of their variants by ID; those of other variants stay as they are."""
+    return [replace(t, latency_ms=ms[t.variant.id]) if t.variant.id in ms else t for t in trials]
 
 
 def variants_spent(trials: Sequence[Trial]) -> int:

@@ -20,6 +20,10 @@ from nas.calibration.assessment import assess
 from nas.calibration.report import write_report
 from nas.calibration.result import load_result
 from nas.data.dataset import load
+from nas.engines import Conditions
+from nas.engines.folder import model_subject
+from nas.engines.remote import read_results
+from nas.engines.table import latency_lines
 from nas.errors import NasError, printable
 from nas.model.host_input import read_config
 from nas.model.render import render
@@ -212,6 +216,29 @@ def test_data_yamls(boxes_data, tmp_path):
         load(tmp_path / "data.yaml")
 
     each("data.yaml", 60, lambda rng: damaged_text(text, rng), read)
+
+
+def test_latencies_of_another_machine(tmp_path):
+    conditions = Conditions(imgsz=64)
+    subjects = [model_subject(name, render(parse_swaps("yolov8", "n", [])).yaml, name, conditions) for name in "ns"]
+    times = {"ms": 3.5, "spread_ms": 0.1, "runs": 9, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0}
+    models = [
+        {"name": s.name, "digest": s.digest, "failure": "", "boxes": 0.0, "scores": 0.0, **times} for s in subjects
+    ]
+    models[1] |= {"failure": "NCNN has no layer F.fold", "ms": None}
+    body = {
+        "format": 1, "imgsz": 64, "batch": 1, "engine": "ncnn", "version": "1.0", "machine": "Cortex-A76",
+        "system": "Linux aarch64", "precision": "fp32", "threads": 1, "clock": "time", "models": models,
+    }  # fmt: skip
+    text, file = json.dumps(body), tmp_path / "latencies.json"
+
+    def read(given: str) -> None:
+        file.write_bytes(given.encode("utf-8", "surrogatepass"))
+        found = read_results(file, subjects)
+        latency_lines({found.engine: found.models}, {found.engine: found.on}, found.conditions)
+
+    read(text)
+    each("latencies", 200, lambda rng: damaged_json(text, rng), read)
 
 
 COLUMNS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import pickle
 import zipfile
@@ -15,7 +16,7 @@ from nas.emit.pretrained import read_weights
 from nas.errors import WeightsError
 from nas.model.host import build
 from nas.model.render import render
-from nas.model.weights_file import read_checkpoint, read_state, weights_problem
+from nas.model.weights_file import read_checkpoint, read_model, read_state, weights_problem
 from nas.space.bases import load_base
 from nas.space.variant import Variant
 
@@ -47,6 +48,28 @@ def test_the_tensors_are_those_of_ultralytics(model, tmp_path):
     assert (found.layers, found.layer_count, found.names) == (23, 23, {0: "a", 1: "b", 2: "c"})
     assert found.is_numbered
     assert "scale n" in found.origin
+
+
+def test_a_model_is_made_again_from_its_checkpoint(model, tmp_path):
+    torch.save({"model": model}, tmp_path / "a.pt")
+    text, scale, tensors = read_model(tmp_path / "a.pt")
+    again = build(text, scale)
+    again.load_state_dict(dict(tensors))
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x)[0], model.float()(x)[0])
+
+
+def test_a_model_that_a_checkpoint_does_not_describe(model, tmp_path):
+    """Tensors alone, or a YAML with what is no plain data."""
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = copy.deepcopy(model)
+    other.yaml["backbone"][0] = Evil(tmp_path / "made")
+    torch.save({"model": other}, tmp_path / "evil.pt")
+    for name in ("state.pt", "evil.pt"):
+        with pytest.raises(WeightsError, match="has no model YAML"):
+            read_model(tmp_path / name)
+    assert not (tmp_path / "made").exists()
 
 
 def test_the_averaged_model_comes_first(model, tmp_path):

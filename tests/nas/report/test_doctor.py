@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 
 from nas.device import Gpu
+from nas.engines import Engine
 from nas.ops.kernels import runtime
 from nas.report.doctor import environment_report
 
@@ -23,6 +26,13 @@ def test_kernels(chosen, missing, words, monkeypatch):
     monkeypatch.setenv("NAS_KERNELS", chosen)
     monkeypatch.setattr(runtime, "unavailable", lambda: missing)
     assert environment_report()["kernels"].startswith(words)
+
+
+def test_engines(monkeypatch):
+    monkeypatch.setattr(Engine, "missing", property(lambda engine: engine.packages if engine.name == "ncnn" else ()))
+    found = environment_report()["engines"]
+    assert found.startswith(f"onnxruntime {version('onnxruntime')}, onnx {version('onnx')}; ")
+    assert found.endswith("; NCNN: pip install ncnn pnnx")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 import nas.model.latency
+from nas.engines import SEPARATE
 from nas.errors import OptionError, SpaceError, StudyError
 from nas.model.latency import machine
 from nas.ranking.rank import ranking_of
 from nas.session.search import Session
 from nas.session.settings import auto_workers, searched_task
+from nas.solver.latencies import store_latencies
 from nas.space.search_space import SearchSpace, Slot
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
@@ -158,6 +160,21 @@ def test_another_objective_or_machine_may_not_go_on(begin, monkeypatch, finish_a
     finish_a_trial(begin(study="b").study)
     with pytest.raises(StudyError, match="latency measured on: none, not another machine"):
         begin(study="b", latency=True)
+
+
+def test_latencies_that_are_stored_are_measured_by_no_search(begin, finish_a_trial):
+    made = begin(study="a", trials=1, confirm=Confirm()).study
+    finish_a_trial(made)
+    base = made.settings.space.variant(made.settings.space.baseline()).id
+    store_latencies(made, "a board", made.settings.deployed_imgsz, {base: 10.0}, {})
+    settings = begin(study="a").study.settings
+    assert (settings.latency_on, settings.engine, settings.measures_latency) == ("a board", SEPARATE, False)
+    assert auto_workers(settings) == auto_workers(replace(settings, latency_on="", engine=""))
+    for options in ({"max_latency": 9.0}, {"budget_latency": "9"}):
+        with pytest.raises(OptionError, match=r"a search cannot measure the latencies of this study, .* of a board"):
+            begin(study="a", **options)
+    with pytest.raises(StudyError, match="latency measured on: a board, not"):
+        begin(study="a", latency=True)
 
 
 def test_a_refusal_holds_for_a_study_that_is_resumed(begin, finish_a_trial):
