@@ -110,6 +110,7 @@ def write_folder(
         try:
             module, given = subject.make(engine.name)
             answers = _answers(module, given)
+            rounding = _rounding(module, given, answers, subject.imgsz)  # before an export that changes the module
             place = folder / f"m{number:03}"
             place.mkdir()
             if engine.exported:
@@ -127,10 +128,7 @@ def write_folder(
                 "imgsz": subject.imgsz,
                 "folder": place.name,
                 "inputs": _stored_inputs(folder, given, inputs),
-                "tolerance": max(
-                    engine.tolerance[conditions.precision],
-                    _OF_ROUNDING * _rounding(module, given, answers, subject.imgsz),
-                ),
+                "tolerance": max(engine.tolerance[conditions.precision], _OF_ROUNDING * rounding),
             }
         )
     plan = {
