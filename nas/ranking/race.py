@@ -158,7 +158,7 @@ def surviving_contenders(
     paired = [paired_differences(scores[v], scores[base]) for v in every]
     compared = dict(zip(every, compare(paired, rules.prior), strict=True))
     kept = [v for v in live if not (interval := compared[v].interval) or interval[1] >= -rules.floor]
-    if not kept or rules.goal.has_front:  # a Pareto front has no first
+    if not kept or rules.goal.has_front or rules.goal.budgets:  # a Pareto front has no first, budgets several
         return kept
     best = max(kept, key=lambda v: paired_mean(scores[v], scores[base]) / gflops[v])
     others = [v for v in kept if v != best]

@@ -106,8 +106,15 @@ def _rungs(study: Study, fidelity: str) -> list[str]:
 def _goal_words(s: Settings, rows: Sequence[RankRow]) -> list[str]:
     """Return the objective, if it is not mAP per GFLOP, and how latencies were measured."""
     lines = []
-    if s.objective != "map_per_gflop":
-        fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
+    fronts = ": front by front, the highest mAP first" if s.goal.has_front else ""
+    if s.budgets:
+        turns = ", budgets by turns" if len(s.budgets) > 1 else ""
+        within = "; ".join(map(str, s.budgets))
+        lines.append(
+            f"Order: first what is within the budget ({within}), the highest mAP first{turns}; then all others by "
+            f"{s.goal.words}{fronts}."
+        )
+    elif s.objective != "map_per_gflop":
         lines.append(f"Order: by {s.goal.words}{fronts}.")
     if s.latency_on:
         precision = "" if s.engine else "float32, "  # an engine's is part of the machine

@@ -15,11 +15,11 @@ from scipy.stats import norm
 from nas.errors import BuildError
 from nas.ranking.additive import Estimate
 from nas.samplers.history import History
-from nas.solver.facts import SwapFacts, completed, costs_of
+from nas.solver.facts import SwapFacts, completed
 from nas.solver.prediction import Prediction
 from nas.solver.solutions import Solution, Solver, swaps_apart
 from nas.space.search_space import Assignment
-from nas.study.objective import Budget
+from nas.study.objective import Budget, costs_of
 
 _POOL = 5
 """Solutions that one proposal is chosen from."""

@@ -10,6 +10,7 @@ from nas.errors import StudyError, escaped, one_line
 from nas.files import from_plain
 from nas.ranking.additive import fit_sums
 from nas.space.search_space import Assignment, SearchSpace
+from nas.study.objective import costs_of
 from nas.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -112,12 +113,6 @@ def facts_of_study(study: Study) -> SwapFacts:
         return SwapFacts.from_plain(study.bank.get(STORED))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise StudyError(f"{study.shown}: the facts about its swaps are damaged: {one_line(error)}") from None
-
-
-def costs_of(trial: Trial) -> dict[str, float]:
-    """Return the costs that a trial has, by quantity."""
-    found = {"gflops": trial.gflops, "params": float(trial.params)}
-    return found if trial.latency_ms is None else {**found, "latency_ms": trial.latency_ms}
 
 
 def completed(facts: SwapFacts, space: SearchSpace, trials: Sequence[Trial]) -> SwapFacts:

@@ -11,14 +11,14 @@ from nas.errors import SpaceError, StudyError
 from nas.ranking.additive import Estimate
 from nas.ranking.rank import RankRow, ranking_of
 from nas.ranking.yardstick import measured_yardsticks, widest_measured
-from nas.solver.facts import completed, costs_of, facts_of_study
+from nas.solver.facts import completed, facts_of_study
 from nas.solver.latencies import with_swap_latencies
 from nas.solver.prediction import Prediction
 from nas.solver.solutions import Count, Solution, Solver, swaps_apart
 from nas.space.choice import KEEP, NONE
 from nas.space.search_space import Assignment, SearchSpace, key_of
 from nas.space.variant import describe_swaps
-from nas.study.objective import QUANTITIES, Budget
+from nas.study.objective import QUANTITIES, Budget, costs_of
 from nas.study.study import Study
 
 BASELINE, PREDICTED, MEASURED, YARDSTICK = "baseline", "best predicted", "best measured", "yardstick"

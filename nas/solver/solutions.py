@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from nas.errors import BuildError, SpaceError
 from nas.ranking.additive import Estimate
-from nas.solver.facts import SwapFacts, all_swaps, costs_of
+from nas.solver.facts import SwapFacts, all_swaps
 from nas.solver.prediction import Prediction
 from nas.solver.program import Program, least_cost, solve
 from nas.space.search_space import Assignment, SearchSpace, key_of
-from nas.study.objective import QUANTITIES, Budget
+from nas.study.objective import QUANTITIES, Budget, costs_of
 from nas.study.trial import Trial
 
 Count = Callable[[Assignment], Mapping[str, float]]

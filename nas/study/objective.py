@@ -8,6 +8,7 @@ has less than the required mAP, is ranked below all that do not.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +32,12 @@ class Goal:
     Attributes:
         objective: One of `nas.study.OBJECTIVES`.
         min_map: Required mAP50-95, independent of the baseline.
+        budgets: What variants may cost, if that is limited.
     """
 
     objective: str = "map_per_gflop"
     min_map: float = 0.0
+    budgets: tuple[Budget, ...] = ()
 
     @property
     def words(self) -> str:
@@ -81,7 +84,25 @@ class Goal:
         return np.column_stack([maps - below, -np.where(below, dearest + costs, costs)])
 
     def order(self, trials: Sequence[Trial], below: Callable[[Trial], bool]) -> list[Trial]:
-        """Return finished trials, best first, those that are `below` last; within a front the highest mAP first."""
+        """Return finished trials, best first, those that are `below` last; within a front the highest mAP first.
+
+        Those that meet a budget come before all others, the highest mAP first. Several budgets take turns: the best of
+        each, then the second of each.
+        """
+        first = {t.number: t for t in self._within_budgets([t for t in trials if not below(t)])}
+        return [*first.values(), *self._by_objective([t for t in trials if t.number not in first], below)]
+
+    def _within_budgets(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that meet a budget, by turns of the budgets."""
+        base = next((t for t in trials if t.variant.is_baseline), None)
+        if base is None:
+            return []
+        by_map = sorted(trials, key=lambda t: (-t.map, self.cost(t), t.number))
+        turns = [[t for t in by_map if budget.is_met(costs_of(t), costs_of(base))] for budget in self.budgets]
+        return [t for turn in itertools.zip_longest(*turns) for t in turn if t]
+
+    def _by_objective(self, trials: Sequence[Trial], below: Callable[[Trial], bool]) -> list[Trial]:
+        """Return finished trials, best first by the objective alone, those that are `below` last."""
         if not self.has_front:
             by_map = self.objective == "map"
             return sorted(trials, key=lambda t: (below(t), -(t.map if by_map else t.map_per_gflop), t.number))
@@ -163,11 +184,22 @@ class Budget:
             found[quantity] = base[quantity] * (1 + amount) if relative else amount
         return found
 
+    def is_met(self, costs: Mapping[str, float], base: Mapping[str, float]) -> bool:
+        """Return whether costs are within the budget; False where one of them, or the baseline's, is not known."""
+        known = {quantity for quantity, *_ in self.limits} <= base.keys()
+        return known and all(costs.get(q, math.inf) <= limit for q, limit in self.within(base).items())
+
     def __str__(self) -> str:
         return ", ".join(
             f"{100 * amount:+g}% {QUANTITIES[quantity]}" if relative else f"{amount:g} {QUANTITIES[quantity]}"
             for quantity, amount, relative in self.limits
         )
+
+
+def costs_of(trial: Trial) -> dict[str, float]:
+    """Return the costs that a trial has, by quantity."""
+    found = {"gflops": trial.gflops, "params": float(trial.params)}
+    return found if trial.latency_ms is None else {**found, "latency_ms": trial.latency_ms}
 
 
 def read_budgets(gflops: str | None, params: str | None, latency: str | None) -> tuple[Budget, ...]:

@@ -99,7 +99,7 @@ class Settings:
     @property
     def goal(self) -> Goal:
         """The goal of the search."""
-        return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0))
+        return Goal(self.objective, dict(self.space.limits).get("min_map", 0.0), self.budgets)
 
     @property
     def fidelities(self) -> tuple[str, ...]:

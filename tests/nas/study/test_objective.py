@@ -7,7 +7,7 @@ import pytest
 
 from nas.space.variant import Variant
 from nas.study import OBJECTIVES
-from nas.study.objective import Goal, fronts_of
+from nas.study.objective import Goal, fronts_of, read_budgets
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation
 
@@ -70,3 +70,21 @@ def test_fronts_by_their_definition(dims):
             expected[front] = number
             left, number = left & ~front, number + 1
         assert (fronts_of(points) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "order"),
+    [
+        (("-10%", None, None), [6, 2, 5, 0, 1, 3, 4]),
+        (("-10%,-20%", None, None), [6, 5, 2, 0, 1, 3, 4]),  # by turns
+        (("7.05", None, None), [2, 5, 6, 0, 1, 3, 4]),
+        (("-99%", None, None), [5, 2, 6, 0, 1, 3, 4]),  # only what is below the floor meets it
+        ((None, None, "-5%"), [1, 5, 2, 6, 0, 3, 4]),  # 5 and 6 were not timed
+    ],
+)
+def test_what_meets_a_budget_comes_first(budgets, order):
+    trials = [*TRIALS, trial(5, 0.385, 6.0), trial(6, 0.395, 7.1)]
+    goal = Goal(budgets=read_budgets(*budgets))
+    assert [t.number for t in goal.order(trials, lambda t: t.number in (3, 4))] == order
+    without = [t.number for t in goal.order(trials[1:], lambda t: t.number in (3, 4))]
+    assert without == [5, 2, 6, 1, 3, 4]  # there is nothing to which budgets relate
