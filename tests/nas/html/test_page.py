@@ -347,7 +347,7 @@ def test_searching_by_the_python_api(full_study, tmp_path, monkeypatch):
         ({"epochs": -1}, "epochs is -1, expected 0 or more"),
         ({"floor": "x"}, "floor is 'x', expected a number"),
         ({"data": 3}, "data is 3, expected a text"),
-        ({"latency": 1}, "latency is 1, expected True or False"),
+        ({"latency": 1}, "latency is 1, expected a text or True or False"),
         ({"enable": 5}, "enable is 5, expected the name of a slot"),
         ({"confirm": 3}, "confirm is '3', expected 'TOP:K'"),
         ({"budget": float("nan")}, "budget is nan, expected more than 0"),

@@ -67,7 +67,7 @@ def test_a_space_of_detection_works_with_a_base_of_another_task(base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb", "yolov8-pose-p6"])
+@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb"])
 @pytest.mark.parametrize("name", ["seeds", "slim"])
 def test_the_whole_of_a_space_with_a_base_of_another_task(base, name):
     text = (resources.files("nas.studies.spaces") / f"{name}.yaml").read_text(encoding="utf-8")
