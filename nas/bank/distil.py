@@ -30,7 +30,7 @@ from nas.bank.student import Student, Tap
 from nas.data.assigned import count_assigned
 from nas.errors import BuildError, ProxyError
 from nas.files import replacing
-from nas.model.host import build
+from nas.model.host import build, check_head
 from nas.model.render import render
 from nas.model.transfer import warm_start_layer
 from nas.ops.heads import is_head
@@ -142,7 +142,10 @@ def _student(
     names = graph.names
     inserted = candidate.slot.startswith(AFTER)
     row = names.index(candidate.slot.removeprefix(AFTER)) + inserted
-    module: Any = build(render(variant).yaml, proxy.scale, data["nc"], data.get("kpt_shape")).model[row]  # type: ignore[index]  # the host's list
+    model: Any = build(render(variant).yaml, proxy.scale, data["nc"], data.get("kpt_shape"))
+    module = model.model[row]
+    if not is_head(module):
+        check_head(model, teacher)
     one_map = inserted or is_control or is_head(module)  # the layer itself has one source, a head takes its maps
     sources = () if one_map else graph.layers[row].sources[1:]
     begun = False

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nas.errors import BuildError, SpaceError, one_line
-from nas.model.host import build
+from nas.model.host import build, check_head
 from nas.model.render import render
 from nas.space.choice import AFTER
 from nas.space.search_space import SearchSpace
@@ -42,14 +42,15 @@ def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
     checked = 0
     for scale in scales or (space.scale,):
         baseline = make_variant(space.base, scale, {})
-        shapes = _shapes(baseline)
+        stock = build(render(baseline).yaml, scale)
+        shapes = _shapes(stock, baseline)
         for turn in range(1, max(len(s.choices) for s in space.slots)):
             swaps = {layer: s.choices[turn] for s in space.slots if turn < len(s.choices) for layer in s.layers}
-            if _problem(make_variant(space.base, scale, swaps), shapes):
+            if _problem(make_variant(space.base, scale, swaps), stock, shapes):
                 singly = [
                     (layer, label, make_variant(space.base, scale, {layer: label})) for layer, label in swaps.items()
                 ]
-                found = [(layer, label, _problem(variant, shapes)) for layer, label, variant in singly]
+                found = [(layer, label, _problem(variant, stock, shapes)) for layer, label, variant in singly]
                 problems += [f"{layer}={label} at scale {scale}: {why}" for layer, label, why in found if why]
                 if not any(why for *_, why in found):
                     problems.append(f"scale {scale}: {swaps} fail together, each alone does not")
@@ -59,10 +60,13 @@ def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
     return checked
 
 
-def _problem(variant: Variant, expected: Shapes) -> str:
-    """Return what is wrong with a variant; empty if nothing is."""
+def _problem(variant: Variant, stock: nn.Module, expected: Shapes) -> str:
+    """Return what is wrong with a variant of a stock model; empty if nothing is."""
     try:
-        shapes = _shapes(variant)
+        model = build(render(variant).yaml, variant.scale)
+        if variant.graph().names[-1] not in dict(variant.swaps):
+            check_head(model, stock)
+        shapes = _shapes(model, variant)
     except BuildError as error:
         # A module that refuses its channels or arguments names itself; the type of the error adds nothing.
         return str(error).replace("cannot be built: ValueError: ", "cannot be built: ")
@@ -75,13 +79,12 @@ def _problem(variant: Variant, expected: Shapes) -> str:
     return ""
 
 
-def _shapes(variant: Variant) -> Shapes:
-    """Return every layer's output shape at each of the sizes.
+def _shapes(model: nn.Module, variant: Variant) -> Shapes:
+    """Return the output shape of every layer of a variant's model at each of the sizes.
 
     Raises:
-        BuildError: It cannot be built or run.
+        BuildError: It cannot be run.
     """
-    model = build(render(variant).yaml, variant.scale)
     shapes: Shapes = {name: [] for name in variant.graph().names}
 
     def note(name: str) -> object:

@@ -205,6 +205,17 @@ def _without_arguments(config: dict[str, Any]) -> str:
     return f": {', '.join(bare)} without arguments; most classes take their output channels first"
 
 
+def check_head(model: Any, baseline: Any) -> None:
+    """Raise BuildError if a model with another layer has another head than the baseline has.
+
+    Ultralytics builds the heads of YOLOv3 to v9 in the form of YOLO11's once a row is a C3k2 or an A2C2f.
+    """
+    mine, theirs = ({k: v.shape for k, v in one.model[-1].state_dict().items()} for one in (model, baseline))
+    if mine != theirs:
+        name = type(baseline.model[-1]).__name__
+        raise BuildError(f"cannot be compared: with it Ultralytics builds another {name}, which no trained weights fit")
+
+
 def check_yaml(yaml_text: str) -> None:
     """Raise BuildError unless a model YAML is one that `build` would give to Ultralytics; nothing is built."""
     register()

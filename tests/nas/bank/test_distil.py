@@ -275,7 +275,7 @@ def test_a_damaged_save_is_as_good_as_none(make, whole, stopped, tmp_path, damag
     [
         ("Breaks", "the error was no longer a number"), ("Overflows", "the output is no longer"),
         ("Raises", "its distillation failed: RuntimeError: view size is not"), ("Never", "one image at a time"),
-        ("host:C2f()", "cannot be built: IndexError"),
+        ("host:C2f()", "cannot be built: IndexError"), ("host:C3k2(channels)", "builds another Detect"),
     ],
 )  # fmt: skip
 def test_what_diverges_is_marked_and_disturbs_no_other(make, whole, modules, tmp_path, name, reason):

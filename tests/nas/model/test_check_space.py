@@ -153,6 +153,17 @@ slots:
     }
 
 
+def test_a_class_with_which_the_host_builds_another_head_is_refused():
+    space = read_space("slots:\n  neck.c2f_n5: [keep, host:C3k2, C3k2Block]\n", "s.yaml", "s")
+    with pytest.raises(SpaceError) as caught:
+        check_space(space)
+    assert str(caught.value) == (
+        "neck.c2f_n5=host:C3k2 at scale n: cannot be compared: with it Ultralytics builds another Detect, which no "
+        "trained weights fit"
+    )
+    assert check_space(read_space("base: yolo11\nslots:\n  neck.c3k2_n5: [keep, host:C2f]\n", "s.yaml", "s")) == 1
+
+
 def test_an_inserted_class_of_the_host_that_needs_arguments_says_so():
     text = "slots:\n  after backbone.sppf: [none, host:SPPF]\n"
     with pytest.raises(SpaceError, match=r"index out of range: SPPF without arguments; most classes take their output"):
