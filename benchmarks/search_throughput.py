@@ -395,6 +395,7 @@ if __name__ == "__mp_main__" and PHASES in os.environ:  # the search's training 
     if FRESH in os.environ:
         import nas.training.proxy_trainer
 
+        # Swaps start at random: the trainer imports the function, which types do not take for its own.
         nas.training.proxy_trainer.warm_start_swaps = lambda *_: None  # type: ignore[attr-defined]
 if __name__ == "__main__":
     main()
