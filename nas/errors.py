@@ -44,6 +44,10 @@ class BuildError(NasError, RuntimeError):
     """A variant could not be built, run forward or costed."""
 
 
+class HeadError(BuildError):
+    """A variant has another head than its base, for which there are no trained weights."""
+
+
 class ProxyError(NasError, RuntimeError):
     """A training failed: out of memory, not a number, or its process died."""
 

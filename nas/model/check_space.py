@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nas.errors import BuildError, SpaceError, one_line
+from nas.errors import BuildError, HeadError, SpaceError, one_line
 from nas.model.host import build, check_head
 from nas.model.render import render
 from nas.space.choice import AFTER
@@ -46,13 +46,14 @@ def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
         shapes = _shapes(stock, baseline)
         for turn in range(1, max(len(s.choices) for s in space.slots)):
             swaps = {layer: s.choices[turn] for s in space.slots if turn < len(s.choices) for layer in s.layers}
-            if _problem(make_variant(space.base, scale, swaps), stock, shapes):
+            if together := _problem(make_variant(space.base, scale, swaps), stock, shapes):
                 singly = [
                     (layer, label, make_variant(space.base, scale, {layer: label})) for layer, label in swaps.items()
                 ]
                 found = [(layer, label, _problem(variant, stock, shapes)) for layer, label, variant in singly]
                 problems += [f"{layer}={label} at scale {scale}: {why}" for layer, label, why in found if why]
-                if not any(why for *_, why in found):
+                # Where no block is left that asks for the head of YOLO11, that variant is refused, no choice is.
+                if not any(why for *_, why in found) and not isinstance(together, HeadError):
                     problems.append(f"scale {scale}: {swaps} fail together, each alone does not")
             checked += len(swaps)
     if problems:
@@ -60,23 +61,25 @@ def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
     return checked
 
 
-def _problem(variant: Variant, stock: nn.Module, expected: Shapes) -> str:
-    """Return what is wrong with a variant of a stock model; empty if nothing is."""
+def _problem(variant: Variant, stock: nn.Module, expected: Shapes) -> BuildError | None:
+    """Return what is wrong with a variant of a stock model."""
     try:
         model = build(render(variant).yaml, variant.scale)
         if variant.graph().names[-1] not in dict(variant.swaps):
             check_head(model, stock)
         shapes = _shapes(model, variant)
+    except HeadError as error:
+        return error
     except BuildError as error:
         # A module that refuses its channels or arguments names itself; the type of the error adds nothing.
-        return str(error).replace("cannot be built: ValueError: ", "cannot be built: ")
+        return BuildError(str(error).replace("cannot be built: ValueError: ", "cannot be built: "))
     swapped = [slot for slot, _ in variant.swaps]
     for slot in swapped:
         name = slot.removeprefix(AFTER)
         layer = next(n for n in shapes if n.startswith(f"{name}+")) if slot.startswith(AFTER) else name
         if shapes[layer] != expected[name]:
-            return f"puts out {shapes[layer]}, the layer that it replaces {expected[name]}"
-    return ""
+            return BuildError(f"puts out {shapes[layer]}, the layer that it replaces {expected[name]}")
+    return None
 
 
 def _shapes(model: nn.Module, variant: Variant) -> Shapes:

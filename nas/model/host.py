@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import BuildError, HostError, escaped, one_line
+from nas.errors import BuildError, HeadError, HostError, escaped, one_line
 from nas.fork.names import PLACED, yaml_name
 from nas.fork.rows import unknown_module
 from nas.model import host_input
@@ -178,6 +178,7 @@ def build(yaml_text: str, scale: str, nc: int | None = None, kpt_shape: Sequence
         kpt_shape: Of poses, the number of key points and of values of each; the YAML's if None.
 
     Raises:
+        HeadError: It is a variant of YOLO11 or its like without a block for which Ultralytics builds their head.
         BuildError: It cannot be built; the message contains the host's error.
     """
     register()
@@ -194,6 +195,12 @@ def build(yaml_text: str, scale: str, nc: int | None = None, kpt_shape: Sequence
         absent = unknown_module(str(error.args[0])) if isinstance(error, KeyError) and error.args else ""
         missing = _without_arguments(config) if isinstance(error, IndexError) else ""
         raise BuildError(f"cannot be built: {absent or one_line(error)}{missing}") from error
+    head: Any = model.model[-1]  # type: ignore[index]  # nn.Sequential of the host
+    if config.get("legacy") is False and getattr(head, "legacy", False):
+        raise HeadError(
+            f"cannot be compared: Ultralytics builds the {type(head).__name__} of YOLOv8 unless a block of the base "
+            "or a module of nas is left"
+        )
     return model.eval()
 
 
@@ -206,14 +213,14 @@ def _without_arguments(config: dict[str, Any]) -> str:
 
 
 def check_head(model: Any, baseline: Any) -> None:
-    """Raise BuildError if a model with another layer has another head than the baseline has.
+    """Raise HeadError if a model with another layer has another head than the baseline has.
 
     Ultralytics builds the heads of YOLOv3 to v9 in the form of YOLO11's once a row is a C3k2 or an A2C2f.
     """
     mine, theirs = ({k: v.shape for k, v in one.model[-1].state_dict().items()} for one in (model, baseline))
     if mine != theirs:
         name = type(baseline.model[-1]).__name__
-        raise BuildError(f"cannot be compared: with it Ultralytics builds another {name}, which no trained weights fit")
+        raise HeadError(f"cannot be compared: with it Ultralytics builds another {name}, which no trained weights fit")
 
 
 def check_yaml(yaml_text: str) -> None:

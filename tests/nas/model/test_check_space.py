@@ -9,7 +9,7 @@ import torch
 from stock import tensor_count
 from torch import nn
 
-from nas.errors import SpaceError
+from nas.errors import HeadError, SpaceError
 from nas.model import host
 from nas.model.check_space import check_space
 from nas.model.render import render
@@ -162,6 +162,21 @@ def test_a_class_with_which_the_host_builds_another_head_is_refused():
         "trained weights fit"
     )
     assert check_space(read_space("base: yolo11\nslots:\n  neck.c3k2_n5: [keep, host:C2f]\n", "s.yaml", "s")) == 1
+
+
+def test_a_variant_of_yolo11_that_loses_its_head_is_refused_and_its_choices_are_not():
+    layers = [layer.name for layer in load_base("yolo11").layers if layer.module == "C3k2"]
+    space = read_space(
+        "base: yolo11\nslots:\n" + "".join(f"  {n}: [keep, C2f, GELAN]\n" for n in layers), "s.yaml", "s"
+    )
+    assert check_space(space) == 2 * len(layers) == 16
+    alike = make_variant("yolo11", "n", dict.fromkeys(layers, "C2f"))
+    with pytest.raises(HeadError, match="builds the Detect of YOLOv8 unless a block of the base or a module of nas"):
+        host.build(render(alike).yaml, "n")
+    kept = make_variant("yolo11", "n", dict.fromkeys(layers[1:], "C2f"))
+    mixed = make_variant("yolo11", "n", {**dict.fromkeys(layers[1:], "C2f"), layers[0]: "GELAN"})
+    heads = [host.build(render(variant).yaml, "n").model[-1] for variant in (kept, mixed)]
+    assert [type(head.cv3[0][0]).__name__ for head in heads] == ["Sequential", "Sequential"]
 
 
 def test_an_inserted_class_of_the_host_that_needs_arguments_says_so():
