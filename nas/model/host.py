@@ -196,7 +196,7 @@ def build(yaml_text: str, scale: str, nc: int | None = None, kpt_shape: Sequence
         missing = _without_arguments(config) if isinstance(error, IndexError) else ""
         raise BuildError(f"cannot be built: {absent or one_line(error)}{missing}") from error
     head: Any = model.model[-1]  # type: ignore[index]  # nn.Sequential of the host
-    if config.get("legacy") is False and getattr(head, "legacy", False):
+    if config.get("legacy") is False and vars(type(head)).get("legacy"):  # heads of nas have none of their own
         raise HeadError(
             f"cannot be compared: Ultralytics builds the {type(head).__name__} of YOLOv8 unless a block of the base "
             "or a module of nas is left"

@@ -39,6 +39,8 @@ def list_studies(storage: str | None = None) -> tuple[list[Study], list[str]]:
         except (StorageError, StudyError) as error:
             problems.append(str(error))
             continue
+        if not names and not where.server:
+            problems.append(f"{where.shown} holds no study: it is empty or damaged")
         for name in (name for name in names if not name.endswith(FULL_SUFFIX)):
             try:
                 locate(name)  # a name that the tool would not give may be a path, or escapes for a terminal

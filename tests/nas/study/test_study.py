@@ -308,9 +308,13 @@ def test_list_of_the_current_directory(tmp_path, monkeypatch):
     assert list_studies() == ([], [])
     Study.create(locate("mine"), settings(), 3)
     (tmp_path / "studies" / "odd.db").write_text("no database " * 100)
+    (tmp_path / "studies" / "gone.db").touch()
     found, problems = list_studies()
     assert [s.location.name for s in found] == ["mine"]
-    assert problems == [f"{Path('studies') / 'odd.db'} is not an SQLite file"]
+    assert problems == [
+        f"{Path('studies') / 'gone.db'} holds no study: it is empty or damaged",
+        f"{Path('studies') / 'odd.db'} is not an SQLite file",
+    ]
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
