@@ -20,6 +20,10 @@ class SpaceError(NasError, ValueError):
     """A search space, a swap or a choice is wrong. Lists all problems, one per line."""
 
 
+class SolverTimeout(SpaceError):
+    """The solver ran out of time before it found any variant: whether there is one is not known."""
+
+
 class ModelError(NasError, ValueError):
     """A model YAML cannot be read, or matches no known base. Lists all problems, one per line."""
 

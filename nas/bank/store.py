@@ -166,6 +166,27 @@ def open_bank(folder: Path, about: dict[str, Any]) -> SwapBank:
     return replace(bank, candidates=found)
 
 
+def find_bank(like: Path, weights: Path, **changed: Any) -> SwapBank | None:
+    """Return the bank that was made as another one, but for some facts; None if there is none.
+
+    Args:
+        like: Folder of the other bank.
+        weights: The folder that holds banks.
+        changed: Facts about the wanted bank that differ, such as its seed.
+
+    Raises:
+        ArtifactError: A bank is damaged.
+    """
+
+    def about(folder: Path) -> dict[str, Any]:
+        return read_json(folder / "bank.json", lambda body: dict(body["about"]))
+
+    wanted = {**about(like), **changed}
+    folders = sorted(file.parent for file in weights.glob("bank-*/bank.json"))
+    found = next((folder for folder in folders if about(folder) == wanted), None)
+    return open_bank(found, wanted) if found else None
+
+
 def _read_bank(folder: Path, body: Any) -> tuple[dict[str, Any], SwapBank, dict[tuple[str, str], str]]:
     """Return the content of a file of `bank_json`: what the bank was made from, the bank, the digests of its files."""
     found, digests = {}, {}

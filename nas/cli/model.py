@@ -258,11 +258,11 @@ def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | N
 
     from nas.data.assigned import stored_levels
     from nas.data.dataset import load
-    from nas.data.fidelity import compare, fidelity_of
+    from nas.data.fidelity import check_target, compare, fidelity_of
     from nas.data.levels import read_labels
 
     dataset = load(path, task)
-    target = target_imgsz or 640
+    target = check_target(target_imgsz or 640)
     found = compare(read_labels(dataset)[0], target, fidelity_of(target, imgsz, window))
     trained = stored_levels(Path("studies") / "weights", dataset.fingerprint)
     if as_json:

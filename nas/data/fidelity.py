@@ -13,12 +13,14 @@ from typing import Any
 
 from nas.data.dataset import Dataset
 from nas.data.levels import (
+    LEAST_BOX,
     LEVELS,
     USED,
     Labelled,
     Shares,
     read_labels,
     seen_in_validation,
+    too_small,
     whole_shares,
     window_shares,
 )
@@ -28,6 +30,8 @@ ADEQUATE = 0.1
 """Largest total variation distance between the shares of a proxy and of the target."""
 LEAST_SIDE, STRIDE = 128, 32
 """Pixels: the smallest side of a proxy that is chosen by itself, and the step between sides."""
+LEAST_TARGET = 64
+"""Pixels: the smallest target; the coarsest level of a detector has one cell for each 32 px."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,32 @@ def fidelity_of(target: int, imgsz: int | None, window: int | None) -> Fidelity 
     return Fidelity(window, target)
 
 
+def check_target(imgsz: int) -> int:
+    """Return the image size of a target.
+
+    Raises:
+        OptionError: The host trains no such size, or it is too small for a detector.
+    """
+    if imgsz % STRIDE or imgsz < LEAST_TARGET:
+        near = max(LEAST_TARGET, -(-imgsz // STRIDE) * STRIDE)
+        raise OptionError(
+            f"--target-imgsz {imgsz}: expected a multiple of {STRIDE} from {LEAST_TARGET} px on, such as {near}: "
+            "Ultralytics trains no other size"
+        )
+    return imgsz
+
+
 def compare(images: Sequence[Labelled], target: int, proxy: Fidelity | None = None) -> Comparison:
     """Compare where the boxes of images fall at the target and at a proxy; without one, at the cheapest adequate one.
 
     Raises:
-        DataError: Hardly any box is as small as the windows of the proxy.
+        DataError: Hardly any box is as small as the windows of the proxy, or large enough to be seen at the target.
     """
+    if (lost := too_small(images, target)) > 1 - USED:
+        raise DataError(
+            f"at {target} px, {lost:.0%} of the boxes are smaller than {LEAST_BOX:g} px, which no detector finds: give "
+            "--target-imgsz the image size of the training that is planned"
+        )
     adequate = choose_fidelity(images, target)
     proxy = proxy or adequate
     got = shares_at(images, proxy)

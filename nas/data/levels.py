@@ -26,6 +26,8 @@ from nas.data.windows import Boxes, draw_box, draw_window, fixed_windows, see
 LEVELS = ("P3", "P4", "P5")
 BOUNDS = (32.0, 96.0)
 """Sizes in pixels that separate the levels."""
+LEAST_BOX = 4.0
+"""Size in pixels below which a box has no cell of its own, even with a P2 head."""
 USED, IDLE = 0.05, 0.01
 """A level is used from the one share of boxes on, and idle below the other."""
 MOST_IMAGES = 2000
@@ -136,6 +138,12 @@ def shares_of(sizes: npt.NDArray[np.float64], lost: int = 0) -> Shares:
 def whole_shares(images: Iterable[Labelled], side: int) -> Shares:
     """Return the shares where the long side of images is resized to `side` px."""
     return shares_of(np.concatenate([_sizes(image.scaled(side)[1]) for image in images]))
+
+
+def too_small(images: Iterable[Labelled], side: int) -> float:
+    """Return the share of boxes below `LEAST_BOX` where the long side of images is resized to `side` px."""
+    sizes = np.concatenate([_sizes(image.scaled(side)[1]) for image in images])
+    return float((sizes < LEAST_BOX).mean()) if len(sizes) else 0.0
 
 
 def window_shares(images: Sequence[Labelled], side: int, scale: int) -> Shares:

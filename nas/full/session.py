@@ -19,7 +19,7 @@ from nas.full.arguments import can_distil, check_arguments, deciding, device_of,
 from nas.full.models import Model, baseline_model, chosen_models, pruned_model, scaled_model
 from nas.full.process import is_of_machine, read_curve, run_training
 from nas.full.run import FullEpoch, FullRun, FullScores
-from nas.full.start import Start, checkpoint, start_of
+from nas.full.start import Start, checkpoint, made_from, start_of, starts_by_seed
 from nas.full.store import Claim, FullRuns
 from nas.model.host import version
 from nas.own import use_stored
@@ -74,7 +74,7 @@ class FullTraining:
         dataset: Its dataset, checked.
         wanted: What is to be trained, in this order; finished ones among it are left as they are.
         models: The models by the row's ID.
-        start: What they start from.
+        starts: What they start from, by seed.
         arguments: The host's arguments.
         device: As the host takes it.
         workers: Number of parallel trainings here.
@@ -87,7 +87,7 @@ class FullTraining:
     dataset: Dataset
     wanted: tuple[FullRun, ...]
     models: Mapping[str, Model]
-    start: Start
+    starts: Mapping[int, Start]
     arguments: Mapping[str, Any]
     device: str
     workers: int
@@ -145,14 +145,10 @@ class FullTraining:
         start = start_of(study, options.start, dataset.names)
         what = deciding(given)
         versions = current_versions()
-        group = group_of(
-            dataset.fingerprint,
-            options.epochs,
-            imgsz,
-            start.name,
-            what,
-            [pair for pair in versions if pair[0] in ("ultralytics", "torch")],
-        )
+        host = [pair for pair in versions if pair[0] in ("ultralytics", "torch")]
+        decided = (dataset.fingerprint, options.epochs, imgsz, start.name, what, host)
+        group = group_of(*decided, *made_from(study, start))
+        starts = starts_by_seed(study, start, models, options.seeds, observer.note)
         wanted = tuple(
             FullRun(
                 model=model.model + _DISTILLED * (options.distill and model.kind == "variant"),
@@ -179,7 +175,7 @@ class FullTraining:
         )
         device = device_of(options.device)
         by_row = {run.model: model for run in wanted for model in models if model.name == run.name}
-        return cls(study, dataset, wanted, by_row, start, given, device, options.workers, cache, observer)
+        return cls(study, dataset, wanted, by_row, starts, given, device, options.workers, cache, observer)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -336,7 +332,7 @@ class _Member:
             NasError: It cannot be made.
         """
         t = self.training
-        made = checkpoint(t.models[run.model], t.start)
+        made = checkpoint(t.models[run.model], t.starts[run.seed])
         model = folder / (f"start/{run.name}.pt" if made else f"{run.name}.yaml")
         try:
             write_atomic(folder / f"{run.name}.yaml", run.yaml)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from nas.bank.artifacts import baseline_key
-from nas.bank.store import SwapBank, open_bank
+from nas.bank.store import SwapBank, find_bank, open_bank
 from nas.emit.pretrained import Given, Pretrained, checkpoint_of, pretrained_checkpoint, read_weights
 from nas.errors import OptionError, StudyError, WeightsError
 from nas.files import from_plain
@@ -19,12 +19,16 @@ from nas.model.host import build
 from nas.model.render import ModelFiles, render
 from nas.model.transfer import copy_matching, named_state, numbered_state
 from nas.model.weights_file import read_checkpoint, read_state
+from nas.ranking.race import rules_of
 from nas.space.bases import load_base
 from nas.space.variant import Variant
+from nas.study.settings import PER_SEED
 from nas.study.study import Study
 
 STARTS = ("scratch", "inherit", "bank")
 """What a training can start from besides a file: random values, the study's trained baseline, its bank on that."""
+_LEARNT = STARTS[1:]
+"""Those that the study has learnt."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,66 @@ def _checked(given: Given, study: Study) -> Given:
     return given
 
 
+def made_from(study: Study, start: Start) -> tuple[str, ...]:
+    """Return what decides the weights of a start besides its name: the study's baseline, and its bank.
+
+    Nothing from scratch or from a file, whose name has a digest.
+    """
+    if start.name not in _LEARNT:
+        return ()
+    bank = (start.bank.folder.name,) if start.bank else ()
+    return (_key_of_baseline(study, study.settings.seed), study.settings.baselines, *bank)
+
+
+def starts_by_seed(
+    study: Study, start: Start, models: Sequence[Model], count: int, note: Callable[[str], None]
+) -> dict[int, Start]:
+    """Return what the trainings of each seed start from, by the seed, counted from 0.
+
+    Where each seed of the study has a baseline of its own, they start from that and from its bank, as proxies do. A
+    seed that lacks one of them starts from those of the first.
+
+    Args:
+        study: The study.
+        start: That of its first seed.
+        models: What is trained.
+        count: Number of seeds.
+        note: Called with a line for each seed that has no weights of its own.
+    """
+    found = dict.fromkeys(range(count), start)
+    if start.name in _LEARNT and study.settings.baselines == PER_SEED:
+        for number, seed in enumerate(rules_of(study).seeds(count)):
+            own = _of_seed(study, start, seed, models) if number else start
+            if isinstance(own, Start):
+                found[number] = own
+            else:
+                note(f"seed {number} starts from the weights of the study's first seed: {own}")
+    return found
+
+
+def _of_seed(study: Study, start: Start, seed: int, models: Sequence[Model]) -> Start | str:
+    """Return the start of a further seed of a study, or what it lacks."""
+    key, weights = _key_of_baseline(study, seed), study.location.weights
+    file = weights / f"baseline-{key}.pt"
+    if not file.exists():
+        return f"it has no baseline of seed {seed}"
+    assert start.given is not None, "it starts from the study's weights"
+    given = replace(read_weights(file, load_base(study.settings.space.base)), names=start.given.names)
+    if start.bank is None:
+        return Start(start.name, given)
+    bank = find_bank(start.bank.folder, weights, seed=seed, baseline=key)
+    swaps = [swap for model in models if model.kind == "variant" for swap in model.variant.swaps]
+    lacking = [swap for swap in swaps if bank is None or swap not in bank.candidates]
+    if bank is None or lacking or bank.problem(swaps):
+        return f"its bank of seed {seed} lacks " + ", ".join("=".join(swap) for swap in lacking or swaps)
+    return Start(start.name, given, bank)
+
+
+def _key_of_baseline(study: Study, seed: int) -> str:
+    s = study.settings
+    return baseline_key(s.recipe, s.fingerprint, s.space, seed, s.versions)
+
+
 def baseline_file(study: Study) -> Path:
     """Return the file of the trained baseline that the study's proxies of its first seed inherit.
 
@@ -91,8 +155,7 @@ def baseline_file(study: Study) -> Path:
             f"{study.shown} has no trained baseline: its proxies start from {'a table' if s.table else s.recipe.init}; "
             "--from scratch or --from FILE.pt"
         )
-    key = baseline_key(s.recipe, s.fingerprint, s.space, s.seed, s.versions)
-    file = study.location.weights / f"baseline-{key}.pt"
+    file = study.location.weights / f"baseline-{_key_of_baseline(study, s.seed)}.pt"
     if not file.exists():
         raise StudyError(
             f"the trained baseline of {study.shown} is gone ({file}): --from scratch does without it, and so does "

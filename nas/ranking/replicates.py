@@ -49,7 +49,8 @@ def pool_replicates(trials: Iterable[Trial]) -> list[Trial]:
         pooled = min(runs, key=lambda t: _FIRST.index(t.status))
         own = scores_by_seed(runs)
         if own and own.keys() | base.keys() != {pooled.seed}:
-            pooled = replace(pooled, pooled=paired_mean(own, base))
+            seeds = len(own.keys() & base.keys()) or len(own)
+            pooled = replace(pooled, pooled=paired_mean(own, base), seeds=seeds)
         found.append(pooled)
     return found
 

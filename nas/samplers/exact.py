@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from scipy.stats import norm
 
-from nas.errors import BuildError
+from nas.errors import BuildError, SolverTimeout
 from nas.ranking.additive import Estimate
 from nas.samplers.history import History
 from nas.solver.facts import SwapFacts, completed
@@ -31,17 +31,28 @@ def ask(history: History) -> dict[str, str] | None:
     """Return the new variant of the highest expected improvement among exact solutions for the budget whose turn it is.
 
     None without a baseline, or where the solver finds no new variant.
+
+    Raises:
+        SolverTimeout: It ran out of time for a budget, and found none for the others.
     """
     if history.base is None:
         return None
     facts = completed(history.facts, history.space, history.trials)
-    prediction = Prediction(history.space, facts, [(dict(t.assignment), t.map) for t in history.done], history.error)
+    known = [(dict(t.assignment), t.map) for t in history.done]
+    prediction = Prediction(history.space, facts, known, history.error, [t.seeds for t in history.done])
     solver = Solver(history.space, facts, prediction, history.trials, history.count)
     budgets = _budgets(history, facts)
     turn = len(history.known) % len(budgets)
+    timeout: SolverTimeout | None = None
     for budget in (*budgets[turn:], *budgets[:turn]):
-        if found := _best(history, solver, budget):
+        try:
+            found = _best(history, solver, budget)
+        except SolverTimeout as error:
+            timeout, found = error, None
+        if found:
             return found
+    if timeout:
+        raise timeout
     return None
 
 

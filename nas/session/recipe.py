@@ -10,9 +10,10 @@ from nas.calibration.result import CalibrationResult
 from nas.data.demo import WEIGHTS, current_path
 from nas.data.fidelity import Fidelity, fidelity_of
 from nas.device import choose_device, choose_precision, plain_name
-from nas.errors import OptionError
+from nas.errors import OptionError, WeightsError
 from nas.session.options import SearchOptions
 from nas.session.target import NO_TARGET, TARGET_IMGSZ, Target
+from nas.space.search_space import SearchSpace
 from nas.training.recipe import BASE_EPOCHS, KINDS, SCRATCH_LR0, Recipe, digest_of, make_recipe
 
 _DEMO_RECIPE = (2, 160, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
@@ -76,6 +77,19 @@ def sound(recipe: Recipe) -> Recipe:
     if not recipe.base_epochs and recipe.init in ("bank", "baseline") and not recipe.weights:
         raise OptionError("--base-epochs 0 uses the baseline without training: give a trained one by --weights FILE.pt")
     return recipe
+
+
+def check_weights(options: SearchOptions, space: SearchSpace) -> None:
+    """Check that the files of weights that options name fit the baseline of a space, before a study is created.
+
+    Raises:
+        WeightsError: One does not; the message says why.
+    """
+    from nas.model.weights_file import weights_problem
+
+    for option, text in (("--weights", options.weights), ("--init", options.init)):
+        if text and text not in KINDS and (problem := weights_problem(weights_file(text), space.base, space.scale)):
+            raise WeightsError(f"{option} {text} cannot be used: {problem}")
 
 
 def changed_recipe(recipe: Recipe, options: SearchOptions, calibrated: CalibrationResult | None) -> Recipe:

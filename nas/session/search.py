@@ -20,6 +20,7 @@ from nas.search.runners import runners_of
 from nas.session.budget import further_trials, plan_new
 from nas.session.options import SearchOptions
 from nas.session.probe import measure_pace
+from nas.session.recipe import check_weights
 from nas.session.settings import auto_workers, changed_settings, new_settings, settings_as_created, unchanged_dataset
 from nas.session.target import target_notes
 from nas.session.yardstick import read_yardsticks, request_at_front, request_of_budgets, request_yardsticks
@@ -142,6 +143,7 @@ class Session:
         cls, cache: Path, where: StudyLocation, space: SearchSpace, options: SearchOptions, worker: Worker | None
     ) -> Session:
         settings, dataset = new_settings(space, options)
+        check_weights(options, settings.space)
         planned = ""
         if minutes := options.budget:
             with contextlib.ExitStack() as stack:
@@ -190,6 +192,7 @@ class Session:
             options: Those of then, completed by those of now.
             differences: Settings that were different before.
         """
+        check_weights(options, settings.space)
         made = study.recreate(
             settings,
             options.trials or _most_trials(settings),

@@ -11,7 +11,7 @@ from pathlib import Path
 from nas.calibration.result import CalibrationResult
 from nas.data.dataset import Dataset
 from nas.data.demo import WEIGHTS, WEIGHTS_OF, current_path
-from nas.data.fidelity import Comparison, Fidelity, compare, fidelity_of
+from nas.data.fidelity import Comparison, Fidelity, check_target, compare, fidelity_of
 from nas.data.levels import read_labels
 from nas.device import CPU, choose_device
 from nas.session.options import SearchOptions
@@ -66,8 +66,8 @@ def target_of(
     target's own size. The demo data have a target only if one is given.
 
     Raises:
-        OptionError: The options contradict each other.
-        DataError: The proxy would see no object.
+        OptionError: The options contradict each other, or the target is no size that the host trains.
+        DataError: The proxy would see no object, or the target would.
     """
     asked, recipe = options.target_imgsz, calibrated.recipe if calibrated else None
     windows_at = recipe.windows_at if recipe else 0
@@ -80,7 +80,7 @@ def target_of(
             and (space.base.removesuffix(task.mark), space.scale) == WEIGHTS_OF
         )
         return Target(weights=str(WEIGHTS), new_head=task is not DETECT) if of_demo else NO_TARGET
-    target = asked or windows_at or TARGET_IMGSZ
+    target = check_target(asked) if asked else windows_at or TARGET_IMGSZ
     proxy = fidelity_of(target, options.imgsz, options.window)
     if not proxy and recipe:
         proxy = Fidelity(recipe.imgsz, recipe.windows_at)

@@ -139,7 +139,8 @@ def front_of(
     facts = with_swap_latencies(facts, space, study.latencies.ms)
     in_order = sorted((row.trial for row in ranked), key=lambda trial: trial.number)
     known = [(dict(trial.assignment), trial.map) for trial in in_order]
-    prediction = Prediction(space, facts, known, study.settings.at(fidelity).error)
+    seeds = [trial.seeds for trial in in_order]
+    prediction = Prediction(space, facts, known, study.settings.at(fidelity).error, seeds)
     solver = Solver(space, facts, prediction, trials, count)
     by_key = {key_of(row.trial.assignment): row for row in ranked}
     rows = [_measured(BASELINE, "", base, None)]
@@ -158,11 +159,12 @@ def _of_budget(
     limits = solver.limits_of(budget)
     try:
         note = solver.check(budget)
+        solutions = solver.solve(budget, top, swaps_apart(solver.space))
     except SpaceError as error:
         return [FrontRow(PREDICTED, str(budget), note=str(error))]
     rows = [
         _solution(str(budget), solution, solver.space, by_key.get(key_of(solution.assignment)), note)
-        for solution in solver.solve(budget, top, swaps_apart(solver.space))
+        for solution in solutions
     ]
     within = [
         row for row in ranked if all(costs_of(row.trial).get(q, math.inf) <= limit for q, limit in limits.items())

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
@@ -48,6 +49,10 @@ _FLAT = 1.0
 """Prior standard deviation of the baseline's mAP50-95."""
 
 
+_Training: TypeAlias = "tuple[Assignment, float, int]"
+"""An assignment, its mAP50-95, and the number of seeds that this is the mean of."""
+
+
 @dataclass(frozen=True)
 class _Point:
     """A point of the grid: standard deviations, and the share that it has of the prediction."""
@@ -68,6 +73,7 @@ class Prediction:
         facts: SwapFacts,
         trained: Sequence[tuple[Assignment, float]],
         error: float | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> None:
         """Fit.
 
@@ -76,6 +82,7 @@ class Prediction:
             facts: About its swaps; those without a score have an effect only.
             trained: Assignments and their mAP50-95, the baseline's among them, in the order of their trainings.
             error: Standard deviation of one mAP50-95, where a calibration measured it.
+            seeds: Number of seeds that each mAP50-95 is the mean of, for its error is smaller; None is one.
         """
         self._swaps = all_swaps(space)
         self._column = {swap: i for i, swap in enumerate(self._swaps)}
@@ -84,11 +91,13 @@ class Prediction:
         for swap, parts in facts.parts.items():
             if swap in self._column:
                 self._parts[self._column[swap]] = parts
-        latest = [*_baselines(trained[:-_MOST], self._column), *trained[-_MOST:]]
-        self.trained = {swap for a, _ in latest for swap in a.items() if swap in self._column}
+        every = [(a, value, n) for (a, value), n in zip(trained, seeds or itertools.repeat(1), strict=False)]
+        latest = [*_baselines(every[:-_MOST], self._column), *every[-_MOST:]]
+        self.trained = {swap for a, *_ in latest for swap in a.items() if swap in self._column}
         """Swaps of which a variant has been trained."""
-        self._rows = self._encode([a for a, _ in latest])
-        self._maps: Array = np.array([value for _, value in latest], dtype=float)
+        self._rows = self._encode([a for a, *_ in latest])
+        self._maps: Array = np.array([value for _, value, _ in latest], dtype=float)
+        self._seeds: Array = np.array([n for *_, n in latest], dtype=float)
         self._fit(error)
 
     def _encode(self, assignments: Sequence[Assignment]) -> Array:
@@ -126,7 +135,9 @@ class Prediction:
         """Return the root of the covariance of trainings, the weights of their residuals, and the log evidence."""
         rows = self._rows[chosen]
         covariance = self._covariance(p, rows, rows) + _FLAT**2
-        covariance[np.diag_indices(len(rows))] += p.error**2 + (_BEYOND * p.weight * self._totals(rows)) ** 2
+        covariance[np.diag_indices(len(rows))] += (
+            p.error**2 / self._seeds[chosen] + (_BEYOND * p.weight * self._totals(rows)) ** 2
+        )
         residuals = self._maps[chosen] - float(self._maps[chosen].mean()) - self._prior(p, rows)
         root = cholesky(covariance, lower=True, check_finite=False)
         weights: Array = cho_solve((root, True), residuals, check_finite=False)
@@ -191,6 +202,6 @@ class Prediction:
         return {(self._swaps[a], self._swaps[b]): float(upper[a, b]) for a, b in places if abs(upper[a, b]) > 1e-6}
 
 
-def _baselines(trained: Sequence[tuple[Assignment, float]], swaps: Container[Swap]) -> list[tuple[Assignment, float]]:
+def _baselines(trained: Sequence[_Training], swaps: Container[Swap]) -> list[_Training]:
     """Return the trainings of the baseline: without one, differences to it would be extrapolated."""
-    return [(a, value) for a, value in trained if not any(pair in swaps for pair in a.items())]
+    return [one for one in trained if not any(pair in swaps for pair in one[0].items())]

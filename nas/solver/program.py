@@ -19,11 +19,14 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from nas.errors import SolverTimeout
 from nas.solver.facts import Swap
 from nas.space.search_space import Assignment, SearchSpace, matches
 
 _MOST_SECONDS = 20.0
 """Time after which the best solution so far is taken."""
+_TIME_LIMIT = 1
+"""Status of `scipy.optimize.milp` where a limit of time or iterations was reached."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ def solve(program: Program, apart: Sequence[tuple[Assignment, int]] = ()) -> dic
     Args:
         program: The program.
         apart: Assignments, and the least number of slots in which the solution differs from each.
+
+    Raises:
+        SolverTimeout: Time ran out before any was found.
     """
     slots = program.space.active
     if not slots:
@@ -112,6 +118,11 @@ def solve(program: Program, apart: Sequence[tuple[Assignment, int]] = ()) -> dic
             bounds=Bounds(0, high),
             integrality=np.ones(size),
             options={"time_limit": _MOST_SECONDS, "mip_rel_gap": 0.0},
+        )
+    if found.x is None and found.status == _TIME_LIMIT:
+        raise SolverTimeout(
+            f"the solver ran out of time ({_MOST_SECONDS:g} s) before it found a variant; whether there is one is not "
+            "known: try again when the machine is less busy, or search a space with fewer choices"
         )
     if found.x is None:
         return None

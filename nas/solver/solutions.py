@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.errors import BuildError, SpaceError
+from nas.errors import BuildError, SolverTimeout, SpaceError
 from nas.ranking.additive import Estimate
 from nas.solver.facts import SwapFacts, all_swaps
 from nas.solver.prediction import Prediction
@@ -102,11 +102,19 @@ class Solver:
             count: How many.
             least: Number of slots.
             apart: Further assignments, and the number of slots in which solutions differ from each.
+
+        Raises:
+            SolverTimeout: Time ran out before the first was found.
         """
         limits, found = self.limits_of(budget), list[Solution]()
         while len(found) < count:
             away = [*apart, *((other.assignment, least) for other in found)]
-            one = self._one(limits, away)
+            try:
+                one = self._one(limits, away)
+            except SolverTimeout:
+                if found:
+                    break
+                raise
             if one is None:
                 break
             found.append(one)
@@ -119,7 +127,12 @@ class Solver:
         best: Solution | None = None
         for _ in range(_MOST_COUNTED):
             allowed = {quantity: limit - wrong[quantity] for quantity, limit in exact.limits.items()}
-            chosen = solve(replace(exact, limits=allowed), [*apart, *refused])
+            try:
+                chosen = solve(replace(exact, limits=allowed), [*apart, *refused])
+            except SolverTimeout:
+                if best:
+                    break
+                raise
             if chosen is None:
                 if best or not any(wrong.values()):
                     break
@@ -168,9 +181,14 @@ class Solver:
         Raises:
             OptionError: It is in a unit that has not been measured.
             SpaceError: Nothing meets it; the message says how near anything comes.
+            SolverTimeout: Whether anything meets it is not known.
         """
         limits = self.limits_of(budget)
-        if self.solve(budget):
+        try:
+            solutions = self.solve(budget)
+        except SolverTimeout as error:
+            raise SolverTimeout(f"budget {budget}: {error}") from None
+        if solutions:
             if all(self.facts.base[q] <= limit for q, limit in limits.items()):
                 has = ", ".join(words(q, self.facts.base[q]) for q in limits)
                 return f"the budget {budget} limits nothing: the baseline has {has} already"

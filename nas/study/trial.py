@@ -73,6 +73,8 @@ class Trial:
         failure: The reason if `status` is failed, rejected or interrupted; else empty.
         pooled: mAP50-95 over several seeds, if this trial represents all runs of its variant
             (`nas.ranking.replicates`); never stored.
+        seeds: Number of seeds under which both it and the baseline were trained, if it represents several runs; never
+            stored.
     """
 
     number: int
@@ -96,6 +98,7 @@ class Trial:
     versions: tuple[tuple[str, str], ...] = ()
     failure: str = ""
     pooled: float | None = None
+    seeds: int = 1
 
     @property
     def key(self) -> RunKey:
@@ -144,7 +147,8 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Return plain values for storing; the storage itself holds the number and the assignment."""
         body = asdict(self)
-        del body["number"], body["assignment"], body["pooled"]
+        for key in ("number", "assignment", "pooled", "seeds"):
+            del body[key]
         return body
 
     @classmethod

@@ -24,8 +24,13 @@ def learnt_study(taught: Any, bank: SwapBank, folder: Path, swaps: dict[str, str
         space, taught.recipe_of_bank, str(taught.yaml), taught.fingerprint, ("square", "disc"), (64, 32), 0, 0.02,
         current_versions(), objective="map",
     )  # fmt: skip
-    study = Study.create(locate("s", f"sqlite:///{folder / 's.db'}"), settings, 2)
+    return filled(Study.create(locate("s", f"sqlite:///{folder / 's.db'}"), settings, 2), bank, swaps)
+
+
+def filled(study: Study, bank: SwapBank, swaps: dict[str, str]) -> Study:
+    """Store a bank, the baseline and a winner with these swaps."""
     study.store_bank(bank)
+    space = study.settings.space
     for k, changed in enumerate(({}, swaps)):
         assignment = {**space.baseline(), **changed}
         variant = space.variant(assignment)

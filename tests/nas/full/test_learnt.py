@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickletools
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 import torch
 import ultralytics
 from click.testing import CliRunner
-from learnt_study import learnt_study
+from learnt_study import filled, learnt_study
 
+from nas.bank.artifacts import baseline_key
+from nas.bank.store import SwapBank
 from nas.cli import cli
 from nas.errors import NasError
 from nas.full.handover import hand_over, rows_of
@@ -27,6 +30,8 @@ from nas.model.transfer import named_state
 from nas.model.weights_file import read_checkpoint, read_state
 from nas.space.variant import Variant
 from nas.study.catalog import copy_study
+from nas.study.location import locate
+from nas.study.settings import PER_SEED, SHARED
 from nas.study.study import Study
 
 pytestmark = pytest.mark.slow
@@ -143,6 +148,70 @@ def test_the_winners_folder_can_be_handed_on(learnt, trained, tmp_path):
     assert np.allclose(found, theirs.numpy(), atol=0.1)  # boxes in pixels
 
 
+def of_further_seed(study: Study, bank: SwapBank, seed: int, leave_out: str = "") -> str:
+    """Store copies of the first seed's baseline and bank as those of another; return the name of the baseline."""
+    s, weights = study.settings, study.location.weights
+    first, key = (baseline_key(s.recipe, s.fingerprint, s.space, k, s.versions) for k in (0, seed))
+    for suffix in (".pt", ".json"):
+        shutil.copy(weights / f"baseline-{first}{suffix}", weights / f"baseline-{key}{suffix}")
+    folder = shutil.copytree(bank.folder, weights / f"bank-of-seed-{seed}")
+    body = json.loads((folder / "bank.json").read_text())
+    body["about"] |= {"seed": seed, "baseline": key}
+    body["candidates"] = [c for c in body["candidates"] if c["candidate"]["label"] != leave_out]
+    (folder / "bank.json").write_text(json.dumps(body))
+    return f"baseline-{key}.pt"
+
+
+def test_each_seed_starts_from_its_own_weights(learnt, bank, own_cache, tmp_path):
+    """Where the search has trained a baseline for each."""
+    shutil.copytree(learnt.location.weights, tmp_path / "weights")
+
+    def opened(name: str, baselines: str, **options):
+        settings = replace(learnt.settings, baselines=baselines)
+        study = filled(Study.create(locate(name, f"sqlite:///{tmp_path / 's.db'}"), settings, 2), bank, SWAPS)
+        heard = Quiet()
+        heard.note = (lines := []).append
+        given = FullOptions(**{"start": "bank", "seeds": 4, "device": "cpu", "extras": ("baseline",), **options})
+        return lambda: (FullTraining.open(own_cache, study, given, heard), lines), study
+
+    begin, study = opened("own", PER_SEED)
+    own = of_further_seed(study, bank, 1)
+    of_further_seed(study, bank, 2, leave_out="CARAFE")
+    made, lines = begin()
+    assert made.starts[1].given.path.name == own
+    assert made.starts[1].bank.folder.name == "bank-of-seed-1"
+    assert made.starts[2] is made.starts[3] is made.starts[0]
+    assert lines == [
+        "seed 2 starts from the weights of the study's first seed: its bank of seed 2 lacks neck.up_p3=CARAFE",
+        "seed 3 starts from the weights of the study's first seed: it has no baseline of seed 3",
+    ]
+    from_baseline, _ = opened("inherit", PER_SEED, start="inherit")[0]()
+    assert [from_baseline.starts[k].given.path.name == own for k in range(3)] == [False, True, False]
+    shared, lines = opened("shared", SHARED)[0]()
+    assert lines == []
+    assert {id(start) for start in shared.starts.values()} == {id(shared.starts[0])}
+
+
+def test_trainings_from_other_weights_are_of_another_group(learnt, own_cache, tmp_path):
+    """And from scratch, or from a file, of the same."""
+
+    def group(start: str, **recipe) -> str:
+        settings = replace(learnt.settings, recipe=replace(learnt.settings.recipe, **recipe))
+        name = f"g{len(list(tmp_path.iterdir()))}"
+        study = Study.create(locate(name, f"sqlite:///{tmp_path / f'{name}.db'}"), settings, 1)
+        for file in learnt.location.weights.glob("baseline-*"):
+            key = baseline_key(settings.recipe, settings.fingerprint, settings.space, 0, settings.versions)
+            (tmp_path / "weights").mkdir(exist_ok=True)
+            shutil.copy(file, tmp_path / "weights" / f"baseline-{key}{file.suffix}")
+        trial = learnt.trials()[0]
+        study.start(replace(trial, number=-1, status="running", curve=())).end(status="done", curve=trial.curve)
+        return FullTraining.open(own_cache, study, FullOptions(start=start, device="cpu"), Quiet()).wanted[0].group
+
+    assert group("inherit") == group("inherit")
+    assert group("inherit", base_epochs=9) != group("inherit")
+    assert group("scratch", base_epochs=9) == group("scratch")
+
+
 def test_what_is_gone_is_said_in_one_message(learnt, own_cache, tmp_path):
     study = copy_study(learnt, replace(learnt.location, file=tmp_path / "s.db"))
     starts = (("inherit", "the trained baseline of"), ("nothing.pt", "is no file"), ("x", "expected scratch"))
@@ -161,7 +230,7 @@ def test_what_is_gone_is_said_in_one_message(learnt, own_cache, tmp_path):
         FullTraining.open(own_cache, study, FullOptions(start=str(tmp_path / "s.pt"), device="cpu"), Quiet())
     torch.save(build(render(Variant("yolov8", "n")).yaml, "n").state_dict(), tmp_path / "n.pt")
     made = FullTraining.open(own_cache, study, FullOptions(start=str(tmp_path / "n.pt"), device="cpu"), Quiet())
-    assert made.start.given.nc == 80
+    assert made.starts[0].given.nc == 80
     assert made.wanted[0].start.startswith("n.pt (")
 
 

@@ -46,6 +46,7 @@ def test_means_are_set_against_the_same_seeds():
     assert swapped.map == pytest.approx(0.44 + 0.015)
     assert other.map == pytest.approx(0.44 - 0.01)
     assert [t.number for t in (base, swapped, other)] == [0, 1, 2]
+    assert [t.seeds for t in (base, swapped, other)] == [4, 3, 1]
     assert paired_mean({0: 0.4, 1: 0.6}, {5: 0.1}) == 0.5
     alone = pool_replicates(TRIALS[:3])
     assert alone == TRIALS[:3]  # with one seed each there is nothing to pool

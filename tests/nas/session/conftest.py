@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import nas.session.search
 from nas.session.options import SearchOptions
 from nas.session.search import Session
 from nas.study.study import Study
@@ -15,8 +16,9 @@ from nas.training.scores import EpochScore, Validation
 
 @pytest.fixture
 def begin(tiny_data, tmp_path, monkeypatch):
-    """Open a session from some options; the others are not given."""
+    """Open a session from some options; the others are not given. Any file stands for one of weights."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(nas.session.search, "check_weights", lambda *_: None)
 
     def opened(**options) -> Session:
         given = {"space": "quick", "data": str(tiny_data), "device": "cpu", **options}

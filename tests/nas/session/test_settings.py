@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 import nas.model.latency
 from nas.engines import SEPARATE
-from nas.errors import OptionError, SpaceError, StudyError
+from nas.errors import OptionError, SpaceError, StudyError, WeightsError
+from nas.model.host import build
 from nas.model.latency import machine
+from nas.model.render import render
 from nas.ranking.rank import ranking_of
+from nas.session.options import SearchOptions
 from nas.session.search import Session
 from nas.session.settings import auto_workers, searched_task
 from nas.solver.latencies import store_latencies
 from nas.space.search_space import SearchSpace, Slot
+from nas.space.variant import Variant
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
 from nas.study.settings import PER_SEED, SHARED
@@ -208,3 +213,17 @@ def test_seeds_have_no_baselines_where_none_is_trained(begin, tmp_path, options,
     (tmp_path / "w.pt").write_bytes(b"weights")
     with pytest.raises(OptionError, match=why):
         begin(baseline_per_seed=True, **options)
+
+
+@pytest.mark.parametrize("option", ["weights", "init"])
+def test_weights_that_do_not_fit_are_refused_before_a_study_is_created(option, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"space": "quick", "data": str(tiny_data), "device": "cpu", option: "w.pt"}
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    with pytest.raises(WeightsError, match=rf"--{option} w\.pt cannot be used: .*w\.pt is no checkpoint"):
+        Session.open(tmp_path / "cache", SearchOptions(**given))
+    torch.save(build(render(Variant("yolov8", "s")).yaml, "s").state_dict(), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"it is of another model or scale; give a \.pt of yolov8n"):
+        Session.open(tmp_path / "cache", SearchOptions(**given))
+    assert not list(tmp_path.rglob("*.db"))
+    assert Session.open(tmp_path / "cache", SearchOptions(**given, scale="s")).study.settings.space.scale == "s"

@@ -95,10 +95,21 @@ def test_a_study_with_results_keeps_its_target(begin, finish_a_trial):
 
 
 def test_what_cannot_be_trained_is_refused(begin, large, tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / f"small/images/{split}/a.png", (64, 64))
+        text(tmp_path / f"small/labels/{split}/a.txt", "0 0.5 0.5 0.03 0.03\n")
+    small = describe(tmp_path / "small", names=["cat"])
     for options, error, words in (
         ({"window": 640}, OptionError, "--window 640 is not smaller than the target's images of 640 px"),
         ({"window": 96, "target_imgsz": 64}, OptionError, "give a smaller window, or a larger target"),
         ({"window": 320, "imgsz": 320}, OptionError, "give one of them"),
+        (
+            {"target_imgsz": 100},
+            OptionError,
+            "--target-imgsz 100: expected a multiple of 32 from 64 px on, such as 128",
+        ),
+        ({"target_imgsz": 32}, OptionError, "from 64 px on, such as 64"),
+        ({"target_imgsz": 64, "data": str(small)}, DataError, "at 64 px, 100% of the boxes are smaller than 4 px"),
         ({"window": 128, "data": str(large)}, DataError, "windows of 128 px at 640 px show hardly any object"),
         ({"rungs": "0@128/640", "data": str(large)}, DataError, "hardly any object of the training images"),
     ):

@@ -107,3 +107,14 @@ def test_of_many_trainings_the_baselines_and_the_latest_are_fitted_to(monkeypatc
     expected = Prediction(SPACE, facts, [scores[0], *scores[4:]]).of([scores[1][0]])
     monkeypatch.setattr(nas.solver.prediction, "_MOST", 5)
     assert Prediction(SPACE, facts, scores).of([scores[1][0]]) == expected
+
+
+def test_a_mean_over_seeds_counts_for_more_than_one_score() -> None:
+    facts, _, scores = drawn(12, 6)
+    odd = [*scores, ({**SPACE.baseline(), "s0": "a"}, 0.45)]
+    once = Prediction(SPACE, facts, odd, error=0.004)
+    often = Prediction(SPACE, facts, odd, error=0.004, seeds=[*[1] * 12, 9])
+    before, after = (p.of([odd[-1][0]])[0] for p in (once, often))
+    assert after.mean > before.mean, "nearer to what was measured"
+    assert after.sd < before.sd
+    assert Prediction(SPACE, facts, odd, error=0.004, seeds=[1] * 13).of([odd[-1][0]]) == [before]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import random
 import sys
+from types import SimpleNamespace
 
 import pytest
+import scipy.optimize
 
-from nas.errors import BuildError, OptionError, SpaceError
+import nas.solver.program
+from nas.errors import BuildError, OptionError, SolverTimeout, SpaceError
 from nas.solver.facts import SwapFacts, all_swaps
 from nas.solver.prediction import Prediction
 from nas.solver.program import Program, _silent, solve
@@ -243,3 +246,26 @@ def test_what_the_solver_writes_to_stdout_is_not_printed(capfd) -> None:
         os.write(1, b"noise")
     sys.stdout.write("after\n")
     assert capfd.readouterr().out == "before\nafter\n"
+
+
+def test_a_solver_that_runs_out_of_time_says_so(monkeypatch) -> None:
+    """And not that nothing meets the budget."""
+    budget = read_budgets("-20%", None, None)[0]
+    solver = solver_of(space_of(4, 3))
+    monkeypatch.setattr(nas.solver.program, "milp", lambda *_, **__: SimpleNamespace(x=None, status=1))
+    with pytest.raises(SolverTimeout, match=r"budget -20% GFLOPs: the solver ran out of time \(20 s\) before it found"):
+        solver.check(budget)
+    monkeypatch.setattr(nas.solver.program, "milp", lambda *_, **__: SimpleNamespace(x=None, status=2))
+    assert solver.solve(budget) == [], "proven to be infeasible"
+
+
+def test_what_was_found_before_time_ran_out_counts(monkeypatch) -> None:
+    budget, calls = read_budgets("-20%", None, None)[0], []
+
+    def milp(*given, **options):
+        calls.append(1)
+        return scipy.optimize.milp(*given, **options) if len(calls) == 1 else SimpleNamespace(x=None, status=1)
+
+    monkeypatch.setattr(nas.solver.program, "milp", milp)
+    assert len(solver_of(space_of(4, 3)).solve(budget, 3)) == 1
+    assert len(calls) > 1
