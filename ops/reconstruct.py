@@ -59,6 +59,30 @@ def sites(x: torch.Tensor, weights: int) -> Sites:
     return Sites(place // (h * w), place // w % h, place % w)
 
 
+def sites_where(x: torch.Tensor, weights: int, matter: torch.Tensor) -> tuple[Sites, torch.Tensor]:
+    """Return positions of a map (N, C, H, W), half of them where it matters; the same for the same map.
+
+    Args:
+        x: The map.
+        weights: How many weights are fitted to them.
+        matter: (N, H, W) how much a position matters, 0 or more.
+
+    Returns:
+        The positions; and (P,) how much more often than by an even draw each is drawn, float64. What is counted
+        divided by this counts as in an even draw.
+    """
+    n, _, h, w = x.shape
+    count, every = max(_SITES, _SITES_A_WEIGHT * weights), n * h * w
+    share = matter.flatten().double().cpu()
+    often = 0.5 + 0.5 * every * share / share.sum().clamp_min(1e-12)
+    if count >= every:  # each of them once
+        place, often = torch.arange(every), torch.ones(every, dtype=torch.float64)
+    else:
+        place = torch.multinomial(often, count, replacement=True, generator=torch.Generator().manual_seed(0))
+    at = place.to(x.device)
+    return Sites(at // (h * w), at // w % h, at % w), often[place].to(x.device)
+
+
 def _centred(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean = x.mean(0)
     return x - mean, mean

@@ -1,8 +1,12 @@
 """Starts of lighter heads: of each branch of the trained one, the channels that its predictions need most.
 
-See `nas.ops.shrink`. A dense 3x3 convolution becomes a depthwise and a 1x1: the depthwise kernel of a channel is the
-direction in which the trained kernels that take this channel agree most (the first singular vector), and the 1x1
-convolution is fitted to the trained sums.
+See `nas.ops.shrink`. The convolution that predicts is fitted to what a head is judged by: the cross-entropy of the
+classes with the trained probabilities, over all positions; and of the distributions of the sides with the trained ones,
+where the trained head sees objects. Both are convex, and begin from least squares on the logits.
+
+A dense 3x3 convolution becomes a depthwise and a 1x1: the depthwise kernel of a channel is the direction in which the
+trained kernels that take this channel agree most (the first singular vector), and the 1x1 convolution is fitted to the
+trained sums. A depthwise and a 1x1 become a dense one that is fitted to the trained sums.
 """
 
 from __future__ import annotations
@@ -13,11 +17,13 @@ import torch
 from torch import nn
 from ultralytics.nn.modules.head import Detect
 
-from nas.ops.reconstruct import fitted_to, kept_channels, sites
+from nas.ops.reconstruct import fitted_to, kept_channels, sites, sites_where
 from nas.ops.registry import Input
 from nas.ops.shrink import on_copies, plain, refit, take_rows
 from nas.ops.warm_start import CannotStart, set_norm
 
+_STEPS, _NEAR = 50, 1e-4
+"""Of the fit of a prediction: most steps, and the price of a squared departure from least squares."""
 _LEVEL = 1.0
 """Mean of the sums of a depthwise convolution over their deviation: there SiLU is nearly a line."""
 
@@ -26,9 +32,11 @@ _LEVEL = 1.0
 def inherit_light(new: Any, old: nn.Module, inputs: Input) -> None:
     """Keep the channels of the branches, each level for itself."""
     maps = _checked(new, old, inputs)
+    where, bins = _confidence(old, maps), int(new.reg_max)
     for name in ("cv2", "cv3"):
-        for mine, theirs, x in zip(getattr(new, name), getattr(old, name), maps, strict=True):
-            _inherit_branch(mine, theirs, x)
+        for mine, theirs, x, seen in zip(getattr(new, name), getattr(old, name), maps, where, strict=True):
+            made, target = _inherit_branch(mine, theirs, x)
+            _predict(mine[2], made, target, seen, bins if name == "cv2" else 0)
 
 
 @on_copies
@@ -38,9 +46,15 @@ def inherit_shared(new: Any, old: nn.Module, inputs: Input) -> None:
     seen = [_normed(stem.bn, stem.conv(x), stem.act) for stem, x in zip(new.stems, maps, strict=True)]
     for conv in new.tower:
         seen = [_normed(conv.norms[level], conv.conv(x), conv.act) for level, x in enumerate(seen)]
+    where, bins = _confidence(old, maps), int(new.reg_max)
     for name in ("cv2", "cv3"):
-        for mine, theirs, x, was in zip(getattr(new, name), getattr(old, name), seen, maps, strict=True):
-            _predict(mine[-1], x, theirs(was))
+        for mine, theirs, x, was, sure in zip(getattr(new, name), getattr(old, name), seen, maps, where, strict=True):
+            _predict(mine[-1], x, theirs(was), sure, bins if name == "cv2" else 0)
+
+
+def _confidence(old: Any, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return for each level the largest class probability of the trained head, (N, H, W)."""
+    return [branch(x).sigmoid().amax(1) for branch, x in zip(old.cv3, maps, strict=True)]
 
 
 def _checked(new: Any, old: nn.Module, inputs: Input) -> list[torch.Tensor]:
@@ -65,8 +79,6 @@ def _checked(new: Any, old: nn.Module, inputs: Input) -> list[torch.Tensor]:
                 continue
             if _Stage(mine[0]).inputs != x.shape[1]:
                 raise CannotStart(f"{type(old).__name__}: expected levels of other channels")
-            if any(_Stage(theirs[i]).before and not _Stage(mine[i]).before for i in range(2)):
-                raise CannotStart(f"{type(old).__name__}: expected dense branches")
             if any(_Stage(mine[i]).outputs > _Stage(theirs[i]).outputs for i in range(2)):
                 raise CannotStart(f"{type(old).__name__}: expected branches that are as wide")
     return inputs
@@ -103,8 +115,12 @@ class _Stage:
         return y
 
 
-def _inherit_branch(new: Any, old: Any, x: torch.Tensor) -> None:
-    """Keep the channels of a branch that the prediction needs most, from its end to its beginning; then fit it."""
+def _inherit_branch(new: Any, old: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep the channels of a branch that the prediction needs most, from its end to its beginning; then fit it.
+
+    Returns:
+        What it predicts from, and what the trained branch predicts.
+    """
     first, second, last = _Stage(old[0]), _Stage(old[1]), old[2]
     mine = _Stage(new[0]), _Stage(new[1])
     was = old[0](x)
@@ -119,14 +135,17 @@ def _inherit_branch(new: Any, old: Any, x: torch.Tensor) -> None:
     _inherit_stage(mine[0], first, x, x, columns, every)
     made = new[0](x)
     _inherit_stage(mine[1], second, made, was, rows, columns)
-    _predict(new[2], new[1](made), last(out))
+    return new[1](made), last(out)
 
 
 def _inherit_stage(
     new: _Stage, old: _Stage, x: torch.Tensor, was: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> None:
     """Start a stage: its output channels are `rows` of the old one's, its input channels `columns`."""
-    if new.before is None:
+    if new.before is None and old.before is not None:
+        # No kernel of the trained stage stands where the new one's is: as every class branch of Ultralytics 8.3.0.
+        refit(new.conv, old.conv, x, old.seen(was), rows)
+    elif new.before is None:
         refit(new.conv, old.conv, x, was, rows, columns)
     elif old.before is not None:
         take_rows(new.before, old.before, columns)
@@ -149,10 +168,65 @@ def _normed(bn: nn.BatchNorm2d, sums: torch.Tensor, act: nn.Module, bias: float 
     return y
 
 
-def _predict(new: nn.Conv2d, x: torch.Tensor, target: torch.Tensor) -> None:
-    """Fit the convolution that predicts."""
-    at = sites(x, new.in_channels)
-    fit = fitted_to(at.values(x), at.values(target))
-    new.weight.copy_(fit.weight.view_as(new.weight))
+def _predict(new: nn.Conv2d, x: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor, bins: int) -> None:
+    """Fit the convolution that predicts.
+
+    Args:
+        new: The convolution.
+        x: (N, c, H, W) what it predicts from.
+        target: (N, o, H, W) the trained logits.
+        confidence: (N, H, W) the largest class probability of the trained head.
+        bins: Bins of the distribution of a side; 0 for classes.
+    """
     assert new.bias is not None
-    new.bias.copy_(fit.shift)
+    at, often = sites_where(x, new.in_channels, confidence)
+    values, wanted = at.values(x), at.values(target)
+    fit = fitted_to(values, wanted)
+    weight, shift = fit.weight, fit.shift
+    if bins != 1:  # one bin is a distance, no distribution
+        counts = (at.values(confidence[:, None])[:, 0] if bins else 1.0) / often
+        mean, scale = values.mean(0), values.std(0).clamp_min(1e-6)
+        near, level = _least_entropy(
+            (values - mean) / scale, weight * scale, shift + weight @ mean, wanted, counts / counts.sum(), bins
+        )
+        weight, shift = near / scale, level - (near / scale) @ mean
+    new.weight.copy_(weight.view_as(new.weight))
+    new.bias.copy_(shift)
+
+
+def _least_entropy(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, logits: torch.Tensor, counts: torch.Tensor, bins: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights and biases with less cross-entropy than given ones, and not far from them, by L-BFGS.
+
+    Args:
+        x: (P, c) inputs, standardised.
+        weight: (o, c).
+        bias: (o,).
+        logits: (P, o) the trained logits.
+        counts: (P,) how much a position counts; their sum is 1.
+        bins: As `_predict`.
+    """
+    near, level = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    truth = logits.view(len(x), -1, bins).softmax(2) if bins else logits.sigmoid()
+    optimizer = torch.optim.LBFGS([near, level], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        made = x @ near.T + level
+        if bins:
+            each = -(truth * made.view_as(truth).log_softmax(2)).sum((1, 2))
+        else:
+            each = nn.functional.binary_cross_entropy_with_logits(made, truth, reduction="none").sum(1)
+        return counts @ each + _NEAR * (near - weight).square().sum()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        found = loss()
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    with torch.enable_grad():
+        before = float(loss().detach())
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        after = float(loss().detach())
+    return (near.detach(), level.detach()) if after < before else (weight, bias)

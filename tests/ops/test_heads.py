@@ -21,6 +21,7 @@ from nas.model.cost import costed
 from nas.model.host import build
 from nas.model.render import render
 from nas.ops.heads import LightDetect, SharedDetect, head_maps
+from nas.ops.reconstruct import sites_where
 from nas.ops.registry import register
 from nas.ops.warm_start import apply_start
 from nas.space.bases import load_base
@@ -156,13 +157,13 @@ def levels(n: int = 6) -> list[torch.Tensor]:
     return [maps(c, True, n, 20 >> i, 24 >> i) for i, c in enumerate(CH)]
 
 
-def trained_head() -> Detect:
+def trained_head(depthwise: str = "none") -> Detect:
     torch.manual_seed(1)
     legacy = getattr(Detect, "legacy", None)
     head = Detect(nc=3, ch=CH)
-    if legacy is None or not legacy:
-        dense = LightDetect(3, CH, "none")
-        head.cv2, head.cv3 = dense.cv2, dense.cv3
+    if legacy is None or not legacy or depthwise != "none":
+        branches = LightDetect(3, CH, depthwise)
+        head.cv2, head.cv3 = branches.cv2, branches.cv3
     for m in head.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -201,6 +202,49 @@ def test_starts_from_the_trained_head(make, bound):
     blind = make()
     assert apply_start(blind, old), "on maps that are made up"
     assert error(blind, old) < fresh
+
+
+def test_dense_branches_start_from_depthwise_ones():
+    """Ultralytics 8.3.0 gives every Detect those of YOLO11."""
+    old, new = trained_head("classes"), LightDetect(3, CH, "none", 0.5, 0.5)
+    fresh = error(new, old)
+    assert apply_start(new, old, levels())
+    assert error(new, old) < min(0.6, fresh)
+
+
+def entropy(found: torch.Tensor, trained: torch.Tensor) -> float:
+    """Return the cross-entropy of class logits with trained probabilities, less its least value, a position."""
+    loss = nn.functional.binary_cross_entropy_with_logits
+    truth = trained.sigmoid()
+    return float(loss(found, truth) - loss(trained, truth))
+
+
+@pytest.mark.parametrize("make", [lambda: SharedDetect(3, CH), lambda: LightDetect(3, CH, "both", 0.25, 0.25)])
+def test_predictions_are_fitted_to_what_a_head_is_judged_by(make):
+    """Where nearly everything is background: better than the best that says the same everywhere, and unbiased."""
+    old, new, x = trained_head(), make(), levels()
+    for branch in old.cv3:
+        nn.init.constant_(branch[-1].bias, -8.0)
+        nn.init.normal_(branch[-1].weight, 0, 1.5)
+    assert apply_start(new, old, x)
+    with torch.no_grad():
+        other = levels()
+        for (_, found), (_, trained) in zip(head_maps(new.eval(), other), head_maps(old, other), strict=True):
+            mean = trained.sigmoid().mean((0, 2, 3), keepdim=True)
+            constant = (mean / (1 - mean)).log().expand_as(trained)
+            assert entropy(found, trained) < entropy(constant, trained)
+            assert found.sigmoid().mean().item() == pytest.approx(mean.mean().item(), rel=0.5)
+
+
+def test_positions_that_matter_are_drawn_more_often_and_counted_less():
+    x = torch.rand(2, 3, 64, 64)
+    matter = torch.zeros(2, 64, 64)
+    matter[0, :4] = 1.0
+    at, often = sites_where(x, 8, matter)
+    there = matter[at.image, at.row, at.column] > 0
+    assert 0.4 < there.double().mean() < 0.6
+    counted = (there.double() / often).sum() / (1 / often).sum()
+    assert counted.item() == pytest.approx(4 / 128, rel=0.2)
 
 
 @pytest.mark.parametrize("nc", [70, 92])
