@@ -32,9 +32,10 @@ from nas.errors import BuildError, ProxyError
 from nas.files import replacing
 from nas.model.host import build, check_head
 from nas.model.render import render
-from nas.model.transfer import warm_start_layer
+from nas.model.transfer import decoded, start_decoded, warm_start_layer
 from nas.ops.heads import is_head
 from nas.ops.registry import Input
+from nas.ops.stages import own_state
 from nas.space.choice import AFTER
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyJob
@@ -149,7 +150,12 @@ def _student(
     one_map = inserted or is_control or is_head(module)  # the layer itself has one source, a head takes its maps
     sources = () if one_map else graph.layers[row].sources[1:]
     begun = False
-    if not is_control and proxy.recipe.start == "near":
+    narrow = variant.narrowed == (candidate.slot,)
+    if narrow:
+        module = decoded(module, variant, candidate.slot)
+    if narrow and proxy.recipe.start == "near":
+        begun = start_decoded(module, variant, candidate.slot, teacher, inputs.get(row))
+    elif not is_control and proxy.recipe.start == "near":
         begun = warm_start_layer(module, None if inserted else teacher.model[row], inputs.get(row))
     if proxy.recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
@@ -188,7 +194,7 @@ def _finish(student: Student, error: float, job: DistilJob) -> Distilled:
     if failure:
         return Distilled(c, "", student.start_error, error, failure, student.raised)
     name = f"{_digest(c.slot, c.label)}.pt"
-    state = {f"{student.name}:{k}": v.detach().cpu().clone() for k, v in student.module.state_dict().items()}
+    state = {f"{student.name}:{k}": v.detach().cpu().clone() for k, v in own_state(student.module).items()}
     _save(Path(job.folder) / name, state)
     return Distilled(c, name, student.start_error, error)
 

@@ -19,7 +19,7 @@ from nas.bank.student import machine_at_fault
 from nas.errors import one_line
 from nas.model.host import build
 from nas.model.render import render
-from nas.model.transfer import copy_matching
+from nas.model.transfer import copy_matching, named_state, reader_tensors
 from nas.model.weights_file import read_state
 from nas.space.bases import load_base, task_of_base
 from nas.space.variant import Variant
@@ -93,6 +93,9 @@ class _Graft:
         state: dict[str, torch.Tensor] = {}
         for file in variant.files:
             state.update(read_state(file, proxy.base))
+        if described.narrowed:
+            trained = named_state({k: v.cpu() for k, v in teacher.state_dict().items()}, base)
+            state.update(reader_tensors(described, model, {**trained, **state}))
         copy_matching(model, graph, state)
         rows = {name: row for row, name in enumerate(base.names)}
         self._rows: list[tuple[Any, Any]] = []

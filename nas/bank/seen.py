@@ -23,6 +23,8 @@ def starts_from_images(candidate: Candidate) -> bool:
     if candidate.label == CONTROL or candidate.slot.startswith(AFTER):
         return False
     choice = parse_choice(candidate.label)
+    if choice.share is not None:
+        return True
     return choice.row is None and registry.get(choice.module).inherit is not None
 
 

@@ -25,8 +25,9 @@ import yaml
 from nas.errors import WeightsError
 from nas.model.host import build
 from nas.model.render import ModelFiles, render
-from nas.model.transfer import copy_matching, named_state, numbered_state, warm_start_layer
+from nas.model.transfer import copy_matching, named_state, narrow_tensors, numbered_state, warm_start_layer
 from nas.model.weights_file import read_checkpoint
+from nas.ops.stages import DECODER
 from nas.space.bases import task_of_base
 from nas.space.graph import LayerGraph
 from nas.space.variant import Variant
@@ -170,6 +171,10 @@ def pretrained_checkpoint(
     rows = {name: i for i, name in enumerate(stock_graph.names)}
     groups: dict[str, list[str]] = {"begun": [], "shared": [], "fresh": [], "distilled": []}
     overlaid = {key.partition(":")[0] for key in overlay or {}}
+    state = {**given.tensors, **(overlay or {})}
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(_SEED)
+        narrow = narrow_tensors(variant, model, baseline, state, given.nc, given.kpt_shape) if variant.narrowed else {}
     for layer, module in zip(graph.layers, _layers(model), strict=True):
         if variant.width is not None and module.state_dict():
             groups["begun"].append(layer.name)
@@ -178,11 +183,15 @@ def pretrained_checkpoint(
         if layer.name in overlaid:
             groups["distilled"].append(layer.name)
             continue
+        if layer.name in variant.narrowed:
+            started = f"{layer.name}:{DECODER}.weight" in narrow
+            groups["begun" if started else "fresh"].append(layer.name)
+            continue
         begun = layer.name in rows and warm_start_layer(module, _layers(baseline)[rows[layer.name]])
         partners = ((v, given.tensors.get(f"{layer.name}:{k}")) for k, v in module.state_dict().items())
         shared = any(old is not None and old.shape == new.shape for new, old in partners)
         groups["begun" if begun else "shared" if shared else "fresh"].append(layer.name)
-    copy_matching(model, graph, overlay or {})
+    copy_matching(model, graph, {**(overlay or {}), **narrow})
     result = named_state(model.state_dict(), graph)
     kept = {k for k, v in given.tensors.items() if k in result and torch.equal(result[k], v)}
     return Pretrained(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -46,19 +46,39 @@ def check_space(space: SearchSpace, scales: Sequence[str] = ()) -> int:
         shapes = _shapes(stock, baseline)
         for turn in range(1, max(len(s.choices) for s in space.slots)):
             swaps = {layer: s.choices[turn] for s in space.slots if turn < len(s.choices) for layer in s.layers}
-            if together := _problem(make_variant(space.base, scale, swaps), stock, shapes):
-                singly = [
-                    (layer, label, make_variant(space.base, scale, {layer: label})) for layer, label in swaps.items()
+            together = _together(space.base, scale, swaps)
+            problem = _problem(together, stock, shapes) if together else None
+            if problem or not together:
+                found = [
+                    (layer, label, _alone(space.base, scale, layer, label, stock, shapes))
+                    for layer, label in swaps.items()
                 ]
-                found = [(layer, label, _problem(variant, stock, shapes)) for layer, label, variant in singly]
                 problems += [f"{layer}={label} at scale {scale}: {why}" for layer, label, why in found if why]
                 # Where no block is left that asks for the head of YOLO11, that variant is refused, no choice is.
-                if not any(why for *_, why in found) and not isinstance(together, HeadError):
+                if problem and not any(why for *_, why in found) and not isinstance(problem, HeadError):
                     problems.append(f"scale {scale}: {swaps} fail together, each alone does not")
             checked += len(swaps)
     if problems:
         raise SpaceError("\n".join(problems))
     return checked
+
+
+def _together(base: str, scale: str, swaps: Mapping[str, str]) -> Variant | None:
+    """Return the variant of all swaps; None where a narrow layer has a reader among them that cannot follow."""
+    try:
+        return make_variant(base, scale, swaps)
+    except SpaceError:
+        return None
+
+
+def _alone(
+    base: str, scale: str, layer: str, label: str, stock: nn.Module, expected: Shapes
+) -> BuildError | SpaceError | None:
+    """Return what is wrong with one swap."""
+    try:
+        return _problem(make_variant(base, scale, {layer: label}), stock, expected)
+    except SpaceError as error:  # at another scale, a share of a layer's channels may be all of them
+        return error
 
 
 def _problem(variant: Variant, stock: nn.Module, expected: Shapes) -> BuildError | None:
@@ -77,8 +97,12 @@ def _problem(variant: Variant, stock: nn.Module, expected: Shapes) -> BuildError
     for slot in swapped:
         name = slot.removeprefix(AFTER)
         layer = next(n for n in shapes if n.startswith(f"{name}+")) if slot.startswith(AFTER) else name
-        if shapes[layer] != expected[name]:
-            return BuildError(f"puts out {shapes[layer]}, the layer that it replaces {expected[name]}")
+        wanted = expected[name]
+        if slot in variant.narrowed:
+            channels = variant.graph().channels(name, variant.scale)
+            wanted = [(n, channels, h, w) for n, _, h, w in wanted]
+        if shapes[layer] != wanted:
+            return BuildError(f"puts out {shapes[layer]}, the layer that it replaces {wanted}")
     return None
 
 

@@ -1,13 +1,13 @@
 """Choices: a module with its arguments for a slot, as labels such as ``CARAFE(k_up=7)``, and where each fits.
 
-A choice is a registered module, or ``host:NAME``: any class that the installed Ultralytics can build from a row
-(`nas.fork.row_text`).
+A choice is a registered module, ``host:NAME``: any class that the installed Ultralytics can build from a row
+(`nas.fork.row_text`), or ``Narrow(0.75)``: the layer itself with a share of its output channels.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from nas.errors import SpaceError
@@ -16,7 +16,7 @@ from nas.fork.names import host_has, host_names
 from nas.fork.row_text import CHANNELS, HOST, HostRow, make_host_row, parse_host_row
 from nas.ops import registry
 from nas.ops.registry import Value
-from nas.space.graph import Layer, LayerGraph, RowArg
+from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg
 
 KEEP = "keep"
 """The choice that leaves a layer as it is."""
@@ -24,10 +24,18 @@ NONE = "none"
 """The choice that inserts nothing."""
 AFTER = "after "
 """Prefix of the key of an insertion slot."""
+NARROW = "Narrow"
+"""The choice of the layer's own class with a share of its output channels, and of its readers' input channels."""
+
+NARROWED = ("Conv", "C2f", "SPPF")
+"""Layers that can have fewer output channels: they start from the channels that their readers need most."""
+TAKE_BY_CONV = ("Conv", "C2f", "C3", "C3k2", "C3k2Block", "GhostConv", "SCDown")
+"""Layers that can have fewer input channels: convolutions alone take their input, and no other size follows it."""
 
 _OF_HEADS = ("end2end", "reg_max")
 """Constants of a base by which Ultralytics builds another ``Detect``: without NMS, or without distributions."""
 
+_SHARE = re.compile(r"\s*Narrow\(\s*(0?\.\d{1,4})\s*\)\s*")
 _LABEL = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -50,8 +58,15 @@ class Choice:
         """Plain text, such as ``CARAFE(c_mid=64,k_up=5)``."""
         if self.row:
             return self.row.label
+        if self.share is not None:
+            return f"{NARROW}({self.share:g})"
         inner = ",".join(f"{k}={format_value(v)}" for k, v in self.args)
         return f"{self.module}({inner})" if inner else self.module
+
+    @property
+    def share(self) -> float | None:
+        """The share of its output channels that a layer has by `NARROW`; None for every other choice."""
+        return float(dict(self.args)["share"]) if self.module == NARROW else None
 
 
 def format_value(value: Value) -> str:
@@ -85,6 +100,8 @@ def make_choice(module: str, args: Mapping[str, object] | list[object]) -> Choic
     try:
         if module.startswith(HOST):
             return host_choice(make_host_row(module.removeprefix(HOST).strip(), args))
+        if module == NARROW:
+            raise ValueError(f"{module}: expected a share of the layer's output channels, written Narrow(0.75)")
         if isinstance(args, list):
             raise ValueError(f"{module}: expected arguments by name, such as {{{module}: {{argument: value}}}}")
         return Choice(module, tuple(registry.get(module).check_args(args).items()))
@@ -103,7 +120,11 @@ def parse_choice(text: str) -> Choice:
             return host_choice(parse_host_row(text))
         except ValueError as error:
             raise SpaceError(str(error)) from None
+    if (found := _SHARE.fullmatch(text)) and float(found[1]):
+        return Choice(NARROW, (("share", float(found[1])),))
     match = _LABEL.fullmatch(text)
+    if match and match[1] == NARROW:
+        raise SpaceError(f"{text.strip()}: expected a share of the layer's output channels below 1, as Narrow(0.75)")
     if not match:
         raise SpaceError(f"cannot read the choice {text!r}: expected MODULE or MODULE(argument=value,...)")
     args: dict[str, object] = {}
@@ -120,6 +141,8 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
     layer = graph[name]
     if choice.row:
         return _host_misfit(layer, choice.row, inserted=inserted)
+    if choice.share is not None:
+        return _narrow_misfit(graph, layer, inserted=inserted)
     entry = registry.get(choice.module)
     kinds = ", ".join(sorted(entry.kinds))
     if inserted and layer.section == "head":
@@ -155,6 +178,41 @@ def misfit(graph: LayerGraph, name: str, choice: Choice, *, inserted: bool) -> s
     return ""
 
 
+def _narrow_misfit(graph: LayerGraph, layer: Layer, *, inserted: bool) -> str:
+    if inserted:
+        return f"{NARROW} cannot be inserted: it is a layer with fewer output channels"
+    if layer.module not in NARROWED or not has_channels(layer):
+        return f"{NARROW} fits {', '.join(NARROWED)}, this layer is {layer.module}"
+    return reader_misfit(graph, (layer.name,))
+
+
+def narrow_choice(graph: LayerGraph, layer: Layer, args: tuple[RowArg, ...]) -> Choice | None:
+    """Return the choice by which a layer has a row's arguments at the default scale; None if no `NARROW` gives them."""
+    if layer.module not in NARROWED or not args or args[1:] != layer.args[1:] or type(args[0]) is not int:
+        return None
+    share = graph.scaled(args[0], graph.default_scale) / graph.channels(layer.name, graph.default_scale)
+    choice = Choice(NARROW, (("share", round(share, 4)),))
+    return choice if 0 < share < 1 and not misfit(graph, layer.name, choice, inserted=False) else None
+
+
+def reader_misfit(graph: LayerGraph, narrow: Collection[str]) -> str:
+    """Return why the layers that read these cannot have fewer input channels; empty if they can."""
+    for name in narrow:
+        for reader in graph.readers(name):
+            if reader.module not in TAKE_BY_CONV:
+                return (
+                    f"{name} cannot have fewer output channels: {reader.name} takes them, and is {reader.module}; "
+                    f"input channels can be fewer in {', '.join(TAKE_BY_CONV)}"
+                )
+            inputs = (graph[source] for source in graph.inputs(reader.name) if source != IMAGE)
+            if other := next((x for x in inputs if not x.swap and x.kind is None), None):
+                return (
+                    f"{name} cannot have fewer output channels: {reader.name} takes {other.name} too, and the output "
+                    f"channels of {other.module} are not known"
+                )
+    return ""
+
+
 def _is_as_it_is(layer: Layer, choice: Choice) -> bool:
     """Return whether a choice of the layer's own class changes nothing: rows may leave out what has its default."""
     given = row_args(layer, choice)
@@ -170,6 +228,8 @@ def repeats_of(layer: Layer, choice: Choice) -> int | None:
     """Return the repeats that a choice's row has in a layer's place; None for those of the layer."""
     if choice.row:
         return choice.row.repeats
+    if choice.share is not None:
+        return None
     entry = registry.get(choice.module)
     if entry.rule != "block":
         return 1 if layer.repeats != 1 else None

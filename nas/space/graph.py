@@ -44,6 +44,8 @@ _BLOCKS: dict[str, tuple[int, bool]] = {
 """Blocks: index of the row argument that says whether a bottleneck adds its input (99: none), and the default."""
 _POOLS = frozenset({"SPP", "SPPF", "SPPELAN"})
 _HEADS = frozenset({"Detect"})
+PASSING = frozenset({"nn.Upsample", "Concat"})
+"""Layers that pass on the channels that they get."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,47 @@ class LayerGraph:
                 if guide != IMAGE and self._index[guide] < self._index[name]:
                     return guide
         return ""
+
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """Return what a layer takes, in order, with what `PASSING` layers pass on in their place."""
+        return tuple(leaf for source in self[name].sources for leaf in self._leaves(source))
+
+    def _leaves(self, source: str) -> tuple[str, ...]:
+        return self.inputs(source) if source != IMAGE and self[source].module in PASSING else (source,)
+
+    def readers(self, name: str) -> tuple[Layer, ...]:
+        """Return the layers that take a layer's output, by themselves or through `PASSING` layers."""
+        return tuple(x for x in self.layers if x.module not in PASSING and name in self.inputs(x.name))
+
+    def channels(self, name: str, scale: str) -> int:
+        """Return the number of output channels of a base's layer at a scale, as ``parse_model`` computes it."""
+        if name == IMAGE:
+            return 3
+        layer = self[name]
+        own = layer.args[0] if layer.args else None
+        if layer.module in PASSING or type(own) is not int:
+            return sum(self.channels(source, scale) for source in layer.sources)
+        return self.scaled(own, scale)
+
+    def scaled(self, count: int, scale: str) -> int:
+        """Return the channels at a scale of a row that has `count`."""
+        _, width, most = self.scales.get(scale, (1.0, 1.0, count))
+        return 8 * math.ceil(min(count, most) * width / 8)
+
+    def narrow(self, name: str, share: float, scale: str, label: str) -> LayerGraph:
+        """Return the graph with a share of a layer's output channels at a scale, in multiples of 8.
+
+        Raises:
+            SpaceError: That changes nothing.
+        """
+        layer, before = self[name], self.channels(name, scale)
+        wanted = max(8, 8 * math.floor(before * share / 8 + 0.5))
+        if wanted >= before:
+            raise SpaceError(f"{name}: {label} leaves all of its {before} channels, in multiples of 8: use `keep`")
+        _, width, _ = self.scales.get(scale, (1.0, 1.0, 0))
+        given = math.floor(wanted / width)
+        given -= given == self.nc  # parse_model does not scale channels that are as many as the classes
+        return self.swap(name, layer.module, (given, *layer.args[1:]), label)
 
     def swap(
         self,

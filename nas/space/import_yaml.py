@@ -21,9 +21,9 @@ from nas.fork.rows import as_lines, unknown_module
 from nas.fork.signature import ambiguous
 from nas.ops import registry
 from nas.space.bases import bases_like, load_base, task_of_base
-from nas.space.choice import AFTER, Choice, has_channels, host_choice, make_choice, misfit
+from nas.space.choice import AFTER, Choice, has_channels, host_choice, make_choice, misfit, narrow_choice, parse_choice
 from nas.space.graph import IMAGE, Layer, LayerGraph, RowArg, role_of
-from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml, scale_of
+from nas.space.model_yaml import IMAGE_ROW, ModelRow, ModelYaml, at_scale, scale_of
 from nas.space.variant import Variant, check_scale, make_variant
 from nas.task.task import task_of_head
 
@@ -83,6 +83,7 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
     """
     _known.cache_clear()
     graphs = [load_base(name) for name in ((base,) if base else bases_like(model))]
+    graphs = [at_scale(graph, scale_of(model, graph) if scale is None else scale) for graph in graphs]
     nearest = sorted(graphs, key=partial(_likeness, model), reverse=True)[:_MOST_ALIGNED]
     found = min((_Alignment(graph, model) for graph in nearest), key=_Alignment.distance)
     graph = found.graph
@@ -95,12 +96,17 @@ def variant_of_yaml(model: ModelYaml, scale: str | None = None, base: str | None
     check_scale(graph, letter)
     keys = [(line, f"{key}: a fork's parse_model looks it up; Ultralytics' does not") for line, key in model.others]
     left_out = [*_constants(model, graph, letter), *keys, *found.left_out]
+    swaps = found.swaps
     try:
-        variant = make_variant(graph.base, letter, {swap.slot: swap.label for swap in found.swaps})
+        variant = make_variant(graph.base, letter, {swap.slot: swap.label for swap in swaps})
     except SpaceError as error:
-        raise ModelError(f"{model.file}: {error}") from None
+        swaps = [swap for swap in found.swaps if parse_choice(swap.label).share is None]
+        if len(swaps) == len(found.swaps):
+            raise ModelError(f"{model.file}: {error}") from None
+        left_out += [(s.line, f"{s.slot}: {s.label}: {error}") for s in found.swaps if s not in swaps]
+        variant = make_variant(graph.base, letter, {swap.slot: swap.label for swap in swaps})
     left_out += found.wrong_sources(variant.graph())
-    return Imported(variant, tuple(found.swaps), tuple(sorted(set(left_out))))
+    return Imported(variant, tuple(swaps), tuple(sorted(set(left_out))))
 
 
 def _likeness(model: ModelYaml, graph: LayerGraph) -> float:
@@ -239,6 +245,9 @@ def _swap(graph: LayerGraph, layer: Layer, row: ModelRow) -> Choice | str:
             return f"{head_of(row.module)}; {graph.base} is a base of {task.words}"
         return f"{layer.module} replaced by {row.module}: a head cannot be swapped for it"
     if row.module == layer.module:
+        narrow = narrow_choice(graph, layer, row.args) if row.repeats == layer.repeats else None
+        if narrow:
+            return narrow
         own = registry.entries().get(row.module)
         found = _registered_swap(graph, layer, row, own) if own and layer.kind in own.kinds else ""
         return found if isinstance(found, Choice) else _changed(layer, row)

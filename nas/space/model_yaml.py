@@ -131,6 +131,12 @@ def scale_of(model: ModelYaml, graph: LayerGraph) -> str:
     return letter_in(model.file) or first
 
 
+def at_scale(graph: LayerGraph, letter: str) -> LayerGraph:
+    """Return a base whose default scale is this one; unchanged where it has no such scale."""
+    first = {letter: graph.scales[letter]} if letter in graph.scales else {}
+    return replace(graph, scales={**first, **graph.scales})
+
+
 class _ModelReader(YamlReader):
     """Reads a model from a YAML tree."""
 

@@ -36,8 +36,7 @@ def representatives(space: SearchSpace, count: int) -> list[Variant]:
         if len(found) == count:
             return list(found.values())
         assignment = {s.key: rng.choice(s.choices) for s in space.active}
-        variant = space.variant(assignment)
-        if not space.forbids(assignment) and not variant.is_baseline:
+        if not space.forbids(assignment) and not (variant := space.variant(assignment)).is_baseline:
             found.setdefault(variant.id, variant)
     if len(found) < count:
         raise SpaceError(f"{space.name} has only {len(found)} variants besides the baseline, not {count}")

@@ -9,6 +9,7 @@ For example::
       neck.c2f_*: {choices: [keep, C2f_SPConv], tie: true}         # all matches together: one slot
       backbone.down_p2: {choices: [keep, SPConv], enabled: false}  # off by default
       neck.c2f_p3: [keep, host:C3, {host:C3k2: [channels, true]}]  # classes that the installed Ultralytics has
+      backbone.down_p4: [keep, Narrow(0.75)]                       # three quarters of its output channels
     forbid:
       - {neck.up_p4: CARAFE, neck.up_p3: keep}                     # no variant with both
     constraints: {max_gflops: 10, max_params: 4000000, max_latency_ms: 20, min_map: 0.3}
@@ -40,10 +41,10 @@ from nas.own import use
 from nas.own.files import ModuleFile, read_file
 from nas.own.trust import trust_files
 from nas.space.bases import base_names, base_of_file, base_text, is_base_file, load_base, p2_names
-from nas.space.choice import AFTER, KEEP, NONE, make_choice, misfit, missing_from_host, parse_choice
+from nas.space.choice import AFTER, KEEP, NARROW, NONE, make_choice, misfit, missing_from_host, parse_choice
 from nas.space.graph import LayerGraph
 from nas.space.search_space import SearchSpace, Slot, matches
-from nas.space.variant import check_scale, match_slots
+from nas.space.variant import check_scale, make_variant, match_slots
 from nas.space.yaml_reader import YamlReader
 from nas.task.task import DETECT, task_of_head
 
@@ -155,6 +156,8 @@ class _SpaceReader(YamlReader):
             return None
         slots = self.slots(top["slots"][1], graph)
         forbid = self.forbid(top["forbid"][1], slots) if "forbid" in top else ()
+        if not self.problems:
+            forbid += self.narrow_pairs(top["slots"][1], slots, graph, scale)
         limits = self.limits(top["constraints"][1]) if "constraints" in top else ()
         return SearchSpace(name, base, scale, tuple(slots), forbid, limits, modules, tuple(self.left_out.values()))
 
@@ -296,6 +299,30 @@ class _SpaceReader(YamlReader):
                 if why:
                     self.problem(node, f"{', '.join(where)}: {why}")
 
+    def narrow_pairs(
+        self, node: yaml.Node, slots: list[Slot], graph: LayerGraph, scale: str
+    ) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Return the pairs of choices in which a layer has fewer output channels than its reader can do with."""
+        rules = []
+        for slot in slots:
+            narrow = [label for label in slot.choices if label.startswith(f"{NARROW}(")]
+            for label in narrow:
+                try:
+                    make_variant(graph.base, scale, dict.fromkeys(slot.layers, label))
+                except SpaceError as error:
+                    self.problem(node, f"{slot.key}: {error}")
+            near = {name for layer in slot.layers for name in _near(graph, layer)} if narrow else set()
+            for other in slots:
+                if other is slot or near.isdisjoint(layer.removeprefix(AFTER) for layer in other.layers):
+                    continue
+                for label in other.choices[1:]:
+                    pair = dict.fromkeys(slot.layers, narrow[0]) | dict.fromkeys(other.layers, label)
+                    try:
+                        make_variant(graph.base, scale, pair)
+                    except SpaceError:
+                        rules.append(((slot.key, f"{NARROW}(*)"), (other.key, label)))
+        return tuple(rules)
+
     def forbid(self, node: yaml.Node, slots: list[Slot]) -> tuple[tuple[tuple[str, str], ...], ...]:
         if not isinstance(node, yaml.SequenceNode):
             self.problem(node, "forbid: expected a list of {slot: choice, ...}")
@@ -331,3 +358,10 @@ class _SpaceReader(YamlReader):
             else:
                 limits[key] = float(value)
         return tuple(sorted(limits.items()))
+
+
+def _near(graph: LayerGraph, name: str) -> set[str]:
+    """Return the layers whose swaps, or whose insertions behind them, may take the output channels of a layer."""
+    takes = {x.name for x in graph.layers if name in graph.inputs(x.name)}
+    guided = {n for n in graph.names if (guide := graph.guide_of(n)) and (guide == name or guide in takes)}
+    return takes | guided | {name}

@@ -17,7 +17,18 @@ from nas.errors import SpaceError
 from nas.fork.names import registered_name
 from nas.ops import registry
 from nas.space.bases import base_text, load_base
-from nas.space.choice import AFTER, KEEP, NONE, has_channels, misfit, parse_choice, repeats_of, row_args
+from nas.space.choice import (
+    AFTER,
+    KEEP,
+    NARROW,
+    NONE,
+    has_channels,
+    misfit,
+    parse_choice,
+    reader_misfit,
+    repeats_of,
+    row_args,
+)
 from nas.space.graph import LayerGraph, with_letter
 from nas.space.safe_text import check_variant_text
 from nas.task.task import SEGMENT, task_of_head
@@ -81,7 +92,7 @@ class Variant:
     @property
     def modules(self) -> tuple[str, ...]:
         """The registered modules that it uses, sorted; those of the base too, where that is a file of the user."""
-        found = (parse_choice(label) for slot, label in self.swaps if slot != MODEL)
+        found = (c for slot, label in self.swaps if slot != MODEL and (c := parse_choice(label)).share is None)
         own = [registered_name(layer.module) for layer in load_base(self.base).layers] if base_text(self.base) else []
         return tuple(sorted({*(choice.module for choice in found if not choice.row), *filter(None, own)}))
 
@@ -89,6 +100,16 @@ class Variant:
     def added(self) -> tuple[str, ...]:
         """Those of `modules` that Ultralytics lacks: they need registration."""
         return tuple(name for name in self.modules if not registry.get(name).native)
+
+    @property
+    def narrowed(self) -> tuple[str, ...]:
+        """The layers that have a share of their output channels."""
+        return tuple(slot for slot, label in self.swaps if label.startswith(f"{NARROW}("))
+
+    @property
+    def wide(self) -> Variant:
+        """The variant with all output channels."""
+        return replace(self, swaps=tuple(swap for swap in self.swaps if swap[0] not in self.narrowed))
 
     def with_scale(self, scale: str) -> Variant:
         """Return the same swaps at another scale."""
@@ -119,6 +140,9 @@ class Variant:
             problem = misfit(base, name, choice, inserted=inserted)
             if problem:
                 raise SpaceError(f"{slot}: {problem}")
+            if choice.share is not None:
+                graph = graph.narrow(name, choice.share, self.scale, label)
+                continue
             args = row_args(base[name], choice, inserted=inserted)
             if choice.row and inserted:
                 graph = graph.insert(name, choice.row.name, args, label, choice.row.repeats)
@@ -129,6 +153,8 @@ class Variant:
             else:
                 guide = base.guide_of(name) if registry.get(choice.module).rule == "guided" else ""
                 graph = graph.swap(name, choice.module, args, label, guide, repeats_of(base[name], choice))
+        if problem := reader_misfit(graph, self.narrowed):
+            raise SpaceError(problem)
         return graph
 
 

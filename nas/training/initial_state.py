@@ -21,9 +21,14 @@ State = dict[str, torch.Tensor]
 """Tensors by layer name."""
 
 
+def variant_of(job: ProxyJob) -> Variant:
+    """Return what the job trains."""
+    return Variant(job.base, job.scale, job.swaps)
+
+
 def graph_of(job: ProxyJob) -> LayerGraph:
     """Return the job's named layers."""
-    return Variant(job.base, job.scale, job.swaps).graph()
+    return variant_of(job).graph()
 
 
 def initial_state(job: ProxyJob, nc: int, kpt_shape: Sequence[int] | None = None) -> tuple[nn.Module, State, State]:

@@ -21,11 +21,12 @@ from nas.errors import BuildError, NotANumber, one_line
 from nas.model.host import check_yaml
 from nas.model.host_input import constructing
 from nas.model.trainer import TRAINERS, Trainer
-from nas.model.transfer import copy_matching, warm_start_swaps
+from nas.model.transfer import copy_matching, narrow_tensors, warm_start_swaps
+from nas.ops.stages import DECODER
 from nas.task.task import DETECT, Task
 from nas.training.batch_cache import BatchCache, detach_cache
 from nas.training.host_version import adapt_trainer, forget_validation, set_up_training
-from nas.training.initial_state import graph_of, initial_state
+from nas.training.initial_state import graph_of, initial_state, variant_of
 from nas.training.jobs import ProxyJob
 from nas.training.recipe import WHOLE
 from nas.training.scores import EpochScore, Validation
@@ -214,6 +215,14 @@ class ProxyTrainer(Trainer):
         self.inherited = copy_matching(model, graph, given)
         if self.job.init and self.job.recipe.start == "near":
             warm_start_swaps(model, graph, baseline, {**own, **given})
+        if self.job.init and (variant := variant_of(self.job)).narrowed:
+            near = self.job.recipe.start == "near"
+            data = self.data["nc"], self.data.get("kpt_shape")
+            made = narrow_tensors(variant, model, baseline, {**own, **given}, *data, near=near)
+            made = {key: value for key, value in made.items() if f":{DECODER}." not in key}
+            copy_matching(model, graph, made)
+            more = sum(key in given and given[key].shape != value.shape for key, value in made.items())
+            self.inherited = (min(self.inherited[0] + more, self.inherited[1]), self.inherited[1])
         if self.job.recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         torch.manual_seed(start)  # variants draw differently while they are built; from here on they are paired

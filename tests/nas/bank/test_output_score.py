@@ -11,6 +11,11 @@ from nas.bank.head_error import divergence
 from nas.bank.jobs import CONTROL, Assembled
 from nas.bank.output_score import score_bank, score_variants
 from nas.errors import ArtifactError
+from nas.model.host import build
+from nas.model.render import render
+from nas.model.transfer import copy_matching, started_narrow
+from nas.space.bases import load_base
+from nas.space.variant import make_variant
 from nas.training.host_version import levels_of
 
 BINS, ANCHORS, CLASSES = 16, 12, 3
@@ -127,3 +132,22 @@ def test_another_head_is_scored_by_its_own_outputs(taught, tmp_path) -> None:
         assert not score.failure
         assert min(score.classes) > 0  # its weights are not distilled here
         assert min(score.boxes) > 0
+
+
+def test_a_narrow_layer_is_scored_with_its_readers(taught, tmp_path) -> None:
+    """The nearer its decoder comes to the wide map, the nearer are the outputs; its readers need not be in a bank."""
+    weights = taught.weights_in(tmp_path)
+    swap = ("neck.down_n4", "Narrow(0.75)")
+    variant = make_variant("yolov8", "n", dict([swap]))
+    baseline = build(render(variant.wide).yaml, "n", 2).eval()
+    given = torch.load(taught.baseline.file, weights_only=True)
+    copy_matching(baseline, load_base("yolov8"), given)
+    near = started_narrow(variant, baseline, given, 2)
+    far = {key: torch.zeros_like(value) if ":wide." in key else value for key, value in near.items()}
+    files = []
+    for name, state in (("near", near), ("far", far)):
+        torch.save(state, tmp_path / f"{name}.pt")
+        files.append(Assembled((swap,), (str(tmp_path / f"{name}.pt"),)))
+    one, other = score_variants(weights, taught.recipe_of_bank, 0, files)
+    assert not one.failure
+    assert 0 < one.total < 0.5 * other.total

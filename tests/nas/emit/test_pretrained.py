@@ -290,3 +290,16 @@ def test_wrong_use(more, words, stock, tmp_path):
     assert done.exit_code in (1, 2)
     assert words in done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_narrow_layer_begins_near_and_its_readers_follow(stock, tmp_path):
+    result, _ = made(["backbone.down_p4=Narrow(0.75)", "neck.c2f_p3=Conv"], stock)
+    assert set(result.begun) == {"backbone.down_p4", "neck.c2f_p3"}
+    layers = {name.partition(":")[0] for name in result.unmatched}
+    assert layers == {"backbone.down_p4", "backbone.c2f_p4", "neck.c2f_p3"}
+    assert {n for n in result.unmatched if "c2f_p4" in n} == {
+        "backbone.c2f_p4:cv1.conv.weight",
+        "backbone.c2f_p4:cv1.bn.running_mean",
+    }
+    model = loaded(result, tmp_path / "narrow.pt")
+    assert model.model[5].conv.out_channels == model.model[6].cv1.conv.in_channels == 96
