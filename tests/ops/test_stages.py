@@ -67,7 +67,7 @@ def test_what_no_reader_takes_is_what_goes(name):
     old, x, other = trained(name), maps(24, True, 6, 20, 20), maps(24, True)
     readers = torch.randn(64, WIDE)
     readers[:, 1::2] = 0
-    new = Decoded(LAYERS[name](NARROW), NARROW, WIDE).eval()
+    new = of_host(Decoded(LAYERS[name](NARROW), NARROW, WIDE))
     assert start_narrow(new, old, x, readers)
     with torch.no_grad():
         assert torch.allclose(new.layer(other), old(other)[:, ::2], atol=1e-5)
