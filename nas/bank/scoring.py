@@ -92,7 +92,7 @@ class _Graft:
         model: Any = build(render(described).yaml, proxy.scale, data["nc"], data.get("kpt_shape"))
         state: dict[str, torch.Tensor] = {}
         for file in variant.files:
-            state.update(read_state(file, proxy.base))
+            state.update(read_state(file, proxy.base, part=True))
         if described.narrowed:
             trained = named_state({k: v.cpu() for k, v in teacher.state_dict().items()}, base)
             state.update(reader_tensors(described, model, {**trained, **state}))

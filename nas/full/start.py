@@ -224,7 +224,7 @@ def _overlay(model: Model, bank: SwapBank | None) -> dict[str, torch.Tensor]:
         raise StudyError(f"{model.name} cannot be assembled from the bank {bank.folder}: {why}; --from inherit can")
     found: dict[str, torch.Tensor] = {}
     for file in bank.files(model.variant.swaps):
-        found |= read_state(file, model.variant.base)
+        found |= read_state(file, model.variant.base, part=True)
     return found
 
 

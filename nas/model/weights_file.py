@@ -84,8 +84,12 @@ class Checkpoint:
         return self.layers or 1 + max(int(key.split(".")[1]) for key in self.tensors)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, part: bool = False) -> Checkpoint:
     """Read the tensors of a file: of an Ultralytics checkpoint those of its model (the averaged one if it has both).
+
+    Args:
+        path: The file.
+        part: It may be of a layer, which may have no tensors, as ``nn.Identity``.
 
     Raises:
         WeightsError: It is missing, no checkpoint, or damaged.
@@ -98,7 +102,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if why != _SCRIPT:
             content = torch.load(path, map_location="cpu", weights_only=True)
     if content is not None:
-        if not (tensors := _of_tensors(content)):
+        if not (tensors := _of_tensors(content)) and not (part and content == {}):
             raise WeightsError(_NO_MODEL.format(path))
         return Checkpoint(tensors)
     if why:
@@ -145,14 +149,19 @@ def misfit(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], m
     return ""
 
 
-def read_state(path: str, base: str) -> dict[str, torch.Tensor]:
+def read_state(path: str, base: str, *, part: bool = False) -> dict[str, torch.Tensor]:
     """Return named tensors from a file of this tool, from an Ultralytics checkpoint or tensors of the same base.
+
+    Args:
+        path: The file.
+        base: Name of the base.
+        part: As `read_checkpoint`: it is a bank's, of one layer.
 
     Raises:
         WeightsError: It cannot be read.
         ProxyError: It is of another base.
     """
-    found = read_checkpoint(Path(path))
+    found = read_checkpoint(Path(path), part=part)
     graph = load_base(base)
     if not found.is_numbered:
         head = f"{graph.names[-1]}:"

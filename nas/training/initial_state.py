@@ -51,5 +51,5 @@ def initial_state(job: ProxyJob, nc: int, kpt_shape: Sequence[int] | None = None
     shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     copy_matching(model, load_base(job.base), shared)
     for file in job.overlay:
-        shared.update(read_state(file, job.base))
+        shared.update(read_state(file, job.base, part=True))
     return model, own, shared

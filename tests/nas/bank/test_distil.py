@@ -13,9 +13,11 @@ import nas.bank.distil
 from nas.bank import jobs
 from nas.bank.distil import distil
 from nas.bank.jobs import MIN_TEACHER_MAP, Candidate, DistilJob
+from nas.bank.output_score import score_variants
 from nas.bank.store import IDLE
-from nas.errors import ProxyError
+from nas.errors import ProxyError, WeightsError
 from nas.model import host
+from nas.model.weights_file import read_checkpoint
 from nas.ops import registry
 from nas.ops.kernels.runtime import KernelError
 
@@ -396,3 +398,17 @@ def test_a_variant_with_a_narrow_layer_is_assembled(make, taught, tmp_path):
     assert fresh < 0.5 * whole
     assert near > fresh + 0.1
     assert assembled.curve[-1].validation.map > 0.7 * whole
+
+
+def test_a_layer_without_tensors_is_assembled_and_scored(make, taught, tmp_path):
+    """Its file is empty, which is no damage."""
+    swap = "backbone.c2f_p4=host:nn.Identity(repeats=1)"
+    (none,) = make(tmp_path, Candidate(*swap.split("=", 1)), bank_epochs=1).candidates
+    assert torch.load(tmp_path / none.file, weights_only=True) == {}
+    assembled = taught.worker.run(replace(taught.job(swap), overlay=(str(tmp_path / none.file),)))
+    assert assembled.inherited[0] == assembled.inherited[1]
+    variants = (jobs.Assembled((tuple(swap.split("=", 1)),), (str(tmp_path / none.file),)),)
+    (score,) = score_variants(taught.weights_in(tmp_path), taught.recipe_of_bank, 0, variants)
+    assert not score.failure
+    with pytest.raises(WeightsError, match="holds no model"):
+        read_checkpoint(tmp_path / none.file)
