@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickletools
 import shutil
@@ -194,10 +195,11 @@ def test_each_seed_starts_from_its_own_weights(learnt, bank, own_cache, tmp_path
 
 def test_trainings_from_other_weights_are_of_another_group(learnt, own_cache, tmp_path):
     """And from scratch, or from a file, of the same."""
+    numbers = itertools.count()
 
     def group(start: str, **recipe) -> str:
         settings = replace(learnt.settings, recipe=replace(learnt.settings.recipe, **recipe))
-        name = f"g{len(list(tmp_path.iterdir()))}"
+        name = f"g{next(numbers)}"
         study = Study.create(locate(name, f"sqlite:///{tmp_path / f'{name}.db'}"), settings, 1)
         for file in learnt.location.weights.glob("baseline-*"):
             key = baseline_key(settings.recipe, settings.fingerprint, settings.space, 0, settings.versions)
