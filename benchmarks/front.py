@@ -63,7 +63,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     before = json.loads(options.out.read_text()) if options.out.exists() else {}
     started = time.monotonic()
     nas(*search_command(options))
-    ranking = json.loads(nas("rank", options.study, "--json", quiet=True))
+    everything = json.loads(nas("rank", options.study, "--json", quiet=True))
+    of_yardsticks = {key: everything[key] for key in ("yardsticks", "against_yardsticks") if key in everything}
+    ranking = {"rows": everything["rows"], **of_yardsticks}
     seconds = before.get("seconds", 0.0) + time.monotonic() - started
     name = "demo" if options.data == "demo" else Path(options.data).resolve().parent.name
     return {"data": name, "budgets": options.budgets, "seconds": round(seconds, 1), "ranking": ranking}

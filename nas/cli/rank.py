@@ -146,6 +146,8 @@ def print_ranking(
     if rows:
         shown = [r for r in rows if r.rank <= top or r.seeds > 1 or r.trial.variant.is_baseline]
         out.print(console.ranking_table(shown, out.width, full_scores(trained)))
+        for line in console.swap_lines((r.trial.variant.id, r.trial.describe()) for r in shown):
+            out.print(line, markup=False)
         if len(shown) < len(rows):
             out.print(
                 f"{len(rows) - len(shown)} of {len(rows)} rows are not shown: --top N, --csv or --json", style="dim"

@@ -110,5 +110,6 @@ def _print(study: Study, found: Front) -> None:
 
     out = console.make_console()
     out.print(console.front_table(found, out.width, shown_task(study.settings.space.base).metric))
-    for line in console.front_notes(study, found):
+    described = console.swap_lines((row.variant, row.swaps) for row in found.rows)
+    for line in (*described, *console.front_notes(study, found)):
         out.print(line, markup=False)

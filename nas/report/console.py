@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _WIDTH_WHEN_PIPED = 140
 _WIDE = 115
 """Terminal width from which the ranking has all of its columns."""
+LONG = 60
+"""Characters of a variant's swaps beyond which they are not in a table, but in a line below it."""
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -60,6 +62,17 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     return table
 
 
+def _short(swaps: str) -> str:
+    """Return a variant's swaps, or where they are."""
+    return swaps if len(swaps) <= LONG else "see below"
+
+
+def swap_lines(described: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each variant whose swaps are too long for a table: its ID, and the swaps."""
+    found = dict.fromkeys((name, swaps) for name, swaps in described if len(swaps) > LONG)
+    return ["", *(f"{name}  {swaps}" for name, swaps in found)] if found else []
+
+
 def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float] | None = None) -> Table:
     """Return the ranking as a table, on a narrow terminal without its least important columns.
 
@@ -84,7 +97,7 @@ def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float]
     columns: dict[str, Callable[[RankRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
-        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.trial.describe(),
+        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + _short(r.trial.describe()),
         task.metric: lambda r: within(f"{r.trial.map:.3f}", r.map_interval, 3),
         "n": lambda r: str(r.seeds),
         "Δ": difference,
@@ -148,7 +161,7 @@ def front_table(front: Front, width: int, metric: str = DETECT.metric) -> Table:
         "budget": lambda r: r.budget or r.kind,
         "kind": lambda r: r.kind if r.budget else "",
         "variant": lambda r: r.variant,
-        "swaps": lambda r: r.note if r.note and not r.variant else r.swaps,
+        "swaps": lambda r: r.note if r.note and not r.variant else _short(r.swaps),
         "GFLOPs": lambda r: cost(r, "gflops", 1),
         "Δ%": share,
         "params": lambda r: cost(r, "params", 1e6, "M"),
@@ -205,7 +218,9 @@ def yardstick_table(
             if found and found.yardstick is yardstick:
                 c = found.comparison
                 delta = "" if c.delta is None else _within(c.delta, c.interval)
-                table.add_row(f"  {row.trial.describe()}", *_of_baseline(row), delta, found.verdict)
+                named = row.trial.describe()
+                named = named if len(named) <= LONG else row.trial.variant.id
+                table.add_row(f"  {named}", *_of_baseline(row), delta, found.verdict)
     return table
 
 

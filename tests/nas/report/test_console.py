@@ -95,6 +95,18 @@ def test_a_long_ranking_is_cut_and_says_so(ranked_study, capsys):
     assert "not shown" not in printed()
 
 
+def test_swaps_that_are_long_are_below_the_table(ranked_study, capsys):
+    many = {"neck.c2f_*": "C2f_SPConv", "neck.down_*": "DynamicConv", "neck.up_*": "DySample"}
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.39, 8.1), (many, "done", 0.41, 8.2)])
+    print_ranking(study, as_json=False, as_csv=False, conclude=False)
+    table, below = capsys.readouterr().out.split("\n\n")[:2]
+    named = study.trials()[2].variant.id
+    assert next(line for line in table.splitlines() if named in line).split()[2:4] == ["see", "below"]
+    assert "neck.up_*=CARAFE" in table
+    assert below == f"{named}  neck.c2f_*=C2f_SPConv  neck.down_*=DynamicConv  neck.up_*=DySample"
+    assert console.swap_lines([(named, "neck.up_*=CARAFE")]) == []
+
+
 def test_brackets_are_text_in_a_table():
     table = console.make_table("swaps", "n")
     table.add_row("x=[red]", "1")
