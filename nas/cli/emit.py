@@ -28,6 +28,7 @@ class EmitOptions:
     study: str | None
     best: bool
     trial: int | None
+    variants: tuple[str, ...]
     front: bool
     everything: bool
     swaps: tuple[str, ...]
@@ -55,6 +56,7 @@ class EmitOptions:
     "--best", is_flag=True, help="The winner of the study: its first confirmed variant, if there is one (the default)."
 )
 @click.option("--trial", type=int, help="The trial with this number.")
+@click.option("--variant", "variants", multiple=True, metavar="ID", help="The variant with this ID; repeatable.")
 @click.option("--front", is_flag=True, help="All variants on the Pareto front of mAP and GFLOPs, without the baseline.")
 @click.option("--all", "everything", is_flag=True, help="All finished variants of the study, without the baseline.")
 @click.option(
@@ -182,7 +184,7 @@ def _check(options: EmitOptions) -> None:
     sources = [bool(source) for source in (options.study, options.swaps, options.space)]
     if sum(sources) != 1:
         raise click.UsageError("give one of --study NAME, --swap SLOT=CHOICE and --space NAME")
-    which = ["--best"] * options.best + ["--front"] * options.front
+    which = ["--best"] * options.best + ["--front"] * options.front + ["--variant"] * bool(options.variants)
     which += ["--all"] * options.everything + ["--trial"] * (options.trial is not None)
     if not options.study and which:
         raise click.UsageError(f"{which[0]} chooses from a study: give --study NAME")
@@ -325,7 +327,7 @@ def _say(paths: list[Path], verb: str, dry_run: bool, as_json: bool, name: str, 
 
 def _chosen(options: EmitOptions) -> list[tuple[Variant, ModelFiles]]:
     """Return the variants that the options ask for, and their files."""
-    from nas.emit.selection import Which, chosen_trials, files_at_scales, random_variants
+    from nas.emit.selection import Which, chosen_trials, files_at_scales, random_variants, trial_of_variant
     from nas.own import use_stored
     from nas.space.bases import load_base
     from nas.space.space_file import load_space
@@ -343,5 +345,8 @@ def _chosen(options: EmitOptions) -> list[tuple[Variant, ModelFiles]]:
         which: Which = "front" if options.front else "all" if options.everything else "best"
         study = open_study(options.study, options.storage)
         use_stored(study.settings.space.modules, study.shown)
-        found = chosen_trials(study, number=options.trial, which=which)
+        if options.variants:
+            found = [trial_of_variant(study, wanted) for wanted in dict.fromkeys(options.variants)]
+        else:
+            found = chosen_trials(study, number=options.trial, which=which)
     return [pair for one in found for pair in files_at_scales(one, scales, proved=not options.without_proof)]

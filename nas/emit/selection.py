@@ -59,6 +59,20 @@ def chosen_trials(study: Study, *, number: int | None = None, which: Which = "be
     return chosen
 
 
+def trial_of_variant(study: Study, wanted: str) -> Trial:
+    """Return a trial of a variant by its ID, or by the beginning of that; a finished one if there is one.
+
+    Raises:
+        StudyError: The study has no such variant, or several.
+    """
+    trials = [t for t in study.runs() if t.yaml and t.variant.id.startswith(wanted.lower())]
+    ids = sorted({t.variant.id for t in trials})
+    if not wanted or len(ids) != 1:
+        what = f"several variants that begin with {wanted!r}: {', '.join(ids)}" if ids else f"no variant {wanted!r}"
+        raise StudyError(f"the study {study.location.name!r} has {what}; `nas rank` lists the IDs")
+    return next((t for t in trials if t.status == "done"), trials[0])
+
+
 def files_of_trial(trial: Trial) -> ModelFiles:
     """Return the files of a trial; the model YAML is the one that it was built from, byte for byte.
 

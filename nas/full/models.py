@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.emit.selection import chosen_trials, files_of_trial
-from nas.errors import OptionError, StudyError
+from nas.emit.selection import chosen_trials, files_of_trial, trial_of_variant
+from nas.errors import OptionError
 from nas.full.run import Kind
 from nas.model.cost import Cost, costed, model_cost
 from nas.model.host import build
@@ -51,20 +51,10 @@ def chosen_models(
     elif front:
         found = chosen_trials(study, which="front")
     elif variants and not best:
-        found = [_trial_of(study, wanted) for wanted in variants]
+        found = [trial_of_variant(study, wanted) for wanted in variants]
     else:
         found = chosen_trials(study, which="best")
     return tuple(dict.fromkeys(model_of_trial(one) for one in found))
-
-
-def _trial_of(study: Study, wanted: str) -> Trial:
-    """Return a finished trial of a variant by its ID, or by the beginning of that."""
-    trials = [t for t in study.runs() if t.yaml and t.variant.id.startswith(wanted.lower())]
-    ids = sorted({t.variant.id for t in trials})
-    if not wanted or len(ids) != 1:
-        what = f"several variants that begin with {wanted!r}: {', '.join(ids)}" if ids else f"no variant {wanted!r}"
-        raise StudyError(f"the study {study.location.name!r} has {what}; `nas rank` lists the IDs")
-    return next((t for t in trials if t.status == "done"), trials[0])
 
 
 def model_of_trial(trial: Trial) -> Model:

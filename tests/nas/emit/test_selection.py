@@ -11,11 +11,18 @@ from click.testing import CliRunner
 
 from nas.cli import cli
 from nas.emit import selection
-from nas.emit.selection import chosen_trials, files_at_scales, random_variants, shuffled_variants
+from nas.emit.selection import (
+    chosen_trials,
+    files_at_scales,
+    random_variants,
+    shuffled_variants,
+    trial_of_variant,
+)
 from nas.errors import SpaceError, StudyError
 from nas.model.render import render
 from nas.space.space_file import load_space, read_space
 from nas.study.objective import Goal
+from nas.study.trial import Trial
 
 SMALL = """
 slots:
@@ -61,6 +68,30 @@ def test_which_of_a_ranking(ranked_study):
     up = ["neck.{up_p3,up_p4}=CARAFE", "neck.{up_p3,up_p4}=DySample"]
     assert sorted(labels(which="front")) == up
     assert sorted(labels(which="all")) == ["neck.{down_n4,down_n5}=SPConv", *up]
+
+
+def test_variants_by_their_ids(ranked_study, tmp_path):
+    study = ranked_study([({}, "done", 0.40, 8.0)])
+    ids = []
+    for label in ("CARAFE", "DySample"):
+        assignment = {**study.settings.space.baseline(), "neck.up_*": label}
+        variant = study.settings.space.variant(assignment)
+        study.start(Trial(-1, variant, assignment, "running", yaml=render(variant).yaml)).end(status="interrupted")
+        ids.append(variant.id)
+    assert trial_of_variant(study, ids[1][:5].upper()).variant.id == ids[1]
+    with pytest.raises(StudyError, match="has several variants that begin with ''"):
+        trial_of_variant(study, "")
+    with pytest.raises(StudyError, match="has no variant 'xyz'; `nas rank` lists the IDs"):
+        trial_of_variant(study, "xyz")
+
+    def emitted(*options: str):
+        place = ["emit-yaml", "--study", "s", "--storage", study.location.url, "--form", "yaml", "-o", str(tmp_path)]
+        return CliRunner().invoke(cli, [*place, *options])
+
+    done = emitted("--variant", ids[0], "--variant", ids[1], "--variant", ids[0])
+    assert done.exit_code == 0, done.output
+    assert sorted(file.stem for file in tmp_path.glob("*.yaml")) == sorted(f"yolov8n-{name}" for name in ids)
+    assert "give one of --variant, --trial" in emitted("--variant", ids[0], "--trial", "1").output
 
 
 def test_nothing_but_the_baseline(ranked_study):
