@@ -27,7 +27,7 @@ TABLE = ROOT / "studies" / "results" / "bccd-slim" / "front.json"
 PICTURE = ROOT / "docs" / "images" / "bccd-slim.svg"
 WIDTH, HEIGHT = 960.0, 460.0
 """Of the picture, in pixels."""
-LEFT, RIGHT, TOP, BOTTOM = 74.0, 930.0, 66.0, 400.0
+LEFT, RIGHT, TOP, BOTTOM = 74.0, 930.0, 76.0, 400.0
 """Ends of the axes, in pixels."""
 _BELOW = "GFLOPs at 640 px; bars: 95 % interval of the difference to the baseline"
 Row = dict[str, Any]
@@ -115,9 +115,8 @@ def draw(body: dict[str, Any]) -> Picture:
     for row in several:
         plot.mark("circle", row, "blue")
     for row in chosen.values():
-        words = f"{row['delta_gflops_percent']:.0f} % GFLOPs, {row['delta_map50_95']:+.4f}".replace("-", "−")
-        ends = interval_of(row, base) or (row["map50_95"],) * 2
-        picture.text(plot.x(row["gflops"]), plot.y(ends[1]) - 8, words, size=13, align="middle", bold=True)
+        words = f"{row['delta_gflops_percent']:.0f} %: Δ {row['delta_map50_95']:+.4f}".replace("-", "−")
+        picture.text(plot.x(row["gflops"]), TOP - 8, words, size=13, align="middle", bold=True)
     plot.mark("diamond", base, "ink", size=8)
     return picture
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -247,14 +247,14 @@ def test_names_that_are_imported_from_this_package_exist(page):
 @pytest.fixture
 def program(monkeypatch):
     """Return the program that draws the picture; it is no part of a package."""
-    spec = importlib.util.spec_from_file_location("ranking_picture", ROOT / "benchmarks" / "ranking_picture.py")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # it imports another one
+    spec = importlib.util.spec_from_file_location("front_picture", ROOT / "benchmarks" / "front_picture.py")
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_picture_is_that_of_the_committed_ranking(program, tmp_path):
+def test_the_picture_is_that_of_the_committed_front(program, tmp_path):
     """The committed picture names the table that it was drawn from; drawn again it is the same, byte for byte."""
     program.main(["-o", str(tmp_path / "again.svg")])
     committed = program.PICTURE.read_bytes()
@@ -264,12 +264,27 @@ def test_the_picture_is_that_of_the_committed_ranking(program, tmp_path):
     assert program.PICTURE.resolve() in {file for _, file, _ in links_in(README)}
 
 
-def test_what_the_picture_shows_of_a_ranking(program):
-    rows, baseline = program.read(ROOT / "studies" / "results" / "bccd-trained" / "one-baseline.csv")
-    assert baseline["swaps"] == "baseline"
-    shown = {row.swaps: (row.verdict, row.seeds, row.signed_gflops) for row in rows}
-    assert len(shown) == 23
-    assert shown["backbone.c2f_p3=C2f_SPConv"] == ("better", 6, "−1.7 %")
-    assert shown["backbone.down_p5=DCNv4"] == ("cannot tell", 3, "−1.5 %")
-    assert shown["backbone.down_p3=DCNv4"] == ("1 seed", 1, "−1.3 %")  # an interval, but no verdict
-    assert shown["neck.c2f_p4=C2f_DynamicConv"][2] == "0.0 %"
+def test_tables_are_those_of_the_committed_front(program):
+    """The README's, and that of the result's page."""
+    from front import table
+
+    body = json.loads(program.TABLE.read_text(encoding="utf-8"))
+    page = (program.TABLE.parent / "README.md").read_text(encoding="utf-8")
+    lines = [line.removeprefix("| bccd ") for line in table([body]) if line.startswith("| bccd")]
+    assert len(lines) == 9
+    assert all(line in page for line in lines)
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines[1:]]
+    shown = [line.split() for line in text_of(README).splitlines() if re.match(r" -\d0 % ", line)]
+    for yardstick, variant, line in zip(cells[::2], cells[1::2], shown, strict=True):
+        of_both = [*variant[2:4], variant[4], *variant[6].split(), *yardstick[6].split()]
+        assert [word for word in line[2:] if word not in ("%", "cannot", "tell")] == of_both, line
+
+
+def test_what_the_picture_shows(program):
+    body = json.loads(program.TABLE.read_text(encoding="utf-8"))
+    shown = program.draw(body).to_svg()
+    assert shown.count("<circle") == 1 + 8  # one in the legend; those with several seeds
+    assert shown.count("orange") - shown.count("--orange:") == 1 + 4 + 4 + 4  # legend, marks, lines and intervals
+    assert re.findall(r"−\d+ %: Δ [+−]0\.\d{4}", shown) == [
+        "−11 %: Δ +0.0007", "−22 %: Δ −0.0009", "−30 %: Δ −0.0021", "−40 %: Δ −0.0050"
+    ]  # fmt: skip
