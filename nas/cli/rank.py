@@ -170,7 +170,7 @@ def print_full(study: Study, *, as_json: bool, form: str | None, settings: str |
     from nas.full.ranking import groups_of, proxy_agreement, rank_full
     from nas.full.store import FullRuns
     from nas.full.table import ablation_table, full_notes, full_rows, ranking_cells
-    from nas.report.console import make_console, make_table
+    from nas.report.console import make_console, make_table, short_swaps, swap_lines
 
     runs = FullRuns(study.location).read()
     groups = groups_of(runs)
@@ -192,9 +192,13 @@ def print_full(study: Study, *, as_json: bool, form: str | None, settings: str |
     table = make_table(
         *columns, right=set(columns) - {"model", "swaps", "verdict"}, no_wrap=set(columns) - {"swaps", "model"}
     )
+    swaps = columns.index("swaps")
     for row, line in zip(rows, cells, strict=True):
+        line[swaps] = line[swaps].replace(row.run.title, short_swaps(row.run.title))
         table.add_row(*line, style="bold" if row.run.kind == "baseline" else None)
     out.print(table)
+    for text in swap_lines((row.run.model, row.run.title) for row in rows):
+        out.print(text, markup=False)
     for note in ["", *full_notes(rows, runs, agreed, study.settings.data or "the demo data")]:
         out.print(note, markup=False)
     return None

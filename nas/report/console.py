@@ -62,7 +62,7 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     return table
 
 
-def _short(swaps: str) -> str:
+def short_swaps(swaps: str) -> str:
     """Return a variant's swaps, or where they are."""
     return swaps if len(swaps) <= LONG else "see below"
 
@@ -97,7 +97,7 @@ def ranking_table(rows: Sequence[RankRow], width: int, full: Mapping[str, float]
     columns: dict[str, Callable[[RankRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "variant": lambda r: r.trial.variant.id,
-        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + _short(r.trial.describe()),
+        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + short_swaps(r.trial.describe()),
         task.metric: lambda r: within(f"{r.trial.map:.3f}", r.map_interval, 3),
         "n": lambda r: str(r.seeds),
         "Δ": difference,
@@ -161,7 +161,7 @@ def front_table(front: Front, width: int, metric: str = DETECT.metric) -> Table:
         "budget": lambda r: r.budget or r.kind,
         "kind": lambda r: r.kind if r.budget else "",
         "variant": lambda r: r.variant,
-        "swaps": lambda r: r.note if r.note and not r.variant else _short(r.swaps),
+        "swaps": lambda r: r.note if r.note and not r.variant else short_swaps(r.swaps),
         "GFLOPs": lambda r: cost(r, "gflops", 1),
         "Δ%": share,
         "params": lambda r: cost(r, "params", 1e6, "M"),

@@ -11,7 +11,7 @@ from nas.errors import NasError, printable
 from nas.ranking.race import find_winner
 from nas.ranking.rank import baseline_of, rank_trials
 from nas.ranking.replicates import pool_replicates
-from nas.report.console import make_console, make_table
+from nas.report.console import LONG, make_console, make_table
 from nas.study.catalog import list_studies, outline_of
 from nas.study.study import Study
 from nas.study.trial import variants_spent
@@ -34,10 +34,11 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
         return click.echo("no studies here; `nas search` creates one")
     table = make_table("study", "space", "data", "trials", "baseline mAP50-95", "best", "file")
     for row in body:
+        long = row["best"] and len(row["best"]) > LONG
         table.add_row(
             *(str(row[k]) for k in ("study", "space", "data")),
             f"{row['trials']}/{row['asked']}",
-            *("" if row[k] is None else str(row[k]) for k in ("baseline", "best", "file")),
+            *("" if row[k] is None else str(row[k]) for k in ("baseline", "best_id" if long else "best", "file")),
         )
     return make_console().print(table)
 
@@ -48,6 +49,7 @@ def _study_json(study: Study) -> dict[str, Any]:
     trials = [t for t in outline.trials if not t.fidelity]
     rows = rank_trials(trials, s.floor, s.goal, s.prior)
     base = baseline_of(pool_replicates(trials))
+    winner = find_winner(study, rows, trials).trial if rows else None
     return {
         "study": study.location.name,
         "file": study.location.shown,
@@ -57,5 +59,6 @@ def _study_json(study: Study) -> dict[str, Any]:
         "runs": sum(t.status == "done" for t in outline.trials),
         "asked": study.target,
         "baseline": round(base.map, 4) if base else None,
-        "best": outline.swaps[find_winner(study, rows, trials).trial.number] if rows else None,
+        "best": outline.swaps[winner.number] if winner else None,
+        "best_id": outline.ids[winner.number] if winner else None,
     }

@@ -61,10 +61,12 @@ class Outline:
     Attributes:
         trials: All of all fidelities, in order.
         swaps: The swaps of each in one line, by the number of the trial.
+        ids: The ID of each variant, by the number of the trial: the variants of `trials` are stand-ins.
     """
 
     trials: list[Trial]
     swaps: Mapping[int, str]
+    ids: Mapping[int, str]
 
 
 def outline_of(study: Study) -> Outline:
@@ -95,7 +97,7 @@ def _outline(study: Study) -> Outline:
     done = [(value, facts.get("gflops")) for row, value, facts in plain if row.state == "COMPLETE"]
     if s.goal.needs_latency or not all(gflops and value is not None for value, gflops in done):
         trials = study.runs()
-        return Outline(trials, {t.number: t.describe() for t in trials})
+        return Outline(trials, {t.number: t.describe() for t in trials}, {t.number: t.variant.id for t in trials})
     ended = [row.id for row, _, _ in plain if row.state == "FAIL"]  # failed, or interrupted
     records = with_retry(study.location, lambda: study.tables.parts(ended, RECORD))
     base, scale = s.space.base, s.space.scale
@@ -111,7 +113,8 @@ def _outline(study: Study) -> Outline:
         score = round((value or 0.0) * gflops, 12) if status == "done" else None
         seed, fidelity = int(facts.get("seed", 0)), str(facts.get("fidelity", ""))
         trials.append(Trial(row.number, variant, {}, status, seed=seed, fidelity=fidelity, gflops=gflops, pooled=score))
-    return Outline(trials, {row.number: str(facts["swaps"]) for row, _, facts in plain})
+    swaps, ids = ({row.number: str(facts[key]) for row, _, facts in plain} for key in ("swaps", "id"))
+    return Outline(trials, swaps, ids)
 
 
 VERDICTS = "verdicts"

@@ -12,6 +12,7 @@ from nas.cli.rank import print_ranking
 from nas.ranking.rank import rank_trials
 from nas.ranking.yardstick import compare_with_yardsticks, measured_yardsticks
 from nas.report import console
+from nas.report.study_list import print_studies
 from nas.space.variant import make_yardstick
 from nas.study.trial import Trial
 from nas.training.scores import EpochScore, Validation, signed
@@ -97,7 +98,7 @@ def test_a_long_ranking_is_cut_and_says_so(ranked_study, capsys):
 
 def test_swaps_that_are_long_are_below_the_table(ranked_study, capsys):
     many = {"neck.c2f_*": "C2f_SPConv", "neck.down_*": "DynamicConv", "neck.up_*": "DySample"}
-    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.39, 8.1), (many, "done", 0.41, 8.2)])
+    study = ranked_study([({}, "done", 0.4, 8.0), (SWAP, "done", 0.39, 8.1), (many, "done", 0.45, 8.2)])
     print_ranking(study, as_json=False, as_csv=False, conclude=False)
     table, below = capsys.readouterr().out.split("\n\n")[:2]
     named = study.trials()[2].variant.id
@@ -105,6 +106,10 @@ def test_swaps_that_are_long_are_below_the_table(ranked_study, capsys):
     assert "neck.up_*=CARAFE" in table
     assert below == f"{named}  neck.c2f_*=C2f_SPConv  neck.down_*=DynamicConv  neck.up_*=DySample"
     assert console.swap_lines([(named, "neck.up_*=CARAFE")]) == []
+    print_studies(study.location.url, as_json=False)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert named in line
+    assert "C2f_SPConv" not in line
 
 
 def test_brackets_are_text_in_a_table():

@@ -61,6 +61,7 @@ def test_an_outline_ranks_as_the_records_do(study, top):
     ]
     assert [t.map for t in outline.trials] == pytest.approx([t.map for t in every], abs=1e-11)
     assert outline.swaps == {t.number: t.describe() for t in every}
+    assert outline.ids == {t.number: t.variant.id for t in every}
     trials = [t for t in outline.trials if not t.fidelity]
     rows, known = rank_trials(trials, s.floor, s.goal, s.prior), ranking_of(study)
     facts = ("rank", "below_floor", "on_front", "seeds", "verdict")
