@@ -31,7 +31,7 @@ PAGES = [
 ]
 SERVER = ("postgresql://", "postgresql:///", "$STORAGE")
 """In commands that need a PostgreSQL server: `tests/nas/study` runs such studies on one."""
-ENGINES = ("nas latency", "--latency")
+ENGINES = ("latency",)
 """In commands that need an inference engine, which tests do without: `tests/nas/engines`."""
 PLACEHOLDERS = {
     "STUDY": "blood", "NAME": "blood", "OTHER": "tpe", "K": "1", "N": "3", "MODEL.yaml": "out/yolov8n-1bb49240.yaml",

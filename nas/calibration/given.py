@@ -36,6 +36,11 @@ class GivenFull:
     variants: tuple[Variant, ...]
     results: Mapping[tuple[str, int], ProxyResult]
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether they have a baseline, common seeds, and variants enough for a calibration."""
+        return bool(self.seeds) and len(self.variants) >= LEAST and self.variants[0].is_baseline
+
     def check(self, base: str, scale: str) -> None:
         """Raise CalibrationError unless they are enough, with a baseline, and of this base and scale."""
         if not self.variants or not self.variants[0].is_baseline or not self.seeds:

@@ -198,8 +198,17 @@ def proxy_agreement(study: Study, runs: Sequence[FullRun]) -> ProxyAgreement | N
 
 
 def given_full(study: Study, runs: Sequence[FullRun]) -> GivenFull:
-    """Return the newest full trainings of a study for a calibration: variants without a teacher, common seeds."""
-    newest = [r for r in next(iter(groups_of(runs).values()), []) if r.of_space and not r.distilled]
+    """Return full trainings of a study for a calibration: variants without a teacher, common seeds.
+
+    They are the newest that are enough for one; the newest if none are.
+    """
+    found = [_given(study, group) for group in groups_of(runs).values()]
+    return next((given for given in found if given.is_enough), found[0] if found else _given(study, []))
+
+
+def _given(study: Study, group: Sequence[FullRun]) -> GivenFull:
+    """Return the full trainings of one group."""
+    newest = [r for r in group if r.of_space and not r.distilled]
     variants = tuple(dict.fromkeys(run.variant for run in sorted(newest, key=lambda run: run.kind)))
     seeds = [{run.seed for run in newest if run.variant == variant} for variant in variants]
     common = sorted(set.intersection(*seeds)) if seeds else []

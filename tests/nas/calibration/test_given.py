@@ -23,6 +23,11 @@ def given(ranked_study) -> GivenFull:
         runs += [run_of(trial, 0.5 + 0.01 * k + 0.001 * seed, seed) for seed in (1, 3)]
         runs += [run_of(trial, 0.9, 7)] * (k == 0)  # no other variant has this seed
     runs.append(run_of(study.trials()[0], 0.1, model="scaled-4.00", kind="scaled"))
+    # Newer ones, with other arguments, of two variants alone: they are not enough, and do not count.
+    runs += [run_of(trial, 0.1, group="5e6f7a8b", arguments={"batch": 32}) for trial in study.trials()[:2]]
+    few = given_full(study, runs[-2:])
+    assert len(few.variants) == 2
+    assert not few.is_enough
     return given_full(study, runs)
 
 

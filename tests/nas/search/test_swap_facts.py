@@ -192,9 +192,9 @@ def test_a_front_is_predicted_from_trainings_in_their_order(scored, monkeypatch)
     seen = []
 
     class Recorded(Prediction):
-        def __init__(self, space, facts, trained, error=None) -> None:
+        def __init__(self, space, facts, trained, *others) -> None:
             seen.append([assignment for assignment, _ in trained])
-            super().__init__(space, facts, trained, error)
+            super().__init__(space, facts, trained, *others)
 
     monkeypatch.setattr("nas.solver.front.Prediction", Recorded)
     front_of(study, read_budgets("-10%", None, None), count=count_in(study.settings.space))
