@@ -103,8 +103,8 @@ def draw(body: dict[str, Any]) -> Picture:
     legend(picture)
     line = [*yardsticks, base]
     for one, other in itertools.pairwise(line):
-        ends = plot.x(one["gflops"]), plot.y(one["map50_95"]), plot.x(other["gflops"]), plot.y(other["map50_95"])
-        picture.line(*ends, "orange", 1.5)
+        x, y = plot.x(one["gflops"]), plot.y(one["map50_95"])
+        picture.line(x, y, plot.x(other["gflops"]), plot.y(other["map50_95"]), "orange", 1.5)
     for row, ends in bars:
         plot.bar(row["gflops"], ends, "orange" if row in yardsticks else "blue", 1.8)
     for row in variants:
