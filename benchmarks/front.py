@@ -62,13 +62,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Search, and return the ranking with its yardsticks and the seconds that all runs of this program took."""
     before = json.loads(options.out.read_text()) if options.out.exists() else {}
     started = time.monotonic()
-    nas(*search_command(options))
+    try:
+        nas(*search_command(options))
+    finally:  # a run that is stopped or fails counts too
+        seconds = round(before.get("seconds", 0.0) + time.monotonic() - started, 1)
+        options.out.write_text(json.dumps({**before, "seconds": seconds}))
     everything = json.loads(nas("rank", options.study, "--json", quiet=True))
     of_yardsticks = {key: everything[key] for key in ("yardsticks", "against_yardsticks") if key in everything}
     ranking = {"rows": everything["rows"], **of_yardsticks}
-    seconds = before.get("seconds", 0.0) + time.monotonic() - started
     name = "demo" if options.data == "demo" else Path(options.data).resolve().parent.name
-    return {"data": name, "budgets": options.budgets, "seconds": round(seconds, 1), "ranking": ranking}
+    return {"data": name, "budgets": options.budgets, "seconds": seconds, "ranking": ranking}
 
 
 def best_within(budget: float, base: Row, ranking: Row) -> tuple[Row | None, Row | None]:

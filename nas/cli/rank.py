@@ -146,7 +146,9 @@ def print_ranking(
     if rows:
         shown = [r for r in rows if r.rank <= top or r.seeds > 1 or r.trial.variant.is_baseline]
         out.print(console.ranking_table(shown, out.width, full_scores(trained)))
-        for line in console.swap_lines((r.trial.variant.id, r.trial.describe()) for r in shown):
+        named = {r.trial.variant for r in shown} | against.keys()  # the table of yardsticks has its own rows
+        trials = (r.trial for r in rows if r.trial.variant in named)
+        for line in console.swap_lines((t.variant.id, t.describe()) for t in trials):
             out.print(line, markup=False)
         if len(shown) < len(rows):
             out.print(
@@ -188,13 +190,11 @@ def print_full(study: Study, *, as_json: bool, form: str | None, settings: str |
     if form:
         return click.echo(ablation_table(rows, form), nl=False)
     out = make_console()
-    columns, cells = ranking_cells(rows)
+    columns, cells = ranking_cells(rows, short_swaps)
     table = make_table(
         *columns, right=set(columns) - {"model", "swaps", "verdict"}, no_wrap=set(columns) - {"swaps", "model"}
     )
-    swaps = columns.index("swaps")
     for row, line in zip(rows, cells, strict=True):
-        line[swaps] = line[swaps].replace(row.run.title, short_swaps(row.run.title))
         table.add_row(*line, style="bold" if row.run.kind == "baseline" else None)
     out.print(table)
     for text in swap_lines((row.run.model, row.run.title) for row in rows):

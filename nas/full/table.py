@@ -24,13 +24,18 @@ Cells: TypeAlias = list[list[str]]
 # ---- the terminal ---------------------------------------------------------------------------------------------------
 
 
-def ranking_cells(rows: Sequence[FullRow]) -> tuple[list[str], Cells]:
-    """Return the columns and cells of a ranking of full trainings."""
+def ranking_cells(rows: Sequence[FullRow], shown: Callable[[str], str] = str) -> tuple[list[str], Cells]:
+    """Return the columns and cells of a ranking of full trainings.
+
+    Args:
+        rows: The ranking.
+        shown: How the table has swaps, which may be long.
+    """
     task = shown_task(rows[0].run.base)
     columns: dict[str, Callable[[FullRow], str]] = {
         "#": lambda r: f"{r.rank}{'*' if r.on_front else ' '}",
         "model": lambda r: r.run.model,
-        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + r.run.title,
+        "swaps": lambda r: ("(below the floor) " if r.below_floor else "") + shown(r.run.title),
         task.metric: lambda r: _within(f"{r.map:.3f}", map_interval(r), 3),
         "n": lambda r: str(len(r.runs)),
         "Δ": _delta,

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas.errors import BuildError, one_line
+from nas.errors import BuildError, HeadError, one_line
 from nas.model.host import build, register_costs, unregister_costs
 from nas.model.render import ModelFiles, render
 from nas.ops import registry
@@ -81,10 +81,11 @@ def costed(variant: Variant) -> tuple[ModelFiles, Cost]:
     """Build a variant from what is rendered for it, cost it, and return its files with the cost in them.
 
     Raises:
+        HeadError: As `_built`.
         BuildError: It cannot be built, run or counted.
         SpaceError: It does not fit its base.
     """
-    cost = model_cost(build(render(variant).yaml, variant.scale))
+    cost = model_cost(_built(variant))
     return render(variant, {variant.scale: cost.summary}), cost
 
 
@@ -92,16 +93,35 @@ def gflops_and_params(variant: Variant) -> tuple[float, int]:
     """Return a variant's `Cost.gflops` and `Cost.params` alone, which takes a third of the time of `costed`.
 
     Raises:
+        HeadError: As `_built`.
         BuildError: It cannot be built, run or counted.
         SpaceError: It does not fit its base.
     """
-    model = build(render(variant).yaml, variant.scale)
+    model = _built(variant)
     register_costs()
     try:
         gflops = _gflops(model)
     except Exception as error:  # any error of a module's rule or forward is the variant's failure
         raise BuildError(f"cannot be costed: {one_line(error)}") from error
     return gflops, sum(p.numel() for p in model.parameters())
+
+
+def _built(variant: Variant) -> nn.Module:
+    """Build a variant.
+
+    Raises:
+        HeadError: No block is left for which Ultralytics builds the head of its base, YOLO11 or one like it.
+        BuildError: It cannot be built.
+    """
+    model = build(render(variant).yaml, variant.scale)
+    head: Any = model.model[-1]  # type: ignore[index]  # nn.Sequential of the host
+    wants_own = ("legacy", False) in variant.graph().constants
+    if wants_own and vars(type(head)).get("legacy"):  # as the host set it for this model; heads of nas have none
+        raise HeadError(
+            f"cannot be compared: Ultralytics builds the {type(head).__name__} of YOLOv8 where no C3k2, no A2C2f and "
+            "no module that nas registers is in the model"
+        )
+    return model
 
 
 def model_cost(model: nn.Module) -> Cost:

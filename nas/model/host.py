@@ -178,7 +178,6 @@ def build(yaml_text: str, scale: str, nc: int | None = None, kpt_shape: Sequence
         kpt_shape: Of poses, the number of key points and of values of each; the YAML's if None.
 
     Raises:
-        HeadError: It is a variant of YOLO11 or its like without a block for which Ultralytics builds their head.
         BuildError: It cannot be built; the message contains the host's error.
     """
     register()
@@ -195,12 +194,6 @@ def build(yaml_text: str, scale: str, nc: int | None = None, kpt_shape: Sequence
         absent = unknown_module(str(error.args[0])) if isinstance(error, KeyError) and error.args else ""
         missing = _without_arguments(config) if isinstance(error, IndexError) else ""
         raise BuildError(f"cannot be built: {absent or one_line(error)}{missing}") from error
-    head: Any = model.model[-1]  # type: ignore[index]  # nn.Sequential of the host
-    if config.get("legacy") is False and vars(type(head)).get("legacy"):  # heads of nas have none of their own
-        raise HeadError(
-            f"cannot be compared: Ultralytics builds the {type(head).__name__} of YOLOv8 unless a block of the base "
-            "or a module of nas is left"
-        )
     return model.eval()
 
 

@@ -24,7 +24,7 @@ _WIDTH_WHEN_PIPED = 140
 _WIDE = 115
 """Terminal width from which the ranking has all of its columns."""
 LONG = 60
-"""Characters of a variant's swaps beyond which they are not in a table, but in a line below it."""
+"""Characters of a variant's swaps beyond which a table names it by its ID, or has them below it."""
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
@@ -62,9 +62,9 @@ def make_table(*columns: str, right: Collection[str] = (), no_wrap: Collection[s
     return table
 
 
-def short_swaps(swaps: str) -> str:
-    """Return a variant's swaps, or where they are."""
-    return swaps if len(swaps) <= LONG else "see below"
+def short_swaps(swaps: str, name: str = "see below") -> str:
+    """Return a variant's swaps, or `name` where they are too long for a table."""
+    return swaps if len(swaps) <= LONG else name
 
 
 def swap_lines(described: Iterable[tuple[str, str]]) -> list[str]:
@@ -218,8 +218,7 @@ def yardstick_table(
             if found and found.yardstick is yardstick:
                 c = found.comparison
                 delta = "" if c.delta is None else _within(c.delta, c.interval)
-                named = row.trial.describe()
-                named = named if len(named) <= LONG else row.trial.variant.id
+                named = short_swaps(row.trial.describe(), row.trial.variant.id)
                 table.add_row(f"  {named}", *_of_baseline(row), delta, found.verdict)
     return table
 

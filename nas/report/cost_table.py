@@ -27,14 +27,12 @@ from nas.model.render import render
 from nas.model.weights_file import read_model
 from nas.ops import registry
 from nas.own import own_modules_lacking, use_stored
+from nas.report.console import short_swaps
 from nas.solver.latencies import SumError, store_latencies, sum_error, timed_assignments
 from nas.space.model_yaml import ModelYaml, parse_model_yaml, read_model_text
 from nas.space.search_space import Assignment
 from nas.study.location import locate
 from nas.study.study import Study
-
-_LONGEST_NAME = 60
-"""Characters of a variant's swaps beyond which a table names it by its ID."""
 
 
 def print_cost(
@@ -236,7 +234,7 @@ def _named(
         subjects, assignments = list[Subject](), dict[str, Assignment]()
         for assignment in timed_assignments(study, top, slots=slots):
             v = s.space.variant(assignment)
-            name = v.describe() if len(v.describe()) <= _LONGEST_NAME else v.id
+            name = short_swaps(v.describe(), v.id)
             subjects.append(model_subject(name, render(v).yaml, v.scale, at))
             assignments[subjects[-1].digest] = assignment
         return _Named(subjects, at, study, assignments)

@@ -11,7 +11,7 @@ from nas.errors import NasError, printable
 from nas.ranking.race import find_winner
 from nas.ranking.rank import baseline_of, rank_trials
 from nas.ranking.replicates import pool_replicates
-from nas.report.console import LONG, make_console, make_table
+from nas.report.console import make_console, make_table, short_swaps
 from nas.study.catalog import list_studies, outline_of
 from nas.study.study import Study
 from nas.study.trial import variants_spent
@@ -34,11 +34,11 @@ def print_studies(storage: str | None, *, as_json: bool) -> None:
         return click.echo("no studies here; `nas search` creates one")
     table = make_table("study", "space", "data", "trials", "baseline mAP50-95", "best", "file")
     for row in body:
-        long = row["best"] and len(row["best"]) > LONG
+        best = row["best"] and short_swaps(row["best"], row["best_id"])
         table.add_row(
             *(str(row[k]) for k in ("study", "space", "data")),
             f"{row['trials']}/{row['asked']}",
-            *("" if row[k] is None else str(row[k]) for k in ("baseline", "best_id" if long else "best", "file")),
+            *("" if cell is None else str(cell) for cell in (row["baseline"], best, row["file"])),
         )
     return make_console().print(table)
 

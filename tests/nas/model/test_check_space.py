@@ -12,6 +12,7 @@ from torch import nn
 from nas.errors import HeadError, SpaceError
 from nas.model import host
 from nas.model.check_space import check_space
+from nas.model.cost import costed, gflops_and_params
 from nas.model.render import render
 from nas.model.transfer import copy_matching, named_state
 from nas.ops import registry
@@ -171,10 +172,15 @@ def test_a_variant_of_yolo11_that_loses_its_head_is_refused_and_its_choices_are_
     )
     assert check_space(space) == 2 * len(layers) == 16
     alike = make_variant("yolo11", "n", dict.fromkeys(layers, "C2f"))
-    with pytest.raises(HeadError, match="builds the Detect of YOLOv8 unless a block of the base or a module of nas"):
-        host.build(render(alike).yaml, "n")
+    for cost in (costed, gflops_and_params):
+        with pytest.raises(
+            HeadError, match="builds the Detect of YOLOv8 where no C3k2, no A2C2f and no module that nas"
+        ):
+            cost(alike)
+    assert host.build(render(alike).yaml, "n"), "as Ultralytics builds it"
     kept = make_variant("yolo11", "n", dict.fromkeys(layers[1:], "C2f"))
     mixed = make_variant("yolo11", "n", {**dict.fromkeys(layers[1:], "C2f"), layers[0]: "GELAN"})
+    assert all(costed(variant)[1].gflops > 4 for variant in (kept, mixed))
     heads = [host.build(render(variant).yaml, "n").model[-1] for variant in (kept, mixed)]
     assert [type(head.cv3[0][0]).__name__ for head in heads] == ["Sequential", "Sequential"]
 

@@ -73,6 +73,22 @@ def test_the_table_has_the_best_within_each_budget_and_its_yardstick(program):
     ]  # fmt: skip
 
 
+def test_the_time_of_a_run_that_is_stopped_counts(program, tmp_path, monkeypatch):
+    """And what an earlier one has measured stays."""
+    out = tmp_path / "front.json"
+    out.write_text(json.dumps({"seconds": 600.0, "ranking": RANKING}))
+
+    def stopped(*_arguments: str, quiet: bool = False) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "nas", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        program.main(["demo", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["seconds"] >= 600
+    assert found["ranking"] == RANKING
+
+
 def test_without_a_rival_only_the_yardstick_is_listed(program):
     ranking = {**RANKING, "against_yardsticks": {}}
     lines = program.table([{"data": "d", "budgets": [10], "seconds": 0.0, "ranking": ranking}])
