@@ -26,6 +26,8 @@ from nas.yardstick.jobs import Pruned, PruneJob
 
 SECONDS = 4.0
 """Time of an epoch, as it is reported: a budget of minutes then pays for few trials."""
+CORES, MEMORY = 2, 64e9
+"""What a machine has: `--workers auto`, and with it what a budget pays for, must not depend on what it has left."""
 
 
 def lot(*what: object) -> float:
@@ -102,11 +104,14 @@ def train_in_full(job: Any, folder: Path, _stopped: Any, on_epoch: Any) -> FullS
 
 
 def be_instant(patch: pytest.MonkeyPatch) -> None:
-    """Let all trainings of this process answer at once."""
+    """Let all trainings of this process answer at once, as on a machine with two cores that are free."""
     import nas.full.handover
     import nas.full.session
+    import nas.workers.count
     from nas.workers.process import ProxyWorker
 
+    patch.setattr(nas.workers.count, "available_cores", lambda: CORES)
+    patch.setattr(nas.workers.count, "available_memory", lambda: MEMORY)
     patch.setattr(ProxyWorker, "start", lambda self: None)
     patch.setattr(ProxyWorker, "work", work)
     patch.setattr(nas.full.session, "run_training", train_in_full)
