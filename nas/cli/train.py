@@ -109,7 +109,8 @@ def train(
     if len(which) > 1:
         raise click.UsageError(f"give one of {', '.join(which)}")
     opened = open_study(study, storage)
-    from nas.full.session import FullOptions, FullTraining
+    from nas.full.arguments import FullOptions
+    from nas.full.session import FullTraining
 
     training = FullTraining.open(prepare(), opened, FullOptions(**given), _Lines())
     runs = training.run()

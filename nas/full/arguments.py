@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nas.device import choose_device, plain_name
@@ -36,6 +37,26 @@ _OURS = {
 """Arguments that the command sets itself, and what chooses them."""
 _MACHINE = ("cache", "device", "plots", "save_period", "verbose", "workers", "profile")
 """Arguments on which no result depends, but for the order of sums."""
+
+
+@dataclass(frozen=True)
+class FullOptions:
+    """The options of ``nas train``; its help says what each means."""
+
+    best: bool = False
+    trial: int | None = None
+    variants: tuple[str, ...] = ()
+    front: bool = False
+    extras: tuple[str, ...] = ()
+    epochs: int = 100
+    imgsz: int | None = None
+    seeds: int = 1
+    start: str = "scratch"
+    distill: bool = False
+    data: str | None = None
+    device: str | None = None
+    workers: int = 1
+    arguments: tuple[str, ...] = ()
 
 
 def read_arguments(texts: Sequence[str]) -> dict[str, Any]:

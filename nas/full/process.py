@@ -11,14 +11,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.errors import OutputError, ProxyFailure, full_disk, says_full_disk
+from nas.errors import STOPPED, OutputError, ProxyFailure, StudyError, full_disk, says_full_disk
 from nas.files import dataclass_from_plain, write_atomic
 from nas.full.run import FullEpoch, FullScores
+from nas.full.start import Start
 from nas.full.training import JOB, LOG, RESULT
 from nas.model.offline import offline_environment
+from nas.search.inheritance import weights_of
+from nas.space.variant import Variant
+from nas.study.study import Study
+from nas.training.recipe import Recipe
+from nas.training.scores import EpochScore
+from nas.workers.process import ProxyWorker
+from nas.yardstick.store import pruned_weights
 
 _LOOK_S = 0.5
 _COLUMNS = ("precision", "recall", "mAP50", "mAP50-95")
@@ -109,3 +118,69 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     elif process.poll() is None:
         process.kill()
     process.wait()
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Passes on what is said while a baseline is pruned, without its steps: an `ArtifactObserver`."""
+
+    note: Callable[[str], None]
+
+    def baseline_training(self, recipe: Recipe, seed: int) -> None:
+        """See `ArtifactObserver`."""
+        self.note(f"training the study's baseline of seed {seed} again on {recipe.device}: its curve is gone")
+
+    def distilling(self, count: int) -> None:
+        """See `ArtifactObserver`."""
+
+    def scoring(self, count: int) -> None:
+        """See `ArtifactObserver`."""
+
+    def epoch(self, score: EpochScore, epochs: int) -> None:
+        """See `ArtifactObserver`."""
+
+    def steps(self, done: int, total: int) -> None:
+        """See `ArtifactObserver`."""
+
+
+@dataclass
+class Pruning:
+    """Prunes a study's baselines as its search does, in a process of its own; the files are kept with the study's.
+
+    Attributes:
+        study: The study.
+        data: Its data.yaml, as the host can read it.
+        cache: Where the host may write its settings.
+        threads: Of a CPU; 0 is all cores.
+        note: Called with a line for the reader.
+    """
+
+    study: Study
+    data: Path
+    cache: Path
+    threads: int
+    note: Callable[[str], None]
+    _worker: ProxyWorker | None = field(default=None, init=False)
+    _killed: bool = field(default=False, init=False)
+
+    def make(self, yardstick: Variant, start: Start) -> Path:
+        """Return the file of a yardstick's weights; from a bank they are distilled too.
+
+        Raises:
+            NasError: They cannot be made.
+        """
+        assert start.seed is not None, "it starts from the study's weights"
+        recipe = replace(self.study.settings.recipe, init="bank" if start.bank else "baseline")
+        with ProxyWorker(self.cache, self.threads or None) as worker:
+            self._worker = worker
+            if self._killed:
+                raise StudyError(STOPPED)
+            return pruned_weights(
+                weights_of(self.study, self.data, worker, _Notes(self.note)), yardstick, recipe, start.seed
+            )
+
+    def kill(self) -> None:
+        """Stop for good, from another thread."""
+        self._killed = True
+        if self._worker is not None:
+            self._worker.kill()

@@ -15,9 +15,9 @@ from nas.device import CPU, assign_devices
 from nas.engines.meter import Meter, study_meter
 from nas.errors import DataError, NasError, OptionError, OutputError, ProxyFailure, StudyError
 from nas.files import write_atomic
-from nas.full.arguments import can_distil, check_arguments, deciding, device_of, group_of, read_arguments
+from nas.full.arguments import FullOptions, can_distil, check_arguments, deciding, device_of, group_of, read_arguments
 from nas.full.models import Model, baseline_model, chosen_models, pruned_model, scaled_model
-from nas.full.process import is_of_machine, read_curve, run_training
+from nas.full.process import Pruning, is_of_machine, read_curve, run_training
 from nas.full.run import FullEpoch, FullRun, FullScores
 from nas.full.start import Start, checkpoint, made_from, start_of, starts_by_seed
 from nas.full.store import Claim, FullRuns
@@ -33,26 +33,6 @@ from nas.workers.parallel import run_parallel
 _WAIT_S = 5.0
 _STRIDE = 32
 _DISTILLED = "+distil"
-
-
-@dataclass(frozen=True)
-class FullOptions:
-    """The options of ``nas train``; its help says what each means."""
-
-    best: bool = False
-    trial: int | None = None
-    variants: tuple[str, ...] = ()
-    front: bool = False
-    extras: tuple[str, ...] = ()
-    epochs: int = 100
-    imgsz: int | None = None
-    seeds: int = 1
-    start: str = "scratch"
-    distill: bool = False
-    data: str | None = None
-    device: str | None = None
-    workers: int = 1
-    arguments: tuple[str, ...] = ()
 
 
 class FullObserver(Protocol):
@@ -234,11 +214,13 @@ class _Member:
         self.training, self.data, self.device = training, data, device
         self.threads = max(1, available_cores() // company) if device == CPU and company > 1 else 0
         self._killed = threading.Event()
+        self._pruning = Pruning(training.study, data, training.cache, self.threads, training.observer.note)
 
     def kill(self) -> None:
         """End the training from another thread; it can be resumed."""
         shorten_timeouts()
         self._killed.set()
+        self._pruning.kill()
 
     def work(self, stop: threading.Event) -> None:
         """Train until nothing is left."""
@@ -332,7 +314,7 @@ class _Member:
             NasError: It cannot be made.
         """
         t = self.training
-        made = checkpoint(t.models[run.model], t.starts[run.seed])
+        made = checkpoint(t.models[run.model], t.starts[run.seed], self._pruning.make)
         model = folder / (f"start/{run.name}.pt" if made else f"{run.name}.yaml")
         try:
             write_atomic(folder / f"{run.name}.yaml", run.yaml)

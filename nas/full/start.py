@@ -29,6 +29,8 @@ STARTS = ("scratch", "inherit", "bank")
 """What a training can start from besides a file: random values, the study's trained baseline, its bank on that."""
 _LEARNT = STARTS[1:]
 """Those that the study has learnt."""
+Pruner = Callable[[Variant, "Start"], Path]
+"""Returns the file of a yardstick's weights, pruned from what a training starts from."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Start:
         name: As `STARTS`, or the name of the file and the beginning of its digest.
         given: Tensors of the stock model; None from scratch.
         bank: The bank that swaps are taken from; None without.
+        seed: That of the study's baseline that `given` are of; None if they are of a file.
     """
 
     name: str
     given: Given | None = None
     bank: SwapBank | None = None
+    seed: int | None = None
 
 
 def start_of(study: Study, text: str, names: tuple[str, ...]) -> Start:
@@ -73,7 +77,7 @@ def start_of(study: Study, text: str, names: tuple[str, ...]) -> Start:
     file = baseline_file(study)
     given = read_weights(file, load_base(study.settings.space.base))
     given = replace(given, names=classes if given.nc == len(names) else {})
-    return Start(text, given, bank_of(study) if text == "bank" else None)
+    return Start(text, given, bank_of(study) if text == "bank" else None, study.settings.seed)
 
 
 def _checked(given: Given, study: Study) -> Given:
@@ -129,13 +133,13 @@ def _of_seed(study: Study, start: Start, seed: int, models: Sequence[Model]) -> 
     assert start.given is not None, "it starts from the study's weights"
     given = replace(read_weights(file, load_base(study.settings.space.base)), names=start.given.names)
     if start.bank is None:
-        return Start(start.name, given)
+        return Start(start.name, given, seed=seed)
     bank = find_bank(start.bank.folder, weights, seed=seed, baseline=key)
     swaps = [swap for model in models if model.kind == "variant" for swap in model.variant.swaps]
     lacking = [swap for swap in swaps if bank is None or swap not in bank.candidates]
     if bank is None or lacking or bank.problem(swaps):
         return f"its bank of seed {seed} lacks " + ", ".join("=".join(swap) for swap in lacking or swaps)
-    return Start(start.name, given, bank)
+    return Start(start.name, given, bank, seed)
 
 
 def _key_of_baseline(study: Study, seed: int) -> str:
@@ -195,11 +199,16 @@ def bank_checkpoint(study: Study, model: Model) -> Pretrained:
     return made
 
 
-def checkpoint(model: Model, start: Start) -> Pretrained | None:
+def checkpoint(model: Model, start: Start, pruned: Pruner | None = None) -> Pretrained | None:
     """Return the checkpoint that the training of a model starts from; None from scratch.
 
-    A pruned model takes the channels with the largest weights; a scaled one takes the tensors that fit, as Ultralytics
-    does when a model YAML loads weights.
+    A scaled model takes the tensors that fit, as Ultralytics does when a model YAML loads weights.
+
+    Args:
+        model: The model.
+        start: What it starts from.
+        pruned: Makes the weights of a pruned model from a baseline of the study. Without it, and from a file, such a
+            model takes the channels with the largest weights.
 
     Raises:
         StudyError: The bank lacks a swap.
@@ -211,6 +220,9 @@ def checkpoint(model: Model, start: Start) -> Pretrained | None:
     files = ModelFiles(model.name, model.yaml, "", "")
     if model.kind == "scaled":
         return _of_scaled(model, given)
+    if model.kind == "pruned" and pruned and start.seed is not None:
+        file = pruned(model.variant, start)
+        return _whole(model, replace(given, path=file, tensors=read_state(str(file), model.variant.base)))
     return pretrained_checkpoint(model.variant, files, given, _overlay(model, start.bank))
 
 
@@ -256,7 +268,11 @@ def trained_checkpoint(model: Model, weights: Path) -> Pretrained:
     own = build(model.yaml, model.variant.scale, nc, found.kpt_shape).state_dict()
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
         raise WeightsError(f"{weights} is not of {model.name}: other tensors")
-    given = Given(weights, named_state(tensors, graph), nc, found.names, found.origin, found.kpt_shape)
-    state = numbered_state(given.tensors, graph)
+    return _whole(model, Given(weights, named_state(tensors, graph), nc, found.names, found.origin, found.kpt_shape))
+
+
+def _whole(model: Model, given: Given) -> Pretrained:
+    """Return the checkpoint of a model that takes every tensor."""
+    state, count = numbered_state(given.tensors, model.variant.graph()), len(given.tensors)
     content = checkpoint_of(model.name, model.yaml, model.variant.scale, given, state)
-    return Pretrained(f"{model.name}.pt", content, nc, False, len(tensors), len(tensors), (), (), (), ())
+    return Pretrained(f"{model.name}.pt", content, given.nc, False, count, count, (), (), (), ())

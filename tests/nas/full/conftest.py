@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nas.data.dataset import load
-from nas.full.session import FullOptions, FullTraining
+from nas.full.arguments import FullOptions
+from nas.full.session import FullTraining
 from nas.model.cost import costed
 from nas.space.space_file import read_space
 from nas.study.location import locate

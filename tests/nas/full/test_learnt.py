@@ -23,8 +23,9 @@ from nas.bank.artifacts import baseline_key
 from nas.bank.store import SwapBank
 from nas.cli import cli
 from nas.errors import NasError
+from nas.full.arguments import FullOptions
 from nas.full.handover import hand_over, rows_of
-from nas.full.session import FullOptions, FullTraining
+from nas.full.session import FullTraining
 from nas.model.host import build
 from nas.model.render import render
 from nas.model.transfer import named_state

@@ -60,7 +60,8 @@ import sys
 from pathlib import Path
 from nas.cli.options import open_study, prepare
 prepare()
-from nas.full.session import FullOptions, FullTraining
+from nas.full.arguments import FullOptions
+from nas.full.session import FullTraining
 from nas.study.location import locate
 from nas.study.study import Study
 
