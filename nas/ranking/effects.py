@@ -107,6 +107,20 @@ class Effects:
             del body["pairs"]
         return body
 
+    def confounded(self) -> list[tuple[str, ...]]:
+        """Return the groups of swaps that are confounded with each other, directly or by way of others."""
+        left = {e.name: set(e.mixed_with) for e in self.of("swap") if e.mixed_with}
+        groups = []
+        while left:
+            group, reached = [], [next(iter(left))]
+            while reached:
+                name = reached.pop()
+                if name in left:
+                    group.append(name)
+                    reached += left.pop(name)
+            groups.append(tuple(sorted(group)))
+        return groups
+
 
 def estimate_effects(trials: Sequence[Trial], slots: Sequence[Slot], error: float | None = None) -> Effects:
     """Estimate the effects from a study's finished variants, each of them the mean over its seeds.

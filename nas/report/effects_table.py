@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from nas.ranking.effects import Effect, Effects, Interaction
@@ -11,6 +13,8 @@ from nas.training.scores import signed
 
 _MOST_PAIRS = 10
 """Number of pairs that are shown, the most significant first."""
+_MOST_SWAPS = 24
+"""Number of swaps that a note lists; JSON has all."""
 
 
 def print_effects(found: Effects) -> None:
@@ -65,9 +69,14 @@ def _notes(found: Effects) -> list[str]:
         lines.append("No two swaps occur together in two or more variants: interactions cannot be estimated.")
     elif not clear:
         lines.append(f"None of the {len(found.interactions)} pairs that occur at least twice clearly interacts.")
-    for effect in found.of("swap"):
-        if effect.mixed_with:
-            lines.append(f"{effect.name} is confounded with {', '.join(effect.mixed_with)}: try it without.")
+    for group in found.confounded():
+        lines.append(f"Confounded: {_some(group)}. Variants with some of them and without the others tell them apart.")
     if found.untried:
-        lines.append(f"Not tried yet: {', '.join(found.untried)}")
+        lines.append(f"Not tried yet: {_some(found.untried)}")
     return lines
+
+
+def _some(swaps: Sequence[str]) -> str:
+    """Return swaps as a list, or the first of many and how many there are."""
+    more = len(swaps) - _MOST_SWAPS
+    return ", ".join(swaps[:_MOST_SWAPS]) + (f" and {more} others (--json)" if more > 0 else "")

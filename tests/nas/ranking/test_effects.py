@@ -88,6 +88,7 @@ def test_what_the_design_cannot_tell_apart_has_no_verdict():
     found = estimate_effects(trials([{}, {UP: "CARAFE", DOWN: "SPConv"}, {C2F: "C2f_DCNv4"}]), SPACE.active)
     mixed = {e.name: e.mixed_with for e in found.of("swap")}
     assert mixed == {f"{UP}=CARAFE": (f"{DOWN}=SPConv",), f"{DOWN}=SPConv": (f"{UP}=CARAFE",), f"{C2F}=C2f_DCNv4": ()}
+    assert found.confounded() == [(f"{DOWN}=SPConv", f"{UP}=CARAFE")]
     assert {e.verdict for e in found.effects if e.mixed_with} == {"cannot tell"}
     assert set(found.untried) == {f"{s}={c}" for s, c in EFFECT} - set(mixed)
 
