@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.bank.jobs import CONTROL, MIN_TEACHER_MAP, Bank, Candidate, DistilJob, Distilled
+from nas.bank.jobs import CONTROL, Bank, Candidate, DistilJob, Distilled, least_teacher
 from nas.bank.seen import inputs_of, starts_from_images
 from nas.bank.student import Student, Tap
 from nas.data.assigned import count_assigned
@@ -39,7 +39,7 @@ from nas.ops.stages import own_state
 from nas.space.choice import AFTER
 from nas.space.variant import Variant
 from nas.training.jobs import ProxyJob
-from nas.training.proxy_trainer import ProxyTrainer
+from nas.training.proxy_trainer import ProxyTrainer, collated
 from nas.training.train import open_trainer
 
 _SAVE_EVERY_S = 30.0
@@ -63,10 +63,11 @@ def distil(job: DistilJob, threads: int, report: Callable[[tuple[int, int]], Non
         trainer.set_up()
         teacher = trainer.ema.ema
         teacher_map = trainer.validate_now().map
-        if teacher_map < MIN_TEACHER_MAP:
+        if teacher_map < (least := least_teacher(trainer.of_task, trainer.data["nc"])):
             raise ProxyError(
-                f"the baseline has not learnt: its mAP50-95 is {teacher_map:.3f}, and nothing can be distilled from it "
-                f"below {MIN_TEACHER_MAP}; train it longer (--base-epochs), or bring one that is trained (--weights)"
+                f"the baseline has not learnt: its {trainer.of_task.metric} is {teacher_map:.3f}, and nothing can be "
+                f"distilled from it below {least:g}; train it longer (--base-epochs), or bring one that is trained "
+                "(--weights)"
             )
         dataset = trainer.augmented()
         per_epoch = math.ceil(len(dataset) / recipe.batch)
@@ -239,7 +240,7 @@ def batch_of_step(dataset: Any, size: int, seed: int, step: int, per_epoch: int)
     random.seed(drawn)
     np.random.seed(drawn)
     torch.manual_seed(drawn)
-    return dataset.collate_fn([dataset[i] for i in chosen])
+    return collated(dataset, [dataset[i] for i in chosen])
 
 
 def learning_rate(step: int, steps: int, lr0: float) -> float:

@@ -3,6 +3,8 @@
 Masks: the Kullback-Leibler divergence of each pixel of the mask of an anchor, the mean over the pixels. Key points:
 the distance in strides, the mean over the values. Rotated boxes: the sine of the angle between them. Each is weighted
 by the baseline's largest class probability and summed over anchors, as boxes are (`nas.bank.scoring`).
+
+Classification: the Kullback-Leibler divergence of the class probabilities, and nothing of boxes.
 """
 
 from __future__ import annotations
@@ -36,6 +38,13 @@ def further_divergence(
     else:
         return None
     return torch.stack([part.sum(1) for part in torch.split(apart * weight, list(sizes), 1)], 1)
+
+
+def classes_apart(target: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Return how far class logits, (images, classes), are from a target's: (images, 1, 2), the second part zero."""
+    wanted, given = (logits.float().log_softmax(1) for logits in (target, outputs))
+    apart = (wanted.exp() * (wanted - given)).sum(1)
+    return torch.stack([apart, torch.zeros_like(apart)], 1)[:, None]
 
 
 def _masks_apart(

@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nas.task.task import Task
 from nas.training.jobs import ProxyJob
 
 CONTROL = "control"
 """The label of the control: the layer's own module with fresh initial values, distilled as the candidates are."""
 MIN_TEACHER_MAP = 0.02
 """mAP50-95 that a baseline must have to be distilled from."""
+
+
+def least_teacher(task: Task, classes: int) -> float:
+    """Return the metric that a baseline must have to be distilled from; of classification, above that of guessing."""
+    return MIN_TEACHER_MAP if task.has_objects else round(1 / classes + MIN_TEACHER_MAP, 4)
+
+
 IMAGES = 64
 """Training images that a score is the mean over."""
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nas.bank.further_score import further_divergence
+from nas.bank.further_score import classes_apart, further_divergence
 from nas.bank.head_error import divergence
 from nas.bank.jobs import Assembled, OutputScore, ScoreJob
 from nas.bank.student import machine_at_fault
@@ -67,6 +67,8 @@ class _Target(NamedTuple):
             head: What it puts out.
             task: Its task.
         """
+        if not task.has_objects:
+            return classes_apart(self.levels[0][1], head)
         found = divergence(self.levels, levels_of(head, self.levels[0][1].shape[1]))
         weight = torch.cat([classes.sigmoid().amax(1) for _, classes in self.levels], 1)
         sizes = [classes.shape[2] for _, classes in self.levels]
@@ -170,4 +172,6 @@ def _forward(teacher: Any, images: torch.Tensor, task: Task) -> tuple[list[Any],
     for module in teacher.model[:-1]:
         outputs.append(module(_input(module.f, outputs, images)))
     found = head(_input(head.f, outputs, images))
+    if not task.has_objects:
+        return outputs, _Target([(found, found)], {})  # one level of class logits, and no boxes
     return outputs, _Target(levels_of(found, head.nc), further_of(found, task))

@@ -11,7 +11,7 @@ import click
 
 from nas.cli.options import JSON, MODULES, STORAGE, TARGET_IMGSZ, TRUST, WINDOW, load_own, prepare
 from nas.engines import ENGINES
-from nas.task.task import CLASSIFY, DETECT, TASKS
+from nas.task.task import DETECT, TASKS
 
 
 @click.command(short_help="List the modules, or show one in detail.")
@@ -234,7 +234,7 @@ def doctor(as_json: bool) -> None:
 @WINDOW
 @click.option(
     "--task",
-    type=click.Choice([task.name for task in TASKS.values() if task is not CLASSIFY]),
+    type=click.Choice(list(TASKS)),
     default=DETECT.name,
     show_default=True,
     help="What the labels are for.",
@@ -242,6 +242,8 @@ def doctor(as_json: bool) -> None:
 @JSON
 def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | None, task: str, as_json: bool) -> None:
     """Print where the boxes of DATA, a data.yaml, fall by their size: shares of the detection levels P3, P4 and P5.
+
+    Of a folder for classification, which labels no boxes, the images of each class are counted.
 
     Once at the image size of the training that is planned (the target), and once as a proxy sees them: on smaller
     images (--imgsz) or on windows cut out at the target's scale (--window). Without either, the cheapest proxy is shown
@@ -252,22 +254,35 @@ def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | N
     nas data data.yaml
     nas data data.yaml --target-imgsz 1280 --imgsz 320
     nas data polygons.yaml --task segment
+    nas data class-folders --task classify
     """
     prepare()
     from dataclasses import asdict
 
     from nas.data.assigned import stored_levels
+    from nas.data.class_folders import images_by_class
     from nas.data.dataset import load
     from nas.data.fidelity import check_target, compare, fidelity_of
     from nas.data.levels import read_labels
 
     dataset = load(path, task)
+    train, val = len(dataset.train), len(dataset.val)
+    if dataset.is_folder:
+        folders = tuple(folder for folder, *_ in dataset.sources)
+        counts = images_by_class(dataset.names, (dataset.train, dataset.val), folders)
+        if as_json:
+            return click.echo(json.dumps({"classes": counts}, indent=2))
+        click.echo(f"{dataset.yaml}: {train:,} training and {val:,} validation images of {len(counts)} classes")
+        for name, (here, there) in counts.items():
+            click.echo(f"{name}: {here:,} and {there:,}")
+        return click.echo(
+            "No boxes are labelled, so there are no detection levels and no windows: proxies see images"
+        )
     target = check_target(target_imgsz or 640)
     found = compare(read_labels(dataset)[0], target, fidelity_of(target, imgsz, window))
     trained = stored_levels(Path("studies") / "weights", dataset.fingerprint)
     if as_json:
         return click.echo(json.dumps({**found.to_json(), "trained": [asdict(one) for one in trained]}, indent=2))
-    train, val = len(dataset.train), len(dataset.val)
     what = "boxes" if task == DETECT.name else "objects"
     click.echo(f"{dataset.yaml}: {train:,} training and {val:,} validation images, {sum(dataset.boxes):,} {what}")
     for line in [*found.lines, *(one.line for one in trained)]:

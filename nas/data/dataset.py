@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import yaml
 
+from nas.data.class_folders import find_folders, link_folders
 from nas.data.demo import demo_dataset
 from nas.data.label_rows import OTHER, RowRule
-from nas.data.validate import SUFFIXES, Sample, inspect, label_path
+from nas.data.validate import LISTED, SUFFIXES, Problems, Sample, inspect, label_path
 from nas.errors import DataError, OutputError, shown
 from nas.files import write_atomic
 from nas.space.yaml_reader import load_yaml
@@ -28,8 +29,6 @@ from nas.task.task import DETECT, TASKS
 
 _TIMES = 4
 """Factor of the limits of a YAML file for a data.yaml, which may list thousands of classes."""
-LISTED = 8
-"""Number of problems of one kind that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Dataset:
     """A dataset in which no problem was found.
 
     Attributes:
-        yaml: The user's data.yaml, absolute.
+        yaml: The user's data.yaml, absolute; of classification, which has none, the folder.
         names: Class names in order of index.
         train: Image files of the training split, sorted by their path within the dataset.
         val: The same of the validation split.
@@ -58,6 +57,11 @@ class Dataset:
     root: Path
     sources: tuple[tuple[Path, ...], tuple[Path, ...]]
     further: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is one of classification: a folder of class folders, without a data.yaml."""
+        return self.yaml == self.root
 
     def resolved(self) -> dict[str, object]:
         """Return the content of a data.yaml for Ultralytics: the user's splits, with absolute paths.
@@ -81,47 +85,22 @@ class _Image(NamedTuple):
     path: str
 
 
-class _Problems:
-    """Problems by kind, in the order in which they were found."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._found: dict[str, list[str]] = {}
-
-    def add(self, kind: str, text: str) -> None:
-        self._found.setdefault(kind, []).append(text)
-
-    def in_yaml(self, text: str) -> None:
-        self.add("yaml", f"{self._file.name}: {text}")
-
-    def report(self) -> None:
-        """Raise one DataError that lists them, if there are any."""
-        total = sum(len(texts) for texts in self._found.values())
-        if total:
-            lines = [f"{self._file}: {total:,} problem{'s' if total > 1 else ''}"]
-            for texts in self._found.values():
-                lines += texts[:LISTED]
-                if len(texts) > LISTED:
-                    lines.append(f"and {len(texts) - LISTED:,} more like the last")
-            raise DataError("\n  ".join(lines).encode("utf-8", "replace").decode())
-
-
 def load(path: str | Path, task: str = DETECT.name) -> Dataset:
     """Read and check the dataset of a data.yaml, or of a folder that holds one.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; of classification the folder of class folders.
         task: Name of the task (`nas.task`) that its labels are for.
 
     Raises:
         DataError: It is not valid, or is of another task. The message lists every problem.
     """
     of = TASKS[task]
-    if of.labels == "class folders":
-        raise DataError(f"{path}: classification reads a folder with train/CLASS/IMAGE and val/CLASS/IMAGE")
+    if not of.has_objects:
+        return _load_folders(Path(os.path.abspath(path)))
     file = _find_yaml(Path(os.path.abspath(path)))
     data = _read_yaml(file)
-    found = _Problems(file)
+    found = Problems(file)
     names = _names(data, found)
     further = _key_points(data, found) if of.labels == "keypoints" else ()
     count, values = map(int, dict(further).get("kpt_shape", (0, 0)))
@@ -161,8 +140,31 @@ def load(path: str | Path, task: str = DETECT.name) -> Dataset:
     )
 
 
+def _load_folders(path: Path) -> Dataset:
+    """Read and check a dataset of classification."""
+    found = Problems(path)
+    root, train, val, names, listed = find_folders(path, found)
+    images = {split: [_Image(*image) for image in members] for split, members in listed.items()}
+    every = images["train"] + images["val"]
+    samples = dict(zip(every, inspect(every, None), strict=True))
+    for image in every:
+        for kind, text in samples[image].problems:
+            found.add(kind, text)
+    found.report()
+    return Dataset(
+        yaml=root,
+        names=names,
+        train=tuple(Path(image.path) for image in images["train"]),
+        val=tuple(Path(image.path) for image in images["val"]),
+        boxes=(len(images["train"]), len(images["val"])),
+        fingerprint=_fingerprint(names, images, samples),
+        root=root,
+        sources=((train,), (val,)),
+    )
+
+
 def load_or_demo(path: str | Path | None, task: str = DETECT.name) -> Dataset:
-    """Return the checked dataset of a data.yaml; the demo data of the task without a path.
+    """Return the checked dataset at a path; the demo data of the task without one.
 
     Raises:
         DataError: As `load`.
@@ -171,27 +173,35 @@ def load_or_demo(path: str | Path | None, task: str = DETECT.name) -> Dataset:
     return load(path or demo_dataset(task=task), task)
 
 
-def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0) -> Path:
+def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0, *, part: bool = False) -> Path:
     """Write a data.yaml with absolute paths for Ultralytics, and the lists that it points to.
+
+    Of classification, Ultralytics takes the folder itself; of a part of it, a folder of links is made.
 
     Args:
         dataset: A checked dataset.
         directory: Where to write.
         fraction: Share of the training images to list, at least one; all validation images are listed.
+        part: Whether the dataset has only some of the images of its sources.
 
     Returns:
-        The path of the data.yaml.
+        The path of the data.yaml, or of the folder.
 
     Raises:
         OutputError: The directory cannot be written.
     """
     directory = Path(os.path.abspath(directory))
+    if dataset.is_folder:
+        if fraction >= 1 and not part and dataset.sources[1] == (dataset.root / "val",):  # older releases' only name
+            return dataset.root
+        splits = (train_share(dataset, fraction), dataset.val)
+        return link_folders(directory, dataset.names, splits, (dataset.sources[0][0], dataset.sources[1][0]))
     content = dataset.resolved()
     files = {}
     for split, sources, images in zip(
         ("train", "val"), dataset.sources, (train_share(dataset, fraction), dataset.val), strict=True
     ):
-        if (split == "train" and fraction < 1) or not all(source.is_dir() for source in sources):
+        if part or (split == "train" and fraction < 1) or not all(source.is_dir() for source in sources):
             files[f"{split}.txt"] = "".join(f"{image}\n" for image in images)
             content[split] = str(directory / f"{split}.txt")
     files["data.yaml"] = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -231,7 +241,7 @@ def _find_yaml(path: Path) -> Path:
         others = sorted(glob.glob("*.y*ml", root_dir=path))
         has = f"but {', '.join(others[:LISTED])}: give the file itself" if others else "nor any other YAML file"
         if not others and not os.path.isdir(path / "images") and glob.glob("train/*/*.*", root_dir=path):
-            has = "but train/CLASS/IMAGE, as datasets of classification have: give one with labels for each image"
+            has = "but train/CLASS/IMAGE, which is for classification (a base such as yolov8-cls): give one with labels"
         raise DataError(f"{path}: the folder holds no data.yaml, {has}")
     return path / "data.yaml"
 
@@ -254,7 +264,7 @@ def _show(value: object) -> str:
     return "nothing" if value is None else shown(value, 60)
 
 
-def _names(data: dict[object, object], found: _Problems) -> tuple[str, ...] | None:
+def _names(data: dict[object, object], found: Problems) -> tuple[str, ...] | None:
     """Return the class names in order of index; None where they are not valid."""
     given, count = data.get("names"), data.get("nc")
     if not given or not isinstance(given, (list, dict)):
@@ -277,7 +287,7 @@ def _names(data: dict[object, object], found: _Problems) -> tuple[str, ...] | No
     return tuple(str(by_index[index]) for index in sorted(by_index))
 
 
-def _key_points(data: dict[object, object], found: _Problems) -> tuple[tuple[str, tuple[float, ...]], ...]:
+def _key_points(data: dict[object, object], found: Problems) -> tuple[tuple[str, tuple[float, ...]], ...]:
     """Return what a dataset says of its key points, by the names of the host; empty if any of it is wrong."""
     shape, flip, sigmas = (data.get(key) for key in ("kpt_shape", "flip_idx", "kpt_oks_sigmas"))
     numbers = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
@@ -300,7 +310,7 @@ def _key_points(data: dict[object, object], found: _Problems) -> tuple[tuple[str
     return tuple((key, tuple(value)) for key, value in given if value is not None)
 
 
-def _root(given: object, folder: Path, found: _Problems) -> str | None:
+def _root(given: object, folder: Path, found: Problems) -> str | None:
     if given is not None and not isinstance(given, str):
         found.in_yaml(f"path is {_show(given)}: give a folder")
         return None
@@ -314,7 +324,7 @@ def _root(given: object, folder: Path, found: _Problems) -> str | None:
 # ---- the splits -----------------------------------------------------------------------------------------------------
 
 
-def _sources(split: str, given: object, root: str | None, found: _Problems) -> list[str]:
+def _sources(split: str, given: object, root: str | None, found: Problems) -> list[str]:
     """Return the folders and list files of a split, as far as they exist."""
     entries = given if isinstance(given, list) else [given]
     texts = [entry for entry in entries if isinstance(entry, str) and entry]
@@ -333,7 +343,7 @@ def _sources(split: str, given: object, root: str | None, found: _Problems) -> l
     return sources
 
 
-def _images(split: str, sources: list[str], root: str | None, found: _Problems) -> list[_Image]:
+def _images(split: str, sources: list[str], root: str | None, found: Problems) -> list[_Image]:
     """Return the images of a split, sorted; an image that is listed twice counts twice, as in training."""
     paths: list[str] = []
     for source in sources:
@@ -367,7 +377,7 @@ def _key(path: str, root: str) -> str:
     return (path[at + 1 :] if at >= 0 else os.path.basename(path)).replace(os.sep, "/")
 
 
-def _check_split(split: str, images: list[_Image], samples: list[Sample], found: _Problems) -> None:
+def _check_split(split: str, images: list[_Image], samples: list[Sample], found: Problems) -> None:
     if not any(sample.found for sample in samples) and images:  # no image at all was reported where it was looked for
         where = label_path(images[0].path)
         found.add("boxes", f"{split}: none of {len(images):,} images has a label file: looked for {where}, and so on")

@@ -6,7 +6,8 @@ Pixels come from integer arithmetic and our own random generator, and are writte
 compressor: the set is identical on every system, Python and NumPy, which `DIGEST` checks. A change to the drawing is a
 new set: increase `VERSION`, which gives it another folder, and update the digests.
 
-The scenes of all tasks are the same; their labels differ (`nas.data.demo_labels`).
+The scenes of all tasks are the same; their labels differ (`nas.data.demo_labels`). Of classification each image is a
+part of a scene, around one shape, in the folder of its class.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nas.data.demo_labels import FURTHER, LABELLED, Shape, label
-from nas.errors import DataError, OutputError
+from nas.data.demo_labels import FURTHER, Shape, label
+from nas.errors import OutputError
 from nas.files import cache_dir
-from nas.task.task import DETECT, TASKS
+from nas.task.task import CLASSIFY, DETECT, TASKS
 
 VERSION = 3
 DIGEST = "9b580f6b9248f778e01e2c4271ad56ccaa3106fd83a110ac061019e0d393a886"
 DIGESTS: Mapping[str, str] = {
+    "classify": "fe998b8201ce1c61cbe540205b5c40fa449f809049ed1ed41a9f802a5b1491a7",
     "segment": "282dc1923b879091f517a87cda19fb2babba0b99d376572c9139961a76481ff9",
     "pose": "842f17743bfee5ef15a7d32cde12d640dc9346000bf3f30ae4eeda112ed669de",
     "obb": "7bd918939d4df700730048675a32c38bf6c6f954610c407def8ffa4c3db9add9",
@@ -40,6 +42,8 @@ WEIGHTS = Path(__file__).with_name("demo_weights.pt")
 """Trained weights from which the demo starts, as users start from a stock model: `benchmarks/demo_weights.py`."""
 WEIGHTS_OF = ("yolov8", "n")
 """Base and scale of the weights."""
+_LEAST_SHAPE = 20
+"""Pixels: of a smaller shape, a part of a scene would hardly show more than blurred edges."""
 _KINDS = (("images", "bmp"), ("labels", "txt"))
 SIZE = 160
 _RADII = ((45, 32, 124), (78, 124, 376), (100, 376, 600))
@@ -238,10 +242,11 @@ def _radius(rng: _Random) -> int:
 
 
 def _bmp(image: npt.NDArray[np.uint8]) -> bytes:
-    """Encode a 24-bit BMP: two headers, and the rows from the bottom up (160 pixels a row need no padding)."""
+    """Encode a 24-bit BMP: two headers, and the rows from the bottom up; their length is a multiple of 4 pixels."""
     rows = image[::-1].tobytes()
+    height, width = image.shape[:2]
     header = struct.pack("<2sIHHI", b"BM", 54 + len(rows), 0, 0, 54)
-    return header + struct.pack("<IiiHHIIiiII", 40, SIZE, SIZE, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + rows
+    return header + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(rows), 2835, 2835, 0, 0) + rows
 
 
 def generate(counts: Mapping[str, int] | None = None, first: int = 1, task: str = DETECT.name) -> dict[str, bytes]:
@@ -257,12 +262,33 @@ def generate(counts: Mapping[str, int] | None = None, first: int = 1, task: str 
     """
     # No `path`: both Ultralytics and this tool then count from the file's own folder.
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
+    if task == CLASSIFY.name:
+        return _class_folders(counts or COUNTS, first)
     files = {"data.yaml": f"train: images/train\nval: images/val\nnames:\n{names}{FURTHER.get(task, '')}".encode()}
     for split, count in (counts or COUNTS).items():
         for number in range(count):
             image, rows = _scene(_Random(first - 1 + len(files)), task)
             files[f"images/{split}/{number:04d}.bmp"] = _bmp(image)
             files[f"labels/{split}/{number:04d}.txt"] = "".join(f"{row}\n" for row in rows).encode()
+    return files
+
+
+def _class_folders(counts: Mapping[str, int], first: int) -> dict[str, bytes]:
+    """Return the set of classification: of each scene the parts around its shapes, by class."""
+    files = {}
+    seed = first
+    for split, count in counts.items():
+        for number in range(count):
+            image, rows = _scene(_Random(seed), DETECT.name)
+            seed += 2  # as the scenes of the other tasks
+            for place, row in enumerate(rows):
+                kind, *box = map(float, row.split())
+                x, y, width, height = (round(value * SIZE) for value in box)
+                if max(width, height) >= _LEAST_SHAPE:
+                    side = min(max(width, height) * 5 // 16 * 4 + 4, SIZE)
+                    left, top = (min(max(middle - side // 2, 0), SIZE - side) for middle in (x, y))
+                    part = image[top : top + side, left : left + side]
+                    files[f"{split}/{NAMES[int(kind)]}/{number:04d}-{place}.bmp"] = _bmp(part)
     return files
 
 
@@ -285,19 +311,17 @@ def demo_dataset(cache: Path | None = None, task: str = DETECT.name) -> Path:
         task: Name of the task.
 
     Returns:
-        The path of its data.yaml.
+        The path of its data.yaml; of classification, of its folder.
 
     Raises:
         OutputError: The folder cannot be written.
-        DataError: There is none for the task.
     """
-    if task not in LABELLED:
-        raise DataError(f"there is no demo data for {TASKS[task].words}: give your own with --data")
     cache = (cache or cache_dir()).absolute()
     place = cache / f"demo-v{VERSION}{TASKS[task].mark}"
     wanted = DIGESTS.get(task, DIGEST)
+    given = place if task == CLASSIFY.name else place / "data.yaml"
     if _is_whole(place, wanted):
-        return place / "data.yaml"
+        return given
     files = generate(task=task)
     assert digest(files) == wanted, "the drawing changed, or this machine's integers did"
     try:
@@ -311,7 +335,7 @@ def demo_dataset(cache: Path | None = None, task: str = DETECT.name) -> Path:
     except OSError as error:
         message = f"{cache}: the demo data cannot be written ({error}): set NAS_CACHE to a folder that can"
         raise OutputError(message) from error
-    return place / "data.yaml"
+    return given
 
 
 def current_path(weights: str) -> str:
@@ -320,6 +344,9 @@ def current_path(weights: str) -> str:
 
 
 def _is_whole(place: Path, wanted: str) -> bool:
+    if not (place / "data.yaml").exists():
+        paths = [path.relative_to(place).as_posix() for path in place.rglob("*.bmp")]
+        return digest({path: (place / path).read_bytes() for path in paths}) == wanted
     paths = ["data.yaml"]
     for split, count in COUNTS.items():
         paths += [f"{kind}/{split}/{n:04d}.{end}" for n in range(count) for kind, end in _KINDS]

@@ -112,8 +112,6 @@ _WRITERS: Mapping[str, Callable[[Shape, tuple[int, int, int, int]], str]] = {
 }
 FURTHER: Mapping[str, str] = {POSE.name: "kpt_shape: [5, 3]\nflip_idx: [0, 1, 4, 3, 2]\n"}
 """What the data.yaml of a task has besides its splits and names."""
-LABELLED = tuple(_WRITERS)
-"""Names of the tasks that there are labels for."""
 
 
 def label(shape: Shape, task: str) -> str:

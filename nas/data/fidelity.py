@@ -196,13 +196,24 @@ def compare(images: Sequence[Labelled], target: int, proxy: Fidelity | None = No
     return Comparison(target, whole_shares(images, target), proxy, got, adequate)
 
 
+def check_labelled(dataset: Dataset) -> None:
+    """Raise DataError for a dataset without objects, of which no windows can be cut."""
+    if dataset.is_folder:
+        raise DataError(
+            "windows keep the size of objects, which datasets of classification do not label: leave --window out; "
+            "--imgsz is the size that whole images are scaled to"
+        )
+
+
 def check_windows(dataset: Dataset, fidelities: Iterable[Fidelity]) -> None:
     """Check that windows show objects of a dataset, in training and in validation.
 
     Raises:
-        DataError: Hardly any box is as small as some windows; the message says what would do.
+        DataError: Hardly any box is as small as some windows, or there are no boxes; the message says what would do.
     """
     cut = [fidelity for fidelity in dict.fromkeys(fidelities) if fidelity.windows_at]
+    if cut:
+        check_labelled(dataset)
     train, val = read_labels(dataset) if cut else ([], [])
     for fidelity in cut:
         seen = {

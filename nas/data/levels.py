@@ -85,7 +85,12 @@ class Shares:
 
 
 def read_labels(dataset: Dataset) -> tuple[list[Labelled], list[Labelled]]:
-    """Return shapes and boxes of the training and the validation images of a checked dataset; a sample of very many."""
+    """Return shapes and boxes of the training and the validation images of a checked dataset; a sample of very many.
+
+    Those of classification have none.
+    """
+    if dataset.is_folder:
+        return [], []
     splits = []
     points = any(key == "kpt_shape" for key, _ in dataset.further)
     with ThreadPool(8) as pool:

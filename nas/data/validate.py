@@ -12,17 +12,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
 from nas.data.label_rows import RowRule, wrong_row
+from nas.errors import DataError
 
 SUFFIXES = frozenset(("avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"))
 WHOLE_LIMIT = 2000
 """Maximum number of images to decode completely; of a larger dataset only headers and checksums are read."""
 LEAST_SIDE = 10
 """Pixels: Ultralytics skips an image with a shorter side."""
+LISTED = 8
+"""Number of problems of one kind that a message lists."""
 _NO_LABEL = hashlib.sha256().digest()
 
 
@@ -46,17 +50,45 @@ class Sample(NamedTuple):
     problems: list[tuple[str, str]]
 
 
+class Problems:
+    """Problems by kind, in the order in which they were found."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._found: dict[str, list[str]] = {}
+
+    def add(self, kind: str, text: str) -> None:
+        """Add one."""
+        self._found.setdefault(kind, []).append(text)
+
+    def in_yaml(self, text: str) -> None:
+        """Add one of the data.yaml itself."""
+        self.add("yaml", f"{self._file.name}: {text}")
+
+    def report(self) -> None:
+        """Raise one DataError that lists them, if there are any."""
+        total = sum(len(texts) for texts in self._found.values())
+        if total:
+            lines = [f"{self._file}: {total:,} problem{'s' if total > 1 else ''}"]
+            for texts in self._found.values():
+                lines += texts[:LISTED]
+                if len(texts) > LISTED:
+                    lines.append(f"and {len(texts) - LISTED:,} more like the last")
+            raise DataError("\n  ".join(lines).encode("utf-8", "replace").decode())
+
+
 def label_path(image: str, sep: str = os.sep) -> str:
     """Return where Ultralytics looks for a label: the last folder named images becomes labels, the suffix .txt."""
     return f"{sep}labels{sep}".join(image.rsplit(f"{sep}images{sep}", 1)).rpartition(".")[0] + ".txt"
 
 
-def inspect(images: Sequence[tuple[str, str]], rule: RowRule) -> list[Sample]:
+def inspect(images: Sequence[tuple[str, str]], rule: RowRule | None) -> list[Sample]:
     """Validate images and their labels.
 
     Args:
         images: Each image's name for messages, with slashes, and its path.
-        rule: What a row of a label file has to be.
+        rule: What a row of a label file has to be; None for images without label files, each of which counts as one
+            object.
 
     Returns:
         A sample for each image.
@@ -69,7 +101,7 @@ def inspect(images: Sequence[tuple[str, str]], rule: RowRule) -> list[Sample]:
         return pool.map(one, images, chunksize=32)
 
 
-def _sample(image: tuple[str, str], rule: RowRule, whole: bool) -> Sample:
+def _sample(image: tuple[str, str], rule: RowRule | None, whole: bool) -> Sample:
     name, path = image
     try:
         size, wrong = os.stat(path).st_size, _wrong_image(path, whole)
@@ -78,6 +110,8 @@ def _sample(image: tuple[str, str], rule: RowRule, whole: bool) -> Sample:
     except OSError as error:
         size, wrong = 0, f"cannot be read: {error.strerror or error}"
     problems = [("image", f"{name}: {wrong}")] if wrong else []
+    if rule is None:
+        return Sample(size, _NO_LABEL, True, 1, 1, problems)
     shown = label_path(f"/{name}", "/")[1:]
     try:
         with open(label_path(path), "rb") as file:

@@ -168,7 +168,7 @@ def plan_new(
 
     Args:
         settings: Those that the study would have without a budget.
-        images: The training images, from which the cheapest adequate proxy is chosen.
+        images: The training images, from which the cheapest adequate proxy is chosen; none of classification.
         options: Of the user, which are not changed.
         confirm: The confirmation that it would have.
         wanted: The number of trials that it would have.
@@ -182,7 +182,7 @@ def plan_new(
         raise OptionError("--budget chooses one proxy for all trials, and --rungs names several: give one of them")
     own = Fidelity(recipe.imgsz, recipe.windows_at)
     fidelities: tuple[Fidelity, ...] = (own,)
-    if recipe.device != CPU and settings.target and not (options.imgsz or options.window or options.proxy):
+    if images and recipe.device != CPU and settings.target and not (options.imgsz or options.window or options.proxy):
         fidelities = tuple(dict.fromkeys((own, choose_fidelity(images, settings.target))))
     fixed = options.epochs is not None or options.proxy
     epochs: tuple[int, ...] = (recipe.epochs,) if fixed else _EPOCHS.get(recipe.init, _EPOCHS_WITHOUT_BANK)

@@ -36,8 +36,7 @@ def measure_pace(worker: Worker, settings: Settings, dataset: Dataset, fidelity:
     recipe = settings.recipe
     count = recipe.batch * (_BATCHES if recipe.device == CPU else _BATCHES_ON_GPU)
     train, val = _some(dataset.train, count), _some(dataset.val, recipe.batch)
-    listed = ((dataset.yaml,), (dataset.yaml,))  # no folders, so the images are listed
-    part = replace(dataset, train=train, val=val, sources=listed)
+    part = replace(dataset, train=train, val=val)
     timed = replace(
         recipe, init="scratch", init_digest="", epochs=3, validations=1, imgsz=fidelity.imgsz,
         windows_at=fidelity.windows_at, device=choose_device(recipe.device), **start_of("scratch"),
@@ -50,7 +49,7 @@ def measure_pace(worker: Worker, settings: Settings, dataset: Dataset, fidelity:
             base=variant.base,
             scale=variant.scale,
             swaps=(),
-            data=str(write_resolved(part, Path(folder))),
+            data=str(write_resolved(part, Path(folder), part=True)),
             data_key=f"{dataset.fingerprint} probe",
             recipe=timed,
             seed=settings.seed,

@@ -19,6 +19,7 @@ from nas.training.recipe import BASE_EPOCHS, KINDS, SCRATCH_LR0, Recipe, digest_
 _DEMO_RECIPE = (2, 160, 8, 16)  # epochs, pixels, images a step, epochs of the baseline: minutes on two cores
 _DEMO_FINE_TUNING = 3  # epochs of the baseline from the demo's own weights
 _DEMO_NEW_HEAD = 6  # the same where the task's part of the head is not in these weights
+_DEMO_CLASS_IMGSZ = 64  # pixels, of classification: its images are parts of scenes
 _DEMO_BANK_EPOCHS = 3
 _EPOCHS = {"bank": 4, "scratch": 8, "baseline": 8}
 _EPOCHS_FROM_FILE = 8
@@ -38,6 +39,7 @@ def new_recipe(options: SearchOptions, calibrated: CalibrationResult | None, tar
         epochs = min(epochs, demo_epochs)
         tuning = _DEMO_NEW_HEAD if target.new_head else _DEMO_FINE_TUNING
         base_epochs = tuning if target.weights == str(WEIGHTS) else base_epochs
+        imgsz = imgsz if target.has_objects else _DEMO_CLASS_IMGSZ
     proxy = target.proxy or Fidelity(options.imgsz or imgsz)
     given = calibrated or options.weights or target.weights or options.base_epochs is not None
     matures = bool(target.imgsz) and init in ("bank", "baseline") and not given

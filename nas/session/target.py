@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nas.calibration.result import CalibrationResult
 from nas.data.dataset import Dataset
 from nas.data.demo import WEIGHTS, WEIGHTS_OF, current_path
-from nas.data.fidelity import Comparison, Fidelity, check_target, compare, fidelity_of
+from nas.data.fidelity import Comparison, Fidelity, check_labelled, check_target, compare, fidelity_of
 from nas.data.levels import read_labels
 from nas.device import CPU, choose_device
 from nas.session.options import SearchOptions
@@ -20,9 +20,12 @@ from nas.space.graph import with_letter
 from nas.space.search_space import SearchSpace
 from nas.study.settings import Settings
 from nas.task.task import DETECT
+from nas.training.recipe import Recipe
 
 TARGET_IMGSZ = 640
 """Default image size of a target in pixels: the host's own."""
+_CLASSIFY_IMGSZ = 224
+"""The same of classification."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +34,25 @@ class Target:
 
     Attributes:
         imgsz: Long side of the images in pixels; 0 is no target, as in studies of earlier versions.
-        comparison: Where the boxes fall there, and in the proxy; None without a target.
+        comparison: Where the boxes fall there, and in the proxy; None without a target, and of classification.
         weights: Trained weights of the stock model that were found and can be used; empty if there are none.
         new_head: Whether a part of the head is not in these weights: those of the demo are a detector's.
+        of_images: Of classification, the proxy's image size, which is the target's unless the options say another.
+        has_objects: Whether the task has objects (`nas.task.task.Task.has_objects`).
     """
 
     imgsz: int = 0
     comparison: Comparison | None = None
     weights: str = ""
     new_head: bool = False
+    of_images: int = 0
+    has_objects: bool = True
 
     @property
     def proxy(self) -> Fidelity | None:
         """What the proxy sees; None without a target."""
+        if self.of_images:
+            return Fidelity(self.of_images)
         return self.comparison.proxy if self.comparison else None
 
     @property
@@ -62,7 +71,8 @@ def target_of(
 ) -> Target:
     """Return the target of a new study, with a proxy that is chosen for it unless the options say which.
 
-    On a CPU that is the cheapest in which the boxes fall on the detection levels as at the target; on a GPU the
+    Of classification, where there are no boxes, it is the target's own size, and windows are refused. Of the others, on
+    a CPU, it is the cheapest in which the boxes fall on the detection levels as at the target; on a GPU the
     target's own size. The demo data have a target only if one is given.
 
     Raises:
@@ -73,13 +83,18 @@ def target_of(
     windows_at = recipe.windows_at if recipe else 0
     task = task_of_base(space.base)
     own_start = options.init in (None, "bank", "baseline") and not options.weights
+    if options.window:
+        check_labelled(dataset)
     if asked == 0 or not (options.data or asked or options.window or windows_at):
         of_demo = (
             own_start
             and not (options.data or calibrated)
             and (space.base.removesuffix(task.mark), space.scale) == WEIGHTS_OF
         )
-        return Target(weights=str(WEIGHTS), new_head=task is not DETECT) if of_demo else NO_TARGET
+        untargeted = Target(weights=str(WEIGHTS), new_head=task is not DETECT) if of_demo else NO_TARGET
+        return replace(untargeted, has_objects=task.has_objects)
+    if not task.has_objects:
+        return _of_images(space, options, recipe, own_start)
     target = check_target(asked) if asked else windows_at or TARGET_IMGSZ
     proxy = fidelity_of(target, options.imgsz, options.window)
     if not proxy and recipe:
@@ -91,6 +106,15 @@ def target_of(
     return Target(target, comparison, str(found[0]) if found and not found[1] else "")
 
 
+def _of_images(space: SearchSpace, options: SearchOptions, recipe: Recipe | None, own_start: bool) -> Target:
+    """Return the target of classification: there are no levels to compare, so a proxy has its image size."""
+    target = check_target(options.target_imgsz) if options.target_imgsz else _CLASSIFY_IMGSZ
+    found = find_weights(space.base, space.scale) if own_start and not recipe else None
+    weights = str(found[0]) if found and not found[1] else ""
+    of_images = options.imgsz or (recipe.imgsz if recipe else target)
+    return Target(target, None, weights, of_images=of_images, has_objects=False)
+
+
 def target_notes(settings: Settings, dataset: Dataset) -> list[str]:
     """Return what a search says of its target before it starts; nothing for a study without one."""
     recipe = settings.recipe
@@ -100,8 +124,11 @@ def target_notes(settings: Settings, dataset: Dataset) -> list[str]:
         task = task_of_base(settings.space.base)
         rest = "" if task is DETECT else f", for detection; what {task.words} adds to the head is trained here"
         return [f"the baseline starts from weights that were trained on other scenes of the demo{rest}"]
-    seen = compare(read_labels(dataset)[0], settings.target, Fidelity(recipe.imgsz, recipe.windows_at))
-    lines = [seen.line, *([seen.warning] if seen.warning else [])]
+    if task_of_base(settings.space.base).has_objects:
+        seen = compare(read_labels(dataset)[0], settings.target, Fidelity(recipe.imgsz, recipe.windows_at))
+        lines = [seen.line, *([seen.warning] if seen.warning else [])]
+    else:
+        lines = [f"target: images of {settings.target} px; the proxy's are of {recipe.imgsz} px"]
     if recipe.init not in ("bank", "baseline"):
         return lines
     if recipe.weights:

@@ -46,10 +46,20 @@ class Task:
     labels: Labels
     mark: str = ""
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether its labels are objects in images, on which windows and detection levels are based."""
+        return self.labels != "class folders"
+
     def named(self, text: str) -> str:
-        """Return a text about mAP with the task's own: ``mAP/GFLOP`` of segmentation is ``mask mAP/GFLOP``."""
+        """Return a text about mAP with the task's own: ``mAP/GFLOP`` of segmentation is ``mask mAP/GFLOP``.
+
+        Of classification it is ``top-1/GFLOP``: top-1 accuracy takes the place of mAP50-95, top-5 that of mAP50.
+        """
         kind, found, _ = self.metric.partition("mAP")
-        return text.replace("mAP", f"{kind}mAP") if found else text
+        if found:
+            return text.replace("mAP", f"{kind}mAP")
+        return text.replace("mAP50-95", self.metric).replace("mAP50", "top-5").replace("mAP", self.metric)
 
 
 DETECT = Task(
@@ -110,7 +120,7 @@ CLASSIFY = Task(
     "ClassificationModel",
     ("ultralytics.models.yolo.classify", "ClassificationTrainer"),
     "ClassifyTrainer",
-    "top-1 accuracy",
+    "top-1",
     ("metrics/accuracy_top5", "metrics/accuracy_top1"),
     "",
     "class folders",

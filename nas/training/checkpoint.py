@@ -138,7 +138,7 @@ class Checkpointer:
                 "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "buffer": list(trainer.train_loader.dataset.buffer),
+                "buffer": list(getattr(trainer.train_loader.dataset, "buffer", ())),
             }
         )
 

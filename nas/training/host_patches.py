@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils._pytree import tree_map
 from ultralytics.data import augment
 from ultralytics.data import dataset as host_dataset
 from ultralytics.utils import callbacks
@@ -49,3 +51,28 @@ def _no_cache_file(path: Path) -> Any:
 def _keep_no_cache_file(_prefix: str, _path: Path, content: dict[str, Any], version: str) -> None:
     """Replace the host's writer of label caches: add the version to the content as it does, and write nothing."""
     content["version"] = version
+
+
+class Float32Loss:
+    """A loss that is computed in float32 for predictions of any dtype.
+
+    In bfloat16 the corners of a box would be off by up to 1/256 of their distance from its anchor, and rounding would
+    decide about close matches.
+    """
+
+    def __init__(self, criterion: Any) -> None:
+        self._criterion = criterion
+
+    def __call__(self, predictions: Any, batch: Any) -> Any:
+        """Return the loss of predictions in any dtype."""
+        with torch.autocast("cpu", enabled=False):
+            wide = tree_map(
+                lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, predictions
+            )
+            return self._criterion(wide, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the loss, such as its ``update`` at the end of an epoch."""
+        if name.startswith("__") or name == "_criterion":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._criterion, name)

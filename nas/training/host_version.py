@@ -32,7 +32,9 @@ def set_up_training(trainer: Any) -> None:
 def loss_values(items: Any) -> list[float]:
     """Return the parts of a loss, whose sum is the loss of an image: those of a step, or the means of an epoch."""
     # 8.4.104 made a dictionary by name of the tensor.
-    return [float(value) for value in (items.values() if isinstance(items, Mapping) else items)]
+    if isinstance(items, Mapping):
+        return [float(value) for value in items.values()]
+    return torch.as_tensor(items).reshape(-1).tolist()  # of classification, the one loss was a number
 
 
 def forget_validation(validator: Any) -> None:

@@ -13,18 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils.data import default_collate
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.nn import tasks
 from ultralytics.utils.torch_utils import ModelEMA
 
 from nas.errors import BuildError, NotANumber, one_line
 from nas.model.host import check_yaml
 from nas.model.host_input import constructing
-from nas.model.trainer import TRAINERS, Trainer
+from nas.model.trainer import TRAINERS
 from nas.model.transfer import copy_matching, narrow_tensors, warm_start_swaps
 from nas.ops.stages import DECODER
 from nas.task.task import DETECT, Task
 from nas.training.batch_cache import BatchCache, detach_cache
+from nas.training.host_patches import Float32Loss
 from nas.training.host_version import adapt_trainer, forget_validation, set_up_training
 from nas.training.initial_state import graph_of, initial_state, variant_of
 from nas.training.jobs import ProxyJob
@@ -42,11 +44,11 @@ _REFRESH_BATCHES = 8
 """Batches of training images to recompute BatchNorm statistics from."""
 
 
-class ProxyTrainer(Trainer):
+class ProxyTrainer(BaseTrainer):  # type: ignore[misc]  # Ultralytics is untyped
     """Trains without checkpoints, plots, logs or a second validation; shares tensors and decoded images."""
 
     of_task: Task = DETECT
-    """The task that is trained; `proxy_trainer_of` makes a class for each."""
+    """The task that is trained; `proxy_trainer_of` makes a class for each, which has the host's trainer of it too."""
 
     def __init__(self, job: ProxyJob, threads: int, overrides: dict[str, object]) -> None:
         self.job = job
@@ -170,11 +172,15 @@ class ProxyTrainer(Trainer):
         with torch.no_grad():
             for batch in self.sample(_REFRESH_BATCHES):
                 loss, self.loss_items = self.model(batch)
-                losses.append(float(loss.sum()) / len(batch["img"]))
+                losses.append(self.loss_of_image(loss, batch))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         self.ema.ema.load_state_dict(self.model.state_dict())
         return sum(losses) / len(losses)
+
+    def loss_of_image(self, loss: Any, batch: Any) -> float:
+        """Return the mean loss of the images of a batch from what is minimised: the sum over them."""
+        return float(loss.sum()) / len(batch["img"])
 
     def sample(self, batches: int) -> Iterator[Any]:
         """Iterate over some of the `augmented` images, the same for every variant of a seed, in batches.
@@ -190,7 +196,7 @@ class ProxyTrainer(Trainer):
         for i in range(0, len(chosen), size):
             items = [dataset[k] for k in chosen[i : i + size]]
             if len(items) > 1 or i == 0:  # statistics of one image may not be defined
-                yield self.preprocess_batch(dataset.collate_fn(items))
+                yield self.preprocess_batch(collated(dataset, items))
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])
         torch.set_rng_state(drawn[2])
@@ -307,37 +313,42 @@ class ProxyTrainer(Trainer):
         """Validate no second time."""
 
 
-class Float32Loss:
-    """A loss that is computed in float32 for predictions of any dtype.
+class ClassProxyTrainer(ProxyTrainer):
+    """Of classification, whose dataset has its own augmentation, and no mosaic, windows or cache of batches.
 
-    In bfloat16 the corners of a box would be off by up to 1/256 of their distance from its anchor, and rounding would
-    decide about close matches.
+    The augmentation draws from torch's random generator, which each training and each step of a distillation seeds.
     """
 
-    def __init__(self, criterion: Any) -> None:
-        self._criterion = criterion
+    def augmented(self) -> Any:
+        """Return the training images, each augmented for itself."""
+        return self.train_loader.dataset
 
-    def __call__(self, predictions: Any, batch: Any) -> Any:
-        """Return the loss of predictions in any dtype."""
-        with torch.autocast("cpu", enabled=False):
-            wide = tree_map(
-                lambda x: x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, predictions
-            )
-            return self._criterion(wide, batch)
+    def build_dataset(self, img_path: Any, mode: str = "train", batch: int | None = None) -> Any:
+        """Return a dataset with decoded images: that of an earlier job on the same data, or a new one."""
+        shown = (self.args.imgsz, self.args.auto_augment, self.args.erasing)
+        key = (self.job.data_key, str(img_path), mode, shown, self.of_task.name)
+        if key not in _DATASETS:
+            for other in [k for k in _DATASETS if k[2] == mode]:
+                del _DATASETS[other]
+            gc.collect()
+            _DATASETS[key] = super(ProxyTrainer, self).build_dataset(img_path, mode, batch)
+        return _DATASETS[key]
 
-    def __getattr__(self, name: str) -> Any:
-        """Return any other attribute of the loss, such as its ``update`` at the end of an epoch."""
-        if name.startswith("__") or name == "_criterion":  # of a copy that is being made
-            raise AttributeError(name)
-        return getattr(self._criterion, name)
+    def loss_of_image(self, loss: Any, batch: Any) -> float:
+        """Return the loss, which is the mean over the images."""
+        return float(loss)
+
+
+def collated(dataset: Any, items: list[Any]) -> Any:
+    """Return items of a dataset as a batch; one of classification leaves it to torch."""
+    return getattr(dataset, "collate_fn", default_collate)(items)
 
 
 @cache
 def proxy_trainer_of(task: Task) -> type[ProxyTrainer]:
     """Return the trainer of proxies of a task: what is ours before what is the host's of the task."""
-    if task is DETECT:
-        return ProxyTrainer
-    return type("ProxyTrainer", (ProxyTrainer, TRAINERS[task.name]), {"of_task": task})
+    ours = ProxyTrainer if task.has_objects else ClassProxyTrainer
+    return type("ProxyTrainer", (ours, TRAINERS[task.name]), {"of_task": task})
 
 
 def validation_of(metrics: Any, task: Task = DETECT) -> Validation:

@@ -16,6 +16,7 @@ from nas.errors import BatchHalved, Diverged, NotANumber
 from nas.files import replacing
 from nas.model.transfer import named_state
 from nas.space.bases import task_of_base
+from nas.task.task import Task
 from nas.training.checkpoint import Checkpointer
 from nas.training.host_patches import patched_host
 from nas.training.host_version import loss_values, settings_of_host
@@ -107,7 +108,8 @@ def open_trainer(job: ProxyJob, threads: int) -> Iterator[ProxyTrainer]:
         folder = Path(scratch).absolute()  # the host puts relative paths below ``runs/`` in the current directory
         model = folder / f"{job.name}.yaml"
         model.write_text(job.yaml, encoding="utf-8")
-        trainer = proxy_trainer_of(task_of_base(job.base))(job, threads, _overrides(job, model, folder))
+        task = task_of_base(job.base)
+        trainer = proxy_trainer_of(task)(job, threads, _overrides(job, model, folder, task))
         try:
             yield trainer
         finally:
@@ -145,8 +147,13 @@ def overrides_of(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
+def _overrides(job: ProxyJob, model: Path, folder: Path, task: Task) -> dict[str, object]:
     """Return the settings of the host's trainer: the recipe, and no output files."""
+    further: dict[str, object] = {}
+    if not task.has_objects:
+        # Without weights the host of this task would reset what modules start from. A recipe without mosaic is one
+        # whose few epochs see images like those of the validation.
+        further = {"pretrained": True, **({} if job.recipe.mosaic else {"auto_augment": None, "erasing": 0.0})}
     return {
         **settings_of_host(overrides_of(job.recipe)),
         "model": str(model),
@@ -162,6 +169,7 @@ def _overrides(job: ProxyJob, model: Path, folder: Path) -> dict[str, object]:
         "exist_ok": True,
         "project": str(folder),
         "name": "run",
+        **further,
     }
 
 

@@ -17,7 +17,7 @@ RECIPE = Recipe(epochs=2, imgsz=64, windows_at=128, batch=8, init="baseline", ba
 
 
 def test_candidates_learn_from_windows(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.bank.distil.MIN_TEACHER_MAP", -1.0)  # an untrained baseline is one to imitate too
+    monkeypatch.setattr("nas.bank.jobs.MIN_TEACHER_MAP", -1.0)  # an untrained baseline is one to imitate too
     dataset, variant = load(tiny_data), Variant("yolov8", "n")
     job = ProxyJob(
         name=variant.name, yaml=render(variant).yaml, base="yolov8", scale="n", swaps=(),
