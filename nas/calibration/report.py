@@ -14,6 +14,7 @@ from nas.calibration.equal_cost import COST, CostRow
 from nas.calibration.plot import panel_points, plot_calibration
 from nas.calibration.result import RESULT_FILE
 from nas.errors import OutputError
+from nas.space.bases import shown_task
 from nas.study.settings import PER_SEED
 from nas.training.scores import SCORES
 
@@ -33,7 +34,8 @@ def to_markdown(j: Assessment) -> str:
         rows = [f"| {slot}={label} | {error:.3f} |" for (slot, label), error in sorted(j.errors.items())]
         title = "| swap | distillation error (variances of the layer's output) |\n|---|---|\n"
         parts.append(title + "\n".join(rows))
-    return f"# {c.space.name}: which proxy to trust\n\n" + "\n\n".join(filter(None, parts)) + "\n"
+    body = shown_task(c.space.base).said("\n\n".join(filter(None, parts)))
+    return f"# {c.space.name}: which proxy to trust\n\n{body}\n"
 
 
 def _head(j: Assessment) -> str:

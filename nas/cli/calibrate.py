@@ -155,6 +155,7 @@ def bank(study: str, storage: str | None, as_json: bool) -> None:
     from nas.report.console import make_console
     from nas.report.progress import Progress
     from nas.search.bank_validation import validate_bank
+    from nas.space.bases import task_of_base
 
     cache = prepare()
     with opened.locked(), Progress(make_console(stderr=True), opened) as progress:
@@ -162,7 +163,7 @@ def bank(study: str, storage: str | None, as_json: bool) -> None:
     if as_json:
         return click.echo(json.dumps(found.to_json(), indent=2))
     out = make_console()
-    out.print(bank_table(found))
+    out.print(bank_table(found, task_of_base(opened.settings.space.base)))
     for line in bank_notes(found, opened.settings):
         out.print(line, markup=False)
     return None

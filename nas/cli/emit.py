@@ -149,6 +149,7 @@ def emit_yaml(as_json: bool, **given: Any) -> None:
     from nas.emit.output import write_files
     from nas.emit.patch import apply_patch
     from nas.fork.names import renamed
+    from nas.space.bases import task_of_base
 
     forms = _forms(options)
     tree = _tree(options.ultralytics)
@@ -174,8 +175,9 @@ def emit_yaml(as_json: bool, **given: Any) -> None:
     _say(paths, "would write" if options.dry_run else "wrote", options.dry_run, as_json, names, notes)
     script = next((path for path in reversed(paths) if path.name.endswith("train.py")), None)
     if script and not options.dry_run and not as_json:
+        data = task_of_base(chosen[0][0].base).data_file
         start = f" --weights {script.parent / notes[-1]['name']}" if notes else ""
-        click.echo(f"Next:  python {script} --data path/to/data.yaml --epochs 100{start}")
+        click.echo(f"Next:  python {script} --data path/to/{data} --epochs 100{start}")
     return None
 
 

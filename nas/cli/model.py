@@ -275,9 +275,7 @@ def data(path: str, target_imgsz: int | None, imgsz: int | None, window: int | N
         click.echo(f"{dataset.yaml}: {train:,} training and {val:,} validation images of {len(counts)} classes")
         for name, (here, there) in counts.items():
             click.echo(f"{name}: {here:,} and {there:,}")
-        return click.echo(
-            "No boxes are labelled, so there are no detection levels and no windows: proxies see images"
-        )
+        return click.echo("No boxes are labelled, so there are no detection levels and no windows: proxies see images")
     target = check_target(target_imgsz or 640)
     found = compare(read_labels(dataset)[0], target, fidelity_of(target, imgsz, window))
     trained = stored_levels(Path("studies") / "weights", dataset.fingerprint)

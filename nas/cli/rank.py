@@ -218,10 +218,11 @@ def effects(study: str, storage: str | None, rung: int | None, as_json: bool) ->
     opened = open_study(study, storage)
     from nas.ranking.effects import estimate_effects
     from nas.report.effects_table import print_effects
+    from nas.space.bases import shown_task
 
     fidelity = opened.fidelity_of(rung)
     s = opened.settings.at(fidelity)
     found = estimate_effects(opened.trials(fidelity), s.space.active, s.error)
     if as_json:
         return click.echo(json.dumps({"study": study, **found.to_json()}, indent=2))
-    return print_effects(found)
+    return print_effects(found, shown_task(s.space.base))

@@ -109,7 +109,7 @@ def import_model(
     from nas.emit.output import write_files
     from nas.emit.starter_space import space_of
     from nas.fork.names import renamed
-    from nas.space.bases import base_argument
+    from nas.space.bases import base_argument, task_of_base
     from nas.space.import_yaml import variant_of_yaml
     from nas.space.model_yaml import read_model_yaml
 
@@ -138,7 +138,8 @@ def import_model(
             scale_option = f" --scale {variant.scale}" if variant.scale else ""
             click.echo(f"Next:  nas emit-yaml --base {base_argument(variant.base)}{scale_option} {swaps} -o out/")
         if output and complete and not variant.is_baseline:
-            click.echo(f"wrote {output}\nNext:  nas search {output} --data path/to/data.yaml")
+            data = task_of_base(variant.base).data_file
+            click.echo(f"wrote {output}\nNext:  nas search {output} --data path/to/{data}")
     if said := renamed(variant.added):
         click.echo(said, err=True)
     for line, text in found.left_out:

@@ -52,7 +52,10 @@ class _Extras(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
 )
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="Epochs.")
 @click.option(
-    "--imgsz", type=click.IntRange(32), metavar="PX", help="Image size. Default: that of the study's target, or 640."
+    "--imgsz",
+    type=click.IntRange(32),
+    metavar="PX",
+    help="Image size. Default: the study's target, or Ultralytics' own.",
 )
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Seeds of each model.")
 @click.option(

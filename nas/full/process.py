@@ -24,6 +24,7 @@ from nas.model.offline import offline_environment
 from nas.search.inheritance import weights_of
 from nas.space.variant import Variant
 from nas.study.study import Study
+from nas.task.task import CLASSIFY
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore
 from nas.workers.process import ProxyWorker
@@ -87,6 +88,10 @@ def read_curve(folder: Path) -> tuple[FullEpoch, ...]:
             with contextlib.suppress(ValueError, TypeError, KeyError, StopIteration):  # a row that is being written
                 plain = {key.strip(): value for key, value in row.items() if key}
                 epoch = int(float(plain["epoch"]))
+                if CLASSIFY.keys[1] in plain:
+                    top5, top1 = (float(plain[key]) for key in CLASSIFY.keys)
+                    found[epoch] = FullEpoch(epoch, None, None, top5, top1)
+                    continue
                 part = next(part for part in _PARTS if f"metrics/mAP50({part})" in plain)
                 found[epoch] = FullEpoch(epoch, *(float(plain[f"metrics/{name}({part})"]) for name in _COLUMNS))
     return tuple(found[epoch] for epoch in sorted(found))

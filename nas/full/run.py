@@ -20,8 +20,8 @@ class FullEpoch:
     """An epoch of the host's ``results.csv``; `map` and the others are 0 where it did not validate."""
 
     epoch: int
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
     map50: float
     map: float
 
@@ -42,16 +42,16 @@ class FullScores:
     """The validation of ``best.pt``, as the host reports it at the end of a training.
 
     Attributes:
-        precision: Mean over classes at the confidence of the best F1, as `recall`.
+        precision: Mean over classes at the confidence of the best F1, as `recall`; None of classification.
         recall: See `precision`.
-        map50: mAP50.
-        map: mAP50-95.
+        map50: mAP50; of classification top-5 accuracy.
+        map: mAP50-95; of classification top-1 accuracy.
         classes: The same of each class that the validation images have.
         sizes: mAP50-95 by size of object (`nas.data.sizes.SIZES`); None for a size that no object has.
     """
 
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
     map50: float
     map: float
     classes: tuple[ClassScore, ...] = ()

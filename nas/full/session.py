@@ -95,7 +95,7 @@ class FullTraining:
         dataset = _dataset(study, options.data)
         use_stored(s.space.modules, study.shown)
         given = read_arguments(options.arguments)
-        asked = options.imgsz or s.target or 640
+        asked = options.imgsz or s.target or task_of_base(s.space.base).imgsz
         imgsz = -(-asked // _STRIDE) * _STRIDE
         if imgsz != asked:
             observer.note(f"{imgsz} px, not {asked}: Ultralytics rounds the image size up to a multiple of {_STRIDE}")
@@ -296,7 +296,7 @@ class _Member:
             timed = self.training.latency(run)
         except NasError as error:  # the training is worth more
             self.training.observer.note(f"{folder.name}: its latency is left out, {error}")
-        self.training.observer.note(f"{folder.name}: mAP50-95 {scores.map:.4f}, {weights}")
+        self.training.observer.note(f"{folder.name}: {task_of_base(run.base).metric} {scores.map:.4f}, {weights}")
         return replace(
             run,
             status="done",

@@ -157,14 +157,15 @@ def ablation_table(rows: Sequence[FullRow], form: str) -> str:
         return _csv(ordered)
     plus = r" $\pm$ " if form == "latex" else " ± "
     task = shown_task(ordered[0].run.base)
-    titles = _TITLES if task is DETECT else _TITLES[: -len(SIZES)]
+    shown = range(0 if task.has_objects else 2, len(_TITLES) - (0 if task is DETECT else len(SIZES)))
+    titles = [_TITLES[k] for k in shown]
     columns = ["model", "n", *titles, "params (M)", "GFLOPs", "ms", "Δ mAP50-95", "verdict"]
     columns = [task.named(column) for column in columns]
     cells = [
         [
             row.run.title,
             str(len(row.runs)),
-            *(_spread(row.values[name], plus) for name in _METRICS[: len(titles)]),
+            *(_spread(row.values[name], plus) for name in (_METRICS[k] for k in shown)),
             f"{row.run.params / 1e6:.2f}",
             f"{row.run.gflops:.2f}",
             "" if row.run.latency_ms is None else f"{row.run.latency_ms:.1f}",

@@ -68,7 +68,8 @@ def train(job: Mapping[str, Any]) -> FullScores:
     further = {} if epoch is None else {"resume": True}
     model.train(trainer=TRAINERS[task.name], **arguments, **further)
     found = getattr(getattr(model.trainer, "validator", None), "metrics", None)
-    if not len(getattr(getattr(found, task.scores, None), "all_ap", ())):  # nothing found; or made in processes of DDP
+    by_class = getattr(getattr(found, task.scores, None), "all_ap", ())
+    if not (len(by_class) if task.has_objects else getattr(found, "top1", 0)):  # nothing right; or processes of DDP
         found = _validate(weights / "best.pt", job)
     return _ended(found, weights, job)
 
@@ -89,6 +90,8 @@ def _copy(file: Path) -> None:
 
 def scores_of(found: Any, sizes: Mapping[str, float | None] | None = None, task: Task = DETECT) -> FullScores:
     """Return the scores of the host's metrics of a task, such as ``DetMetrics``."""
+    if not task.has_objects:
+        return FullScores(None, None, float(found.top5), float(found.top1))
     box = getattr(found, task.scores)
     names = found.names
     classes = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
@@ -62,6 +63,7 @@ def study_page(source: Source, sections: Sequence[Section] | None = None) -> str
         "confirmed": any(kind_of(row) not in ("single", "base") for row in source.rows),
     }
     s = source.settings
+    said = shown_task(s.space.base).said
     return page(
         title=source.name,
         eyebrow=f"{s.space.stock} on {Path(s.data).name or 'demo data'}, {now()}",
@@ -69,10 +71,21 @@ def study_page(source: Source, sections: Sequence[Section] | None = None) -> str
         commands=commands,
         tiles=_tiles(source),
         warnings=warnings_of(source),
-        sections=sections,
+        sections=[in_words_of(said, section) for section in sections],
         rows=rows_of(source),
         shown=shown if others > 1 else None,
     )
+
+
+def in_words_of(said: Callable[[str], str], value: Any) -> Any:
+    """Return a section, or a part of one, with all its texts as a task says them (`nas.task.task.Task.said`)."""
+    if isinstance(value, str):
+        return said(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: in_words_of(said, getattr(value, f.name)) for f in fields(value)})
+    if isinstance(value, Mapping):
+        return {key: in_words_of(said, part) for key, part in value.items()}
+    return [in_words_of(said, part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def page(

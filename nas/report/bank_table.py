@@ -14,6 +14,8 @@ from nas.data.assigned import assigned_words
 from nas.data.fidelity import ADEQUATE, Fidelity
 from nas.data.levels import LEVELS, USED, Shares
 from nas.report.console import make_table
+from nas.space.bases import shown_task
+from nas.task.task import DETECT, Task
 from nas.training.scores import signed
 
 if TYPE_CHECKING:  # the notes under a ranking, which trains nothing, need only the words about slots
@@ -21,9 +23,9 @@ if TYPE_CHECKING:  # the notes under a ranking, which trains nothing, need only 
     from nas.study.settings import Settings
 
 
-def bank_table(found: BankValidation) -> Table:
+def bank_table(found: BankValidation, task: Task = DETECT) -> Table:
     """Return a row for each candidate, by slot, the best first."""
-    right = ("error at start", "error", "mAP50-95", "Δ baseline", "Δ control")
+    right = ("error at start", "error", task.said("mAP50-95"), "Δ baseline", "Δ control")
     table = make_table("slot", "swap", *right, "", right=right)
     by_slot: dict[str, list[Distilled]] = {}
     for c in found.bank.candidates.values():
@@ -104,4 +106,5 @@ def bank_notes(found: BankValidation, settings: Settings | None = None) -> list[
         lines += idle_words(idle, settings)
     elif idle:
         lines.append(f"No swap can matter on these data in: {', '.join(idle)}. Nothing is lost without them.")
-    return lines
+    task = shown_task(settings.space.base) if settings else DETECT
+    return [task.said(line) for line in lines]

@@ -197,6 +197,7 @@ def front_notes(study: Study, front: Front) -> list[str]:
             "The study has no output scores, so only swaps that it has trained are combined: "
             f"`nas search --study {study.location.name} --sampler exact` computes them."
         )
+    lines = [shown_task(study.settings.space.base).said(line) for line in lines]
     lines += [row.note for row in front.rows if row.note and row.variant and row.kind == "best predicted"]
     return lines
 

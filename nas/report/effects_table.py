@@ -9,6 +9,7 @@ from rich.table import Table
 from nas.ranking.effects import Effect, Effects, Interaction
 from nas.ranking.verdict import LEVEL
 from nas.report.console import make_console, make_table
+from nas.task.task import DETECT, Task
 from nas.training.scores import signed
 
 _MOST_PAIRS = 10
@@ -17,21 +18,21 @@ _MOST_SWAPS = 24
 """Number of swaps that a note lists; JSON has all."""
 
 
-def print_effects(found: Effects) -> None:
-    """Print the effects of a study as tables, with notes."""
+def print_effects(found: Effects, task: Task = DETECT) -> None:
+    """Print the effects of a study of a task as tables, with notes."""
     console = make_console()
     for kind in ("module", "slot", "swap"):
-        console.print(_table(kind, found.of(kind)))
+        console.print(_table(kind, found.of(kind), task))
         console.print()
     if found.interactions:
         console.print(_pairs(found.interactions[:_MOST_PAIRS]))
         console.print()
     for line in _notes(found):
-        console.print(line, markup=False)
+        console.print(task.said(line), markup=False)
 
 
-def _table(kind: str, effects: list[Effect]) -> Table:
-    right = ("variants", "Δ mAP50-95", "Δ GFLOPs")
+def _table(kind: str, effects: list[Effect], task: Task) -> Table:
+    right = ("variants", task.said("Δ mAP50-95"), "Δ GFLOPs")
     table = make_table(kind, *right[:2], "verdict", right[2], right=right, no_wrap=(*right, "verdict"))
     for e in effects:
         reach = (e.map_interval[1] - e.map_interval[0]) / 2, (e.gflops_interval[1] - e.gflops_interval[0]) / 2

@@ -11,8 +11,10 @@ from rich.text import Text
 
 from nas.calibration.run_log import Finished, Run
 from nas.ranking.rank import rank_trials
+from nas.space.bases import shown_task
 from nas.study.study import Study
 from nas.study.trial import Trial
+from nas.task.task import DETECT
 from nas.training.recipe import Recipe
 from nas.training.scores import EpochScore
 
@@ -29,6 +31,7 @@ class Progress:
         self.console = console
         self.floor, self.goal = study.settings.floor, study.settings.goal
         self._seed = study.settings.seed
+        self._task = shown_task(study.settings.space.base)
         self._live: Live | None = None
         self._texts: dict[int, str] = {}
         self._number: int | None = None
@@ -86,11 +89,14 @@ class Progress:
         if not score.epoch:  # weights that were validated without training
             return
         left = (time.monotonic() - self._since) / score.epoch * (epochs - score.epoch)
-        self._show(f"{self._head}  epoch {score.epoch}/{epochs}  {_reached(score)}{_duration(left)} left")
+        self._show(
+            f"{self._head}  epoch {score.epoch}/{epochs}  {self._task.said(_reached(score))}{_duration(left)} left"
+        )
 
     def trial_ended(self, trial: Trial) -> None:
         """See `SearchObserver`."""
-        words = {"done": f"mAP50-95 {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
+        metric = shown_task(trial.variant.base).said("mAP50-95")
+        words = {"done": f"{metric} {trial.map:.3f}, {trial.map_per_gflop:.4f} per GFLOP, {_duration(trial.seconds)}"}
         text = words.get(trial.status, f"{trial.status}: {trial.failure}")
         self.console.print(f"trial {trial.number}: {self._named(trial)}: {text}", markup=False)
         if trial.variant.width is None:  # no yardstick
@@ -103,7 +109,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """See `SearchObserver`."""
-        self.console.print(text, markup=False)
+        self.console.print(self._task.said(text), markup=False)
 
     def _begin(self, head: str, *, print_now: bool = False) -> None:
         self._head, self._first_step = head, None
@@ -133,7 +139,7 @@ class Progress:
         if not rows:
             return ""
         best = rows[0].trial
-        return f"best so far: {best.describe()}, {best.map_per_gflop:.4f} mAP50-95 per GFLOP"
+        return f"best so far: {best.describe()}, {best.map_per_gflop:.4f} {self._task.said('mAP50-95')} per GFLOP"
 
 
 class CalibrationProgress(Progress):
@@ -142,7 +148,7 @@ class CalibrationProgress(Progress):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live, self._head, self._since, self._number = None, "", 0.0, None
-        self._printed, self._seed = 0.0, 0
+        self._printed, self._seed, self._task = 0.0, 0, DETECT
         self._first: tuple[float, float] | None = None
 
     def steps(self, done: int, total: int) -> None:
@@ -152,8 +158,9 @@ class CalibrationProgress(Progress):
         """See `CalibrationObserver`."""
         now = time.monotonic()
         since, then = self._first = self._first or (now, left)
+        self._task = shown_task(run.variant.base)
         what = f"control {', '.join(run.controls)}" if run.controls else run.variant.describe()
-        said = f"mAP50-95 {done.scores['map']:.3f}" if done.result else f"failed: {done.failure}"
+        said = f"{self._task.said('mAP50-95')} {done.scores['map']:.3f}" if done.result else f"failed: {done.failure}"
         if now - since > _ESTIMATE_AFTER_S and position < total:
             said += f"  about {_duration((now - since) / (then - left) * left)} left"
         self.console.print(f"[{position}/{total}] {run.proxy}, seed {run.seed}: {what}: {said}", markup=False)

@@ -65,7 +65,7 @@ def ranking_notes(study: Study, fidelity: str = "", rows: Sequence[RankRow] | No
         )
     for status, words in (("failed", "failed"), ("rejected", "over a limit"), ("running", "running or interrupted")):
         notes += [f"{words}: {t.variant.id} ({_named(t, study)}) {t.failure}" for t in trials if t.status == status]
-    return notes
+    return [shown_task(s.space.base).said(line) for line in notes]
 
 
 def yardstick_words(yardsticks: Sequence[RankRow]) -> list[str]:
@@ -84,6 +84,8 @@ def yardstick_words(yardsticks: Sequence[RankRow]) -> list[str]:
 def _metric(s: Settings) -> list[str]:
     """Return what mAP50-95 is in a study of another task than detection."""
     task = shown_task(s.space.base)
+    if not task.has_objects:
+        return ["Metric: top-1 accuracy on the validation images."]
     return [] if task is DETECT else [f"Metric: mAP50 and mAP50-95 are those of {task.words}: {task.metric}."]
 
 
@@ -368,6 +370,7 @@ def conclusion(study: Study) -> list[str]:
         text += f" Above it with one seed, but failed with another: {failed} variant{'s' * (failed > 1)}."
     if len(rows) > 1:
         text += _tally(rows)
+    text = shown_task(base.variant.base).said(text)
     if base.map < 0.02:
         text += " The baseline has hardly learnt anything: train for more epochs before you trust the order."
     where = _where(study)

@@ -19,13 +19,11 @@ from nas.space.bases import task_of_base
 from nas.space.graph import with_letter
 from nas.space.search_space import SearchSpace
 from nas.study.settings import Settings
-from nas.task.task import DETECT
+from nas.task.task import CLASSIFY, DETECT
 from nas.training.recipe import Recipe
 
 TARGET_IMGSZ = 640
 """Default image size of a target in pixels: the host's own."""
-_CLASSIFY_IMGSZ = 224
-"""The same of classification."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def target_of(
 
 def _of_images(space: SearchSpace, options: SearchOptions, recipe: Recipe | None, own_start: bool) -> Target:
     """Return the target of classification: there are no levels to compare, so a proxy has its image size."""
-    target = check_target(options.target_imgsz) if options.target_imgsz else _CLASSIFY_IMGSZ
+    target = check_target(options.target_imgsz) if options.target_imgsz else CLASSIFY.imgsz
     found = find_weights(space.base, space.scale) if own_start and not recipe else None
     weights = str(found[0]) if found and not found[1] else ""
     of_images = options.imgsz or (recipe.imgsz if recipe else target)

@@ -196,6 +196,9 @@ class _SpaceReader(YamlReader):
             try:
                 layers = match_slots(graph, key)
             except SpaceError as error:
+                if other := _base_with(graph, key):
+                    self.left_out[key] = f"{key} is left out: {graph.base} has no such layer, only {other} has"
+                    continue
                 self.problem(key_node, str(error))
                 layers = ()
             if "choices" not in spec:
@@ -365,3 +368,16 @@ def _near(graph: LayerGraph, name: str) -> set[str]:
     takes = {x.name for x in graph.layers if name in graph.inputs(x.name)}
     guided = {n for n in graph.names if (guide := graph.guide_of(n)) and (guide == name or guide in takes)}
     return takes | guided | {name}
+
+
+def _base_with(graph: LayerGraph, key: str) -> str:
+    """Return the base of detection that belongs to one of another task, if a slot is of it alone; else nothing."""
+    task = task_of_head(graph.layers[-1].module)
+    other = graph.base.removesuffix(task.mark) if task else graph.base
+    if other == graph.base:
+        return ""
+    try:
+        match_slots(load_base(other), key)
+    except SpaceError:
+        return ""
+    return other

@@ -51,6 +51,26 @@ class Task:
         """Whether its labels are objects in images, on which windows and detection levels are based."""
         return self.labels != "class folders"
 
+    @property
+    def imgsz(self) -> int:
+        """The host's default image size of a training, in pixels."""
+        return 640 if self.has_objects else 224
+
+    @property
+    def data_file(self) -> str:
+        """What a dataset is, as the path of an example ends."""
+        return "data.yaml" if self.has_objects else "folder"
+
+    @property
+    def data_words(self) -> str:
+        """What a dataset is, in words."""
+        folder = "the folder with train/CLASS/IMAGE and val/CLASS/IMAGE"
+        return "the dataset's data.yaml" if self.has_objects else folder
+
+    def said(self, text: str) -> str:
+        """Return a line about mAP as it is where the metric is one; of classification with top-1 accuracy instead."""
+        return text if self.has_objects else self.named(text)
+
     def named(self, text: str) -> str:
         """Return a text about mAP with the task's own: ``mAP/GFLOP`` of segmentation is ``mask mAP/GFLOP``.
 

@@ -9,6 +9,8 @@ from nas.html.section import Section
 from nas.html.source import Source
 from nas.pictures.detections import CONFIDENCE, Box, Detections, Shown, Side, look
 from nas.pictures.match import IOU
+from nas.space.bases import shown_task
+from nas.task.task import DETECT
 
 _KINDS = ("found", "missed", "false")
 """Kinds of boxes, which are also the names of their styles in the page."""
@@ -19,8 +21,8 @@ _LETTER = 0.56
 
 
 def detections(source: Source) -> Section | None:
-    """Return the section; None for a study without weights of both, and where pictures are not wanted."""
-    if not source.pictures:
+    """Return the section; None for a study without weights of both or of another task, and without pictures."""
+    if not source.pictures or shown_task(source.settings.space.base) is not DETECT:
         return None
     winner = source.winner
     found = look(source.study, source.full_runs, winner.trial if winner else None, source.note)

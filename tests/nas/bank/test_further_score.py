@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nas.bank.further_score import further_divergence
+from nas.bank.further_score import classes_apart, further_divergence
 from nas.bank.jobs import OutputScore
 from nas.bank.output_score import score_from_plain, score_to_plain
 from nas.model.host import build
@@ -29,6 +29,16 @@ def test_masks_are_compared_by_their_pixels():
     found = further_divergence(one, other, WEIGHT, SIZES)
     assert torch.allclose(found, torch.stack([apart[:4].sum(), apart[4:].sum()])[None], atol=1e-5)
     assert torch.allclose(further_divergence(one, one, WEIGHT, SIZES), torch.zeros(1, 2), atol=1e-5)
+
+
+def test_classes_are_compared_by_their_probabilities():
+    one, other = torch.randn(2, 3, 5)
+    found = classes_apart(one, other)
+    kinds = [torch.distributions.Categorical(logits=logits) for logits in (one, other)]
+    assert torch.allclose(found[:, 0, 0], torch.distributions.kl_divergence(*kinds), atol=1e-6)
+    assert found.shape == (3, 1, 2)
+    assert not found[:, 0, 1].any()
+    assert classes_apart(one, one).abs().max() < 1e-6
 
 
 def test_points_in_strides_and_angles_by_their_sine():

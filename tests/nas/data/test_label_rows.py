@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from made_data import BOX, make, picture, text
+from made_data import BOX, make, text
 
 from nas.data.dataset import Dataset, load
 from nas.data.label_rows import RowRule, wrong_row
@@ -104,17 +104,6 @@ def test_a_pose_dataset_is_none_of_outlines(tmp_path):
     file = labelled(tmp_path, OUTLINE, kpt_shape=[2, 3])
     with pytest.raises(DataError, match="kpt_shape makes it a pose dataset: give one whose labels are polygons"):
         load(file, "segment")
-
-
-def test_classification_takes_no_data_yaml(tmp_path):
-    with pytest.raises(DataError, match="classification reads a folder with train/CLASS/IMAGE"):
-        load(make(tmp_path), "classify")
-
-
-def test_class_folders_are_no_dataset_of_boxes(tmp_path):
-    picture(tmp_path / "train/cat/a.png")
-    with pytest.raises(DataError, match="but train/CLASS/IMAGE, as datasets of classification have"):
-        load(tmp_path)
 
 
 def test_the_range_of_each_value_of_key_points():

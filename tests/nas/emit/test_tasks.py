@@ -127,7 +127,7 @@ def test_key_points_of_the_weights_stay(base, form, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb"])
+@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb", "yolov8-cls"])
 @pytest.mark.parametrize("form", ["plugin", "bundle"])
 def test_its_scripts_train(base, form, tmp_path):
     """A bundle does where this package is not."""
@@ -140,10 +140,11 @@ def test_its_scripts_train(base, form, tmp_path):
     (tmp_path / "away").mkdir()
     (tmp_path / "away" / "nas.py").write_text("raise ImportError('this package is not there')")
     scripts = {"plugin": f"{files.name}.train.py", "bundle": f"{files.name}/train.py"}
+    data = tmp_path / "data" / ("data.yaml" if task.has_objects else "")
     options = ["--epochs", "1", "--imgsz", "64", "--batch", "4", "--device", "cpu", "workers=0", "plots=False"]
     done = subprocess.run(
         [
-            sys.executable, tmp_path / "out" / scripts[form], "--data", tmp_path / "data" / "data.yaml", *options,
+            sys.executable, tmp_path / "out" / scripts[form], "--data", data, *options,
             f"project={tmp_path / 'runs'}", "name=a",
         ],
         capture_output=True, text=True, timeout=300, cwd=tmp_path,

@@ -9,16 +9,15 @@ import torch
 
 import nas.model.latency
 from nas.engines import SEPARATE
-from nas.errors import OptionError, SpaceError, StudyError, WeightsError
+from nas.errors import OptionError, StudyError, WeightsError
 from nas.model.host import build
 from nas.model.latency import machine
 from nas.model.render import render
 from nas.ranking.rank import ranking_of
 from nas.session.options import SearchOptions
 from nas.session.search import Session
-from nas.session.settings import auto_workers, searched_task
+from nas.session.settings import auto_workers
 from nas.solver.latencies import store_latencies
-from nas.space.search_space import SearchSpace, Slot
 from nas.space.variant import Variant
 from nas.study.budget import Confirm
 from nas.study.objective import Goal
@@ -40,18 +39,6 @@ def test_workers_by_default(begin, monkeypatch, changes, expected):
     monkeypatch.setattr("nas.workers.count.available_cores", lambda: 8)
     monkeypatch.setattr("nas.workers.count.available_memory", lambda: 64e9)
     assert auto_workers(replace(begin().study.settings, **changes)) == expected
-
-
-def test_which_tasks_are_searched():
-    def of(base: str) -> str:
-        return searched_task(
-            SearchSpace("s", base, "n", (Slot("backbone.c2f_p3", ("backbone.c2f_p3",), ("keep",)),))
-        ).name
-
-    found = [of(base) for base in ("yolov8", "yolov8-seg", "yolov8-pose", "yolov8-obb")]
-    assert found == ["detect", "segment", "pose", "obb"]
-    with pytest.raises(SpaceError, match="yolov8-cls is a base of classification, of which no proxies are trained"):
-        of("yolov8-cls")
 
 
 def test_a_bank_unless_told_otherwise(begin):

@@ -48,4 +48,10 @@ def test_heads_in_words():
 def test_mean_average_precision_by_its_own_name():
     assert SEGMENT.named("mAP/GFLOP") == "mask mAP/GFLOP"
     assert SEGMENT.named("Δ mAP50-95") == f"Δ {SEGMENT.metric}"
-    assert DETECT.named("mAP50") == CLASSIFY.named("mAP50") == "mAP50"
+    assert DETECT.named("mAP50") == "mAP50"
+
+
+def test_the_accuracy_of_classification_takes_the_place_of_map():
+    assert CLASSIFY.named("mAP/GFLOP, mAP50-95, mAP50") == "top-1/GFLOP, top-1, top-5"
+    assert CLASSIFY.said("0.01 mAP50-95") == "0.01 top-1"
+    assert SEGMENT.said("0.01 mAP50-95") == "0.01 mAP50-95"
