@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nas.model.trainer import ClassifyTrainer as ClassifyTrainer
     from nas.model.trainer import OBBTrainer as OBBTrainer
     from nas.model.trainer import PoseTrainer as PoseTrainer
+    from nas.model.trainer import RTDETRTrainer as RTDETRTrainer
     from nas.model.trainer import SegmentTrainer as SegmentTrainer
     from nas.model.trainer import Trainer as Trainer
     from nas.ops.registry import Arg as Arg
@@ -54,6 +55,7 @@ __all__ = [
     "FromSlot",
     "OBBTrainer",
     "PoseTrainer",
+    "RTDETRTrainer",
     "RankedVariant",
     "SegmentTrainer",
     "StudyResult",
@@ -74,7 +76,7 @@ PUBLIC = {
     "StudyResult": ("nas.api", "StudyResult"),
     **{
         name: ("nas.model.trainer", name)
-        for name in ("ClassifyTrainer", "OBBTrainer", "PoseTrainer", "SegmentTrainer", "Trainer")
+        for name in ("ClassifyTrainer", "OBBTrainer", "PoseTrainer", "RTDETRTrainer", "SegmentTrainer", "Trainer")
     },
     "counts_macs": ("nas.ops.registry", "counts_macs"),
     "load_modules": ("nas.own", "load_modules"),

@@ -234,7 +234,7 @@ def doctor(as_json: bool) -> None:
 @WINDOW
 @click.option(
     "--task",
-    type=click.Choice(list(TASKS)),
+    type=click.Choice([task.name for task in TASKS.values() if task.has_proxies]),
     default=DETECT.name,
     show_default=True,
     help="What the labels are for.",

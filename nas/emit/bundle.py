@@ -37,7 +37,7 @@ def bundle_form(emission: Emission) -> Texts:
     """
     files, weights = emission.files, emission.weights
     parts = bundle_files(emission.variant, files, weights.name if weights else None)
-    verify_bundle(parts, files, task_of_base(emission.variant.base).name)
+    verify_bundle(parts, files, task_of_base(emission.variant.base).host_name)
     texts: Texts = {Path(files.name) / name: text for name, text in parts.items()}
     return texts | ({Path(files.name) / weights.name: weights.content} if weights else {})
 

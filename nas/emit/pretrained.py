@@ -244,7 +244,7 @@ def checkpoint_of(name: str, text: str, scale: str, given: Given, state: Mapping
         "ema": None,
         "optimizer": None,
         # Ultralytics takes the task from here, and a model without one for a detector.
-        "train_args": {} if task is DETECT else {"task": task.name},
+        "train_args": {} if task is DETECT else {"task": task.host_name},
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)

@@ -11,7 +11,6 @@ _OTHERS = {
     "Depth": "depth estimation",
     "WorldDetect": "open-vocabulary detection (YOLO-World)",
     "YOLOEDetect": "open-vocabulary detection (YOLOE)",
-    "RTDETRDecoder": "RT-DETR, which has a trainer of its own",
 }
 """Heads of no task of this tool."""
 

@@ -6,6 +6,7 @@ trainer class by its import path, and so registers before it builds anything.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,10 @@ from nas.model.host import register
 from nas.ops import registry
 from nas.own import use
 from nas.own.files import ModuleFile, files_of
-from nas.task.task import CLASSIFY, DETECT, OBB, POSE, SEGMENT
+from nas.task.task import CLASSIFY, DETECT, OBB, POSE, RTDETR, SEGMENT
 
 register()
+_HostRTDETRTrainer: Any = importlib.import_module(RTDETR.host_trainer[0]).RTDETRTrainer
 
 
 class _Carrier:
@@ -86,11 +88,16 @@ class ClassifyTrainer(_Registering, ClassificationTrainer):  # type: ignore[misc
     """Ultralytics' ClassificationTrainer with the modules registered."""
 
 
+class RTDETRTrainer(_Registering, _HostRTDETRTrainer):  # type: ignore[misc]  # Ultralytics is untyped
+    """Ultralytics' RTDETRTrainer with the modules registered."""
+
+
 TRAINERS: Mapping[str, type[Any]] = {
     DETECT.name: Trainer,
     SEGMENT.name: SegmentTrainer,
     POSE.name: PoseTrainer,
     OBB.name: OBBTrainer,
     CLASSIFY.name: ClassifyTrainer,
+    RTDETR.name: RTDETRTrainer,
 }
 """The trainer of each task, by its name."""

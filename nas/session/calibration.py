@@ -22,7 +22,7 @@ from nas.device import describe_device
 from nas.errors import OptionError
 from nas.session.options import CalibrationOptions
 from nas.session.recipe import sound, weights_file
-from nas.space.bases import task_of_base
+from nas.session.settings import searched_task
 from nas.space.space_file import load_space
 from nas.study.location import locate
 from nas.study.settings import PER_SEED, SHARED, baselines_of, current_versions
@@ -46,7 +46,7 @@ def open_calibrator(
         NasError: Anything about the space, the dataset or the options is wrong.
     """
     space = options.apply(load_space(options.space))
-    dataset = load_or_demo(options.data, task_of_base(space.base).name)
+    dataset = load_or_demo(options.data, searched_task(space).name)
     for line in space.left_out:
         observer.note(line)
     if given:

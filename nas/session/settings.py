@@ -11,7 +11,7 @@ from nas.calibration.result import DEFAULT_SCORE, CalibrationResult, calibration
 from nas.data.dataset import Dataset, load_or_demo
 from nas.data.fidelity import Fidelity, check_windows
 from nas.engines import SEPARATE
-from nas.errors import DataError, OptionError, StudyError
+from nas.errors import DataError, OptionError, SpaceError, StudyError
 from nas.own import use_stored
 from nas.samplers import AUTO, current_name
 from nas.session.options import SearchOptions
@@ -24,14 +24,32 @@ from nas.study.budget import ETA, Rung, read_rungs
 from nas.study.objective import Goal
 from nas.study.settings import SHARED, Settings, baselines_of, current_versions
 from nas.study.study import Study
+from nas.task.task import TASKS, Task
 from nas.training.recipe import Recipe
 from nas.workers.count import fitting_workers
+
+
+def searched_task(space: SearchSpace) -> Task:
+    """Return the task of a space.
+
+    Raises:
+        SpaceError: No proxies of it are trained.
+    """
+    task = task_of_base(space.base)
+    if not task.has_proxies:
+        able = ", ".join(other.words for other in TASKS.values() if other.has_proxies)
+        raise SpaceError(
+            f"{space.base} is a base of {task.words}, of which no proxies are trained; searches and calibrations are "
+            f"of {able}. `nas space check`, `nas cost`, `nas import` and `nas emit-yaml` take it, and its emitted "
+            "scripts train"
+        )
+    return task
 
 
 def new_settings(space: SearchSpace, options: SearchOptions) -> tuple[Settings, Dataset]:
     """Return the settings of a new study, and its dataset."""
     space = options.apply(space)
-    dataset = load_or_demo(options.data, task_of_base(space.base).name)
+    dataset = load_or_demo(options.data, searched_task(space).name)
     calibrated = _calibrated(options)
     target = target_of(space, options, dataset, calibrated)
     recipe = new_recipe(options, calibrated, target)

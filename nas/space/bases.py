@@ -239,14 +239,14 @@ def _host_files() -> dict[str, Path]:
     folder = folder_of("ultralytics")
     if folder is None:
         return {}
-    files = sorted((folder / "cfg/models").rglob("yolo*.yaml"))
+    files = sorted(file for kind in ("yolo", "rtdetr") for file in (folder / "cfg/models").rglob(f"{kind}*.yaml"))
     found = {f.stem: f for f in files if _HEAD_ROW.search(f.read_text(encoding="utf-8"))}
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 
-def _natural(name: str) -> tuple[int, str]:
+def _natural(name: str) -> tuple[bool, int, str]:
     number = re.search(r"\d+", name)
-    return (int(number[0]) if number else 0, name)
+    return (not name.startswith("yolo"), int(number[0]) if number else 0, name)
 
 
 def _read_shipped(name: str) -> LayerGraph:
@@ -286,7 +286,8 @@ def name_layers(model: ModelYaml, base: str) -> LayerGraph:
         level = _level(layer, [levels[s] if s != IMAGE_ROW else 0 for s in row.sources])
         before = max((levels[s] for s in row.sources if s != IMAGE_ROW), default=0)
         halved = halved or (section == "neck" and level > before)
-        word = _word(layer, first=not any(name.startswith("backbone.stem") for name in taken))
+        first = not before and not any(name.startswith("backbone.stem") for name in taken)
+        word = _word(layer, first=first)
         if section != "head" and not any(part in row.module for part in _UNNUMBERED):
             word += f"_{'n' if halved else 'p'}{level:g}"
         name = f"{section}.{word}"
@@ -302,7 +303,8 @@ def name_layers(model: ModelYaml, base: str) -> LayerGraph:
     constants = model.constants
     if layers[-1].module in _OF_DETECT and any(layer.module in _OF_YOLO11 for layer in layers):
         constants = (*constants, ("legacy", False))  # so that a swap of all of them does not change the head as well
-    return LayerGraph(base, re.sub(r"^yolo", "YOLO", base), model.nc, model.scales, tuple(layers), constants)
+    title = re.sub(r"^rtdetr", "RT-DETR", re.sub(r"^yolo", "YOLO", base))
+    return LayerGraph(base, title, model.nc, model.scales, tuple(layers), constants)
 
 
 def _level(layer: Layer, sources: list[float]) -> float:
@@ -323,6 +325,8 @@ def _stride_of(layer: Layer) -> dict[str, Value]:
     """Return the stride or scale of a layer whose class is not a stock one, as far as its row shows it."""
     if layer.module == "ResNetLayer" and len(layer.args) > 3:  # the first has a convolution and a pooling that halve
         return {"stride": 4 if layer.args[3] else int(str(layer.args[2]))}
+    if layer.module == "HGStem":  # three convolutions or poolings that halve are two steps of the output
+        return {"stride": 4}
     if layer.module == "TorchVision":  # a network of torchvision, of which its pooling and what follows are left out
         return {"stride": 32}
     entry = listing.listed().get(layer.module)

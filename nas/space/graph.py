@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nas.errors import SpaceError
 from nas.ops.registry import SlotKind, Value, did_you_mean
@@ -46,6 +46,14 @@ _POOLS = frozenset({"SPP", "SPPF", "SPPELAN"})
 _HEADS = frozenset({"Detect"})
 PASSING = frozenset({"nn.Upsample", "Concat"})
 """Layers that pass on the channels that they get."""
+_SAME = frozenset({"AIFI"})
+"""Further layers with as many channels as they get, and another number as their first argument."""
+_UNSCALED: Mapping[str, Callable[[tuple[Any, ...]], int]] = {
+    "HGStem": lambda args: int(args[1]),
+    "HGBlock": lambda args: int(args[1]),
+    "ResNetLayer": lambda args: int(args[1]) * (1 if args[3:] and args[3] else 4),
+}
+"""Output channels of layers that a scale does not change, from their row arguments."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,9 @@ class LayerGraph:
             return 3
         layer = self[name]
         own = layer.args[0] if layer.args else None
-        if layer.module in PASSING or type(own) is not int:
+        if layer.module in _UNSCALED:
+            return _UNSCALED[layer.module](layer.args)
+        if layer.module in PASSING or layer.module in _SAME or type(own) is not int:
             return sum(self.channels(source, scale) for source in layer.sources)
         return self.scaled(own, scale)
 
@@ -273,8 +283,10 @@ class LayerGraph:
 def with_letter(name: str, letter: str) -> str:
     """Return a base's name at a scale: ``yolov8-p2`` at n is ``yolov8n-p2``, ``yolov10n`` stays as it is.
 
-    Ultralytics looks for the letter after the number.
+    Ultralytics looks for the letter after the number; the names of RT-DETR's YAMLs, each of one scale, have it.
     """
+    if name.startswith("rtdetr"):
+        return name
     match = re.match(r"(yolo[a-z]?\d+)(.*)", name, re.IGNORECASE)
     head, tail = (match[1], match[2]) if match else (name, "")
     return name if letter and tail.startswith(letter) else f"{head}{letter}{tail}"

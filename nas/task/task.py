@@ -21,7 +21,7 @@ class Task:
     """A task.
 
     Attributes:
-        name: As Ultralytics calls it, such as ``YOLO(model, task="segment")``.
+        name: As Ultralytics calls it, such as ``YOLO(model, task="segment")``, unless `of_host` has that name.
         words: It in words.
         heads: The host's classes of heads: the last row of a model of the task is one of them.
         model: The host's class of models, in ``ultralytics.nn.tasks``.
@@ -32,6 +32,7 @@ class Task:
         scores: The part of the host's metrics that has them for each class; empty if it has none.
         labels: What its labels are.
         mark: What the names of its models have and those of a detection model have not, such as ``-seg``.
+        of_host: The host's own name of it, where several of these tasks are one to the host.
     """
 
     name: str
@@ -45,6 +46,17 @@ class Task:
     scores: str
     labels: Labels
     mark: str = ""
+    of_host: str = ""
+
+    @property
+    def host_name(self) -> str:
+        """What the host calls it."""
+        return self.of_host or self.name
+
+    @property
+    def has_proxies(self) -> bool:
+        """Whether proxies of it are trained; models of the others are built, costed, imported and emitted."""
+        return not self.of_host
 
     @property
     def has_objects(self) -> bool:
@@ -146,7 +158,21 @@ CLASSIFY = Task(
     "class folders",
     mark="-cls",
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, POSE, OBB, CLASSIFY)}
+RTDETR = Task(
+    "rtdetr",
+    "detection by RT-DETR",
+    ("RTDETRDecoder",),
+    "RTDETRDetectionModel",
+    ("ultralytics.models.rtdetr.train", "RTDETRTrainer"),
+    "RTDETRTrainer",
+    "mAP50-95",
+    ("metrics/mAP50(B)", "metrics/mAP50-95(B)"),
+    "box",
+    "boxes",
+    of_host=DETECT.name,
+)
+"""Detection with the same data and metrics, but a model, a loss and a trainer of its own."""
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, POSE, OBB, CLASSIFY, RTDETR)}
 """Every task by its name, detection first."""
 
 
