@@ -114,6 +114,7 @@ def train(
     opened = open_study(study, storage)
     from nas.full.arguments import FullOptions
     from nas.full.session import FullTraining
+    from nas.space.bases import shown_task
 
     training = FullTraining.open(prepare(), opened, FullOptions(**given), _Lines())
     runs = training.run()
@@ -122,7 +123,11 @@ def train(
     if as_json:
         click.echo(json.dumps([run.to_json() for run in runs], indent=2))
     for run in [] if as_json else runs:
-        what = f"mAP50-95 {run.map:.4f}  {run.weights}" if run.status == "done" else run.failure or run.status
+        what = (
+            f"{shown_task(run.base).metric} {run.map:.4f}  {run.weights}"
+            if run.status == "done"
+            else run.failure or run.status
+        )
         click.echo(f"{run.model}  seed {run.seed}  {run.gflops:.2f} GFLOPs  {what}")
     if any(run.status == "failed" for run in runs):
         ctx.exit(1)
@@ -152,7 +157,10 @@ class _Lines:
 
     def epoch(self, run: FullRun, last: FullEpoch) -> None:
         """See `FullObserver`."""
+        from nas.space.bases import shown_task
+
         if last.epoch in (1, run.epochs) or last.epoch % max(1, run.epochs // 10) == 0:
             click.echo(
-                f"{run.name} seed {run.seed}: epoch {last.epoch}/{run.epochs}, mAP50-95 {last.map:.4f}", err=True
+                f"{run.name} seed {run.seed}: epoch {last.epoch}/{run.epochs}, {shown_task(run.base).metric} {last.map:.4f}",
+                err=True,
             )

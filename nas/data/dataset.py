@@ -20,7 +20,7 @@ import yaml
 
 from nas.data.class_folders import find_folders, link_folders
 from nas.data.demo import demo_dataset
-from nas.data.label_rows import OTHER, RowRule
+from nas.data.label_rows import OTHER, POINTS, RowRule
 from nas.data.validate import LISTED, SUFFIXES, Problems, Sample, inspect, label_path
 from nas.errors import DataError, OutputError, shown
 from nas.files import write_atomic
@@ -106,6 +106,7 @@ def load(path: str | Path, task: str = DETECT.name) -> Dataset:
     count, values = map(int, dict(further).get("kpt_shape", (0, 0)))
     if data.get("kpt_shape") and of.labels != "keypoints":
         found.in_yaml(f"kpt_shape makes it a pose dataset: give one whose labels are {of.labels}, without kpt_shape")
+        found.report()
     if data.get("channels", 3) != 3:
         found.in_yaml(f"channels is {_show(data['channels'])}: remove it, models here take images of 3 channels")
     root = _root(data.get("path"), file.parent, found)
@@ -115,10 +116,15 @@ def load(path: str | Path, task: str = DETECT.name) -> Dataset:
     every = list(dict.fromkeys(images["train"] + images["val"]))
     rule = RowRule(len(names or ()), file.name, of.labels, (count, values))
     samples = dict(zip(every, inspect(every, rule), strict=True)) if of.labels != "keypoints" or further else {}
-    rows = [kind for sample in samples.values() for kind, _ in sample.problems]
-    if 2 * rows.count(OTHER) > sum(sample.rows for sample in samples.values()):
-        found.in_yaml(f"its labels are those of another task: for {of.words} each row has {rule.needed}")
-        found.report()
+    problems = [problem for sample in samples.values() for problem in sample.problems]
+    for wrong, words in (
+        (OTHER, f"its labels are those of another task: for {of.words} each row has {rule.needed}"),
+        (POINTS, "kpt_shape does not match the labels: "),
+    ):
+        rows = [text for kind, text in problems if kind == wrong]
+        if 2 * len(rows) > sum(sample.rows for sample in samples.values()):
+            found.in_yaml(words + (min(rows) if wrong == POINTS else ""))
+            found.report()
     for image in samples:
         for kind, text in samples[image].problems:
             found.add(kind, text)

@@ -16,6 +16,8 @@ TOLERANCE = 0.01
 """Distance from the range 0 to 1 that Ultralytics tolerates in a coordinate: exporters round."""
 OTHER = "labels"
 """Kind of the problem that a row is one of another task."""
+POINTS = "points"
+"""Kind of the problem that a row has another number of key points."""
 NEEDED = {
     "boxes": "`class x y width height` or a class and 3 or more points",
     "polygons": "a class and 3 or more points (`class x1 y1 x2 y2 x3 y3 ...`)",
@@ -94,7 +96,7 @@ def _wrong_count(count: int, outline: int, rule: RowRule) -> tuple[str, str] | N
         wanted = 5 + rule.points[0] * rule.points[1]
         if count == wanted:
             return None
-        return (OTHER if count == 5 else "row"), f"{count} values, where {rule.needed} are needed"
+        return (OTHER if count == 5 else POINTS), f"{count} values, where {rule.needed} are needed"
     if rule.labels in ("polygons", "rotated boxes"):
         if count == 5:
             return OTHER, f"a box, where {rule.needed} are needed"

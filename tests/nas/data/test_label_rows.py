@@ -100,10 +100,22 @@ def test_key_points_that_are_described_wrongly(tmp_path, changes, message):
     assert "1 problem" in str(caught.value)
 
 
-def test_a_pose_dataset_is_none_of_outlines(tmp_path):
-    file = labelled(tmp_path, OUTLINE, kpt_shape=[2, 3])
-    with pytest.raises(DataError, match="kpt_shape makes it a pose dataset: give one whose labels are polygons"):
+@pytest.mark.parametrize("row", [OUTLINE, POINTS])
+def test_a_pose_dataset_is_none_of_outlines(tmp_path, row):
+    file = labelled(tmp_path, row, kpt_shape=[2, 3])
+    with pytest.raises(DataError, match="kpt_shape makes it a pose dataset: give one") as caught:
         load(file, "segment")
+    assert "1 problem" in str(caught.value)
+
+
+def test_labels_that_kpt_shape_does_not_match_are_one_problem(tmp_path):
+    with pytest.raises(DataError) as caught:
+        load(labelled(tmp_path, POINTS, kpt_shape=[17, 3]), "pose")
+    assert "1 problem\n" in str(caught.value)
+    assert "data.yaml: kpt_shape does not match the labels: labels/train/" in str(caught.value)
+    assert "line 1: 11 values, where `class x y width height` and x, y and visibility of 17 key points, 56" in str(
+        caught.value
+    )
 
 
 def test_the_range_of_each_value_of_key_points():

@@ -83,7 +83,9 @@ def test_a_block_of_rtdetr_takes_other_blocks():
 
 def test_no_proxies_of_it_are_trained(tmp_path):
     space = read_space(SPACE, "rt.yaml", "rt")
-    message = "yolov8-rtdetr is a base of detection by RT-DETR, of which no proxies are trained.*`nas emit-yaml` take it"
+    message = (
+        "yolov8-rtdetr is a base of detection by RT-DETR, of which no proxies are trained.*`nas emit-yaml` take it"
+    )
     with pytest.raises(SpaceError, match=message):
         new_settings(space, SearchOptions())
     (tmp_path / "rt.yaml").write_text(SPACE)
