@@ -160,7 +160,5 @@ class _Lines:
         from nas.space.bases import shown_task
 
         if last.epoch in (1, run.epochs) or last.epoch % max(1, run.epochs // 10) == 0:
-            click.echo(
-                f"{run.name} seed {run.seed}: epoch {last.epoch}/{run.epochs}, {shown_task(run.base).metric} {last.map:.4f}",
-                err=True,
-            )
+            scored = f"{shown_task(run.base).metric} {last.map:.4f}"
+            click.echo(f"{run.name} seed {run.seed}: epoch {last.epoch}/{run.epochs}, {scored}", err=True)

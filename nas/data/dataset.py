@@ -28,7 +28,7 @@ from nas.space.yaml_reader import load_yaml
 from nas.task.task import DETECT, TASKS
 
 _TIMES = 4
-"""Factor of the limits of a YAML file for a data.yaml, which may list thousands of classes."""
+"""Factor of a YAML file's limits for a data.yaml, which may list thousands of classes."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Dataset:
         fingerprint: 16 hex digits over class names, image paths and sizes, and labels; independent of its location.
         root: The folder that the splits are relative to.
         sources: The folders and list files of each split, absolute.
-        further: Further entries of its data.yaml that a training needs: of key points ``kpt_shape``, ``flip_idx`` and
-            ``kpt_oks_sigmas``.
+        further: Further entries of its data.yaml: of key points ``kpt_shape``, ``flip_idx`` and ``kpt_oks_sigmas``.
     """
 
     yaml: Path
@@ -182,7 +181,7 @@ def load_or_demo(path: str | Path | None, task: str = DETECT.name) -> Dataset:
 def write_resolved(dataset: Dataset, directory: Path, fraction: float = 1.0, *, part: bool = False) -> Path:
     """Write a data.yaml with absolute paths for Ultralytics, and the lists that it points to.
 
-    Of classification, Ultralytics takes the folder itself; of a part of it, a folder of links is made.
+    Of classification, Ultralytics takes the folder; of a part of it, one of links is made.
 
     Args:
         dataset: A checked dataset.
