@@ -20,6 +20,7 @@ from nas.html.source import Source
 from nas.html.together import together_page
 from nas.ranking.rank import export_rows
 from nas.ranking.yardstick import yardsticks_json
+from nas.space.bases import shown_task
 
 Files = Mapping[Path, str | bytes]
 _Write = Callable[[Source, Path], Files]
@@ -135,7 +136,7 @@ def to_markdown(source: Source) -> str:
         parts.append("\n".join([rows[0], rule, *rows[1:]]))
     parts += [_words(section) for section in sections if section.notes or section.template == RESULT]
     parts.append("\n".join(["## Command", "", "```bash", command_of(source), "```"]))
-    return "\n\n".join(parts) + "\n"
+    return shown_task(source.settings.space.base).said("\n\n".join(parts) + "\n")
 
 
 def _words(section: Section) -> str:

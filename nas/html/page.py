@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
@@ -24,6 +23,8 @@ from nas.training.scores import signed
 from nas.version import __version__
 
 _COUNTS = (10, 30, 100, 300)
+_PLOTLY = "the-script-of-plotly"
+"""Stands for it while words of the page are changed."""
 _FIRST = 30
 """Variants that are listed at first."""
 
@@ -63,7 +64,6 @@ def study_page(source: Source, sections: Sequence[Section] | None = None) -> str
         "confirmed": any(kind_of(row) not in ("single", "base") for row in source.rows),
     }
     s = source.settings
-    said = shown_task(s.space.base).said
     return page(
         title=source.name,
         eyebrow=f"{s.space.stock} on {Path(s.data).name or 'demo data'}, {now()}",
@@ -71,21 +71,11 @@ def study_page(source: Source, sections: Sequence[Section] | None = None) -> str
         commands=commands,
         tiles=_tiles(source),
         warnings=warnings_of(source),
-        sections=[in_words_of(said, section) for section in sections],
+        sections=sections,
         rows=rows_of(source),
         shown=shown if others > 1 else None,
+        said=shown_task(s.space.base).said,
     )
-
-
-def in_words_of(said: Callable[[str], str], value: Any) -> Any:
-    """Return a section, or a part of one, with all its texts as a task says them (`nas.task.task.Task.said`)."""
-    if isinstance(value, str):
-        return said(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: in_words_of(said, getattr(value, f.name)) for f in fields(value)})
-    if isinstance(value, Mapping):
-        return {key: in_words_of(said, part) for key, part in value.items()}
-    return [in_words_of(said, part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def page(
@@ -99,17 +89,18 @@ def page(
     sections: Sequence[Section],
     rows: Sequence[Mapping[str, Any]],
     shown: Mapping[str, Any] | None,
+    said: Callable[[str], str] = str,
 ) -> str:
-    """Return a page of these parts."""
+    """Return a page of these parts, whose words about mAP are as `said` returns them (`nas.task.task.Task.said`)."""
     figures = [figure.to_json() for section in sections for figure in section.figures]
     words = {kind: word for kind, (_, word, _) in VERDICTS.items()}
     text = _environment().get_template("report.html.j2").render(
         title=title, eyebrow=eyebrow, answer=answer, next=commands, tiles=tiles, warnings=warnings, sections=sections,
         filter=shown, version=__version__, css=_file("report.css"), script=_file("report.js"),
-        payload=_json({"rows": rows, "figures": figures, "words": words}), plotly=_plotly() if figures else "",
+        payload=_json({"rows": rows, "figures": figures, "words": words}), plotly=_PLOTLY if figures else "",
         footer=f"SwapNAS {__version__}. This file holds everything it shows and loads nothing.",
     )  # fmt: skip
-    return str(text)
+    return said(str(text)).replace(_PLOTLY, _plotly() if figures else "", 1)
 
 
 def answer_of(source: Source) -> tuple[str, list[str]]:
