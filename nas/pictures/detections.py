@@ -26,6 +26,7 @@ from nas.pictures.match import Matched, difference, match
 from nas.pictures.models import Pair, find_pair
 from nas.study.study import Study
 from nas.study.trial import Trial
+from nas.task.task import DETECT
 
 CONFIDENCE = 0.25
 """Least confidence of a detection: the host's own default."""
@@ -237,7 +238,7 @@ def _host_errors(what: str) -> Iterator[None]:
 
 def _open(content: bytes, file: Path) -> Any:
     file.write_bytes(content)
-    return importlib.import_module("ultralytics").YOLO(str(file), task="detect")
+    return importlib.import_module("ultralytics").YOLO(str(file), task=DETECT.name)
 
 
 def _predict(model: Any, images: Sequence[Path], imgsz: int) -> list[tuple[Array, tuple[int, int]]]:
