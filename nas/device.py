@@ -6,10 +6,14 @@ process may use it. A process that ends at once answers in its place.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
+import os
+import platform
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from nas.errors import OptionError, one_line
 
@@ -211,6 +215,26 @@ def describe_device(device: str, amp: str | bool) -> str:
         return f"trainings run on GPU {device} ({gpu}) in {precision}{why}"
     unused = "; ".join(f"GPU {k}: {gpu.unsupported}" for k, gpu in enumerate(gpus()) if gpu.unsupported)
     return f"trainings run on the CPU in {precision}" + (f"; {unused}" if unused else "")
+
+
+@functools.lru_cache(maxsize=1)
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def hardware(device: str) -> str:
+    """Return what a device of this machine is: the GPU's name, or the processor's with its number of cores."""
+    name = plain_name(device)
+    there = gpus() if name.isdigit() else ()
+    if name.isdigit() and int(name) < len(there):
+        return there[int(name)].name
+    cores = os.cpu_count() or 1
+    return f"{processor()}, {cores} core{'' if cores == 1 else 's'}"
 
 
 def _numbered(there: tuple[Gpu, ...]) -> str:

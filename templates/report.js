@@ -73,6 +73,13 @@
     if (row.kind !== "base") lines.push(`Δ mAP ${signed(row.delta)}${reach}, ${data.words[row.kind]}`);
     return lines.join("<br>");
   }
+  function wrap(title) { // in two lines at a space near the middle, as Plotly cuts what is too long
+    if (!title.text || title.text.length < 38) return;
+    const middle = title.text.length / 2;
+    const spaces = [...title.text.matchAll(/ /g)].map((found) => found.index);
+    const at = spaces.reduce((a, b) => (Math.abs(b - middle) < Math.abs(a - middle) ? b : a), -1);
+    if (at > 0) title.text = title.text.slice(0, at) + "<br>" + title.text.slice(at + 1);
+  }
   const settings = { responsive: true, displaylogo: false, displayModeBar: "hover",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
   function draw() {
@@ -88,6 +95,7 @@
         return themed(rows ? masked(own, rows.map(matches)) : own);
       });
       const layout = themed(merged(look(), figure.layout, view.layout, { height: figure.height }));
+      if (narrow) wrap(layout.xaxis.title);
       const names = narrow && layout.yaxis.ticktext;
       if (names) layout.yaxis.ticktext = names.map((name) => (name.length > 22 ? name.slice(0, 21) + "…" : name));
       plotly.react("plot-" + figure.id, traces, layout, settings);

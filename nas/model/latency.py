@@ -17,7 +17,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.device import CPU, choose_device, gpus
+from nas.device import CPU, choose_device, gpus, processor
 from nas.errors import BuildError, OutputError, ProxyError, failure_kind, one_line
 from nas.files import write_atomic
 from nas.model.host import build, version
@@ -74,7 +73,7 @@ def machine(device: str) -> str:
     versions = f"torch {torch.__version__}, ultralytics {version()}"
     device = choose_device(device)
     if device == CPU:
-        return f"{_processor()}, 1 thread, {versions}"
+        return f"{processor()}, 1 thread, {versions}"
     kernels = os.environ.get("NAS_KERNELS", "auto")
     return f"{gpus()[int(device)].name}, CUDA {torch.version.cuda}, kernels {kernels}, CUDA graphs, {versions}"
 
@@ -210,12 +209,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _processor() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from nas.bank.artifacts import ArtifactObserver, Worker
 from nas.bank.store import SwapBank
+from nas.device import hardware
 from nas.engines.meter import Meter
 from nas.errors import STOPPED, BuildError, ProxyError, ProxyFailure, SeedExcluded, StorageError
 from nas.model.cost import Cost, costed, gflops_and_params
@@ -171,6 +172,7 @@ class Runner:
                 fidelity=job.fidelity,
                 score=self.settings.score,
                 versions=current_versions(),
+                machine="" if self.replay else hardware(self.device),
             )
         )
 

@@ -129,6 +129,8 @@ def trial_attributes(trial: Trial) -> dict[str, Any]:
         plain["map50_95"] = round(trial.map, 5)
     if trial.latency_ms is not None:
         plain["latency_ms"] = round(trial.latency_ms, 3)
+    if trial.machine:
+        plain["machine"] = trial.machine
     if trial.failure:
         plain["failure"] = trial.failure
     return {**plain, "gflops": trial.gflops, "params": trial.params, RECORD: trial.to_json()}

@@ -40,6 +40,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "status": (str,), "seed": (int,), "fidelity": (str,), "score": (str,), "yaml": (str,), "params": (int, float),
     "gflops": _NUMBER, "stock_gflops": _NUMBER, "latency_ms": (*_NUMBER, type(None)), "curve": (list, tuple),
     "distillation": (*_NUMBER, type(None)), "seconds": _NUMBER, "failure": (str,), "inherited": (list, tuple),
+    "machine": (str,),
 }  # fmt: skip
 """Types of the plain values of a stored trial; the others have constructors that refuse what they cannot use."""
 
@@ -70,6 +71,7 @@ class Trial:
         inherited: Number of inherited tensors, and of all tensors.
         seconds: Wall time.
         versions: Versions of the tool and of the packages that influence results.
+        machine: What it was trained on, as `nas.device.hardware`; empty in older studies.
         failure: The reason if `status` is failed, rejected or interrupted; else empty.
         pooled: mAP50-95 over several seeds, if this trial represents all runs of its variant
             (`nas.ranking.replicates`); never stored.
@@ -96,6 +98,7 @@ class Trial:
     inherited: tuple[int, int] = (0, 0)
     seconds: float = 0.0
     versions: tuple[tuple[str, str], ...] = ()
+    machine: str = ""
     failure: str = ""
     pooled: float | None = None
     seeds: int = 1
@@ -167,7 +170,7 @@ class Trial:
             raise ValueError(f"status {shown(body['status'])} or score {shown(body.get('score'))} is unknown")
         if body["status"] == "done" and not any(score["validation"] for score in body["curve"]):
             raise ValueError("it is done, but has no validation")
-        body = {**body, "failure": escaped(body.get("failure", ""))}
+        body = {**body, **{key: escaped(body.get(key, "")) for key in ("failure", "machine")}}
         pairs = {"uncounted", "versions"}
         given: dict[str, Any] = {k: tuple((a, b) for a, b in v) if k in pairs else v for k, v in body.items()}
         given["variant"] = Variant(

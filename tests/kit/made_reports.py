@@ -40,6 +40,8 @@ SWAPS = {
 LONG = ("neck.up_*=DySample", "neck.c2f_*=C2f_SPConv", "neck.down_*=SPConv", "neck.up_*=CARAFE")
 """Swaps of the full trainings."""
 HOSTILE = "<script>alert('1')</script>\"'&amp;</style>${x}`|深度可分离卷积" + "w" * 200
+MACHINE = "a made-up processor, 2 cores"
+"""What all trials say that they were trained on."""
 
 
 def make_settings(**changes) -> Settings:
@@ -62,7 +64,7 @@ def run(study: Study, text: str, seed: int, score: float, gflops: float, ms: flo
     """Store a finished run."""
     swaps = dict(swap.split("=") for swap in text.split()) if text else {}
     assignment = {**study.settings.space.baseline(), **swaps}
-    trial = Trial(-1, study.settings.space.variant(assignment), assignment, "running", seed=seed)
+    trial = Trial(-1, study.settings.space.variant(assignment), assignment, "running", seed=seed, machine=MACHINE)
     curve = tuple(
         EpochScore(k, 3.0 / k, 1.0, Validation(score + 0.2, score - 0.1 / k + 0.1 / 3, 1.0)) for k in (1, 2, 3)
     )

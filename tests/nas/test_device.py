@@ -191,6 +191,16 @@ def test_importing_it_is_cheap():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_what_a_device_is(machine, monkeypatch):
+    machine(T4, A100)
+    assert devices.hardware("1") == devices.hardware("cuda:1") == "NVIDIA A100"
+    for cores, words in ((1, "1 core"), (16, "16 cores")):
+        monkeypatch.setattr(devices.os, "cpu_count", lambda cores=cores: cores)
+        assert devices.hardware("cpu") == f"{devices.processor()}, {words}"
+        assert devices.hardware("2") == devices.hardware("cpu")  # of a study from elsewhere
+    assert devices.processor()
+
+
 def test_a_precision_follows_the_device(machine):
     machine(T4, A100)
     assert [choose_precision(d) for d in ("cpu", "0", "1")] == [False, False, "bf16"]

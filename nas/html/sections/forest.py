@@ -82,18 +82,19 @@ def line(row: RankRow, scale: Scale, place: int) -> dict[str, Any]:
 
 def background(scale: Scale, band: float) -> str:
     """Return the CSS of a line's background: the band, and a line at each tick."""
-    layers = [_stripe(scale.at(0.0), "var(--ink)", "1.5px")]
-    layers += [_stripe(scale.at(t), "var(--grid)", "1px") for t in scale.ticks(5) if t]
+    layers = [_layer("--ink", scale.at(0.0), "1.5px")]
+    layers += [_layer("--grid", scale.at(t), "1px") for t in scale.ticks(5) if t]
     if band:
         a, b = scale.at(-band), scale.at(band)
-        stops = f"transparent {a}%,var(--band) {a}%,var(--band) {b}%,transparent {b}%"
-        layers.append(f"linear-gradient(90deg,{stops})")
+        share = b - a
+        at = 100 * a / (100 - share) if share < 100 else 0  # of what the band leaves free, which is how CSS counts
+        layers.append(_layer("--band", at, f"{share:.4g}%"))
     return ",".join(layers)
 
 
-def _stripe(at: float, colour: str, width: str) -> str:
-    stops = f"transparent calc({at}% - {width}/2),{colour} calc({at}% - {width}/2)"
-    return f"linear-gradient(90deg,{stops},{colour} calc({at}% + {width}/2),transparent calc({at}% + {width}/2))"
+def _layer(colour: str, at: float, width: str) -> str:
+    """Return a layer of one colour: what is transparent in a part of a gradient is printed in black."""
+    return f"linear-gradient(var({colour}) 0 0) {at:.4g}%/{width} 100% no-repeat"
 
 
 def _digits(scale: Scale) -> int:

@@ -11,6 +11,10 @@ from nas.ranking.effects import Effect
 from nas.training.scores import signed
 
 
+_SMALL = 0.002
+"""Strongest effect below which all are printed with a fourth digit."""
+
+
 def heat_map(source: Source) -> Section | None:
     """Return the section; None where nothing was measured."""
     found = source.effects
@@ -84,5 +88,7 @@ def _cell(effect: Effect | None, offered: bool, idle: bool, top: float) -> dict[
         f"{effect.variants} variants, {effect.verdict}"
     )
     kind = "plus" if share > 0 else "minus" if share < 0 else "zero"
-    text = "0" if abs(effect.map) < 0.0005 else signed(effect.map, 3).replace("0.", ".", 1)
+    digits = 3 if top >= _SMALL else 4
+    shown = signed(effect.map, digits)
+    text = shown.replace("0.", ".", 1) if float(shown) else "0"
     return {"text": text, "kind": kind, "idle": idle, "share": abs(share), "tip": tip, "sign": sign}

@@ -17,6 +17,7 @@ def made(source: Source) -> Section:
     hours = sum(t.seconds for t in runs) / 3600
     spent = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
     space = f"{s.space.stock}, {len(s.space.active)} slots, {s.space.size:.3g} variants"
+    machines = dict.fromkeys(t.machine for t in runs if t.machine)
     images = f"{s.images[0]} training and {s.images[1]} validation images"
     facts: list[tuple[str, str]] = [
         ("Study", f"{source.name}, {source.study.location.shown}"),
@@ -24,7 +25,7 @@ def made(source: Source) -> Section:
         ("Data", f"{s.data or 'demo data'} (fingerprint {s.fingerprint}); {images}"),
         ("Classes", ", ".join(s.classes)),
         ("Trainings", f"{len(done)} finished of {len(runs)}, {spent} in all, without baselines and bank"),
-        ("Device", s.recipe.device or "cpu"),
+        ("Machine", "; ".join(machines) or s.recipe.device or "cpu"),
         ("Recipe", _recipe(s.recipe.to_json())),
         ("Versions", ", ".join(f"{name} {version}" for name, version in s.versions)),
     ]  # fmt: skip

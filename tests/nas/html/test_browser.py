@@ -59,6 +59,11 @@ MARKS = """() => [...document.querySelectorAll('.plot')].map((plot) => [plot.id,
   '.point, .lines path.js-line, .barlayer path, .scatterlayer path.point').length])"""
 
 
+CUT = """() => [...document.querySelectorAll('.plot')].flatMap((plot) => [...plot.querySelectorAll('.xtitle, .ytitle')].filter(
+  (title) => title.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1).map((title) => title.textContent))"""
+"""Titles of axes that are cut at the side."""
+
+
 def marks(page) -> dict[str, int]:
     return dict(page.evaluate(MARKS))
 
@@ -74,6 +79,7 @@ def test_a_page_opens_without_an_error_or_a_request(request, opened, kind, width
     assert all(found.values()), found
     assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out at the side
     assert page.evaluate("document.documentElement.dataset.shade") == scheme
+    assert page.evaluate(CUT) == []
 
 
 def test_several_studies(opened, full_study, tmp_path):

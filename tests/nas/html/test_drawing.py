@@ -1,0 +1,51 @@
+"""What the page draws by itself: lines and bands of the forest plot, cells of the heat map, facts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from made_reports import MACHINE
+
+from nas.html.scale import Scale
+from nas.html.sections.forest import background
+from nas.html.sections.heat_map import _cell
+from nas.html.sections.made import made
+from nas.ranking.effects import Effect
+
+
+def effect(value: float) -> Effect:
+    return Effect("swap", "a=B", 3, value, (value - 0.001, value + 0.001), 0.0, (0.0, 0.0), 1.0, "cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("value", "top", "text"),
+    [
+        (0.0179, 0.02, "+.018"),
+        (-0.0004, 0.02, "0"),
+        (-0.0004, 0.0005, "-.0004"),
+        (0.00002, 0.0005, "0"),
+        (0.25, 0.25, "+.250"),
+    ],
+)
+def test_a_cell_has_the_digits_that_the_strongest_effect_needs(value, top, text):
+    cell = _cell(effect(value), True, False, top)
+    assert cell["text"] == text
+    assert cell["share"] == round(100 * abs(value) / top)
+
+
+def test_the_background_of_a_line_is_of_solid_layers():
+    """A gradient to transparent is printed in black; a place of 100 % would be outside if it were not of what is left."""
+    found = background(Scale(-0.02, 0.02), 0.006)
+    layers = dict(re.findall(r"linear-gradient\(var\((--\w+)\) 0 0\) ([^,]*)", found))
+    assert layers["--ink"] == "50%/1.5px 100% no-repeat"
+    assert layers["--band"] == "50%/30% 100% no-repeat"
+    assert "transparent" not in found
+    assert "--band" not in background(Scale(-0.02, 0.02), 0.0)
+    aside = background(Scale(-0.01, 0.03), 0.01)  # from 0 to 20 of 40, of which half is left
+    assert "linear-gradient(var(--band) 0 0) 0%/50% 100% no-repeat" in aside
+    assert background(Scale(-0.001, 0.001), 1.0).endswith("(var(--band) 0 0) 0%/100% 100% no-repeat")
+
+
+def test_the_machine_of_the_trials_is_named(whole):
+    assert dict(made(whole).values["facts"])["Machine"] == MACHINE
