@@ -29,5 +29,5 @@ def head_of(module: str) -> str:
 
 def unknown_head(module: str) -> str:
     """Return that a head is of no task of this tool, and which there are; empty if it is none of these."""
-    known = ", ".join(f"{task.words} ({', '.join(task.heads)})" for task in TASKS.values())
+    known = ", ".join(f"{task.words} ({', '.join(task.heads)})" for task in TASKS.values() if task.has_proxies)
     return f"{head_of(module)}; nas searches models of {known}" if module in _OTHERS else ""

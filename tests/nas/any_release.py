@@ -254,14 +254,15 @@ def test_what_the_heads_of_all_tasks_put_out(base):
     assert {name: tuple(part.shape) for name, part in further_of(raw, task).items()} == expected.get(task.name, {})
 
 
-@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb"])
+@pytest.mark.parametrize("base", ["yolov8-seg", "yolov8-pose", "yolov8-obb", "yolov8-cls"])
 def test_a_proxy_of_another_task_trains(base, tmp_path):
     task = task_of_base(base).name
     for name, content in generate({"train": 8, "val": 4}, task=task).items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(content)
     dataset = load(tmp_path / "data", task)
-    variant, data = parse_swaps(base, "n", ["neck.up_p3=DySample"]), str(write_resolved(dataset, tmp_path))
+    swap = "backbone.down_p4=SPConv" if base == "yolov8-cls" else "neck.up_p3=DySample"
+    variant, data = parse_swaps(base, "n", [swap]), str(write_resolved(dataset, tmp_path))
     recipe = replace(RECIPE, epochs=1)
     text = render(variant).yaml
     job = ProxyJob(variant.name, text, base, "n", variant.swaps, data, dataset.fingerprint, recipe, 0)

@@ -49,9 +49,36 @@ def rows(content: bytes) -> list[list[float]]:
     return [[float(value) for value in row.split()] for row in content.splitlines()]
 
 
-@pytest.fixture(scope="module", params=demo.DIGESTS)
+@pytest.fixture(scope="module", params=[task for task in demo.DIGESTS if task != "classify"])
 def others(request) -> tuple[str, dict[str, bytes]]:
     return request.param, demo.generate(task=request.param)
+
+
+def pixels(bmp: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(bmp)))
+
+
+def test_images_of_classes_are_parts_of_the_scenes_around_their_shapes(files):
+    made = demo.generate(task="classify")
+    assert demo.digest(made) == demo.DIGESTS["classify"]
+    for name, content in list(made.items())[::23]:
+        split, kind, file = name.split("/")
+        number, place = file.removesuffix(".bmp").split("-")
+        row = rows(files[f"labels/{split}/{number}.txt"])[int(place)]
+        assert demo.NAMES[int(row[0])] == kind
+        scene, part = pixels(files[f"images/{split}/{number}.bmp"]), pixels(content)
+        side, (x, y, width, height) = len(part), (value * demo.SIZE for value in row[1:])
+        around = [
+            (left, top)
+            for left in range(demo.SIZE - side + 1)
+            for top in range(demo.SIZE - side + 1)
+            if (scene[top, left] == part[0, 0]).all() and (scene[top : top + side, left : left + side] == part).all()
+        ]
+        ((left, top),) = around
+        assert left <= x - width / 2 + 1
+        assert x + width / 2 - 1 <= left + side
+        assert top <= y - height / 2 + 1
+        assert y + height / 2 - 1 <= top + side
 
 
 def test_the_scenes_of_all_tasks_are_the_same(files, others):

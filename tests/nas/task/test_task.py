@@ -8,7 +8,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import metrics
 
 from nas.fork.heads import head_of, is_head, unknown_head
-from nas.task.task import CLASSIFY, DETECT, SEGMENT, TASKS, head_names, task_of_head
+from nas.task.task import CLASSIFY, DETECT, RTDETR, SEGMENT, TASKS, head_names, task_of_head
 
 METRICS = {
     "detect": metrics.DetMetrics,
@@ -21,10 +21,12 @@ METRICS = {
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_classes_and_metrics_are_those_of_the_host(task):
-    host = ultralytics.YOLO(task="detect", model="yolov8n.yaml").task_map[task.name]
+    host = ultralytics.YOLO(task="detect", model="yolov8n.yaml").task_map[task.host_name]
+    if task is RTDETR:
+        host = ultralytics.RTDETR("yolov8-rtdetr.yaml").task_map["detect"]
     assert host["model"] is getattr(tasks, task.model)
     assert all(hasattr(tasks, head) for head in task.heads if not head.endswith("26") or hasattr(tasks, "OBB26"))
-    found = METRICS[task.name]()
+    found = METRICS[task.host_name]()
     assert set(task.keys) <= set(found.keys)
     assert hasattr(found, task.scores) if task.scores else not hasattr(found, "box")
 
@@ -33,7 +35,8 @@ def test_a_head_has_one_task():
     assert len(head_names()) == len(set(head_names()))
     assert all(task_of_head(head) is task for task in TASKS.values() for head in task.heads)
     assert task_of_head("v10Detect") is DETECT
-    assert task_of_head("RTDETRDecoder") is None
+    assert task_of_head("RTDETRDecoder") is RTDETR
+    assert task_of_head("Depth") is None
 
 
 def test_heads_in_words():
