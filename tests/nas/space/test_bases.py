@@ -64,7 +64,7 @@ def test_every_yaml_of_a_task_of_the_host_is_a_base():
     with_head = {
         name
         for name, file in FILES.items()
-        if name.startswith("yolo") and yaml.safe_load(file.read_text())["head"][-1][2] in head_names()
+        if name.startswith(("yolo", "rtdetr")) and yaml.safe_load(file.read_text())["head"][-1][2] in head_names()
     }
     assert set(base_names()) == with_head
     assert {"yolov3", "yolov5", "yolov6", "yolov8", "yolov9c", "yolov10n", "yolo11", "yolo12", "yolo26"} <= set(
@@ -78,7 +78,7 @@ def test_layers_have_names_of_their_own_and_the_files_rows(name):
     assert len(set(graph.names)) == len(graph.names) == len(file.rows)
     assert graph.names[-1] == f"head.{task_of_base(name).name}"
     assert task_of_base(name).mark in name
-    assert (task_of_base(name) is DETECT) == (re.search("-(seg|pose|obb|cls)", name) is None)
+    assert (task_of_base(name) is DETECT) == (re.search("-(seg|pose|obb|cls)|rtdetr", name) is None)
     index = {layer: number for number, layer in enumerate(graph.names)} | {IMAGE: -1}
     for layer, row in zip(graph.layers, file.rows, strict=True):
         assert tuple(index[s] for s in layer.sources) == row.sources
