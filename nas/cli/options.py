@@ -11,13 +11,17 @@ import click
 if TYPE_CHECKING:
     from nas.study.study import Study
 
-DATA = click.option("--data", type=click.Path(), help="data.yaml of the dataset. Default: built-in demo data.")
+DATA = click.option(
+    "--data",
+    type=click.Path(),
+    help="data.yaml of the dataset; of classification its folder. Default: built-in demo data.",
+)
 TARGET_IMGSZ = click.option(
     "--target-imgsz",
     type=click.IntRange(32),
     metavar="PX",
     help="Image size of the training that is planned, in pixels: the proxy is chosen so that objects keep their "
-    "detection levels (docs/proxies.md). Default: 640.",
+    "detection levels (docs/proxies.md). Default: 640, of classification 224.",
 )
 WINDOW = click.option(
     "--window",
