@@ -309,7 +309,7 @@ def leftovers() -> list[str]:
     kept = []
     for turn in range(2 if CPU else 4):
         kind, body = handle_job(job(0), 2, lambda _: None)
-        alive = sum(type(o) is ProxyTrainer for o in gc.get_objects())
+        alive = sum(issubclass(type(o), ProxyTrainer) for o in gc.get_objects())
         kept.append(0.0 if CPU else torch.cuda.memory_reserved() / 2**20)
         print(f"job {turn}: {kind}, {alive} trainers, {kept[-1]:.0f} MiB reserved", body if kind != "done" else "")
         if alive or kind != "done":

@@ -1,7 +1,7 @@
 """Datasets of classification: a folder with ``train/CLASS/IMAGE`` and ``val/CLASS/IMAGE``, as Ultralytics reads them.
 
-Its splits are folders of these names, and the classes of each split are numbered on their own in releases before
-8.4.50: a class that one split lacks would shift those after it. So both have to have the same.
+Its splits are folders of these names. Older releases, such as 8.3.203, number the classes of each split on their own:
+a class that one split lacks would shift those after it, so both have to have the same.
 """
 
 from __future__ import annotations

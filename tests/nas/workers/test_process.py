@@ -110,8 +110,8 @@ def test_bfloat16_is_a_training_of_its_own(worker, make_job):
 def test_a_loss_in_float32_of_predictions_in_bfloat16():
     import torch
 
+    from nas.training.host_patches import Float32Loss
     from nas.training.host_version import autocast
-    from nas.training.proxy_trainer import Float32Loss
 
     class Loss:
         updates = 0
