@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from nas.ops.export import exporting
-from nas.ops.functional.carafe import carafe
+from nas.ops.functional.carafe import carafe, neighbourhoods
 from nas.ops.registry import Arg, FromSlot, counts_macs, register
 from nas.ops.warm_start import upsampled
 
@@ -135,9 +135,9 @@ class FADE(nn.Module):
     def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Upsample the first of `inputs`, guided by the second."""
         x, guide = _pair(self, inputs, self.scale)
-        fine = nn.functional.pixel_unshuffle(self.encoder(self.compress_guide(guide)), self.scale)
-        coarse = self.encoder(self.compress(x)).repeat_interleave(self.scale**2, 1)
-        u = carafe(x, fine + coarse, self.k_up, self.scale)
+        coarse = nn.functional.interpolate(self.encoder(self.compress(x)), scale_factor=float(self.scale))
+        logits = self.encoder(self.compress_guide(guide)) + coarse
+        u = carafe(x, nn.functional.pixel_unshuffle(logits, self.scale), self.k_up, self.scale)
         if self.gate is None:
             return u
         gate = nn.functional.interpolate(self.gate(x).sigmoid(), scale_factor=float(self.scale), mode="nearest")
@@ -215,7 +215,13 @@ class SAPA(nn.Module):
         if x.dtype in (torch.float16, torch.bfloat16):
             query, key = query.float(), key.float()
         # Every pixel of x compares its scale**2 new pixels with its neighbours; a row of the neighbourhood at a time.
-        query = nn.functional.pixel_unshuffle(query, self.scale).view(n, -1, 1, self.scale**2, h, w)
+        query = nn.functional.pixel_unshuffle(query, self.scale)
+        if torch.onnx.is_in_onnx_export():  # as a product of matrices for each pixel, which ONNX Runtime is faster at
+            query = query.view(n, -1, self.scale**2, h * w).permute(0, 3, 2, 1)
+            logits = neighbourhoods(key, self.k_up) @ query.transpose(2, 3)  # (N, H * W, k_up**2, scale**2)
+            logits = logits.flatten(2).transpose(1, 2).reshape(n, self.k_up**2 * self.scale**2, h, w)
+            return carafe(x, logits, self.k_up, self.scale)
+        query = query.view(n, -1, 1, self.scale**2, h, w)
         reach = self.k_up // 2
         key = nn.functional.pad(key, (reach, reach, reach, reach))
         key = torch.stack([key[..., j : j + w] for j in range(self.k_up)], 2).unsqueeze(3)

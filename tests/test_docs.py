@@ -21,9 +21,12 @@ from click.testing import CliRunner
 
 import nas.ops.families  # noqa: F401  registers the modules
 from nas.cli import cli
+from nas.engines import ENGINES
 from nas.model.module_card import (
     HEAD_WHERE,
     WHERE,
+    engines_how,
+    in_engines,
     in_order,
     is_shipped,
     kinds_of,
@@ -98,7 +101,37 @@ def modules_page() -> str:
         ]
         parts += [module_row(e) for e in group]
         parts += ["", *(line for e in group for line in module_lines(e))]
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join([*parts, *engine_lines(listed)]).rstrip() + "\n"
+
+
+def engine_lines(listed: list[Entry]) -> list[str]:
+    """Return the section on exported modules."""
+    titles = {name: ENGINES[name].title for name in engines_how()}
+    lines = [
+        "## In engines\n",
+        "Each module by itself, fused and exported at the size above: its time over that of the layer in the same row,",
+        "in the same engine, and the largest difference from PyTorch's answer as a share of the largest, which has",
+        "to be within 0.001. The two alternate, but the machine did other work beside: a ratio may be off by a tenth.",
+        "Nearest upsampling takes 0.06 ms in ONNX Runtime, so ratios to it are large.",
+        "Written by `python benchmarks/modules_engines.py`:\n",
+        *(f"- {how}" for how in engines_how().values()),
+        "",
+        f"| module | instead of | {' | '.join(titles.values())} |",
+        f"|---|---|{'--:|' * len(titles)}",
+    ]
+    failures: dict[str, list[str]] = {}
+    for entry in listed:
+        found, timed = in_engines(entry), timing(entry)
+        measured = f"python benchmarks/modules_engines.py --only {entry.name}"
+        assert found.keys() == titles.keys(), f"{entry.name} is not measured in each engine: {measured}"
+        assert timed
+        lines.append(f"| {entry.name} | {timed.layer} | {' | '.join(one.cell for one in found.values())} |")
+        for name, one in found.items():
+            if one.failure:
+                others = [titles[other] for other in titles if not found[other].failure]
+                instead = f"; {' and '.join(others)} run it" if others else ""
+                failures.setdefault(f"{titles[name]}: {one.failure}{instead}", []).append(entry.name)
+    return [*lines, "", *(f"- {', '.join(names)}. {why}." for why, names in failures.items())]
 
 
 def module_row(entry: Entry) -> str:

@@ -87,8 +87,8 @@ class InEngine:
 
     @property
     def cell(self) -> str:
-        """The ratio in a table, such as ``2.1 x``, or that it does not run."""
-        return f"{self.time.ratio:.3g} x" if self.time else "no"
+        """The ratio and how exact it is in a table, such as ``2.1 x, 3e-07``, or that it does not run."""
+        return f"{self.time.ratio:.3g} x, {self.difference:.0e}" if self.time else "no"
 
     @property
     def words(self) -> str:

@@ -136,5 +136,9 @@ class ACmix(Attention):
 
 def _reflected(size: int, reach: int, device: torch.device) -> torch.Tensor:
     """Return the pixels that stand from ``-reach`` to ``size + reach``, reflected at the borders; (size + 2 reach,)."""
-    place = torch.arange(-reach, size + reach, device=device).abs()
-    return (size - 1 - (size - 1 - place).abs()).clamp(0, size - 1)
+
+    def absolute(numbers: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(numbers, -numbers)  # OpenVINO's `abs` of whole numbers makes -3 a 0
+
+    place = absolute(torch.arange(-reach, size + reach, device=device))
+    return (size - 1 - absolute(size - 1 - place)).clamp(0, size - 1)

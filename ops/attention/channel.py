@@ -22,7 +22,7 @@ import math
 import torch
 from torch import nn
 
-from nas.ops.attention.gate import STARTS, Gate, begin_inserted, hidden_width
+from nas.ops.attention.gate import STARTS, Gate, begin_inserted, channel_means, hidden_width
 from nas.ops.registry import Arg, register
 
 
@@ -52,7 +52,7 @@ class SE(Gate):
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
         """Return (N, c, 1, 1)."""
-        gate: torch.Tensor = self.fc(x.mean((2, 3)))
+        gate: torch.Tensor = self.fc(channel_means(x).flatten(1))
         return gate[:, :, None, None]
 
 
@@ -87,7 +87,7 @@ class SENetV2(Gate):
 
     def gate(self, x: torch.Tensor) -> torch.Tensor:
         """Return (N, c, 1, 1)."""
-        gate: torch.Tensor = self.fc(x.mean((2, 3)))
+        gate: torch.Tensor = self.fc(channel_means(x).flatten(1))
         return gate[:, :, None, None] + int(self.residual)
 
 

@@ -48,6 +48,11 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def channel_means(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean of each channel of `x`, (N, c, 1, 1): as a pooling, since NCNN multiplies by no other mean."""
+    return nn.functional.adaptive_avg_pool2d(x, 1)
+
+
 def hidden_width(c: int, reduction: int, least: int = 1) -> int:
     """Return the width of a hidden layer: `c` channels over `reduction`, and `least` where that is fewer."""
     return max(least, c // reduction)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 
-from nas.ops.attention.gate import STARTS, Gate, begin_inserted, wide
+from nas.ops.attention.gate import STARTS, Gate, begin_inserted, channel_means, wide
 from nas.ops.registry import Arg, register
 
 
@@ -48,8 +48,8 @@ class SimAM(Gate):
     def gate(self, x: torch.Tensor) -> torch.Tensor:
         """Return (N, c, H, W)."""
         values = wide(x)
-        square = (values - values.mean((2, 3), keepdim=True)).square()
+        square = (values - channel_means(values)).square()
         pixels = x.shape[2] * x.shape[3]
         # One pixel has no others; `max` would be decided when the module is recorded, and hold for one size.
-        variance = square.sum((2, 3), keepdim=True) / (pixels - 1 + (pixels == 1))
+        variance = channel_means(square) * (pixels / (pixels - 1 + (pixels == 1)))
         return (square / (4 * (variance + self.e_lambda)) + 0.5).sigmoid().to(x.dtype)

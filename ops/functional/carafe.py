@@ -60,6 +60,8 @@ def carafe_reference(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scal
     """Compute `carafe` in plain PyTorch."""
     n, c, h, w = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if torch.onnx.is_in_onnx_export():
+        return _by_products(x, mask_logits, k_up, scale)
     mask = torch.unflatten(mask_logits.to(dtype), 1, (k_up**2, scale**2)).softmax(1)
     r = k_up // 2
 
@@ -85,6 +87,27 @@ def carafe_reference(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scal
     y = nn.functional.embedding_bag(rows, padded.reshape(-1, c), mode="sum", per_sample_weights=weights)
     y = y.view(n, h * scale, w * scale, c).permute(0, 3, 1, 2).to(x.dtype)
     return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
+
+
+def _by_products(x: torch.Tensor, mask_logits: torch.Tensor, k_up: int, scale: int) -> torch.Tensor:
+    """Compute `carafe` as a product of matrices for each source pixel: ONNX Runtime takes half the time for it."""
+    n, c, h, w = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    logits = mask_logits.to(dtype).flatten(2).transpose(1, 2).reshape(n, h * w, k_up**2, scale**2)
+    y = logits.softmax(2).transpose(2, 3) @ neighbourhoods(x.to(dtype), k_up)  # (N, H * W, scale**2, C)
+    y = y.reshape(n, h, w, scale, scale * c).transpose(2, 3).reshape(n, h * w * scale**2, c).transpose(1, 2)
+    return y.reshape(n, c, h * scale, w * scale).to(x.dtype)
+
+
+def neighbourhoods(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the pixels around each pixel of `x`, (N, C, H, W): (N, H * W, size**2, C), with zeros outside."""
+    n, c, h, w = x.shape
+    stride = w + size - 1
+    pixels = nn.functional.pad(x, (size // 2,) * 4).flatten(2).transpose(1, 2)
+    first = torch.arange(h, device=x.device).unsqueeze(1) * stride + torch.arange(w, device=x.device)
+    taps = torch.arange(size, device=x.device)
+    taps = (taps.unsqueeze(1) * stride + taps).flatten()
+    return pixels.index_select(1, (first.view(-1, 1) + taps).flatten()).reshape(n, h * w, size**2, c)
 
 
 # ---- the operator ---------------------------------------------------------------------------------------------------

@@ -87,6 +87,9 @@ def dysample_reference(
         oy = oy + sub.repeat_interleave(scale).repeat(groups).view(-1, 1, 1)
     px, py = ox + columns, oy + lines
     image = x.to(dtype).reshape(n * groups, c // groups, h, w)
+    if torch.onnx.is_in_onnx_export():
+        rows, columns = (nn.functional.pixel_shuffle(p, scale).flatten(0, 1) for p in (py, px))
+        return _gathered(image, rows, columns).reshape(n, c, h * scale, w * scale).to(x.dtype)
     if not exporting():
         if n == 0:  # pixel_shuffle cannot return a gradient for none
             nothing = image.sum() + px.sum() + py.sum()
@@ -101,6 +104,28 @@ def dysample_reference(
     ).flatten(0, 1)
     y = nn.functional.grid_sample(image, grid, "bilinear", padding_mode="border", align_corners=False)
     return y.view(n, c, h * scale, w * scale).to(x.dtype)
+
+
+def _gathered(image: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Sample `image`, (N, C, H, W), at one point for each pixel, (N, Ho, Wo).
+
+    ONNX Runtime takes a third of the time of its GridSample where every few channels have points of their own.
+
+    Returns:
+        (N, C, Ho * Wo).
+    """
+    n, c, h, w = image.shape
+    pixels = nn.functional.pad(image, (0, 1, 0, 1), mode="replicate").flatten(2).transpose(1, 2).reshape(-1, c)
+    rows, columns = (p.flatten(1).clamp(0, size - 1) for p, size in ((rows, h), (columns, w)))
+    row, column = rows.floor(), columns.floor()
+    down, right = (rows - row).unsqueeze(2), (columns - column).unsqueeze(2)
+    image_at = torch.arange(n, device=image.device).unsqueeze(1) * ((h + 1) * (w + 1))
+    at = (row.long() * (w + 1) + column.long() + image_at).flatten()
+    corners = (pixels.index_select(0, at + step).reshape(n, -1, c) for step in (0, 1, w + 1, w + 2))
+    upper_left, upper_right, lower_left, lower_right = corners
+    upper = upper_left + right * (upper_right - upper_left)
+    lower = lower_left + right * (lower_right - lower_left)
+    return (upper + down * (lower - upper)).transpose(1, 2)
 
 
 def _clamped(coordinate: torch.Tensor, size: int) -> torch.Tensor:

@@ -44,7 +44,8 @@ def spconv_blend(g: torch.Tensor, q: torch.Tensor, v: torch.Tensor, bn1: nn.Modu
     if exporting() or not _fits(g, q, v, bn1, bn2):
         u, w = bn1(g + q), bn2(v)
         p = (u.mean((2, 3), keepdim=True) - w.mean((2, 3), keepdim=True)).sigmoid()
-        return torch.lerp(w, u, p)
+        # NCNN has no layer for lerp.
+        return w + p * (u - w) if exporting() else torch.lerp(w, u, p)
     assert isinstance(bn1, nn.BatchNorm2d)
     assert isinstance(bn2, nn.BatchNorm2d)
     norms = [t for bn in (bn1, bn2) for t in (bn.weight, bn.bias)]
