@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from nas.errors import OutputError, escaped
 from nas.html.section import Section
@@ -22,6 +24,8 @@ from nas.space.bases import shown_task
 from nas.training.scores import signed
 from nas.version import __version__
 
+_CODE = re.compile(r"`([^`]+)`")
+"""A command in a sentence."""
 _COUNTS = (10, 30, 100, 300)
 _PLOTLY = "the-script-of-plotly"
 """Stands for it while words of the page are changed."""
@@ -40,6 +44,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
     )
     made.filters["minus"] = lambda text: str(text).replace("-", "\u2212")
+    made.filters["code"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
     return made
 
 

@@ -10,7 +10,6 @@ from nas.html.source import Source
 from nas.ranking.effects import Effect
 from nas.training.scores import signed
 
-
 _SMALL = 0.002
 """Strongest effect below which all are printed with a fourth digit."""
 

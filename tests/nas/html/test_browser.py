@@ -59,8 +59,11 @@ MARKS = """() => [...document.querySelectorAll('.plot')].map((plot) => [plot.id,
   '.point, .lines path.js-line, .barlayer path, .scatterlayer path.point').length])"""
 
 
-CUT = """() => [...document.querySelectorAll('.plot')].flatMap((plot) => [...plot.querySelectorAll('.xtitle, .ytitle')].filter(
-  (title) => title.getBoundingClientRect().right > plot.getBoundingClientRect().right + 1).map((title) => title.textContent))"""
+CUT = """() => [...document.querySelectorAll('.plot')].flatMap((plot) => {
+  const end = plot.getBoundingClientRect().right + 1;
+  const titles = [...plot.querySelectorAll('.xtitle, .ytitle')];
+  return titles.filter((title) => title.getBoundingClientRect().right > end).map((title) => title.textContent);
+})"""
 """Titles of axes that are cut at the side."""
 
 

@@ -7,7 +7,9 @@ import re
 import pytest
 from made_reports import MACHINE
 
+from nas.html.page import study_page
 from nas.html.scale import Scale
+from nas.html.section import Section
 from nas.html.sections.forest import background
 from nas.html.sections.heat_map import _cell
 from nas.html.sections.made import made
@@ -35,7 +37,7 @@ def test_a_cell_has_the_digits_that_the_strongest_effect_needs(value, top, text)
 
 
 def test_the_background_of_a_line_is_of_solid_layers():
-    """A gradient to transparent is printed in black; a place of 100 % would be outside if it were not of what is left."""
+    """A gradient to transparent is printed in black; places are shares of what the layer leaves free."""
     found = background(Scale(-0.02, 0.02), 0.006)
     layers = dict(re.findall(r"linear-gradient\(var\((--\w+)\) 0 0\) ([^,]*)", found))
     assert layers["--ink"] == "50%/1.5px 100% no-repeat"
@@ -45,6 +47,13 @@ def test_the_background_of_a_line_is_of_solid_layers():
     aside = background(Scale(-0.01, 0.03), 0.01)  # from 0 to 20 of 40, of which half is left
     assert "linear-gradient(var(--band) 0 0) 0%/50% 100% no-repeat" in aside
     assert background(Scale(-0.001, 0.001), 1.0).endswith("(var(--band) 0 0) 0%/100% 100% no-repeat")
+
+
+def test_commands_in_sentences_are_set_as_code(whole):
+    note = "see `nas train` <b>`</b>"
+    whole.problems.append(note)
+    page = study_page(whole, [Section("a", "A", [note], notes=[note])])
+    assert page.count("see <code>nas train</code> &lt;b&gt;`&lt;/b&gt;") == 3
 
 
 def test_the_machine_of_the_trials_is_named(whole):
