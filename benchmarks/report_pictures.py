@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import io
 import lzma
+import re
 import socket
 import sqlite3
 import subprocess
@@ -38,15 +39,14 @@ TO_THE_END = """(line) => {
 
 
 def pack(database: Path) -> None:
-    """Write a study as one small file, without the folder of the built-in weights of this machine."""
-    from nas.data.demo import WEIGHTS
-
+    """Write a study as one small file, without the folder of the built-in weights on the machine that made it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "study.db"
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as source, sqlite3.connect(copy) as target:
             source.backup(target)
-            change = "UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)"
-            target.execute(change, (str(WEIGHTS), WEIGHTS.name))
+            for key, text in target.execute("SELECT key, value_json FROM study_user_attributes").fetchall():
+                moved = re.sub(r'[^"\\]*/(demo_weights\.pt)', r"\1", text)
+                target.execute("UPDATE study_user_attributes SET value_json = ? WHERE key = ?", (moved, key))
             target.commit()
             target.execute("PRAGMA journal_mode = DELETE")
             target.execute("VACUUM")

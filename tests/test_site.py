@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -181,6 +182,21 @@ def test_what_the_comparison_sees(tmp_path):
     assert headings_of(page) == [(1, "a"), (2, "b-c")]
 
 
+def dead_links(pages: list[Path]) -> list[str]:
+    """Return the links of built pages, also of the theme, that lead to no file or to no place in it."""
+    text = {page: page.read_text(encoding="utf-8") for page in pages}
+    places = {page: set(re.findall(r'\bid="([^"]*)"', html)) for page, html in text.items()}
+    found = []
+    for page, html in text.items():
+        for link in re.findall(r'<[^>]* (?:href|src)="([^":]+)"', html):  # of other sites there is a colon
+            name, _, place = unquote(link).partition("#")
+            target = (page.parent / name).resolve() if name else page
+            target = target / "index.html" if target.is_dir() else target
+            if not target.is_file() or (place and target in places and place not in places[target]):
+                found.append(f"{page}: {link}")
+    return found
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("mkdocs_static_i18n"), reason="needs the extra `docs`")
 def test_the_site_builds_without_a_warning(tmp_path):
     """Both languages, no dead link or section, no request to anywhere; pages outside of docs/ are in it."""
@@ -200,4 +216,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
             r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//|<link[^>]* rel="stylesheet"[^>]*//', html
         )
     assert (site / "repository/studies/results/bccd-trained/index.html").is_file()
+    assert (site / "repository/examples/search.ipynb").is_file()
+    pages = list(site.resolve().rglob("index.html"))
+    assert not [page for page in pages if re.search(r'<(?:a|link)[^>]* href="/', page.read_text(encoding="utf-8"))]
+    assert dead_links(pages) == []
     assert "StudyResult" in (site / "api" / "index.html").read_text(encoding="utf-8")

@@ -68,3 +68,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return before + posixpath.relpath(target, posixpath.dirname(uri) or ".") + after
 
     return LINK.sub(moved, markdown)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Let the choice of the language lead to pages beside this one where the site's address is not known.
+
+    The plugin then writes `/` and `/zh/`, which are not there in a folder below an address, nor on disk.
+    """
+    if config.site_url:
+        return output
+    up = "../" * page.url.count("/") or "./"
+    return re.sub(r'(<(?:a|link rel="alternate") href=")/((?:zh/)?" hreflang)', rf"\g<1>{up}\g<2>", output)

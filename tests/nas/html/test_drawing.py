@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 import re
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from made_reports import MACHINE
+from PIL import Image
 
+from nas.cli import cli
 from nas.html.page import study_page
 from nas.html.scale import Scale
 from nas.html.section import Section
@@ -14,6 +20,9 @@ from nas.html.sections.forest import background
 from nas.html.sections.heat_map import _cell
 from nas.html.sections.made import made
 from nas.ranking.effects import Effect
+
+ROOT = Path(__file__).parents[3]
+STUDY = ROOT / "studies" / "results" / "demo" / "quick.db.xz"
 
 
 def effect(value: float) -> Effect:
@@ -58,3 +67,23 @@ def test_commands_in_sentences_are_set_as_code(whole):
 
 def test_the_machine_of_the_trials_is_named(whole):
     assert dict(made(whole).values["facts"])["Machine"] == MACHINE
+
+
+@pytest.mark.parametrize("name", ["report.png", "report-dark.png", "dashboard.png"])
+def test_the_pictures_are_of_the_committed_study(name):
+    """Draw them again: `python benchmarks/report_pictures.py`."""
+    with Image.open(ROOT / "docs" / "images" / name) as picture:
+        assert picture.text["study"] == hashlib.sha256(STUDY.read_bytes()).hexdigest()
+        assert min(picture.size) > 700
+
+
+def test_the_committed_study_is_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "quick.db").write_bytes(lzma.decompress(STUDY.read_bytes()))
+    done = CliRunner().invoke(cli, ["report", "quick"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    page = Path("quick-report.html").read_text(encoding="utf-8")
+    sections = re.findall(r'<section id="([\w-]+)"', page)
+    assert sections == ["forest", "front", "heat-map", "curves", "bank", "seeds", "table", "made"]
+    assert "2 worse, 1 cannot tell" in page
