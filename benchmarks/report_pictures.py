@@ -1,4 +1,4 @@
-"""Draw the pictures of a report and of optuna-dashboard that the README and docs/report.md show.
+"""Draw the pictures of a report and of optuna-dashboard that the README and the docs show.
 
     nas search                                                      # the demo; it writes studies/quick.db
     python benchmarks/report_pictures.py --pack studies/quick.db    # commit that study
@@ -79,6 +79,19 @@ def draw_report(browser: Any, page: Path) -> None:
         tab.close()
 
 
+def draw_sections(page: Path) -> None:
+    """Draw sections of a report as `nas report --format png` does, at half the size."""
+    from PIL import Image
+
+    from nas.html.chromium import pictures
+
+    for key, content in pictures(page.read_text(encoding="utf-8"), ["forest", "bank"]).items():
+        with Image.open(io.BytesIO(content)) as image:
+            small = io.BytesIO()
+            image.convert("RGB").resize((image.width // 2, image.height // 2)).save(small, "PNG")
+        save(f"demo-{key}.png", small.getvalue())
+
+
 def draw_dashboard(browser: Any, folder: Path) -> None:
     """Draw what optuna-dashboard shows of the best trial."""
     with socket.socket() as probe:
@@ -124,6 +137,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "nas", "report", "quick", "-o", "report.html"], check=True, cwd=folder)
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
         draw_report(browser, folder / "report.html")
+        draw_sections(folder / "report.html")
         if find_spec("optuna_dashboard"):
             draw_dashboard(browser, folder)
         browser.close()

@@ -80,7 +80,7 @@
     const at = spaces.reduce((a, b) => (Math.abs(b - middle) < Math.abs(a - middle) ? b : a), -1);
     if (at > 0) title.text = title.text.slice(0, at) + "<br>" + title.text.slice(at + 1);
   }
-  const settings = { responsive: true, displaylogo: false, displayModeBar: "hover",
+  const settings = { responsive: true, displaylogo: false, displayModeBar: hash.has("only") ? false : "hover",
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
   function draw() {
     if (!plotly) return;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import lzma
 import re
 from pathlib import Path
@@ -69,12 +70,12 @@ def test_the_machine_of_the_trials_is_named(whole):
     assert dict(made(whole).values["facts"])["Machine"] == MACHINE
 
 
-@pytest.mark.parametrize("name", ["report.png", "report-dark.png", "dashboard.png"])
+@pytest.mark.parametrize("name", ["report.png", "report-dark.png", "demo-forest.png", "demo-bank.png", "dashboard.png"])
 def test_the_pictures_are_of_the_committed_study(name):
     """Draw them again: `python benchmarks/report_pictures.py`."""
     with Image.open(ROOT / "docs" / "images" / name) as picture:
         assert picture.text["study"] == hashlib.sha256(STUDY.read_bytes()).hexdigest()
-        assert min(picture.size) > 700
+        assert min(picture.size) > 300
 
 
 def test_the_committed_study_is_reported(tmp_path, monkeypatch):
@@ -87,3 +88,13 @@ def test_the_committed_study_is_reported(tmp_path, monkeypatch):
     sections = re.findall(r'<section id="([\w-]+)"', page)
     assert sections == ["forest", "front", "heat-map", "curves", "bank", "seeds", "table", "made"]
     assert "2 worse, 1 cannot tell" in page
+
+
+def test_the_picture_of_flops_is_what_is_counted():
+    """Draw it again: `python benchmarks/flops_picture.py`."""
+    spec = importlib.util.spec_from_file_location("flops_picture", ROOT / "benchmarks" / "flops_picture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.draw() == module.PICTURE.read_text(encoding="utf-8")
+    drawn = {name: (counted, seen) for name, counted, seen in module.costs()}
+    assert drawn["neck.down_*=DynamicConv"][0] > 0 > drawn["neck.down_*=DynamicConv"][1]
