@@ -19,6 +19,7 @@ import pytest
 import ultralytics
 from click.testing import CliRunner
 from instant_trainings import be_instant, stock_checkpoint
+from PIL import Image
 
 import nas.model.cost
 import nas.search.runner
@@ -107,8 +108,20 @@ def write_files(folder: Path, data: Path) -> None:
     module = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     (folder / "my_block.py").write_text(re.sub(r"\n    def __init__\(.*\n", OWN, module))
     (folder / "my_space.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    page = (DOCS / "own-data.md").read_text(encoding="utf-8")
+    (folder / "cls.yaml").write_text(re.search(r"```yaml\n(base: yolov8-cls.*?)```", page, re.DOTALL)[1])
+    write_classes(folder / "path" / "to" / "folder")
     tree = folder / "path" / "to" / "ultralytics" / "ultralytics"
     shutil.copytree(Path(ultralytics.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def write_classes(folder: Path) -> None:
+    """Write a dataset for classification: two classes, three training images and one to validate on of each."""
+    for number, name in enumerate(("cat", "dog")):
+        for k, split in enumerate(("train", "train", "train", "val")):
+            file = folder / split / name / f"{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (90 + 60 * number, 40 * k, 90)).save(file)
 
 
 @pytest.fixture(scope="module")
