@@ -54,12 +54,19 @@ def test_layers_are_named_by_section_kind_and_stride():
 def test_channels_are_those_that_the_host_builds(base):
     graph = load_base(base)
     scale = graph.default_scale
-    seen: dict[int, int] = {}
     net = build(render(Variant(base, scale)).yaml, scale)
+    seen: dict[int, int] = {}
+
+    def note(row):
+        def hook(_module, _inputs, output) -> None:
+            seen[row] = output.shape[1]
+
+        return hook
+
     for row, module in enumerate(net.model[:-1]):
-        module.register_forward_hook(lambda _m, _i, out, row=row: seen.setdefault(row, out.shape[1]))
+        module.register_forward_hook(note(row))
     with torch.no_grad():
-        net(torch.zeros(1, 3, 64, 64))
+        net(torch.zeros(1, 3, 160, 160))
     assert [graph.channels(name, scale) for name in graph.names[:-1]] == [seen[row] for row in range(len(seen))]
 
 
