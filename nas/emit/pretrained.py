@@ -113,7 +113,8 @@ def read_weights(path: Path, graph: LayerGraph) -> Given:
                 "the stock model"
             )
         tensors = named_state(tensors, graph)
-    ends = tuple(f"{graph.names[-1]}:{part}" for part in ("cv3.0.", "linear."))  # of classes; the latter of Classify
+    of_classes = ("cv3.0.", "linear.", "enc_score_head.")  # the latter two of Classify and RTDETRDecoder
+    ends = tuple(f"{graph.names[-1]}:{part}" for part in of_classes)
     last = [key for key in tensors if key.startswith(ends) and key.endswith(".bias")]
     if not last:
         what = task_of_base(graph.base).words
