@@ -39,7 +39,7 @@ TO_THE_END = """(line) => {
 
 
 def pack(database: Path) -> None:
-    """Write a study as one small file, without the folder of the built-in weights on the machine that made it."""
+    """Write a study as one small file, without the name of the machine that made it and its folder of the weights."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "study.db"
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as source, sqlite3.connect(copy) as target:
@@ -47,6 +47,11 @@ def pack(database: Path) -> None:
             for key, text in target.execute("SELECT key, value_json FROM study_user_attributes").fetchall():
                 moved = re.sub(r'[^"\\]*/(demo_weights\.pt)', r"\1", text)
                 target.execute("UPDATE study_user_attributes SET value_json = ? WHERE key = ?", (moved, key))
+            owners = "SELECT trial_user_attribute_id, value_json FROM trial_user_attributes WHERE key = 'owner'"
+            for number, text in target.execute(owners).fetchall():
+                nameless = re.sub(r'"[^"]*-(\w+)"', r'"machine-\1"', text)
+                change = "UPDATE trial_user_attributes SET value_json = ? WHERE trial_user_attribute_id = ?"
+                target.execute(change, (nameless, number))
             target.commit()
             target.execute("PRAGMA journal_mode = DELETE")
             target.execute("VACUUM")
