@@ -108,8 +108,10 @@ def write_files(folder: Path, data: Path) -> None:
     module = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     (folder / "my_block.py").write_text(re.sub(r"\n    def __init__\(.*\n", OWN, module))
     (folder / "my_space.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
-    page = (DOCS / "own-data.md").read_text(encoding="utf-8")
-    (folder / "cls.yaml").write_text(re.search(r"```yaml\n(base: yolov8-cls.*?)```", page, re.DOTALL)[1])
+    page = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    for task in ("seg", "cls"):
+        space = re.search(rf"```yaml\n(base: yolov8-{task}.*?)```", page, re.DOTALL)[1]
+        (folder / f"{task}.yaml").write_text(space)
     write_classes(folder / "path" / "to" / "folder")
     tree = folder / "path" / "to" / "ultralytics" / "ultralytics"
     shutil.copytree(Path(ultralytics.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
