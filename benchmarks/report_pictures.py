@@ -102,7 +102,8 @@ def draw_dashboard(browser: Any, folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [Path(sys.executable).with_name("optuna-dashboard"), "--port", port, "sqlite:///studies/quick.db"]
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    command = [program, "--port", port, "sqlite:///studies/quick.db"]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 60
