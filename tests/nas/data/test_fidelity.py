@@ -49,18 +49,24 @@ def test_windows_that_hold_no_object_are_refused():
         compare(images(300, 400, 500), 640, Fidelity(128, 640))
 
 
+class Splits(tuple):
+    """Names of the images of both splits, in place of a dataset."""
+
+    is_folder = False
+
+
 def test_windows_of_rungs_and_calibrations_are_checked_in_both_splits(monkeypatch):
     splits = {"small": images(40), "large": images(630)}
     monkeypatch.setattr("nas.data.fidelity.read_labels", lambda dataset: tuple(splits[name] for name in dataset))
     fidelities = [Fidelity(128), Fidelity(224, 640)]
-    check_windows(("small", "small"), fidelities)
-    check_windows(("large", "large"), [Fidelity(128), Fidelity(640)])  # no windows
+    check_windows(Splits(("small", "small")), fidelities)
+    check_windows(Splits(("large", "large")), [Fidelity(128), Fidelity(640)])  # no windows
     with pytest.raises(
         DataError, match="224 px at 640 px show hardly any object of the training images, because nearly"
     ):
-        check_windows(("large", "large"), fidelities)
+        check_windows(Splits(("large", "large")), fidelities)
     with pytest.raises(DataError, match=r"hardly any object of the validation images.* 128 px would do: --imgsz 128"):
-        check_windows(("small", "large"), fidelities)
+        check_windows(Splits(("small", "large")), fidelities)
 
 
 def test_options():

@@ -72,7 +72,7 @@ class Silent:
 if __name__ == "__main__":
     study = Study.load(locate("s", sys.argv[1]))
     options = FullOptions(
-        trial=1, epochs=14, imgsz=64, device="cpu",
+        trial=1, epochs=30, imgsz=64, device="cpu",
         arguments=("batch=8", "plots=False", "warmup_epochs=0", "amp=False", "val=False"),
     )
     FullTraining.open(Path(sys.argv[2]), study, options, Silent()).run()
@@ -109,12 +109,12 @@ def test_a_training_killed_twice_ends_with_its_epochs_and_one_row(full_study, tr
     (stored,) = FullRuns(study.location).read()
     assert stored.status == "running"
     given = ("batch=8", "plots=False", "warmup_epochs=0", "amp=False", "val=False")
-    made = training(study, trial=1, epochs=14, arguments=given)
+    made = training(study, trial=1, epochs=30, arguments=given)
     (run,) = made.run()
     assert made.observer.said[1].startswith("resuming ")
     assert run.status == "done"
     assert run.attempts == 3
-    assert [epoch.epoch for epoch in run.curve] == list(range(1, 15))
+    assert [epoch.epoch for epoch in run.curve] == list(range(1, 31))
     assert FullRuns(study.location).read() == [run]
     assert resumptions(Path(run.folder)) == 2
     assert run.seconds > stored.seconds
