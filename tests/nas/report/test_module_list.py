@@ -23,4 +23,7 @@ def test_how_an_engine_runs_a_module():
 def test_answers_are_equal_where_they_are_measured():
     measured = [engines for module in json.loads(ops("--json")) if (engines := module["engines"])]
     assert measured
-    assert all(not one["failure"] and one["difference"] < 1e-3 for engines in measured for one in engines.values())
+    for engines in measured:
+        assert not engines["onnxruntime"]["failure"]
+        assert not engines["openvino"]["failure"]
+        assert all(one["failure"] or one["difference"] < 1e-3 for one in engines.values())
