@@ -41,6 +41,14 @@ def stock_state(base: str, scale: str, nc: int) -> dict[str, torch.Tensor]:
     return named_state(build(render(variant).yaml, scale, nc).state_dict(), variant.graph())
 
 
+def classes_of(data: Path) -> list[str]:
+    """Return the class names of a data.yaml, or of a folder for classification."""
+    if data.is_dir():
+        return sorted(folder.name for folder in (data / "train").iterdir())
+    names = yaml.safe_load(data.read_text(encoding="utf-8"))["names"]
+    return [*names.values()] if isinstance(names, dict) else names
+
+
 def train(job: ProxyJob, on_epoch: Any) -> ProxyResult:
     score = 0.4 + 0.01 * len(job.swaps) * (lot(*job.swaps) - 0.5) + 0.002 * lot(job.name, job.seed)
     curve = []
@@ -50,8 +58,7 @@ def train(job: ProxyJob, on_epoch: Any) -> ProxyResult:
         if on_epoch:
             on_epoch(curve[-1])
     if job.save:
-        classes = len(yaml.safe_load(Path(job.data).read_text(encoding="utf-8"))["names"])
-        torch.save(stock_state(job.base, job.scale, classes), job.save)
+        torch.save(stock_state(job.base, job.scale, len(classes_of(Path(job.data)))), job.save)
     return ProxyResult(tuple(curve), curve[-1].validation, (355, 355), SECONDS, SECONDS)
 
 
@@ -93,7 +100,7 @@ def work(_worker: Any, job: Any, on_progress: Any = None) -> Any:
 def train_in_full(job: Any, folder: Path, _stopped: Any, on_epoch: Any) -> FullScores:
     """Write the checkpoint that the host would write."""
     (file,) = folder.glob("*.yaml")
-    names = yaml.safe_load(Path(job["arguments"]["data"]).read_text(encoding="utf-8"))["names"]
+    names = classes_of(Path(job["arguments"]["data"]))
     model = build(file.read_text(encoding="utf-8"), "n", len(names))
     model.names = dict(enumerate(names))
     (folder / "weights").mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ def settings(tiny_data, tmp_path, monkeypatch):
     return make
 
 
-def planned(made, minutes, *, pace=0.02, confirm=DEFAULT_CONFIRM, images=(), by=None):
+def planned(made, minutes, *, pace=0.02, confirm=DEFAULT_CONFIRM, images=((),), by=None):
     found, options = made
     options = replace(options, budget=minutes, workers=options.workers or 2)
     return plan_new(found, images, options, confirm, WANTED, by or (lambda fidelity: Pace(pace, pace / 4)))
