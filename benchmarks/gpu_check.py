@@ -161,7 +161,7 @@ def modules() -> list[str]:
     """Run every module in every precision, kernels against plain PyTorch; list what warns about determinism."""
     sys.path.insert(0, "tests/ops/contract")
     import torch
-    from contract_cases import CASES  # type: ignore[import-not-found]  # of the line above
+    from contract_cases import CASES  # type: ignore[import-not-found]  # found by the path that the line above adds
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -1,4 +1,8 @@
-"""The process of a full training, seen from its parent: started, watched by the host's ``results.csv``, and ended."""
+"""The processes of full trainings, seen from their parent.
+
+A training is started, watched by the host's ``results.csv``, and ended. Before one of a pruned model another process
+prunes its weights from what the study has learnt.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +170,7 @@ class Pruning:
     threads: int
     note: Callable[[str], None]
     _worker: ProxyWorker | None = field(default=None, init=False)
-    _killed: bool = field(default=False, init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def make(self, yardstick: Variant, start: Start) -> Path:
         """Return the file of a yardstick's weights; from a bank they are distilled too.
@@ -178,14 +182,14 @@ class Pruning:
         recipe = replace(self.study.settings.recipe, init="bank" if start.bank else "baseline")
         with ProxyWorker(self.cache, self.threads or None) as worker:
             self._worker = worker
-            if self._killed:
+            if self._stopped.is_set():
                 raise StudyError(STOPPED)
-            return pruned_weights(
-                weights_of(self.study, self.data, worker, _Notes(self.note)), yardstick, recipe, start.seed
-            )
+            store = weights_of(self.study, self.data, worker, _Notes(self.note))
+            store.stopped = self._stopped  # ends a wait for another process that prunes the same
+            return pruned_weights(store, yardstick, recipe, start.seed)
 
     def kill(self) -> None:
         """Stop for good, from another thread."""
-        self._killed = True
+        self._stopped.set()
         if self._worker is not None:
             self._worker.kill()

@@ -27,8 +27,8 @@ from nas.version import __version__
 _CODE = re.compile(r"`([^`]+)`")
 """A command in a sentence."""
 _COUNTS = (10, 30, 100, 300)
-_PLOTLY = "the-script-of-plotly"
-"""Stands for it while words of the page are changed."""
+_PLOTLY = "<plotly>"
+"""Stands for its script while words of the page are changed; in what users name, `<` is escaped."""
 _FIRST = 30
 """Variants that are listed at first."""
 

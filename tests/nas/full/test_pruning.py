@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from learnt_study import learnt_study
 
-from nas.errors import StudyError
+from nas.errors import NasError, StudyError
 from nas.full.models import pruned_model
 from nas.full.process import Pruning
 from nas.full.start import Start, checkpoint, start_of
@@ -80,3 +82,13 @@ def test_one_that_was_stopped_prunes_nothing(learnt, pruning, model):
     with pytest.raises(StudyError, match="stopped"):
         checkpoint(model, learnt_start, pruner.make)
     assert set(learnt.location.weights.iterdir()) == before
+
+
+def test_one_that_waits_for_another_process_can_be_stopped(learnt, pruning, model, monkeypatch):
+    pruner, said = pruning
+    monkeypatch.setattr("nas.bank.artifacts.Lease.try_acquire", lambda lease: False)
+    start = start_of(learnt, "bank", learnt.settings.classes)
+    threading.Timer(1.0, pruner.kill).start()
+    with pytest.raises(NasError, match="stopped"):
+        checkpoint(model, start, pruner.make)
+    assert any("waiting for it" in line for line in said)
